@@ -1,0 +1,30 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = "LIVER_PIPELINE_REAL_DATA"
+
+# A key written twice in a YAML file is an error in tests; MONAI only warns by default.
+os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests on real scans where no folder of scans is named."""
+    if os.environ.get(REAL_DATA):
+        return
+    for item in items:
+        if item.get_closest_marker("real_data"):
+            item.add_marker(pytest.mark.skip(reason=f"{REAL_DATA} does not name a folder of real scans"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans; a wrong path fails the test rather than skipping it."""
+    folder = Path(os.environ[REAL_DATA]).resolve()
+    assert folder.is_dir(), f"{REAL_DATA}={folder} is no folder"
+    return folder
