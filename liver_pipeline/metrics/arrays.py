@@ -37,7 +37,7 @@ def bounding_box(array: npt.NDArray[np.generic]) -> Box | None:
     if array.size == 0:
         return None
     plane = _touched(array, 2)  # whole planes are compared, so memory order hardly matters
-    x_box, y_box = _extent(plane.any(axis=1)), _extent(plane.any(axis=0))
+    x_box, y_box = _extent(_touched(plane, 1)), _extent(_touched(plane, 0))
     if x_box is None or y_box is None:
         return None
     z_box = _extent(_touched(_touched(array[x_box, y_box], 0), 0))

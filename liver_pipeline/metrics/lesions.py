@@ -19,8 +19,8 @@ class Lesions:
     """Components of a pair of tumor masks, and where they overlap.
 
     Attributes:
-        pred_map, label_map: Component ids, shape (X, Y, Z); 0 is background. 6-connected, numbered from 1 in the order of
-            their first voxels in C order.
+        pred_map, label_map: Component ids, shape (X, Y, Z); 0 is background. 6-connected, numbered from 1 in the order
+            of their first voxels in C order.
         pred_sizes, label_sizes: Voxels of each component; item 0 is component 1.
         overlap: Rows (pred id, label id, voxels in common), shape (N, 3), sorted by ids; only pairs that touch.
     """
@@ -42,12 +42,13 @@ class Lesions:
         return len(self.label_sizes)
 
 
-def find_lesions(pred: Mask, label: Mask) -> Lesions:
+def find_lesions(pred: Mask, label: Mask, *, min_voxels: int = 1) -> Lesions:
     """Label the components of two tumor masks and count their overlaps in one pass.
 
     Args:
         pred: Predicted tumor mask, shape (X, Y, Z).
         label: Reference tumor mask of the same shape.
+        min_voxels: Smaller components are left out on both sides; 1 keeps all, as LiTS does.
 
     Returns:
         The lesions; empty masks give none.
@@ -56,8 +57,8 @@ def find_lesions(pred: Mask, label: Mask) -> Lesions:
         ValueError: If the shapes differ.
     """
     check_pair(pred, label)
-    pred_map, n_pred = components(pred)
-    label_map, n_label = components(label)
+    pred_map, n_pred = components(pred, min_voxels=min_voxels)
+    label_map, n_label = components(label, min_voxels=min_voxels)
     return Lesions(
         pred_map=pred_map,
         label_map=label_map,
@@ -67,11 +68,18 @@ def find_lesions(pred: Mask, label: Mask) -> Lesions:
     )
 
 
-def components(mask: Mask) -> tuple[ComponentMap, int]:
-    """Number the 6-connected components of ``mask`` (X, Y, Z) in C order; return the map and how many there are."""
+def components(mask: Mask, *, min_voxels: int = 1) -> tuple[ComponentMap, int]:
+    """Number the 6-connected components of ``mask`` (X, Y, Z) in C order; return the map and how many there are.
+
+    Components of fewer than ``min_voxels`` become background.
+    """
     component_map = np.zeros(mask.shape, dtype=np.int32)
-    count = ndimage.label(as_mask(mask), output=component_map)
-    return component_map, int(count)
+    count = int(ndimage.label(as_mask(mask), output=component_map))
+    if min_voxels <= 1:
+        return component_map, count
+    large = np.append(False, _sizes(component_map, count) >= min_voxels)
+    numbers = np.where(large, np.cumsum(large), 0).astype(np.int32)
+    return numbers[component_map], int(large.sum())
 
 
 def _sizes(component_map: ComponentMap, count: int) -> IntArray:
@@ -106,8 +114,8 @@ def match_lesions(lesions: Lesions) -> list[Group]:
     """Group the lesions that overlap, as the LiTS challenge meant it, whatever the orientation of the array.
 
     A reference lesion belongs to the prediction that covers most of it; references of one prediction are merged. A
-    prediction belongs to the merged reference that it covers most; predictions of one merged reference are merged. Where
-    two cover equally much the tie joins both, since any choice would depend on the order of the voxels.
+    prediction belongs to the merged reference that it covers most; predictions of one merged reference are merged.
+    Where two cover equally much the tie joins both, since any choice would depend on the order of the voxels.
 
     Args:
         lesions: Lesions of one case.
@@ -134,7 +142,7 @@ def _is_largest(values: IntArray, *, by: IntArray) -> Mask:
     """Whether each value is the largest among those with the same key, ties included."""
     largest = np.zeros(int(by.max()) + 1, dtype=np.int64)
     np.maximum.at(largest, by, values)
-    return values == largest[by]
+    return np.asarray(values == largest[by])
 
 
 def _joined(keys: IntArray, items: IntArray, n_items: int) -> IntArray:

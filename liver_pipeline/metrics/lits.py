@@ -30,11 +30,19 @@ from scipy import ndimage
 
 from liver_pipeline.metrics.arrays import Box, IntArray, Mask, Spacing, check_pair, joint_box
 from liver_pipeline.metrics.lesions import Group, Lesions, find_lesions, match_lesions, passes
-from liver_pipeline.metrics.surfaces import lits_distances
+from liver_pipeline.metrics.surfaces import SurfaceDistances, lits_distances
 
 LARGE = 9001  # what the program gives for a liver that was not predicted
 OBJECT_KEYS = ("dice", "jaccard", "voe", "rvd", "assd", "rmsd", "msd")
-NO_OBJECT = {"dice": 0, "jaccard": 0, "voe": 1, "rvd": LARGE, "assd": LARGE, "rmsd": LARGE, "msd": LARGE}
+NO_OBJECT: dict[str, float] = {
+    "dice": 0,
+    "jaccard": 0,
+    "voe": 1,
+    "rvd": LARGE,
+    "assd": LARGE,
+    "rmsd": LARGE,
+    "msd": LARGE,
+}
 OVERLAP, HALF = "overlap>0", "iou>0.5"
 THRESHOLDS = {OVERLAP: 0.0, HALF: 0.5}
 
@@ -48,9 +56,9 @@ def official_case(pred: npt.NDArray[np.int8], label: npt.NDArray[np.int8], spaci
         spacing: First three zooms of the reference's header, in mm.
 
     Returns:
-        ``counts`` and ``n_*_lesions``, ``detected_lesions`` (lists by figure), ``lesion_dice_per_case``, ``liver``, voxel
-        sums and ``tumor_burden_diff`` (reference minus prediction). A tumor that is empty in both scores Dice 1, in one
-        0; a prediction without any voxel of value 1 is "no liver" and scores 9001.
+        ``counts`` and ``n_*_lesions``, ``detected_lesions`` (lists by figure), ``lesion_dice_per_case``, ``liver``,
+        voxel sums and ``tumor_burden_diff`` (reference minus prediction). A tumor that is empty in both scores Dice 1,
+        in one 0; a prediction without any voxel of value 1 is "no liver" and scores 9001.
 
     Raises:
         ValueError: If the shapes differ or the reference holds no liver (the program divides by zero there).
@@ -66,20 +74,26 @@ def official_case(pred: npt.NDArray[np.int8], label: npt.NDArray[np.int8], spaci
 
 
 def grouped_case(
-    pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.integer[Any]], spacing: Spacing
+    pred: npt.NDArray[np.integer[Any]],
+    label: npt.NDArray[np.integer[Any]],
+    spacing: Spacing,
+    *,
+    lesions: Lesions | None = None,
+    liver_distances: SurfaceDistances | None = None,
 ) -> dict[str, Any]:
     """Score one case with the true IoU of each group and one true positive per passing group (``lits_groups``).
 
-    This is what the program's comments describe. Arguments, layout, and empty masks as in :func:`official_case`, but the
-    figures do not depend on the orientation of the array.
+    This is what the program's comments describe. Arguments, layout, and empty masks as in :func:`official_case` (its
+    9001 too), but the figures do not depend on the orientation of the array. ``lesions`` and ``liver_distances`` may be
+    given where they are known already.
     """
-    lesions = tumor_lesions(pred, label)
+    lesions = tumor_lesions(pred, label) if lesions is None else lesions
     groups = match_lesions(lesions)
     counts = {
         name: _counts(sum(passes(group, threshold) for group in groups), lesions)
         for name, threshold in THRESHOLDS.items()
     }
-    return _case(pred, label, spacing, lesions, counts, group_figures(lesions, groups, spacing))
+    return _case(pred, label, spacing, lesions, counts, group_figures(lesions, groups, spacing), liver_distances)
 
 
 def tumor_lesions(pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.integer[Any]]) -> Lesions:
@@ -103,12 +117,14 @@ def group_figures(
     return _object_list(pred_map, label_map, range(1, len(passing) + 1), spacing)
 
 
-def object_figures(pred: Mask, label: Mask, spacing: Spacing) -> dict[str, float]:
+def object_figures(
+    pred: Mask, label: Mask, spacing: Spacing, distances: SurfaceDistances | None = None
+) -> dict[str, float]:
     """Dice, Jaccard, VOE, signed RVD, ASSD, RMSD and maximum distance (``msd``) of two non-empty masks, in mm."""
     tp, n_pred, n_label = int((pred & label).sum()), int(pred.sum()), int(label.sum())
     dice = 2 * tp / (n_pred + n_label)
     jaccard = dice / (2 - dice)
-    distances = lits_distances(pred, label, spacing)
+    distances = lits_distances(pred, label, spacing) if distances is None else distances
     return {
         "dice": dice,
         "jaccard": jaccard,
@@ -129,8 +145,8 @@ def tumor_burden(labels: npt.NDArray[np.integer[Any]]) -> float | None:
 def official_summary(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Sum up cases of :func:`official_case` or :func:`grouped_case` under the challenge's own keys.
 
-    ``lesion_<figure>`` is the plain mean over all detected lesions of all cases, or the program's defaults (0, 1, 9001) if
-    none was detected; ``MAXERROR_Tumorburden`` is the signed maximum.
+    ``lesion_<figure>`` is the plain mean over all detected lesions of all cases, or the program's defaults (0, 1, 9001)
+    if none was detected; ``MAXERROR_Tumorburden`` is the signed maximum.
 
     Raises:
         ValueError: If there are no cases.
@@ -165,6 +181,7 @@ def _case(
     lesions: Lesions,
     counts: dict[str, dict[str, int]],
     detected: list[dict[str, float]],
+    liver_distances: SurfaceDistances | None = None,
 ) -> dict[str, Any]:
     """Lay out one case; liver, whole tumor and burden are the same for both readings."""
     label_burden = tumor_burden(label)
@@ -174,7 +191,7 @@ def _case(
     common = int(lesions.overlap[:, 2].sum())
     has_liver = bool((pred == 1).any())
     pred_burden = tumor_burden(pred) if has_liver else None
-    liver, liver_voxels = _liver(pred, label, spacing, has_liver)
+    liver, liver_voxels = _liver(pred, label, spacing, has_liver, liver_distances)
     return {
         "counts": counts,
         "detected_lesions": {key: [row[key] for row in detected] for key in OBJECT_KEYS} if detected else {},
@@ -189,16 +206,20 @@ def _case(
 
 
 def _liver(
-    pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.integer[Any]], spacing: Spacing, has_liver: bool
+    pred: npt.NDArray[np.integer[Any]],
+    label: npt.NDArray[np.integer[Any]],
+    spacing: Spacing,
+    has_liver: bool,
+    distances: SurfaceDistances | None,
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Liver figures and voxel sums; without any predicted voxel of value 1 the program's defaults."""
     pred_liver, label_liver = pred >= 1, label >= 1
     if not has_liver:
-        return NO_OBJECT | {"dice_per_case": 0}, {"intersection": 0, "sum": int(label_liver.sum())}
+        return {**NO_OBJECT, "dice_per_case": 0}, {"intersection": 0, "sum": int(label_liver.sum())}
     box = joint_box(pred_liver, label_liver)
     assert box is not None
     pred_liver, label_liver = pred_liver[box], label_liver[box]
-    figures = object_figures(pred_liver, label_liver, spacing)
+    figures = object_figures(pred_liver, label_liver, spacing, distances)
     voxels = {
         "intersection": int((pred_liver & label_liver).sum()),
         "sum": int(pred_liver.sum()) + int(label_liver.sum()),

@@ -89,7 +89,13 @@ class SurfaceDistances:
 
 
 def surface_figures(
-    pred: Mask, label: Mask, spacing: Spacing, *, tolerances_mm: tuple[float, ...] = TOLERANCES_MM, threads: int = 1
+    pred: Mask,
+    label: Mask,
+    spacing: Spacing,
+    *,
+    tolerances_mm: tuple[float, ...] = TOLERANCES_MM,
+    threads: int = 1,
+    lits: SurfaceDistances | None = None,
 ) -> dict[str, float | None]:
     """Return every surface figure of two masks under the name of its definition.
 
@@ -99,11 +105,12 @@ def surface_figures(
         spacing: Voxel size in mm along X, Y, Z.
         tolerances_mm: Tolerances of the normalised surface Dice, in mm.
         threads: Threads of the nearest-point search.
+        lits: Result of :func:`lits_distances` where it is known already.
 
     Returns:
         ``assd_lits``, ``rmsd_lits``, ``msd_lits``, ``assd_area``, ``hd95_pooled``, ``hd95_maxdir``, ``hd95_area``,
-        ``hd_max`` in mm and ``nsd_area@<mm>`` in [0, 1]. Where a mask is empty distances are None; the surface Dice is 0
-        if one is empty and None if both are.
+        ``hd_max`` in mm and ``nsd_area@<mm>`` in [0, 1]. Where a mask is empty distances are None; the surface Dice is
+        0 if one is empty and None if both are.
 
     Raises:
         ValueError: If the shapes differ or the spacing is not positive.
@@ -112,11 +119,11 @@ def surface_figures(
     if not pred.any() or not label.any():
         near = 0.0 if pred.any() or label.any() else None
         names = ("assd_lits", "rmsd_lits", "msd_lits", "assd_area", "hd95_pooled", "hd95_maxdir", "hd95_area", "hd_max")
-        return dict.fromkeys(names) | {nsd_name(tolerance): near for tolerance in tolerances_mm}
-    lits = lits_distances(pred, label, spacing, threads=threads)
+        return {**dict.fromkeys(names), **{nsd_name(tolerance): near for tolerance in tolerances_mm}}
+    lits = lits_distances(pred, label, spacing, threads=threads) if lits is None else lits
     voxel = voxel_distances(pred, label, spacing, threads=threads)
     area = area_distances(pred, label, spacing, threads=threads)
-    return {
+    figures: dict[str, float | None] = {
         "assd_lits": lits.assd(),
         "rmsd_lits": lits.rmsd(),
         "msd_lits": lits.maximum(),
@@ -125,7 +132,8 @@ def surface_figures(
         "hd95_maxdir": voxel.percentile_maxdir(95),
         "hd95_area": area.percentile_area(95),
         "hd_max": voxel.maximum(),
-    } | {nsd_name(tolerance): area.share_within(tolerance) for tolerance in tolerances_mm}
+    }
+    return figures | {nsd_name(tolerance): area.share_within(tolerance) for tolerance in tolerances_mm}
 
 
 def nsd_name(tolerance_mm: float) -> str:
@@ -144,7 +152,7 @@ def voxel_distances(pred: Mask, label: Mask, spacing: Spacing, *, threads: int =
 
 
 def area_distances(pred: Mask, label: Mask, spacing: Spacing, *, threads: int = 1) -> SurfaceDistances:
-    """Distances between area-weighted surface elements (``assd_area``, ``hd95_area``, ``nsd_area@``); both non-empty."""
+    """Distances between area-weighted elements (``assd_area``, ``hd95_area``, ``nsd_area@``); both masks non-empty."""
     return _distances(area_surface(pred, spacing), area_surface(label, spacing), threads)
 
 
@@ -183,8 +191,8 @@ def area_surface(mask: Mask, spacing: Spacing) -> Surface:
 
     Returns:
         Voxel corners that have both foreground and background around them, in mm (corner (i, j, k) is the lower corner
-        of voxel (i, j, k), shifted by half a voxel to index times spacing), and the area of each. The areas of a mask sum
-        to the area of its marching-cubes surface. No points for an empty mask.
+        of voxel (i, j, k), shifted by half a voxel to index times spacing), and the area of each. The areas of a mask
+        sum to the area of its marching-cubes surface. No points for an empty mask.
     """
     scale = check_spacing(spacing)
     box = bounding_box(mask)
