@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 EXIT_BAD_USAGE = 2
 PATH_KEYS = ("dataset_dir", "output_dir", "split_file", "ckpt_path", "encoder_weights_path")
+EXIT_FOUND_ERRORS = 3
 
 
 class OneLineErrors(click.Group):
@@ -150,3 +153,35 @@ def demo(folder: str, overwrite: bool) -> None:
     from liver_pipeline.demo import run_demo
 
     run_demo(folder, overwrite=overwrite)
+# --- intake ---
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--labels", type=click.Path(path_type=Path), help="Folder of label maps named as the scans are, or one.")
+@click.option("--modality", type=click.Choice(["ct", "mr"]), default="ct", show_default=True)
+@click.option("--accept", multiple=True, metavar="CODE", help="Take errors of this code as warnings; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file: path, codes, severity, detail.")
+def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...], as_json: bool) -> None:
+    """Check the scan PATH, or every scan below the folder PATH.
+
+    Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
+    """
+    from liver_pipeline.check import check_inputs, summary_lines  # here: --help answers at once
+    from liver_pipeline.inputs import find_inputs
+
+    inputs = find_inputs(path)
+    reports = []
+    with tqdm(total=len(inputs), unit="scan", disable=None, leave=False) as bar:
+        for report in check_inputs(inputs, labels=labels, modality=modality, accept=accept):
+            reports.append(report)
+            bar.update(1 if labels is None else 0.5)
+            if as_json:
+                click.echo(json.dumps(report.as_json()))
+            for finding in () if as_json else report.findings:
+                click.echo(f"{finding.severity:7s} {report.path}: {finding.code}: {finding.detail}")
+    if not as_json:
+        click.echo("\n".join(summary_lines(reports)))
+    if any(report.severity == "error" for report in reports):
+        sys.exit(EXIT_FOUND_ERRORS)
+
+
+# --- end of intake ---

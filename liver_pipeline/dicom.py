@@ -137,8 +137,7 @@ def _coded_itk_errors(path: Path, file: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as reason:
-        cause = str(reason).strip().splitlines()[-1]
-        raise refuse(path, "DICOM_DAMAGED", f"{_name(path, file)} cannot be read ({cause}); copy it again") from reason
+        raise refuse(path, "DICOM_DAMAGED", f"{_name(path, file)} cannot be read; copy it again") from reason
 
 
 def _name(path: Path, file: Path) -> str:

@@ -151,7 +151,7 @@ def _check_header(path: Path, header: Any) -> tuple[tuple[int, int, int], np.dty
 def _voxel_type(path: Path, header: Any) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
-    except HeaderDataError as reason:
+    except (KeyError, HeaderDataError) as reason:
         raise refuse(path, "BAD_HEADER", f"datatype {int(header['datatype'])} is none of NIfTI's") from reason
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise refuse(path, "UNSUPPORTED_DTYPE", f"voxels are {dtype}; export integers or float32")
@@ -317,5 +317,9 @@ def header_findings(path: Path, header: Any) -> list[Finding]:
     if units in ("meter", "micron"):
         found.append(error("UNITS", f"xyzt_units says {units}; write millimetres (2) into the header"))
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
-        found.append(warning("NO_AFFINE", "sform and qform codes are 0; spacing is kept, orientation taken as LAS"))
+        detail = "sform and qform codes are 0; spacing is kept, orientation taken as LAS"
+        if np.array_equal(header["pixdim"][1:4], (1, 1, 1)):
+            found.append(error("NO_AFFINE", "sform and qform codes are 0 and voxels 1 mm: restore the geometry"))
+        else:
+            found.append(warning("NO_AFFINE", detail))
     return found
