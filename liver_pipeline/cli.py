@@ -153,6 +153,8 @@ def demo(folder: str, overwrite: bool) -> None:
     from liver_pipeline.demo import run_demo
 
     run_demo(folder, overwrite=overwrite)
+
+
 # --- intake ---
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))

@@ -7,12 +7,11 @@ import io
 import json
 import os
 import platform
-import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -21,20 +20,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from liver_pipeline.intake import GRID_CLOSE, GRID_SAME, IntakeError, corner_shift_mm, spacing_of
-from liver_pipeline.metrics.cases import case_figures
-from liver_pipeline.metrics.lits import official_case, official_summary
-from liver_pipeline.metrics.overlap import LIVER, TUMOR, Counts, confusion_matrix, overlap_figures
+from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import summarize_cases
-from liver_pipeline.scans import Scan, read_label_map
+from liver_pipeline.pairing import Failure, Pair, find_pairs
+from liver_pipeline.scoring import score_pair
 
 PROTOCOLS = ("lits", "lits-official", "plain")
-SUFFIXES = (".nii.gz", ".nii")
-ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
 BYTES_PER_VOXEL = 16  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
 SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
@@ -42,31 +36,6 @@ LESION_COLUMNS = (
     "case", "kind", "id", "status", "volume_ml", "voxels", "diameter_mm", "perpendicular_mm", "size_class", "slice",
     "centroid_ras_mm", "centroid_lps_mm", "group_iou", "matched_ids", "overlap_voxels",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One case: its name and the two files."""
-
-    case: str
-    pred: Path
-    label: Path
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a case has no figures: a code and one line."""
-
-    code: str
-    detail: str
-
-
-class CaseError(ValueError):
-    """A case that cannot be scored; ``code`` says why."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        self.code, self.detail = code, detail
-        super().__init__(f"{code}: {detail}")
 
 
 def evaluate_folders(
@@ -98,8 +67,8 @@ def evaluate_folders(
         progress: Show a progress bar on a terminal.
 
     Returns:
-        What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case to
-        code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement`` and
+        What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
+        to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement`` and
         ``tumor_free``. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that an
         empty mask leaves undefined are None.
 
@@ -129,214 +98,6 @@ def evaluate_folders(
     write_text(output / "cases.csv", _cases_csv(metrics))
     write_text(output / "lesions.csv", _lesions_csv(metrics))
     return metrics
-
-
-def case_name(path: Path) -> str:
-    """Name of the case that a label map belongs to.
-
-    LiTS numbers its scans ``volume-12`` and its references ``segmentation-12``: both are case ``volume-12``. Any other
-    file is named by itself, without ``.nii`` or ``.nii.gz``.
-
-    Example:
-        >>> case_name(Path("labels/segmentation-012.nii")), case_name(Path("liver_3.nii.gz"))
-        ('volume-12', 'liver_3')
-    """
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    lits = re.fullmatch(r"(test-)?(volume|segmentation)-(\d+)", stem)
-    return f"{lits[1] or ''}volume-{int(lits[3])}" if lits else stem
-
-
-def find_pairs(
-    pred_dir: Path, label_dir: Path, cases: Collection[str] | None = None
-) -> tuple[list[Pair], dict[str, Failure]]:
-    """Match predictions and references by name.
-
-    Where a folder of references also holds the LiTS volumes, the segmentations are taken. Hidden files are left out.
-
-    Args:
-        pred_dir: Folder of predictions; sub-folders are part of the case's name, as are those of ``label_dir``.
-        label_dir: Folder of references.
-        cases: Names to keep; None keeps all.
-
-    Returns:
-        Pairs by name, and a DUPLICATE_NAME failure for each case that two files of one folder claim.
-
-    Raises:
-        FileNotFoundError: If a folder is missing or holds no label map.
-        ValueError: If a case has no prediction or no reference; all are listed.
-    """
-    preds, labels = _by_case(pred_dir), _by_case(label_dir)
-    if cases is not None:
-        wanted = set(cases)
-        preds = {case: files for case, files in preds.items() if case in wanted}
-        labels = {case: files for case, files in labels.items() if case in wanted}
-        if unknown := sorted(wanted - set(preds) - set(labels)):
-            raise ValueError(f"no file for cases {_listed(unknown)} in {pred_dir} and {label_dir}")
-    problems = []
-    if missing := sorted(set(labels) - set(preds)):
-        problems.append(f"no prediction for {_listed(missing)} in {pred_dir}")
-    if extra := sorted(set(preds) - set(labels)):
-        problems.append(f"no reference for {_listed(extra)} in {label_dir}")
-    if problems:
-        raise ValueError("; ".join(problems) + "; files are matched by name")
-    failures = {}
-    for case in sorted(preds):
-        for files in (preds[case], labels[case]):
-            if len(files) > 1:
-                names = " and ".join(str(file) for file in files)
-                failures[case] = Failure("DUPLICATE_NAME", f"{names} are both case {case}; keep one")
-    pairs = [Pair(case, preds[case][0], labels[case][0]) for case in sorted(preds) if case not in failures]
-    return pairs, failures
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _by_case(folder: Path) -> dict[str, list[Path]]:
-    """Label maps below a folder by case name; the folder inside it is part of the name."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps (.nii or .nii.gz)")
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.name.lower().endswith(SUFFIXES) and path.is_file() and not path.name.startswith(".")
-    ]
-    if not files:
-        raise FileNotFoundError(f"no .nii or .nii.gz file in {folder.resolve()}; name a folder of label maps")
-    by_case: dict[str, list[Path]] = {}
-    for path in files:
-        inside = path.parent.relative_to(folder).as_posix()
-        name = case_name(path)
-        by_case.setdefault(name if inside == "." else f"{inside}/{name}", []).append(path)
-    return {case: _without_volumes(paths) for case, paths in by_case.items()}
-
-
-def _without_volumes(paths: list[Path]) -> list[Path]:
-    """Leave out a LiTS volume that lies beside its segmentation."""
-    segmentations = [path for path in paths if "segmentation-" in path.name]
-    volumes = [path for path in paths if "volume-" in path.name]
-    return segmentations if segmentations and volumes else paths
-
-
-def score_pair(pair: Pair, *, protocol: str, min_lesion_ml: float = 0.0, threads: int = 1) -> dict[str, Any] | Failure:
-    """Read and score one case; whatever is wrong with it comes back as a failure."""
-    try:
-        if protocol == "lits-official":
-            return score_officially(pair)
-        return score_as_meant(pair, lits=protocol == "lits", min_lesion_ml=min_lesion_ml, threads=threads)
-    except (IntakeError, CaseError) as error:
-        return Failure(error.code, " ".join(str(error).split()))
-    except MemoryError:
-        return Failure("OUT_OF_MEMORY", f"{pair.label}: not enough memory for this case; use fewer workers")
-    except Exception as error:  # a case must never stop the others; the line says what to report
-        return Failure("SCORING_FAILED", f"{pair.pred}: {type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def score_as_meant(pair: Pair, *, lits: bool, min_lesion_ml: float, threads: int = 1) -> dict[str, Any]:
-    """Score one case of the protocols ``lits`` and ``plain``.
-
-    Both maps are turned to the axes nearest to right, anterior, superior, so that neither axis order nor flips change a
-    figure. Spacing is that of the reference's affine.
-
-    Raises:
-        IntakeError: If a file cannot be used.
-        CaseError: LABEL_GRID_MISMATCH if the grids differ, NO_LIVER if the reference holds no liver.
-    """
-    label = read_label_map(pair.label, accept=ACCEPTED)
-    pred = read_label_map(pair.pred, accept=ACCEPTED)
-    warnings = [f"{path.name}: {f.code}: {f.detail}" for path, scan in ((pair.label, label), (pair.pred, pred))
-                for f in scan.findings if f.code not in ACCEPTED]  # fmt: skip
-    warnings += _grid_warnings(pair, pred, label)
-    if not label.array.any():
-        raise CaseError("NO_LIVER", f"{pair.label}: the reference holds no liver (labels 1 and 2); nothing to score")
-    turned_label, affine = to_ras(label)
-    turned_pred, _ = to_ras(pred, like=label)
-    figures = case_figures(
-        turned_pred, turned_label, spacing_of(affine), lits=lits, min_lesion_ml=min_lesion_ml, threads=threads
-    )
-    for lesion in figures["lesion_list"]:
-        ras = affine[:3, :3] @ lesion["centroid_index"] + affine[:3, 3]
-        lesion["centroid_ras_mm"] = [float(value) for value in ras]
-        lesion["centroid_lps_mm"] = [-float(ras[0]), -float(ras[1]), float(ras[2])]
-    return {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
-
-
-def to_ras(scan: Scan, *, like: Scan | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-    """View a scan along the axes nearest to right, anterior, superior.
-
-    Args:
-        scan: Scan of shape (X, Y, Z).
-        like: Take the axes from this scan, on the same grid, instead.
-
-    Returns:
-        The array, a view, and the affine of the view.
-    """
-    affine = (like or scan).affine
-    orientation = nib.io_orientation(affine)
-    turned = nib.apply_orientation(scan.array, orientation)
-    return turned, np.asarray(affine @ nib.orientations.inv_ornt_aff(orientation, scan.array.shape))
-
-
-def _grid_warnings(pair: Pair, pred: Scan, label: Scan) -> list[str]:
-    """Compare the grids: a tenth of the smallest voxel edge is silent, up to a half a warning, beyond an error."""
-    code = "LABEL_GRID_MISMATCH"
-    if pred.array.shape != label.array.shape:
-        raise CaseError(code, f"{pair.pred}: shape {pred.array.shape}, reference {label.array.shape}; resample it")
-    shift, edge = corner_shift_mm(label.array.shape, pred.affine, label.affine), min(label.spacing)
-    if shift <= GRID_SAME * edge:
-        return []
-    detail = f"{pair.pred}: lies up to {shift:.3g} mm off its reference (smallest voxel edge {edge:.3g} mm)"
-    if shift > GRID_CLOSE * edge:
-        raise CaseError(code, f"{detail}; resample it to the reference's grid")
-    return [f"{code}: {detail}"]
-
-
-def score_officially(pair: Pair) -> dict[str, Any]:
-    """Score one case as the LiTS program reads it: file axis order, truncated to 8 bits, zooms of the reference.
-
-    Returns:
-        ``official`` (the program's figures) and ``figures`` (Dice, IoU, ... of liver and tumor).
-
-    Raises:
-        CaseError: If a file cannot be read, is not three-dimensional, or the shapes differ; NO_LIVER for a reference
-            without liver, where the program divides by zero.
-    """
-    pred, _ = _read_as_int8(pair.pred)
-    label, spacing = _read_as_int8(pair.label)
-    if pred.shape != label.shape:
-        raise CaseError("LABEL_GRID_MISMATCH", f"{pair.pred}: shape {pred.shape}, reference {label.shape}")
-    if not (label >= 1).any():
-        raise CaseError("NO_LIVER", f"{pair.label}: the reference holds no liver (labels >= 1)")
-    confusion = confusion_matrix(_plain_labels(pred), _plain_labels(label))
-    figures = {
-        region: overlap_figures(Counts.of_region(confusion, classes))
-        for region, classes in (("liver", LIVER), ("tumor", TUMOR))
-    }
-    return {"official": official_case(pred, label, spacing), "figures": figures}
-
-
-def _read_as_int8(path: Path) -> tuple[npt.NDArray[np.int8], tuple[float, float, float]]:
-    """Read as the program does: scaled values truncated towards zero, then wrapped to signed 8 bits."""
-    try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise CaseError("READ_FAILED", f"{path}: {error}") from error
-    if values.ndim != 3:
-        raise CaseError("NOT_3D", f"{path}: shape {values.shape}; a label map has three axes")
-    if not np.isfinite(values).all():
-        raise CaseError("NON_FINITE", f"{path}: voxels are nan or infinite")
-    if values.dtype.kind == "f":
-        values = values.astype(np.int64)
-    x, y, z = image.header.get_zooms()[:3]
-    return values.astype(np.int8), (float(x), float(y), float(z))
-
-
-def _plain_labels(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Labels 0, 1, 2 of a map with any values: 2 is tumor, every other value from 1 is liver."""
-    return ((values >= 1).astype(np.uint8) + (values == 2)).astype(np.uint8)
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""Figures over all cases: means with n and intervals, pooled figures, detection, agreement; nothing is dropped silently."""
+"""Figures over all cases: means with n and intervals, pooled figures, detection, agreement; nothing drops silently."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
     Returns:
         ``global``: one number (or None) per key, means over cases for ``<region>_<figure>``, pooled voxels for
         ``*_global``, pooled lesions for ``lesion_*``; ``summary``: n, mean, bootstrap 95 % interval, median, SD and
-        extremes per key, with the numbers of cases whose masks were empty; ``detection`` by IoU threshold and size class,
-        with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``.
+        extremes per key, with the numbers of cases whose masks were empty; ``detection`` by IoU threshold and size
+        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``.
 
     Raises:
         ValueError: If there are no cases.
