@@ -98,7 +98,7 @@ def _probability_figures(path: Path, label: Scan) -> dict[str, Any]:
         if image.ndim == 3 and name == "liver":
             continue
         layers = [image.dataobj[box] if image.ndim == 3 else image.dataobj[(*box, channel)] for channel in channels]
-        probability = np.sum(layers, axis=0, dtype=np.float32)
+        probability = np.asarray(np.sum(layers, axis=0, dtype=np.float32))
         if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1 + 1e-4):
             low, high = float(probability.min()), float(probability.max())
             raise CaseError("PROBABILITY_RANGE", f"{path}: values {low:g} to {high:g}; expected 0 to 1")

@@ -95,7 +95,7 @@ def calibration(probability: npt.NDArray[np.floating[Any]], truth: Mask, *, bins
 
 
 def grown(mask: Mask, spacing: Spacing, *, margin_mm: float = MARGIN_MM) -> Mask:
-    """Grow a mask (X, Y, Z) by ``margin_mm`` along each axis (a box, in whole voxels, rounded up); empty stays empty."""
+    """Grow a mask (X, Y, Z) by ``margin_mm`` along each axis, in whole voxels, rounded up; empty stays empty."""
     wider = mask.astype(np.uint8)
     for axis, size in enumerate(check_spacing(spacing)):
         wider = ndimage.maximum_filter1d(wider, 2 * int(np.ceil(margin_mm / size)) + 1, axis=axis, mode="constant")
