@@ -30,7 +30,7 @@ from liver_pipeline.report import report_page
 from liver_pipeline.scoring import score_pair
 
 PROTOCOLS = ("lits", "lits-official", "plain")
-BYTES_PER_VOXEL = 16  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
+BYTES_PER_VOXEL = 10  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
 SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
 OUTPUTS = ("metrics.json", "cases.csv", "lesions.csv", "report.html")

@@ -186,7 +186,7 @@ def write_series(folder: Path, shape: tuple[int, int, int]) -> Path:
         ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
-        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom", "P1", "", "O"
+        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom^A", "P1", "", "O"
         ds.StudyID, ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.ReferringPhysicianName = "1", "", "", "", ""
         ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "CT", 1, z + 1
         ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, z], [1, 0, 0, 0, 1, 0]
@@ -207,15 +207,14 @@ def test_structured_report_holds_the_measurements_and_refers_to_the_series(tmp_p
     write_structured_report(table, series, tmp_path / "report.dcm")
     report = hd.sr.srread(tmp_path / "report.dcm")
     assert report.PatientID == "P1"
-    assert (
-        len(report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence) == 4
-    )
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert len(evidence.ReferencedSOPSequence) == 4
     liver, lesion = report.content.get_image_measurement_groups()
     volumes = {m.name.meaning: m.value for m in liver.get_measurements()}
     assert volumes["Liver volume with tumor"] == pytest.approx(4.0)
     assert volumes["Tumor burden"] == pytest.approx(0.6)
     sizes = {m.name.meaning: m.value for m in lesion.get_measurements()}
-    assert sizes["Long Axis"] == pytest.approx(5.0)
+    assert sizes["Long axis"] == pytest.approx(5.0)
     assert "Mean attenuation" not in sizes  # no scan: left out, not 0
     with pytest.raises(FileExistsError):
         write_structured_report(table, series, tmp_path / "report.dcm")
