@@ -195,7 +195,9 @@ def _crop(part: LabelMap, smallest_label: int = LIVER) -> LabelMap:
 
 def _components(mask: Mask) -> tuple[Components, npt.NDArray[np.int64]]:
     """Number the components of a mask from 1; return them and the voxels of each number (entry 0 is always 0)."""
-    components: Components = cc3d.connected_components(mask, connectivity=26)
+    # cc3d 4.1.1 allots too few labels to a boolean array that is one voxel thick, and raises; as uint8 it takes longer.
+    labels = mask.view(np.uint8) if 1 in mask.shape else mask
+    components: Components = cc3d.connected_components(labels, connectivity=26)
     return components, np.bincount(components[mask], minlength=1)
 
 
