@@ -92,7 +92,9 @@ class UNet3d(nn.Module):
 
 def _block(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
     activation = ("leakyrelu", {"negative_slope": 0.01, "inplace": True})
-    first = Convolution(3, in_channels, out_channels, adn_ordering="NAD", act=activation, norm="batch", dropout=dropout)
+    first = Convolution(
+        3, in_channels, out_channels, adn_ordering="NAD", act=activation, norm="batch", dropout=dropout, dropout_dim=3
+    )
     second = Convolution(3, out_channels, out_channels, adn_ordering="NA", act=activation, norm="batch")
     return nn.Sequential(first, second)
 
@@ -164,6 +166,7 @@ def _load_encoder(encoder: nn.Module, path: Path, sha256: str | None) -> None:
     else:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "classifier."))}
-    missing, unexpected = encoder.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise ValueError(f"{path} is of another encoder: {len(missing)} keys missing, {len(unexpected)} unknown")
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds weights of another encoder: {str(error).splitlines()[1].strip()}") from error
