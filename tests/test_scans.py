@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import importlib.util
 import itertools
@@ -189,18 +190,8 @@ def rotation(angles: tuple[float, float, float]) -> Any:
 
 def raw_fields(path: Path) -> dict[str, bytes]:
     header = nib.load(path).header
-    kept = (
-        "sform_code",
-        "qform_code",
-        "xyzt_units",
-        "srow_x",
-        "srow_y",
-        "srow_z",
-        "quatern_b",
-        "quatern_c",
-        "quatern_d",
-    )
-    kept += ("qoffset_x", "qoffset_y", "qoffset_z")
+    kept = "sform_code qform_code xyzt_units srow_x srow_y srow_z quatern_b quatern_c quatern_d"
+    kept += " qoffset_x qoffset_y qoffset_z"
     return {field: header[field].tobytes() for field in kept.split()} | {"pixdim": header["pixdim"][:4].tobytes()}
 
 
@@ -373,26 +364,23 @@ def test_a_series_and_its_zip_hold_the_same_voxels_and_masks_agree_in_patient_sp
     assert 2 * (a & (segments.array > 0)).sum() / (a.sum() + b.sum()) < 0.7
 
 
-def accepted_flips(path: Path, scratch: Path, count: int) -> list[int]:
-    """Flip one random bit at a time; return positions where the file was still read, with another content or not."""
-    data, rng = path.read_bytes(), np.random.default_rng(7)
-    accepted = []
-    for bit in rng.integers(0, 8 * len(data), count).tolist():
+@pytest.mark.real_data
+@pytest.mark.parametrize("count", [12, pytest.param(120, marks=pytest.mark.slow)])
+def test_no_flipped_bit_of_a_real_ct_changes_a_voxel_silently(real_data: Path, tmp_path: Path, count: int) -> None:
+    # A flip in the distance of a repeat can point at an equal repeat: 2 of these 120 inflate to the very same bytes.
+    data = (real_data / "totalsegmentator_examples" / "example_ct.nii.gz").read_bytes()
+    content, scratch = gzip.decompress(data), tmp_path / "flipped.nii.gz"
+    refused = 0
+    for bit in np.random.default_rng(7).integers(0, 8 * len(data), count).tolist():
         scratch.write_bytes(bad.flipped(data, bit // 8, bit % 8))
         try:
             read_scan(scratch)
         except IntakeError as reason:
             assert reason.code in ("GZIP_CRC", "TRUNCATED", "NOT_A_SCAN")
+            refused += 1
         else:
-            accepted.append(bit // 8)
-    return accepted
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize("count", [12, pytest.param(120, marks=pytest.mark.slow)])
-def test_no_flipped_bit_of_a_real_ct_is_accepted(real_data: Path, tmp_path: Path, count: int) -> None:
-    example = real_data / "totalsegmentator_examples" / "example_ct.nii.gz"
-    assert accepted_flips(example, tmp_path / "flipped.nii.gz", count) == []
+            assert gzip.decompress(scratch.read_bytes()) == content
+    assert refused >= 0.95 * count
 
 
 def test_no_flipped_bit_of_a_small_ct_changes_a_voxel_silently(written: Path, tmp_path: Path) -> None:
