@@ -153,6 +153,8 @@ def demo(folder: str, overwrite: bool) -> None:
     from liver_pipeline.demo import run_demo
 
     run_demo(folder, overwrite=overwrite)
+
+
 # --- intake ---
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
@@ -185,3 +187,59 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
 
 
 # --- end of intake ---
+
+
+# --- evaluate, describe ---
+EXIT_SOME_FAILED = 3
+
+
+@main.command()
+@click.argument("pred_dir", type=click.Path(path_type=Path))
+@click.argument("label_dir", type=click.Path(path_type=Path))
+@click.argument("output_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--protocol",
+    type=click.Choice(["lits", "lits-official", "plain"]),
+    default="lits",
+    show_default=True,
+    help="LiTS as meant, LiTS as its program computes it (faults included), or without LiTS's own figures.",
+)
+@click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
+@click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+def evaluate(
+    pred_dir: Path,
+    label_dir: Path,
+    output_dir: Path,
+    protocol: str,
+    min_lesion_ml: float,
+    workers: int | None,
+    memory_gb: float | None,
+    overwrite: bool,
+) -> None:
+    """Score the label maps of PRED_DIR against those of LABEL_DIR; tables and a report go to OUTPUT_DIR."""
+    from liver_pipeline.evaluation import evaluate_folders
+
+    metrics = evaluate_folders(
+        pred_dir,
+        label_dir,
+        output_dir,
+        protocol=protocol,
+        overwrite=overwrite,
+        min_lesion_ml=min_lesion_ml,
+        workers=workers,
+        memory_gb=memory_gb,
+    )
+    for case, failure in metrics["failures"].items():
+        click.echo(f"{case}: {failure['code']}: {failure['detail']}", err=True)
+    for key in ("liver_dice", "tumor_dice", "lesion_dice_per_case", "lesion_recall", "lesion_precision"):
+        value = metrics["global"].get(key)
+        if value is not None:
+            click.echo(f"{key:24} {value:.4f}")
+    click.echo(f"{metrics['n_cases']} cases scored, {metrics['n_failed']} failed; results in {output_dir}")
+    if metrics["failures"]:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+# --- end of evaluate, describe ---
