@@ -231,6 +231,9 @@ def compose(
         _write_yaml(configs / f"{workflow}.yaml", config)
     shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", configs / f"{MULTI_GPU}.yaml")
     (configs / "metadata.json").write_text(json.dumps(metadata(merged["inference"]), indent=2) + "\n")
+    for name in ("LICENSE", "docs/README.md"):
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(share_dir("bundle") / name, run_dir / name)
     (run_dir / "models").mkdir(exist_ok=True)
     return run_dir
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +230,7 @@ def load_or_make_split(
     """
     split_file = Path(split_file)
     if split_file.exists():
-        by_name = {case["case"]: case for case in cases}
-        stored: dict[str, list[str]] = json.loads(split_file.read_text())["cases"]
-        unknown = [name for part in PARTS for name in stored.get(part, []) if name not in by_name]
-        if unknown:
-            raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}")
-        split = {part: [by_name[name] for name in stored.get(part, [])] for part in PARTS}
-        check_split(split)
-        return split
+        return load_split(cases, split_file)
     split = make_split(cases, fractions=fractions, folds=folds, fold=fold, seed=seed)
     check_split(split)
     settings: dict[str, Any] = {"fractions": list(fractions), "folds": folds, "fold": fold, "seed": seed}
@@ -249,6 +242,24 @@ def load_or_make_split(
     return split
 
 
-def without_label(cases: Iterable[Case]) -> list[Case]:
-    """Return the cases without their label maps, as a network sees them at inference."""
-    return [{key: value for key, value in case.items() if key != "label"} for case in cases]
+def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
+    """Return the split that a training wrote, with the paths of ``cases``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it names a case that the data set lacks, or leaks.
+    """
+    split_file = Path(split_file)
+    if not split_file.is_file():
+        raise FileNotFoundError(f"no split at {split_file.resolve()}; `liver-pipeline train` writes it into the run folder")
+    by_name = {case["case"]: case for case in cases}
+    try:
+        stored: dict[str, list[str]] = json.loads(split_file.read_text())["cases"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{split_file} is not a split: it needs a key 'cases' with train, val and test") from error
+    unknown = [name for part in PARTS for name in stored.get(part, []) if name not in by_name]
+    if unknown:
+        raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}")
+    split = {part: [by_name[name] for name in stored.get(part, [])] for part in PARTS}
+    check_split(split)
+    return split

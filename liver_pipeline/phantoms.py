@@ -80,26 +80,33 @@ def liver_phantom(
     return np.clip(np.rint(image), -1024, 3071).astype(np.int16), label
 
 
-def save_phantom(folder: str | Path, number: int, *, affine: npt.ArrayLike | None = None, **options: object) -> None:
-    """Write ``volume-N.nii.gz`` and ``segmentation-N.nii.gz`` into ``folder``, as LiTS names them.
+def save_phantom(
+    folder: str | Path,
+    number: int,
+    *,
+    label_folder: str | Path | None = None,
+    affine: npt.ArrayLike | None = None,
+    **options: object,
+) -> None:
+    """Write ``volume-N.nii.gz`` and ``segmentation-N.nii.gz``, as LiTS names them.
 
     Args:
-        folder: Made when it does not exist.
+        folder: Where the volume goes; made when it does not exist.
         number: N in the file names, and the seed.
+        label_folder: Where the segmentation goes; default is ``folder``.
         affine: Voxel to RAS in mm; default is diagonal with the phantom's spacing.
         options: Passed to :func:`liver_phantom`.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     image, label = liver_phantom(seed=number, **options)  # type: ignore[arg-type]
     if affine is None:
         affine = np.diag([*options.get("spacing", (3.0, 3.0, 5.0)), 1.0])  # type: ignore[misc]
-    for name, array in (("volume", image), ("segmentation", label)):
+    for name, array, target in (("volume", image, folder), ("segmentation", label, label_folder or folder)):
+        Path(target).mkdir(parents=True, exist_ok=True)
         nifti = nib.Nifti1Image(array, affine)
         nifti.header.set_xyzt_units("mm")
         nifti.set_qform(affine, code=1)
         nifti.set_sform(affine, code=1)
-        nib.save(nifti, folder / f"{name}-{number}.nii.gz")
+        nib.save(nifti, Path(target) / f"{name}-{number}.nii.gz")
 
 
 def make_phantom_dataset(dataset_dir: str | Path, n_cases: int = 8, **options: object) -> Path:
