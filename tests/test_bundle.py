@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"network_def::channels": [4, 8], "roi_size": [16, 16, 16]},
     "segresnet": {"network_def::init_filters": 8, "roi_size": [16, 16, 16]},
     "dynunet": {"network_def::network::filters": [4, 4, 8, 8, 8], "roi_size": [32, 32, 32]},
-    "swin_unetr": {"network_def::feature_size": 12, "roi_size": [32, 32, 32]},
+    "swin_unetr": {"network_def::feature_size": 12, "roi_size": [64, 64, 64]},
     "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
     "resnet34_unet": {"roi_size": [64, 64, 1]},
     "resnet50_unet": {"roi_size": [64, 64, 1]},
