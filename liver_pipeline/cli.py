@@ -23,6 +23,8 @@ class OneLineErrors(click.Group):
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise  # click's own, RuntimeErrors by descent
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
                 raise
