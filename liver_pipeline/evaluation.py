@@ -68,9 +68,9 @@ def evaluate_folders(
 
     Returns:
         What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
-        to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement`` and
-        ``tumor_free``. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that an
-        empty mask leaves undefined are None.
+        to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement``
+        and ``tumor_free``. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that
+        an empty mask leaves undefined are None.
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.

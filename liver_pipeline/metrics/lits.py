@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from liver_pipeline.metrics.arrays import Box, IntArray, Mask, Spacing, check_pair, joint_box
-from liver_pipeline.metrics.lesions import Group, Lesions, find_lesions, match_lesions, passes
+from liver_pipeline.metrics.lesions import ComponentMap, Group, Lesions, find_lesions, match_lesions, passes
 from liver_pipeline.metrics.surfaces import SurfaceDistances, lits_distances
 
 LARGE = 9001  # what the program gives for a liver that was not predicted
@@ -109,7 +109,9 @@ def group_figures(
 ) -> list[dict[str, float]]:
     """Figures of each passing group as one object (keys :data:`OBJECT_KEYS`), by first reference id."""
     passing = [group for group in groups if passes(group, min_iou)]
-    pred_value, label_value = np.zeros(lesions.n_pred + 1, np.int64), np.zeros(lesions.n_label + 1, np.int64)
+    if not passing:
+        return []
+    pred_value, label_value = np.zeros(lesions.n_pred + 1, np.int32), np.zeros(lesions.n_label + 1, np.int32)
     for number, group in enumerate(passing, start=1):
         pred_value[list(group.pred_ids)] = number
         label_value[list(group.label_ids)] = number
@@ -311,13 +313,13 @@ def _official_pairs(
     lesions: Lesions, matching: _OfficialMatching, values: Sequence[int], spacing: Spacing
 ) -> list[dict[str, float]]:
     """Figures of each surviving value of the 8-bit mask against the merged reference of the same number."""
-    pred_map = matching.value[lesions.pred_map].astype(np.int64)
-    label_map = matching.merged[lesions.label_map]
+    pred_map = matching.value.astype(np.int32)[lesions.pred_map]
+    label_map = matching.merged.astype(np.int32)[lesions.label_map]
     return _object_list(pred_map, label_map, values, spacing)
 
 
 def _object_list(
-    pred_map: IntArray, label_map: IntArray, numbers: Sequence[int], spacing: Spacing
+    pred_map: ComponentMap, label_map: ComponentMap, numbers: Sequence[int], spacing: Spacing
 ) -> list[dict[str, float]]:
     """Figures of the objects that carry the same number in both maps, each inside its own box."""
     if not numbers:
