@@ -1,114 +1,181 @@
-"""Transforms that YAML can name; the thinking is in the modules on the floors below."""
+"""Transforms that YAML can name; the thinking lies in geometry, scans and postprocessing."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_dst_type
-from nibabel import orientations
+from monai.utils import ensure_tuple_rep
 
-from liver_pipeline.postprocessing import (
-    LabelMap,
-    drop_small_tumors,
-    drop_tumors_off_liver,
-    fill_liver_holes,
-    keep_largest_liver,
+from liver_pipeline.geometry import (
+    AxisMap,
+    axis_map,
+    model_grid_for_size,
+    model_grid_for_spacing,
+    resample_linear,
+    resample_nearest,
 )
+from liver_pipeline.scans import Scan, read_label_map, read_scan
+from liver_pipeline.windows import body_blocks, encode_blocks
+
+AIR_HU = -500.0  # below: air outside the body, or empty lung; the liver's neighbours are above
 
 
-class CleanLabelMapd(MapTransform, ABC):
-    """Base of the post-processing steps: runs :meth:`clean` on label maps of shape (1, X, Y, Z), uint8.
+class LoadScand(MapTransform):
+    """Read scans and label maps as they are stored: file axis order, stored dtype, no float copy.
 
-    The number of voxels changed goes to ``data["effects"][name]``, summed over keys and over repeats of a step.
-    The step sees the map with its axes along R, A, S, so that its result does not depend on how the scan was stored.
+    ``data[key]`` is a path or a :class:`liver_pipeline.scans.Scan`; it becomes a MetaTensor (1, X, Y, Z) that shares
+    the scan's memory. Its meta holds affine (RAS, float64), slope, intercept (``HU = slope * stored + intercept``) and
+    filename_or_obj.
+
+    Args:
+        keys: What to read.
+        label_keys: Keys that are label maps (whole numbers, uint8).
+        modality: "ct" or "mr"; see ``read_scan``.
+        allowed_labels: See ``read_label_map``.
+        accept: Codes of errors to take as warnings.
+        repair: Codes to repair, such as "SHEAR"; only in scans.
+        allow_missing_keys: Whether a case may lack a key (the label at inference).
+
+    Raises:
+        liver_pipeline.intake.IntakeError: A file is not what it should be.
     """
 
-    name: ClassVar[str]
-
-    @abstractmethod
-    def clean(self, label_map: LabelMap, spacing: tuple[float, ...]) -> LabelMap:
-        """Return a cleaned copy of ``label_map``, shape (X, Y, Z); ``spacing`` in mm along its axes."""
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        label_keys: KeysCollection = ("label",),
+        modality: str = "ct",
+        allowed_labels: Collection[int] = (0, 1, 2),
+        accept: Collection[str] = (),
+        repair: Collection[str] = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
+        self.modality = modality
+        self.allowed_labels = tuple(allowed_labels)
+        self.accept = tuple(accept)
+        self.repair = tuple(repair)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of ``data`` with cleaned label maps; the tensors of the input stay as they are.
+        """Return ``data`` with each key read."""
+        read = dict(data)
+        for key in self.key_iterator(read):
+            read[key] = scan_to_tensor(self._read(key, read[key]))
+        return read
 
-        Raises:
-            ValueError: If a label map is no :class:`MetaTensor` of shape (1, X, Y, Z), dtype uint8, labels 0, 1, 2.
-        """
-        cleaned = dict(data)
-        changed = 0
-        for key in self.key_iterator(cleaned):
-            pred = cleaned[key]
-            if not isinstance(pred, MetaTensor) or pred.ndim != 4 or pred.shape[0] != 1:
-                raise ValueError(f"{key} must be a MetaTensor of shape (1, X, Y, Z), got {type(pred)} {pred.shape}")
-            before = pred[0].numpy(force=True)
-            after = self._clean_along_patient_axes(before, pred.affine.numpy(force=True))
-            changed += int(np.count_nonzero(before != after))
-            cleaned[key] = convert_to_dst_type(after[None], dst=pred)[0]  # keeps affine and device
-        effects = cleaned.get("effects", {})
-        cleaned["effects"] = {**effects, self.name: effects.get(self.name, 0) + changed}
-        return cleaned
-
-    def _clean_along_patient_axes(self, label_map: LabelMap, affine: npt.NDArray[np.float64]) -> LabelMap:
-        """Clean a view of ``label_map`` whose axes run along R, A, S; return the result in the stored axis order."""
-        to_patient = orientations.io_orientation(affine)
-        to_stored = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), to_patient)
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(to_patient[:, 0])]
-        cleaned = self.clean(orientations.apply_orientation(label_map, to_patient), tuple(spacing.tolist()))
-        stored: LabelMap = orientations.apply_orientation(cleaned, to_stored)
-        return stored.copy(order="K")  # torch takes no negative strides
+    def _read(self, key: Hashable, source: Any) -> Scan:
+        """Read one scan or label map, unless it has been read before."""
+        if isinstance(source, Scan):
+            return source
+        if key in self.label_keys:
+            return read_label_map(source, allowed=self.allowed_labels, accept=self.accept)
+        return read_scan(source, modality=self.modality, accept=self.accept, repair=self.repair)
 
 
-class KeepLargestLiverd(CleanLabelMapd):
-    """Dictionary version of :func:`~liver_pipeline.postprocessing.keep_largest_liver`."""
-
-    name = "keep_largest_liver"
-
-    def clean(self, label_map: LabelMap, spacing: tuple[float, ...]) -> LabelMap:
-        """Keep the largest component of liver-or-tumor, with its tumors."""
-        return keep_largest_liver(label_map)
-
-
-class FillLiverHolesd(CleanLabelMapd):
-    """Dictionary version of :func:`~liver_pipeline.postprocessing.fill_liver_holes`."""
-
-    name = "fill_liver_holes"
-
-    def clean(self, label_map: LabelMap, spacing: tuple[float, ...]) -> LabelMap:
-        """Turn background that liver-or-tumor encloses into liver."""
-        return fill_liver_holes(label_map)
+def scan_to_tensor(scan: Scan) -> MetaTensor:
+    """Return a scan as MetaTensor (1, X, Y, Z) that shares its memory; meta: affine, slope, intercept and path."""
+    meta = {
+        "slope": float(scan.slope),
+        "intercept": float(scan.intercept),
+        "filename_or_obj": str(scan.path),
+    }
+    affine = torch.as_tensor(np.asarray(scan.affine, dtype=np.float64))
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="The given NumPy array is not writable"
+        )  # nothing here writes to a scan
+        return MetaTensor(torch.from_numpy(scan.array[None]), affine=affine, meta=meta)
 
 
-class DropSmallTumorsd(CleanLabelMapd):
-    """Dictionary version of :func:`~liver_pipeline.postprocessing.drop_small_tumors`; ``min_volume_ml`` in ml."""
+class ToModelGridd(MapTransform):
+    """Resample scans to the model grid: axes along R, A, S, with the given spacing or the given number of voxels.
 
-    name = "drop_small_tumors"
+    Takes what :class:`LoadScand` gives, or any MetaTensor (1, X, Y, Z) with an affine. Linear keys become float32 in
+    HU, nearest keys keep their dtype. The meta of the result holds affine (of the model grid), scan_affine,
+    scan_shape and filename_or_obj; linear keys also ``body``, the coarse map of what is not air, which lets inference
+    skip windows of air.
 
-    def __init__(self, keys: KeysCollection, min_volume_ml: float, allow_missing_keys: bool = False) -> None:
+    Shape and affine equal MONAI's Orientationd("RAS") and Spacingd(pixdim=spacing), values its bilinear/border to
+    1e-3 HU.
+
+    Args:
+        keys: What to resample.
+        spacing: Voxel size in mm along R, A, S; or
+        grid_size: number of voxels along R, A, S over the whole field of view.
+        mode: "bilinear" or "nearest" for each key.
+        air_hu: Values below are air; None (for MR, where nothing is known) leaves ``body`` out.
+        allow_missing_keys: Whether a case may lack a key.
+
+    Raises:
+        ValueError: If not exactly one of ``spacing`` and ``grid_size`` is given, or a mode is unknown.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        spacing: Sequence[float] | None = None,
+        grid_size: Sequence[int] | None = None,
+        mode: str | Sequence[str] = ("bilinear", "nearest"),
+        air_hu: float | None = AIR_HU,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.min_volume_ml = min_volume_ml
+        if (spacing is None) == (grid_size is None):
+            raise ValueError(f"give either spacing or grid_size, got spacing={spacing}, grid_size={grid_size}")
+        modes = (mode,) if isinstance(mode, str) else tuple(mode)
+        if unknown := set(modes) - {"bilinear", "nearest"}:
+            raise ValueError(f"mode {sorted(unknown)} is unknown; known: bilinear, nearest")
+        self.spacing = spacing
+        self.grid_size = grid_size
+        # One key with the default pair takes the first mode: an image alone is bilinear.
+        self.mode = modes[:1] if len(self.keys) == 1 else ensure_tuple_rep(modes, len(self.keys))
+        self.air_hu = air_hu
 
-    def clean(self, label_map: LabelMap, spacing: tuple[float, ...]) -> LabelMap:
-        """Drop tumors of less than ``min_volume_ml``."""
-        return drop_small_tumors(label_map, spacing, min_volume_ml=self.min_volume_ml)
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with each key on the model grid."""
+        moved = dict(data)
+        for key, mode in self.key_iterator(moved, self.mode):
+            moved[key] = self._move(moved[key], mode)
+        return moved
 
+    def model_grid(
+        self, scan_affine: np.ndarray[Any, Any], scan_shape: Sequence[int]
+    ) -> tuple[np.ndarray[Any, Any], AxisMap]:
+        """Return the model grid's affine for a scan, and the map between the two."""
+        if self.spacing is not None:
+            affine, shape = model_grid_for_spacing(scan_affine, scan_shape, self.spacing)
+        else:
+            assert self.grid_size is not None
+            affine, shape = model_grid_for_size(scan_affine, scan_shape, self.grid_size)
+        return affine, axis_map(scan_affine, scan_shape, affine, shape)
 
-class DropTumorsOffLiverd(CleanLabelMapd):
-    """Dictionary version of :func:`~liver_pipeline.postprocessing.drop_tumors_off_liver`; ``max_distance_mm`` in mm."""
-
-    name = "drop_tumors_off_liver"
-
-    def __init__(self, keys: KeysCollection, max_distance_mm: float, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.max_distance_mm = max_distance_mm
-
-    def clean(self, label_map: LabelMap, spacing: tuple[float, ...]) -> LabelMap:
-        """Drop tumors farther than ``max_distance_mm`` from the liver."""
-        return drop_tumors_off_liver(label_map, spacing, max_distance_mm=self.max_distance_mm)
+    def _move(self, volume: MetaTensor, mode: str) -> MetaTensor:
+        """Resample one volume (1, X, Y, Z)."""
+        if volume.ndim != 4 or volume.shape[0] != 1:
+            raise ValueError(f"expected one channel and three axes (1, X, Y, Z), got shape {tuple(volume.shape)}")
+        array = volume.as_tensor().cpu().numpy()[0]
+        scan_affine = np.asarray(volume.affine.cpu().numpy(), dtype=np.float64)
+        affine, grid = self.model_grid(scan_affine, array.shape)
+        meta = {
+            "scan_affine": torch.from_numpy(scan_affine),
+            "scan_shape": torch.tensor(array.shape),
+            "filename_or_obj": str(volume.meta.get("filename_or_obj", "")),
+        }
+        if mode == "nearest":
+            moved = torch.from_numpy(resample_nearest(array, grid)[None])
+        else:
+            slope, intercept = float(volume.meta.get("slope", 1.0)), float(volume.meta.get("intercept", 0.0))
+            moved = torch.from_numpy(resample_linear(array, grid, slope=slope, intercept=intercept)[None])
+            if self.air_hu is not None:
+                meta["body"] = encode_blocks(body_blocks(moved[0], self.air_hu))
+        return MetaTensor(moved, affine=torch.from_numpy(affine), meta=meta)

@@ -28,7 +28,7 @@ from liver_pipeline.postprocessing import (
     fill_liver_holes,
     keep_largest_liver,
 )
-from liver_pipeline.transforms import (
+from liver_pipeline.cleaning import (
     CleanLabelMapd,
     DropSmallTumorsd,
     DropTumorsOffLiverd,
@@ -393,10 +393,10 @@ def test_transform_refuses_what_has_no_affine_or_no_channel(pred: torch.Tensor) 
 
 def test_yaml_names_the_transforms() -> None:
     config = [
-        {"_target_": "liver_pipeline.transforms.KeepLargestLiverd", "keys": "pred"},
-        {"_target_": "liver_pipeline.transforms.FillLiverHolesd", "keys": "pred"},
-        {"_target_": "liver_pipeline.transforms.DropTumorsOffLiverd", "keys": "pred", "max_distance_mm": 5.0},
-        {"_target_": "liver_pipeline.transforms.DropSmallTumorsd", "keys": "pred", "min_volume_ml": 0.05},
+        {"_target_": "liver_pipeline.cleaning.KeepLargestLiverd", "keys": "pred"},
+        {"_target_": "liver_pipeline.cleaning.FillLiverHolesd", "keys": "pred"},
+        {"_target_": "liver_pipeline.cleaning.DropTumorsOffLiverd", "keys": "pred", "max_distance_mm": 5.0},
+        {"_target_": "liver_pipeline.cleaning.DropSmallTumorsd", "keys": "pred", "min_volume_ml": 0.05},
     ]
     steps = ConfigParser({"steps": config}).get_parsed_content("steps")
     data: dict[Any, Any] = {"pred": meta_tensor(clutter(), np.eye(4))}
