@@ -21,19 +21,19 @@ from monai.data import MetaTensor
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from liver_pipeline.postprocessing import (
-    LabelMap,
-    drop_small_tumors,
-    drop_tumors_off_liver,
-    fill_liver_holes,
-    keep_largest_liver,
-)
 from liver_pipeline.cleaning import (
     CleanLabelMapd,
     DropSmallTumorsd,
     DropTumorsOffLiverd,
     FillLiverHolesd,
     KeepLargestLiverd,
+)
+from liver_pipeline.postprocessing import (
+    LabelMap,
+    drop_small_tumors,
+    drop_tumors_off_liver,
+    fill_liver_holes,
+    keep_largest_liver,
 )
 
 Step = Callable[[LabelMap, tuple[float, float, float]], LabelMap]
