@@ -77,11 +77,58 @@ def evaluate_folders(
         FileExistsError: If a table is there and ``overwrite`` is false.
         ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
     """
+    options = {"protocol": protocol, "min_lesion_ml": min_lesion_ml, "workers": workers, "memory_gb": memory_gb}
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite)
+    pairs, failures = find_pairs(Path(pred_dir), Path(label_dir), cases)
+    return _evaluate(pairs, failures, Path(output_dir), progress=progress, **options)
+
+
+def evaluate_cases(
+    cases: Iterable[Mapping[str, str]],
+    pred_dir: Path | str,
+    output_dir: Path | str,
+    *,
+    protocol: str = "lits",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Score the predictions ``<case>.nii.gz`` of a data set's cases; see :func:`evaluate_folders`.
+
+    Args:
+        cases: Each with keys ``case`` and ``label`` (path of the reference).
+        pred_dir: Folder of the predictions; one that is missing is a failure NO_PREDICTION of its case.
+        output_dir: As for :func:`evaluate_folders`.
+        protocol: As for :func:`evaluate_folders`.
+        overwrite: As for :func:`evaluate_folders`.
+    """
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite)
+    pairs, failures = [], {}
+    for case in cases:
+        pair = Pair(case["case"], Path(pred_dir) / f"{case['case']}.nii.gz", Path(case["label"]))
+        if pair.pred.is_file():
+            pairs.append(pair)
+        else:
+            failures[pair.case] = Failure("NO_PREDICTION", f"{pair.pred} does not exist; the case was not segmented")
+    return _evaluate(pairs, failures, Path(output_dir), protocol=protocol)
+
+
+def _refuse_bad_usage(output: Path, protocol: str, overwrite: bool) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    output = Path(output_dir)
     refuse_existing([output / name for name in ("metrics.json", "cases.csv", "lesions.csv")], overwrite)
-    pairs, failures = find_pairs(Path(pred_dir), Path(label_dir), cases)
+
+
+def _evaluate(
+    pairs: Sequence[Pair],
+    failures: dict[str, Failure],
+    output: Path,
+    *,
+    protocol: str,
+    min_lesion_ml: float = 0.0,
+    workers: int | None = None,
+    memory_gb: float | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score pairs and write the tables."""
     score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml)
     results: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(pairs), unit="case", disable=None if progress else True) as bar:
