@@ -1,7 +1,7 @@
 """Which files belong to which case, and which cases train, validate and test.
 
-A case is a plain dictionary ``{"case", "patient", "image", "label"}`` of strings, so that it goes through YAML, JSON and
-MONAI datasets as it is.
+A case is a plain dictionary of strings, ``{"case", "patient", "image", "label"}``, so that it goes through YAML, JSON
+and MONAI datasets as it is.
 """
 
 from __future__ import annotations
@@ -102,10 +102,13 @@ def folder_cases(
     scans = find_nifti(root / images)
     if not scans:
         raise FileNotFoundError(f"no .nii or .nii.gz in {(root / images).resolve()}")
-    _require_labels([case_name(path.name) for path in scans if case_name(path.name) not in by_name], f"a file in {root / labels}")
+    _require_labels(
+        [case_name(path.name) for path in scans if case_name(path.name) not in by_name], f"a file in {root / labels}"
+    )
     patients = _read_patients(root / "patients.csv")
     return [
-        _case(name := case_name(path.name), path, by_name[name], _patient(name, patients, patient_pattern)) for path in scans
+        _case(name := case_name(path.name), path, by_name[name], _patient(name, patients, patient_pattern))
+        for path in scans
     ]
 
 
@@ -181,10 +184,14 @@ def make_split(
 
 def _deal(patients: list[str], fractions: Sequence[float]) -> dict[str, list[str]]:
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"split_fractions are three shares of train, val, test that add up to 1, got {list(fractions)}")
+        raise ValueError(
+            f"split_fractions are three shares of train, val, test that add up to 1, got {list(fractions)}"
+        )
     wanted = [part for part, share in zip(PARTS, fractions, strict=True) if share > 0]
     if len(patients) < len(wanted):
-        raise ValueError(f"{len(patients)} patients cannot be dealt to {', '.join(wanted)}; add cases or set a share to 0")
+        raise ValueError(
+            f"{len(patients)} patients cannot be dealt to {', '.join(wanted)}; add cases or set a share to 0"
+        )
     sizes = {
         part: max(1, round(share * len(patients))) if share > 0 else 0
         for part, share in zip(PARTS, fractions, strict=True)
@@ -205,7 +212,9 @@ def check_split(split: Split) -> None:
         sides = Counter(value for part in split.values() for value in {case[what] for case in part})
         shared = sorted(value for value, n in sides.items() if n > 1)
         if shared:
-            raise ValueError(f"the split leaks: {what} {shared[0]} is in two of train, val and test ({len(shared)} such)")
+            raise ValueError(
+                f"the split leaks: {what} {shared[0]} is in two of train, val and test ({len(shared)} such)"
+            )
     if not split["train"]:
         raise ValueError("the split has no training case")
 
@@ -249,7 +258,9 @@ def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
     """
     split_file = Path(split_file)
     if not split_file.is_file():
-        raise FileNotFoundError(f"no split at {split_file.resolve()}; `liver-pipeline train` writes it into the run folder")
+        raise FileNotFoundError(
+            f"no split at {split_file.resolve()}; `liver-pipeline train` writes it into the run folder"
+        )
     by_name = {case["case"]: case for case in cases}
     try:
         stored: dict[str, list[str]] = json.loads(split_file.read_text())["cases"]

@@ -39,4 +39,6 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     for name, value in metrics["global"].items():
         if name in ("liver_dice", "tumor_dice", "lesion_dice_per_case"):
             click.echo(f"     {name} {value:.3f} (phantoms; says that the code works, nothing about patients)")
-    click.echo(f"done: report {evaluation / 'report.html'}, tables {evaluation}, log {run_dir / 'log.csv'}, masks {masks}")
+    click.echo(
+        f"done: report {evaluation / 'report.html'}, tables {evaluation}, log {run_dir / 'log.csv'}, masks {masks}"
+    )

@@ -77,10 +77,18 @@ def evaluate_folders(
         FileExistsError: If a table is there and ``overwrite`` is false.
         ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
     """
-    options = {"protocol": protocol, "min_lesion_ml": min_lesion_ml, "workers": workers, "memory_gb": memory_gb}
     _refuse_bad_usage(Path(output_dir), protocol, overwrite)
     pairs, failures = find_pairs(Path(pred_dir), Path(label_dir), cases)
-    return _evaluate(pairs, failures, Path(output_dir), progress=progress, **options)
+    return _evaluate(
+        pairs,
+        failures,
+        Path(output_dir),
+        protocol=protocol,
+        min_lesion_ml=min_lesion_ml,
+        workers=workers,
+        memory_gb=memory_gb,
+        progress=progress,
+    )
 
 
 def evaluate_cases(
