@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 EXIT_BAD_USAGE = 2
+PATH_KEYS = ("dataset_dir", "output_dir", "split_file", "ckpt_path", "encoder_weights_path")
+EXIT_FOUND_ERRORS = 3
 
 
 class OneLineErrors(click.Group):
@@ -17,6 +23,8 @@ class OneLineErrors(click.Group):
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise  # click's own, RuntimeErrors by descent
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
                 raise
@@ -36,3 +44,204 @@ def root_cause(error: BaseException) -> BaseException:
 @click.version_option(package_name="liver-pipeline")
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
+
+
+def _layers(**named: str | None) -> dict[str, str]:
+    return {kind: name for kind, name in named.items() if name is not None}
+
+
+def layer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose config layers."""
+    for name, text in (
+        ("experiment", "Experiment: differences from the other layers, such as a source paper."),
+        ("recipe", "Loss, optimizer, schedule, augmentation (default: default)."),
+        ("modality", "ct or mr (default: ct)."),
+        ("data", "How the data set lies on disk (default: lits)."),
+        ("network", "Network (default: unet3d)."),
+    ):
+        command = click.option(f"--{name}", metavar="NAME", help=text)(command)
+    return command
+
+
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
+
+
+@main.command()
+@click.argument("run_dir")
+@layer_options
+@overwrite_option
+@overrides_argument
+def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **layers: str) -> None:
+    """Merge the config layers into RUN_DIR, without training.
+
+    \b
+    Example: liver-pipeline compose runs/swin --network swin_unetr --data lits dataset_dir=LiTS learning_rate=1e-4
+    """
+    from liver_pipeline import bundle
+
+    values = bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS)
+    bundle.compose(run_dir, _layers(**layers), experiment=experiment, overrides=values, overwrite=overwrite)
+    click.echo(f"composed {run_dir}; start it with: liver-pipeline train {run_dir}")
+
+
+@main.command()
+@click.argument("run_dir")
+@layer_options
+@overwrite_option
+@overrides_argument
+def train(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **layers: str) -> None:
+    """Train a network into RUN_DIR, which is then a MONAI bundle.
+
+    A RUN_DIR that `compose` made is trained as it is; otherwise the layers named here are composed into it first.
+
+    \b
+    Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
+    """
+    from liver_pipeline import bundle
+
+    bundle.train(
+        run_dir,
+        _layers(**layers),
+        experiment=experiment,
+        overrides=bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS),
+        overwrite=overwrite,
+    )
+    click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@click.argument("scans", metavar="INPUT")
+@click.argument("masks", metavar="OUTPUT")
+@click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
+@click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
+@click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
+@overwrite_option
+@overrides_argument
+def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Segment INPUT with the network in RUN_DIR: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
+
+    INPUT is a NIfTI file, a folder searched recursively, or a DICOM series (folder or zip). The same command again
+    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done.
+
+    \b
+    Example: liver-pipeline predict runs/r34 scans/ masks/
+    """
+    from liver_pipeline import bundle
+
+    values = bundle.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    paths = {"dataset_dir": scans, "output_dir": masks}
+    summary = bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))[-1]
+    sys.exit(summary.exit_code)
+
+
+@main.command()
+def networks() -> None:
+    """List the networks, recipes, data layouts, modalities and experiments that can be named."""
+    from liver_pipeline import bundle
+
+    for kind in ("network", "recipe", "data", "modality", "experiment"):
+        click.echo(f"{kind}:")
+        for name in bundle.layer_names(kind):
+            click.echo(f"  {name:<20} {bundle.layer_summary(kind, name)}")
+
+
+@main.command()
+@click.argument("folder", default="liver_pipeline_demo", metavar="[DIR]")
+@overwrite_option
+def demo(folder: str, overwrite: bool) -> None:
+    """Run everything once on phantoms, about two minutes on a CPU: data, training, prediction, evaluation, pictures."""
+    from liver_pipeline.demo import run_demo
+
+    run_demo(folder, overwrite=overwrite)
+
+
+# --- intake ---
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--labels", type=click.Path(path_type=Path), help="Folder of label maps named as the scans are, or one.")
+@click.option("--modality", type=click.Choice(["ct", "mr"]), default="ct", show_default=True)
+@click.option("--accept", multiple=True, metavar="CODE", help="Take errors of this code as warnings; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file: path, codes, severity, detail.")
+def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...], as_json: bool) -> None:
+    """Check the scan PATH, or every scan below the folder PATH.
+
+    Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
+    """
+    from liver_pipeline.check import check_inputs, summary_lines  # here: --help answers at once
+    from liver_pipeline.inputs import find_inputs
+
+    inputs = find_inputs(path)
+    reports = []
+    with tqdm(total=len(inputs), unit="scan", disable=None, leave=False) as bar:
+        for report in check_inputs(inputs, labels=labels, modality=modality, accept=accept):
+            reports.append(report)
+            bar.update(1 if labels is None else 0.5)
+            if as_json:
+                click.echo(json.dumps(report.as_json()))
+            for finding in () if as_json else report.findings:
+                click.echo(f"{finding.severity:7s} {report.path}: {finding.code}: {finding.detail}")
+    if not as_json:
+        click.echo("\n".join(summary_lines(reports)))
+    if any(report.severity == "error" for report in reports):
+        sys.exit(EXIT_FOUND_ERRORS)
+
+
+# --- end of intake ---
+
+
+# --- evaluate, describe ---
+EXIT_SOME_FAILED = 3
+
+
+@main.command()
+@click.argument("pred_dir", type=click.Path(path_type=Path))
+@click.argument("label_dir", type=click.Path(path_type=Path))
+@click.argument("output_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--protocol",
+    type=click.Choice(["lits", "lits-official", "plain"]),
+    default="lits",
+    show_default=True,
+    help="LiTS as meant, LiTS as its program computes it (faults included), or without LiTS's own figures.",
+)
+@click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
+@click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+def evaluate(
+    pred_dir: Path,
+    label_dir: Path,
+    output_dir: Path,
+    protocol: str,
+    min_lesion_ml: float,
+    workers: int | None,
+    memory_gb: float | None,
+    overwrite: bool,
+) -> None:
+    """Score the label maps of PRED_DIR against those of LABEL_DIR; tables and a report go to OUTPUT_DIR."""
+    from liver_pipeline.evaluation import evaluate_folders
+
+    metrics = evaluate_folders(
+        pred_dir,
+        label_dir,
+        output_dir,
+        protocol=protocol,
+        overwrite=overwrite,
+        min_lesion_ml=min_lesion_ml,
+        workers=workers,
+        memory_gb=memory_gb,
+    )
+    for case, failure in metrics["failures"].items():
+        click.echo(f"{case}: {failure['code']}: {failure['detail']}", err=True)
+    for key in ("liver_dice", "tumor_dice", "lesion_dice_per_case", "lesion_recall", "lesion_precision"):
+        value = metrics["global"].get(key)
+        if value is not None:
+            click.echo(f"{key:24} {value:.4f}")
+    click.echo(f"{metrics['n_cases']} cases scored, {metrics['n_failed']} failed; results in {output_dir}")
+    if metrics["failures"]:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+# --- end of evaluate, describe ---

@@ -51,6 +51,7 @@ CODES: dict[str, str] = {
     "LABEL_GRID_MISMATCH": "the label map does not lie on the grid of its scan",
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
+    "LABEL_MISSING": "there is no label map of that name",
     # a folder of scans
     "NO_SCANS": "the folder holds no scan",
     "DUPLICATE_NAME": "two inputs would write the same mask",

@@ -21,7 +21,8 @@ from liver_pipeline.geometry import (
     resample_linear,
     resample_nearest,
 )
-from liver_pipeline.scans import Scan, read_label_map, read_scan
+from liver_pipeline.intake import settle
+from liver_pipeline.scans import Scan, label_findings, read_label_map, read_scan
 from liver_pipeline.windows import body_blocks, encode_blocks
 
 AIR_HU = -500.0  # below: air outside the body, or empty lung; the liver's neighbours are above
@@ -44,7 +45,8 @@ class LoadScand(MapTransform):
         allow_missing_keys: Whether a case may lack a key (the label at inference).
 
     Raises:
-        liver_pipeline.intake.IntakeError: A file is not what it should be.
+        liver_pipeline.intake.IntakeError: A file is not what it should be, or a label map lies on another grid than the
+            scan.
     """
 
     def __init__(
@@ -68,8 +70,12 @@ class LoadScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with each key read."""
         read = dict(data)
-        for key in self.key_iterator(read):
-            read[key] = scan_to_tensor(self._read(key, read[key]))
+        scans = {key: self._read(key, read[key]) for key in self.key_iterator(read)}
+        image = next((scan for key, scan in scans.items() if key not in self.label_keys), None)
+        for key, scan in scans.items():
+            if key in self.label_keys and image is not None:
+                settle(scan.path, label_findings(image, scan), self.accept)
+            read[key] = scan_to_tensor(scan)
         return read
 
     def _read(self, key: Hashable, source: Any) -> Scan:

@@ -1,0 +1,250 @@
+"""Evaluate a folder of predictions against a folder of references: pairs by name, cases in parallel, tables out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from liver_pipeline.metrics.lits import official_summary
+from liver_pipeline.metrics.statistics import summarize
+from liver_pipeline.metrics.summaries import summarize_cases
+from liver_pipeline.pairing import Failure, Pair, find_pairs
+from liver_pipeline.scoring import score_pair
+
+PROTOCOLS = ("lits", "lits-official", "plain")
+BYTES_PER_VOXEL = 16  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
+PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
+SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
+LESION_COLUMNS = (
+    "case", "kind", "id", "status", "volume_ml", "voxels", "diameter_mm", "perpendicular_mm", "size_class", "slice",
+    "centroid_ras_mm", "centroid_lps_mm", "group_iou", "matched_ids", "overlap_voxels",
+)  # fmt: skip
+
+
+def evaluate_folders(
+    pred_dir: Path | str,
+    label_dir: Path | str,
+    output_dir: Path | str,
+    *,
+    protocol: str = "lits",
+    overwrite: bool = False,
+    cases: Collection[str] | None = None,
+    min_lesion_ml: float = 0.0,
+    workers: int | None = None,
+    memory_gb: float | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score every prediction and write ``metrics.json``, ``cases.csv`` and ``lesions.csv``.
+
+    Args:
+        pred_dir: Folder of predicted label maps (NIfTI), searched with its sub-folders.
+        label_dir: Folder of reference label maps of the same names (see :func:`case_name`).
+        output_dir: Where the tables go; made if absent.
+        protocol: ``lits`` (the challenge's figures as meant, and everything else), ``lits-official`` (the challenge's
+            program figure for figure) or ``plain`` (everything but LiTS's own figures).
+        overwrite: Replace tables that are there.
+        cases: Names of the cases to score; None scores all, and then each folder must hold a file for every case.
+        min_lesion_ml: Smaller lesions are left out of lesion-wise figures (not of the LiTS ones).
+        workers: Processes; None takes one per core as far as ``memory_gb`` reaches.
+        memory_gb: Memory that all processes may take together; None takes half of the machine's.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
+        to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement``
+        and ``tumor_free``. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that
+        an empty mask leaves undefined are None.
+
+    Raises:
+        FileNotFoundError: If a folder is missing or holds no label map.
+        FileExistsError: If a table is there and ``overwrite`` is false.
+        ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+    output = Path(output_dir)
+    refuse_existing([output / name for name in ("metrics.json", "cases.csv", "lesions.csv")], overwrite)
+    pairs, failures = find_pairs(Path(pred_dir), Path(label_dir), cases)
+    score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml)
+    results: dict[str, dict[str, Any]] = {}
+    with tqdm(total=len(pairs), unit="case", disable=None if progress else True) as bar:
+        for case, outcome in _run(pairs, score, workers, memory_gb):
+            if isinstance(outcome, Failure):
+                failures[case] = outcome
+                bar.write(f"{case}: {outcome.code}: {outcome.detail}") if not bar.disable else None
+            else:
+                results[case] = outcome
+            bar.update()
+    metrics = _collect(protocol, dict(sorted(results.items())), dict(sorted(failures.items())), min_lesion_ml)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_text(output / "cases.csv", _cases_csv(metrics))
+    write_text(output / "lesions.csv", _lesions_csv(metrics))
+    return metrics
+
+
+def _run(
+    pairs: Sequence[Pair], score: partial[dict[str, Any] | Failure], workers: int | None, memory_gb: float | None
+) -> Iterator[tuple[str, dict[str, Any] | Failure]]:
+    """Score pairs in as many processes as cores and memory allow, each result as it comes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    voxels = {pair.case: _voxels(pair.label) for pair in pairs}
+    n_workers = _count_workers(list(voxels.values()), workers or cores, memory_gb)
+    if workers is None and sum(voxels.values()) < SMALL_JOB_VOXELS:
+        n_workers = 1
+    if n_workers == 1:
+        for pair in pairs:
+            yield pair.case, score(pair, threads=cores)
+        return
+    largest_first = sorted(pairs, key=lambda pair: -voxels[pair.case])
+    yield from _run_in_pool(largest_first, partial(score, threads=max(1, cores // n_workers)), n_workers)
+
+
+def _run_in_pool(
+    pairs: Sequence[Pair], score: partial[dict[str, Any] | Failure], n_workers: int
+) -> Iterator[tuple[str, dict[str, Any] | Failure]]:
+    """Score in processes; cases of a pool that died get one process each, so that only the guilty one fails."""
+    unfinished = {pair.case: pair for pair in pairs}
+    try:
+        with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
+            waiting = {pool.submit(score, pair): pair.case for pair in pairs}
+            for future in as_completed(waiting):
+                outcome = future.result()
+                del unfinished[waiting[future]]
+                yield waiting[future], outcome
+    except BrokenProcessPool:
+        if n_workers == 1 and len(pairs) == 1:
+            detail = f"{pairs[0].label}: the process died, most likely for want of memory"
+            yield pairs[0].case, Failure("WORKER_DIED", detail)
+            return
+        for pair in unfinished.values():
+            yield from _run_in_pool([pair], score, 1)
+
+
+def _voxels(path: Path) -> int:
+    """Voxels by the header; 0 for a file that cannot be read, whose error comes later."""
+    try:
+        return int(np.prod(nib.load(path).shape))
+    except Exception:
+        return 0
+
+
+def _count_workers(voxels: Sequence[int], wanted: int, memory_gb: float | None) -> int:
+    """As many processes as wanted whose largest cases fit into memory at once; at least one."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8e9
+    budget = total / 2 if memory_gb is None else memory_gb * 1e9
+    n_workers, used = 0, 0.0
+    for size in sorted(voxels, reverse=True)[:wanted]:
+        used += size * BYTES_PER_VOXEL + PROCESS_BYTES
+        if used > budget:
+            break
+        n_workers += 1
+    return max(1, n_workers)
+
+
+def _collect(
+    protocol: str, results: Mapping[str, dict[str, Any]], failures: Mapping[str, Failure], min_lesion_ml: float
+) -> dict[str, Any]:
+    """Lay out ``metrics.json``."""
+    metrics: dict[str, Any] = {"protocol": protocol, "n_cases": len(results), "n_failed": len(failures)}
+    if protocol != "lits-official":
+        metrics["min_lesion_ml"] = min_lesion_ml
+        metrics |= summarize_cases(results, lits=protocol == "lits") if results else {"global": {}, "summary": {}}
+        metrics["cases"] = dict(results)
+    else:
+        official = {case: row["official"] for case, row in results.items()}
+        figures = {case: row["figures"] for case, row in results.items()}
+        metrics["global"] = official_summary(official) if official else {}
+        metrics["summary"] = _plain_summary(list(figures.values()))
+        metrics |= {"cases": official, "figures": figures}
+    metrics["failures"] = {case: asdict(failure) for case, failure in failures.items()}
+    names = ("liver-pipeline", "numpy", "scipy", "nibabel", "scikit-image")
+    metrics["versions"] = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return metrics
+
+
+def _plain_summary(rows: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, Any]:
+    """Means of the overlap figures that stand beside the program's own."""
+    return {
+        f"{region}_{key}": summarize([row[region][key] for row in rows]).as_dict()
+        for region in (rows[0] if rows else {})
+        for key in rows[0][region]
+    }
+
+
+def _cases_csv(metrics: Mapping[str, Any]) -> str:
+    """One row per case: every single figure, named ``<block>_<figure>``; empty where it is undefined."""
+    official = metrics["protocol"] == "lits-official"
+    rows = []
+    for case, figures in metrics["cases"].items():
+        row: dict[str, Any] = {"case": case}
+        blocks = {**metrics["figures"][case], "official": _scalars(figures)} if official else figures
+        for block in ("liver", "tumor", "parenchyma", "tumor_burden", "lits", "official"):
+            row |= {f"{block}_{key}": value for key, value in _scalars(blocks.get(block, {})).items()}
+        if not official:
+            row |= {f"n_{kind}_lesions": figures["lesions"][f"n_{kind}"] for kind in ("reference", "predicted")}
+        rows.append(row)
+    return _csv(rows, list(dict.fromkeys(key for row in rows for key in row)) or ["case"])
+
+
+def _scalars(block: Mapping[str, Any]) -> dict[str, Any]:
+    """The single values of a block, inner blocks flattened once."""
+    flat: dict[str, Any] = {}
+    for key, value in block.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}_{name}": inner for name, inner in value.items() if not isinstance(inner, list | dict)}
+        elif not isinstance(value, list):
+            flat[key] = value
+    return flat
+
+
+def _lesions_csv(metrics: Mapping[str, Any]) -> str:
+    """One row per lesion, reference and predicted."""
+    rows = [
+        {"case": case, **row} for case, figures in metrics["cases"].items() for row in figures.get("lesion_list", [])
+    ]
+    return _csv(rows, LESION_COLUMNS)
+
+
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise FileExistsError if one of ``paths`` is there and may not be overwritten."""
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears complete or not at all."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline=""
+    ) as file:
+        file.write(text)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)

@@ -1,0 +1,180 @@
+"""Ignite handlers that YAML names: checkpoints that are whole or absent, a readable log, a progress bar, Dice."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from ignite.metrics import Metric
+from monai.handlers import IgniteMetricHandler, from_engine
+from monai.metrics import DiceMetric
+from tqdm import tqdm
+
+CLASS_NAMES = ("background", "liver", "tumor")
+
+
+def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that ``path`` is always either the old file or the whole new one.
+
+    Args:
+        path: Target; its folder is made.
+        contents: Tensors, plain Python values and state dictionaries: what ``torch.load(weights_only=True)`` reads.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            torch.save(dict(contents), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV so that ``path`` is always a whole table; a key that only some rows have is blank in the rest."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+class SaveBest:
+    """Keep the weights of the validation with the best key metric, under ``{"model", "epoch", "metric"}``.
+
+    Attach it to the evaluator.
+    """
+
+    def __init__(self, path: str | Path, network: torch.nn.Module) -> None:
+        self.path, self.network = Path(path), network
+        self.best: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Save after each validation that is the best so far; a metric that is not a number never is."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        metric = float(engine.state.metrics[engine.state.key_metric_name])
+        if metric > (-float("inf") if self.best is None else self.best):
+            self.best = metric
+            save_checkpoint(
+                self.path, {"model": self.network.state_dict(), "epoch": engine.state.epoch, "metric": metric}
+            )
+
+
+class SaveLast:
+    """Keep the state of the last finished epoch.
+
+    Attach it to the trainer.
+
+    Args:
+        path: The checkpoint.
+        contents: Name to object with ``state_dict``, such as network, optimizer and scheduler.
+    """
+
+    def __init__(self, path: str | Path, contents: Mapping[str, Any]) -> None:
+        self.path, self.contents = Path(path), contents
+
+    def attach(self, engine: Engine) -> None:
+        """Save after each epoch."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        states = {name: part.state_dict() for name, part in self.contents.items()}
+        save_checkpoint(self.path, {**states, "epoch": engine.state.epoch})
+
+
+class EpochLog:
+    """One row of ``log.csv`` and one printed line an epoch: loss, learning rate, validation metrics, seconds.
+
+    Attach it to the trainer, after the handler that validates.
+    """
+
+    def __init__(self, path: str | Path, validator: Engine, optimizer: torch.optim.Optimizer) -> None:
+        self.path, self.validator, self.optimizer = Path(path), validator, optimizer
+        self.rows: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+        self.started = time.monotonic()
+        self.best: tuple[float, int] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Collect the losses of an epoch, then write."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.losses, self.started = [], time.monotonic()
+
+    def _collect(self, engine: Engine) -> None:
+        self.losses.append(_loss(engine.state.output))
+
+    def _write(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "train_loss": sum(self.losses) / len(self.losses),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        names = ["val_mean_dice", *(name for name in self.validator.state.metrics if name != "val_mean_dice")]
+        validated = self.validator.state.epoch == epoch and self.validator.state.metrics
+        metrics = {name: float(self.validator.state.metrics[name]) if validated else None for name in names}
+        dice = metrics["val_mean_dice"]
+        if dice is not None and (self.best is None or dice > self.best[0]):
+            self.best = (dice, epoch)
+        self.rows.append({**row, **metrics})
+        write_table(self.path, self.rows)
+        shown = " ".join(f"{name.removeprefix('val_')} {value:.3f}" for name, value in metrics.items() if value is not None)
+        best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
+        tqdm.write(
+            f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f} {shown}{best} | {row['seconds']:.0f} s"
+        )
+
+
+class LossBar:
+    """A progress bar over the iterations of an epoch, with the loss; silent where there is no terminal."""
+
+    def attach(self, engine: Engine) -> None:
+        """Show the bar on the trainer."""
+        bar = ProgressBar(disable=None)
+        bar.attach(engine, output_transform=lambda output: {"loss": _loss(output)})
+
+
+def _loss(output: Any) -> float:
+    return float(from_engine(["loss"], first=True)(output))
+
+
+def _dice(pick: Callable[[Any], Any]) -> Metric:
+    # ignore_empty=False: an empty reference counts 1 when the prediction is empty too, else 0; it is never dropped
+    metric = DiceMetric(include_background=False, reduction="mean", ignore_empty=False)
+    return IgniteMetricHandler(metric_fn=metric, output_transform=lambda output: pick(from_engine(["pred", "label"])(output)))
+
+
+def mean_dice() -> Metric:
+    """Return the mean Dice over cases and foreground classes; an empty reference counts 1 if predicted empty, else 0."""
+    return _dice(lambda pair: pair)
+
+
+def dice_of_each_class(num_classes: int) -> dict[str, Metric]:
+    """Return one mean Dice per foreground class, under ``val_dice_liver`` and ``val_dice_tumor``."""
+
+    def only(index: int) -> Callable[[Any], Any]:
+        return lambda pair: [[one_hot[[0, index]] for one_hot in side] for side in pair]
+
+    names = [CLASS_NAMES[i] if i < len(CLASS_NAMES) else str(i) for i in range(num_classes)]
+    return {f"val_dice_{names[i]}": _dice(only(i)) for i in range(1, num_classes)}

@@ -1,0 +1,164 @@
+"""Figures over all cases: means with n and intervals, pooled figures, detection, agreement; nothing drops silently."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from liver_pipeline.metrics.cases import IOU_THRESHOLDS, REGIONS, detection_row, threshold_name
+from liver_pipeline.metrics.lesions import Detection
+from liver_pipeline.metrics.lits import OBJECT_KEYS
+from liver_pipeline.metrics.overlap import Counts, ratio
+from liver_pipeline.metrics.shapes import SIZE_CLASSES
+from liver_pipeline.metrics.statistics import bland_altman, bootstrap_ratio, summarize
+
+Case = Mapping[str, Any]
+NOT_SUMMED = ("empty", "reason")
+EMPTINESS = ("both_empty", "reference_empty", "prediction_empty")
+
+
+def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str, Any]:
+    """Sum up the results of :func:`liver_pipeline.metrics.cases.case_figures`.
+
+    Args:
+        cases: Figures by case name.
+        lits: Whether the cases hold the LiTS figures.
+
+    Returns:
+        ``global``: one number (or None) per key, means over cases for ``<region>_<figure>``, pooled voxels for
+        ``*_global``, pooled lesions for ``lesion_*``; ``summary``: n, mean, bootstrap 95 % interval, median, SD and
+        extremes per key, with the numbers of cases whose masks were empty; ``detection`` by IoU threshold and size
+        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``.
+
+    Raises:
+        ValueError: If there are no cases.
+    """
+    if not cases:
+        raise ValueError("no case was scored, so there is nothing to sum up")
+    rows = list(cases.values())
+    summary = _region_summaries(rows)
+    detection = _detection(rows)
+    confusion = np.sum([row["confusion"] for row in rows], axis=0)
+    values: dict[str, float | None] = {key: row["mean"] for key, row in summary.items()}
+    for region, classes in REGIONS.items():
+        values[f"{region}_dice_global"] = Counts.of_region(confusion, classes).dice()
+    if lits:
+        lits_summary = _lits_summaries(rows)
+        summary |= lits_summary
+        values |= {key: row["mean"] for key, row in lits_summary.items()}
+        values |= _lits_values(rows, values, detection)
+    return {
+        "global": values,
+        "summary": summary,
+        "detection": detection,
+        "confusion": confusion.tolist(),
+        "agreement": {region: _agreement(rows, region) for region in ("liver", "tumor")},
+        "tumor_free": _tumor_free(rows),
+    }
+
+
+def _region_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """One summary per region and figure, and of the tumor burden."""
+    summary = {}
+    for region in REGIONS:
+        emptiness = _emptiness(rows, region)
+        for key in rows[0][region]:
+            if key not in NOT_SUMMED:
+                summary[f"{region}_{key}"] = _summary([row[region][key] for row in rows], emptiness)
+    emptiness = _emptiness(rows, "liver")
+    for key in rows[0]["tumor_burden"]:
+        summary[f"tumor_burden_{key}"] = _summary([row["tumor_burden"][key] for row in rows], emptiness)
+    return summary
+
+
+def _summary(values: Sequence[float | None], emptiness: Mapping[str, int]) -> dict[str, Any]:
+    return {**summarize(values).as_dict(), **emptiness, "n_undefined": sum(value is None for value in values)}
+
+
+def _emptiness(rows: Sequence[Case], region: str) -> dict[str, int]:
+    """Number of cases of each kind of empty mask."""
+    return {f"n_{kind}": sum(row[region]["empty"] == kind for row in rows) for kind in EMPTINESS}
+
+
+def _lits_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """LiTS means: liver per case, tumor Dice per case (1 if both are empty), objects over all detected groups."""
+    summary = {}
+    liver, tumor = _emptiness(rows, "liver"), _emptiness(rows, "tumor")
+    for key in rows[0]["lits"]["liver"]:
+        name = "liver_dice_per_case" if key == "dice" else f"liver_{key}"
+        summary[name] = _summary([row["lits"]["liver"][key] for row in rows], liver)
+    summary["lesion_dice_per_case"] = _summary([row["lits"]["lesion_dice_per_case"] for row in rows], tumor)
+    for key in OBJECT_KEYS:
+        found = [row["lits"]["detected_lesions"].get(key, []) for row in rows]
+        summary[f"lesion_{key}"] = _object_summary(found)
+    return summary
+
+
+def _object_summary(found: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean over objects of all cases; the interval draws whole cases, since objects of one case are alike."""
+    pooled = summarize([value for values in found for value in values]).as_dict()
+    low, high = bootstrap_ratio([math.fsum(values) for values in found], [len(values) for values in found])
+    return pooled | {"ci_low": low, "ci_high": high, "n_cases": sum(bool(values) for values in found)}
+
+
+def _lits_values(
+    rows: Sequence[Case], values: Mapping[str, float | None], detection: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float | None]:
+    """Pooled LiTS figures under the challenge's keys, and the detection figures of ``lits_groups``."""
+    pooled: dict[str, float | None] = {"lesion_dice_global": values["tumor_dice_global"]}
+    for suffix, threshold in (("", 0.5), ("_greater_zero", 0.0)):
+        found = detection[threshold_name(threshold)]["all"]
+        pooled[f"lesion_precision{suffix}"] = found["precision"]
+        pooled[f"lesion_recall{suffix}"] = found["recall"]
+        pooled[f"lesion_f1{suffix}"] = found["f1"]
+        name = "iou>0.5" if threshold else "overlap>0"
+        tp = sum(row["lits_groups"]["counts"][name]["TP"] for row in rows)
+        n_pred = sum(row["lits_groups"]["n_predicted_lesions"] for row in rows)
+        n_label = sum(row["lits_groups"]["n_reference_lesions"] for row in rows)
+        pooled[f"lits_groups_precision{suffix}"] = ratio(tp, n_pred)
+        pooled[f"lits_groups_recall{suffix}"] = ratio(tp, n_label)
+    errors = [row["lits"]["tumor_burden_diff"] for row in rows if row["lits"]["tumor_burden_diff"] is not None]
+    pooled["RMSE_Tumorburden"] = math.sqrt(math.fsum(e * e for e in errors) / len(errors)) if errors else None
+    pooled["MAXERROR_Tumorburden"] = max(errors, default=None)
+    pooled["MAXABSERROR_Tumorburden"] = max(map(abs, errors), default=None)
+    return pooled
+
+
+def _detection(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """Lesions of all cases, by threshold and size class, with bootstrap intervals over cases."""
+    return {
+        threshold_name(threshold): {
+            name: _pooled_detection([row["lesions"]["detection"][threshold_name(threshold)][name] for row in rows])
+            for name in ("all", *SIZE_CLASSES)
+        }
+        for threshold in IOU_THRESHOLDS
+    }
+
+
+def _pooled_detection(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    fields = ("tp_label", "fn", "tp_pred", "fp")
+    total = Detection(*(sum(row[field] for row in rows) for field in fields))
+    precision = bootstrap_ratio([row["tp_pred"] for row in rows], [row["tp_pred"] + row["fp"] for row in rows])
+    recall = bootstrap_ratio([row["tp_label"] for row in rows], [row["tp_label"] + row["fn"] for row in rows])
+    return detection_row(total) | {"precision_ci": list(precision), "recall_ci": list(recall)}
+
+
+def _agreement(rows: Sequence[Case], region: str) -> dict[str, Any]:
+    """Bland-Altman of volumes in ml, prediction minus reference, all cases."""
+    measured = [row[region]["volume_ml"] for row in rows]
+    return asdict(bland_altman(measured, [row[region]["reference_volume_ml"] for row in rows]))
+
+
+def _tumor_free(rows: Sequence[Case]) -> dict[str, Any]:
+    """Cases without reference tumor: how many, how many stay clean, and the false-positive volume in ml."""
+    free = [row for row in rows if row["tumor"]["reference_volume_ml"] == 0]
+    volumes = [row["tumor"]["false_positive_ml"] for row in free]
+    return {
+        "n_cases": len(free),
+        "n_clean": sum(volume == 0 for volume in volumes),
+        "false_positive_ml": summarize(volumes).as_dict(),
+    }

@@ -1,0 +1,147 @@
+"""Read and score one case: grids checked, axes turned, every failure a code and a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+
+from liver_pipeline.intake import GRID_CLOSE, GRID_SAME, IntakeError, corner_shift_mm, spacing_of
+from liver_pipeline.metrics.cases import case_figures
+from liver_pipeline.metrics.lits import official_case
+from liver_pipeline.metrics.overlap import LIVER, TUMOR, Counts, confusion_matrix, overlap_figures
+from liver_pipeline.pairing import Failure, Pair
+from liver_pipeline.scans import Scan, read_label_map
+
+ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
+
+
+class CaseError(ValueError):
+    """A case that cannot be scored; ``code`` says why."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(f"{code}: {detail}")
+
+
+def score_pair(pair: Pair, *, protocol: str, min_lesion_ml: float = 0.0, threads: int = 1) -> dict[str, Any] | Failure:
+    """Read and score one case; whatever is wrong with it comes back as a failure."""
+    try:
+        if protocol == "lits-official":
+            return score_officially(pair)
+        return score_as_meant(pair, lits=protocol == "lits", min_lesion_ml=min_lesion_ml, threads=threads)
+    except (IntakeError, CaseError) as error:
+        return Failure(error.code, " ".join(str(error).split()))
+    except MemoryError:
+        return Failure("OUT_OF_MEMORY", f"{pair.label}: not enough memory for this case; use fewer workers")
+    except Exception as error:  # a case must never stop the others; the line says what to report
+        return Failure("SCORING_FAILED", f"{pair.pred}: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def score_as_meant(pair: Pair, *, lits: bool, min_lesion_ml: float, threads: int = 1) -> dict[str, Any]:
+    """Score one case of the protocols ``lits`` and ``plain``.
+
+    Both maps are turned to the axes nearest to right, anterior, superior, so that neither axis order nor flips change a
+    figure. Spacing is that of the reference's affine.
+
+    Raises:
+        IntakeError: If a file cannot be used.
+        CaseError: LABEL_GRID_MISMATCH if the grids differ, NO_LIVER if the reference holds no liver.
+    """
+    label = read_label_map(pair.label, accept=ACCEPTED)
+    pred = read_label_map(pair.pred, accept=ACCEPTED)
+    warnings = [f"{path.name}: {f.code}: {f.detail}" for path, scan in ((pair.label, label), (pair.pred, pred))
+                for f in scan.findings if f.code not in ACCEPTED]  # fmt: skip
+    warnings += _grid_warnings(pair, pred, label)
+    if not label.array.any():
+        raise CaseError("NO_LIVER", f"{pair.label}: the reference holds no liver (labels 1 and 2); nothing to score")
+    turned_label, affine = to_ras(label)
+    turned_pred, _ = to_ras(pred, like=label)
+    figures = case_figures(
+        turned_pred, turned_label, spacing_of(affine), lits=lits, min_lesion_ml=min_lesion_ml, threads=threads
+    )
+    for lesion in figures["lesion_list"]:
+        ras = affine[:3, :3] @ lesion["centroid_index"] + affine[:3, 3]
+        lesion["centroid_ras_mm"] = [float(value) for value in ras]
+        lesion["centroid_lps_mm"] = [-float(ras[0]), -float(ras[1]), float(ras[2])]
+    return {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
+
+
+def to_ras(scan: Scan, *, like: Scan | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """View a scan along the axes nearest to right, anterior, superior.
+
+    Args:
+        scan: Scan of shape (X, Y, Z).
+        like: Take the axes from this scan, on the same grid, instead.
+
+    Returns:
+        The array, a view, and the affine of the view.
+    """
+    affine = (like or scan).affine
+    orientation = nib.io_orientation(affine)
+    turned = nib.apply_orientation(scan.array, orientation)
+    return turned, np.asarray(affine @ nib.orientations.inv_ornt_aff(orientation, scan.array.shape))
+
+
+def _grid_warnings(pair: Pair, pred: Scan, label: Scan) -> list[str]:
+    """Compare the grids: a tenth of the smallest voxel edge is silent, up to a half a warning, beyond an error."""
+    code = "LABEL_GRID_MISMATCH"
+    if pred.array.shape != label.array.shape:
+        raise CaseError(code, f"{pair.pred}: shape {pred.array.shape}, reference {label.array.shape}; resample it")
+    shift, edge = corner_shift_mm(label.array.shape, pred.affine, label.affine), min(label.spacing)
+    if shift <= GRID_SAME * edge:
+        return []
+    detail = f"{pair.pred}: lies up to {shift:.3g} mm off its reference (smallest voxel edge {edge:.3g} mm)"
+    if shift > GRID_CLOSE * edge:
+        raise CaseError(code, f"{detail}; resample it to the reference's grid")
+    return [f"{code}: {detail}"]
+
+
+def score_officially(pair: Pair) -> dict[str, Any]:
+    """Score one case as the LiTS program reads it: file axis order, truncated to 8 bits, zooms of the reference.
+
+    Returns:
+        ``official`` (the program's figures) and ``figures`` (Dice, IoU, ... of liver and tumor).
+
+    Raises:
+        CaseError: If a file cannot be read, is not three-dimensional, or the shapes differ; NO_LIVER for a reference
+            without liver, where the program divides by zero.
+    """
+    pred, _ = _read_as_int8(pair.pred)
+    label, spacing = _read_as_int8(pair.label)
+    if pred.shape != label.shape:
+        raise CaseError("LABEL_GRID_MISMATCH", f"{pair.pred}: shape {pred.shape}, reference {label.shape}")
+    if not (label >= 1).any():
+        raise CaseError("NO_LIVER", f"{pair.label}: the reference holds no liver (labels >= 1)")
+    confusion = confusion_matrix(_plain_labels(pred), _plain_labels(label))
+    figures = {
+        region: overlap_figures(Counts.of_region(confusion, classes))
+        for region, classes in (("liver", LIVER), ("tumor", TUMOR))
+    }
+    return {"official": official_case(pred, label, spacing), "figures": figures}
+
+
+def _read_as_int8(path: Path) -> tuple[npt.NDArray[np.int8], tuple[float, float, float]]:
+    """Read as the program does: scaled values truncated towards zero, then wrapped to signed 8 bits."""
+    try:
+        image = nib.load(path)
+        values = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        raise CaseError("READ_FAILED", f"{path}: {error}") from error
+    if values.ndim != 3:
+        raise CaseError("NOT_3D", f"{path}: shape {values.shape}; a label map has three axes")
+    if not np.isfinite(values).all():
+        raise CaseError("NON_FINITE", f"{path}: voxels are nan or infinite")
+    if values.dtype.kind == "f":
+        values = values.astype(np.int64)
+    x, y, z = image.header.get_zooms()[:3]
+    return values.astype(np.int8), (float(x), float(y), float(z))
+
+
+def _plain_labels(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Labels 0, 1, 2 of a map with any values: 2 is tumor, every other value from 1 is liver."""
+    return np.where(values == 2, np.uint8(2), (values >= 1).astype(np.uint8))
