@@ -206,6 +206,7 @@ EXIT_SOME_FAILED = 3
     show_default=True,
     help="LiTS as meant, LiTS as its program computes it (faults included), or without LiTS's own figures.",
 )
+@click.option("--probabilities", type=click.Path(path_type=Path), help="Folder of probabilities: AUC, calibration.")
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
 @click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
@@ -215,6 +216,7 @@ def evaluate(
     label_dir: Path,
     output_dir: Path,
     protocol: str,
+    probabilities: Path | None,
     min_lesion_ml: float,
     workers: int | None,
     memory_gb: float | None,
@@ -229,6 +231,7 @@ def evaluate(
         output_dir,
         protocol=protocol,
         overwrite=overwrite,
+        probability_dir=probabilities,
         min_lesion_ml=min_lesion_ml,
         workers=workers,
         memory_gb=memory_gb,
@@ -242,6 +245,49 @@ def evaluate(
     click.echo(f"{metrics['n_cases']} cases scored, {metrics['n_failed']} failed; results in {output_dir}")
     if metrics["failures"]:
         sys.exit(EXIT_SOME_FAILED)
+
+
+@main.command()
+@click.argument("mask", type=click.Path(path_type=Path))
+@click.argument("scan", type=click.Path(path_type=Path), required=False)
+@click.option("--reference", type=click.Path(path_type=Path), help="Reference label map: says which lesions are real.")
+@click.option("--confidence", type=click.Path(path_type=Path), help="Tumor probabilities, three-dimensional NIfTI.")
+@click.option("--segments", type=click.Path(path_type=Path), help="Couinaud map (1 to 8).")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON; - for the screen.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
+@click.option("--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR; SCAN is a DICOM folder.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+def describe(
+    mask: Path,
+    scan: Path | None,
+    reference: Path | None,
+    confidence: Path | None,
+    segments: Path | None,
+    json_path: Path | None,
+    csv_path: Path | None,
+    sr_path: Path | None,
+    overwrite: bool,
+) -> None:
+    """Measure liver and lesions of the label map MASK; with its SCAN, their HU too."""
+    from liver_pipeline.describe import as_text, describe_files, lesions_csv
+    from liver_pipeline.evaluation import refuse_existing, write_text
+
+    to_screen = json_path == Path("-")
+    files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
+    refuse_existing(files, overwrite)
+    if sr_path is not None and scan is None:
+        raise click.UsageError("--sr needs SCAN, the folder of the DICOM series that the report refers to")
+    table = describe_files(mask, scan, reference=reference, confidence=confidence, segments=segments)
+    text = json.dumps(table, indent=1, allow_nan=False) + "\n"
+    if json_path is not None and not to_screen:
+        write_text(json_path, text)
+    if csv_path is not None:
+        write_text(csv_path, lesions_csv(table))
+    if sr_path is not None and scan is not None:
+        from liver_pipeline.structured_report import write_structured_report
+
+        write_structured_report(table, scan, sr_path, overwrite=overwrite)
+    click.echo(text.rstrip() if to_screen else as_text(table))
 
 
 # --- end of evaluate, describe ---

@@ -46,6 +46,7 @@ def evaluate_folders(
     protocol: str = "lits",
     overwrite: bool = False,
     cases: Collection[str] | None = None,
+    probability_dir: Path | str | None = None,
     min_lesion_ml: float = 0.0,
     workers: int | None = None,
     memory_gb: float | None = None,
@@ -61,6 +62,8 @@ def evaluate_folders(
             program figure for figure) or ``plain`` (everything but LiTS's own figures).
         overwrite: Replace tables that are there.
         cases: Names of the cases to score; None scores all, and then each folder must hold a file for every case.
+        probability_dir: Folder of probabilities (NIfTI of the same names: tumor, or background, liver and tumor as last
+            axis); gives AUC-ROC, Brier score and calibration error near the liver. Not for ``lits-official``.
         min_lesion_ml: Smaller lesions are left out of lesion-wise figures (not of the LiTS ones).
         workers: Processes; None takes one per core as far as ``memory_gb`` reaches.
         memory_gb: Memory that all processes may take together; None takes half of the machine's.
@@ -78,7 +81,8 @@ def evaluate_folders(
         ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
     """
     _refuse_bad_usage(Path(output_dir), protocol, overwrite)
-    pairs, failures = find_pairs(Path(pred_dir), Path(label_dir), cases)
+    probabilities = None if probability_dir is None else Path(probability_dir)
+    pairs, failures = find_pairs(Path(pred_dir), Path(label_dir), cases, probabilities)
     return _evaluate(
         pairs,
         failures,
@@ -251,7 +255,7 @@ def _cases_csv(metrics: Mapping[str, Any]) -> str:
     for case, figures in metrics["cases"].items():
         row: dict[str, Any] = {"case": case}
         blocks = {**metrics["figures"][case], "official": _scalars(figures)} if official else figures
-        for block in ("liver", "tumor", "parenchyma", "tumor_burden", "lits", "official"):
+        for block in ("liver", "tumor", "parenchyma", "tumor_burden", "probabilities", "lits", "official"):
             row |= {f"{block}_{key}": value for key, value in _scalars(blocks.get(block, {})).items()}
         if not official:
             row |= {f"n_{kind}_lesions": figures["lesions"][f"n_{kind}"] for kind in ("reference", "predicted")}

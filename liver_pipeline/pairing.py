@@ -12,11 +12,12 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Pair:
-    """One case: its name and the two files."""
+    """One case: its name, the two files, and the file of probabilities if there is one."""
 
     case: str
     pred: Path
     label: Path
+    probability: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def case_name(path: Path) -> str:
 
 
 def find_pairs(
-    pred_dir: Path, label_dir: Path, cases: Collection[str] | None = None
+    pred_dir: Path, label_dir: Path, cases: Collection[str] | None = None, probability_dir: Path | None = None
 ) -> tuple[list[Pair], dict[str, Failure]]:
     """Match predictions and references by name.
 
@@ -53,6 +54,7 @@ def find_pairs(
         pred_dir: Folder of predictions; sub-folders are part of the case's name, as are those of ``label_dir``.
         label_dir: Folder of references.
         cases: Names to keep; None keeps all.
+        probability_dir: Folder of probabilities of the same names; a case without any is scored without.
 
     Returns:
         Pairs by name, and a DUPLICATE_NAME failure for each case that two files of one folder claim.
@@ -81,7 +83,12 @@ def find_pairs(
             if len(files) > 1:
                 names = " and ".join(str(file) for file in files)
                 failures[case] = Failure("DUPLICATE_NAME", f"{names} are both case {case}; keep one")
-    pairs = [Pair(case, preds[case][0], labels[case][0]) for case in sorted(preds) if case not in failures]
+    probabilities = {} if probability_dir is None else _by_case(probability_dir)
+    pairs = [
+        Pair(case, preds[case][0], labels[case][0], next(iter(probabilities.get(case, [])), None))
+        for case in sorted(preds)
+        if case not in failures
+    ]
     return pairs, failures
 
 

@@ -69,6 +69,9 @@ def _region_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
         for key in rows[0][region]:
             if key not in NOT_SUMMED:
                 summary[f"{region}_{key}"] = _summary([row[region][key] for row in rows], emptiness)
+        known = [row.get("probabilities", {}).get(region, {}) for row in rows]
+        for key in dict.fromkeys(key for figures in known for key in figures if key != "n_voxels"):
+            summary[f"{region}_{key}"] = _summary([figures.get(key) for figures in known], emptiness)
     emptiness = _emptiness(rows, "liver")
     for key in rows[0]["tumor_burden"]:
         summary[f"tumor_burden_{key}"] = _summary([row["tumor_burden"][key] for row in rows], emptiness)
