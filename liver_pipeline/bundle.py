@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -226,7 +227,7 @@ def compose(
     configs = run_dir / "configs"
     configs.mkdir(parents=True)
     for workflow, config in merged.items():
-        _write_yaml(configs / f"{workflow}.yaml", config)
+        write_config(configs / f"{workflow}.yaml", config)
     shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", configs / f"{MULTI_GPU}.yaml")
     (configs / "metadata.json").write_text(json.dumps(metadata(merged["inference"]), indent=2) + "\n")
     for name in ("LICENSE", "docs/README.md"):
@@ -246,12 +247,15 @@ def _remove_run(run_dir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write_yaml(path: Path, config: dict[str, Any]) -> None:
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a merged config as YAML, whole or not at all."""
     plain = json.loads(json.dumps(config))  # no YAML anchors for values that layers share
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     ConfigParser.export_config_file(
-        plain, path, fmt="yaml", sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
+        plain, partial, fmt="yaml", sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
     )
-    path.write_text(GENERATED + path.read_text())
+    partial.write_text(GENERATED + partial.read_text())
+    partial.replace(path)
 
 
 def metadata(config: Mapping[str, Any]) -> dict[str, Any]:

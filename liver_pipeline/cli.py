@@ -137,6 +137,25 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
 
 
 @main.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@click.option("--min-gain", type=click.FloatRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
+def tune_postprocessing(run_dir: str, min_gain: float) -> None:
+    """Choose on the validation cases of RUN_DIR which post-processing steps help, and write them into its configs.
+
+    \b
+    Example: liver-pipeline tune-postprocessing runs/r34
+    """
+    from liver_pipeline.tune import tune_postprocessing as tune
+
+    choice = tune(run_dir, min_gain=min_gain)
+    for row in choice.table:
+        gain = f"{row['gain']:+.4f}" if row["round"] else ""
+        click.echo(f"{'*' if row['chosen'] else ' '} {row['round']} {row['step']:<48} {row['mean_dice']:.4f} {gain}")
+    table = Path(run_dir) / "tuning" / "postprocessing.csv"
+    click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
+
+
+@main.command()
 def networks() -> None:
     """List the networks, recipes, data layouts, modalities and experiments that can be named."""
     from liver_pipeline import bundle

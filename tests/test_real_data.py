@@ -23,10 +23,10 @@ COARSE = {  # a few minutes on two cores
     "network_def::channels": [8, 16, 32],
     "network_def::dropout": 0.0,
     "learning_rate": 5.0e-3,
-    "max_epochs": 160,
+    "max_epochs": 100,
     "batch_size": 1,
     "crops_per_case": 4,
-    "val_interval": 40,
+    "val_interval": 25,
     "num_workers": 0,
 }
 
