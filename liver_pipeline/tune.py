@@ -21,8 +21,8 @@ def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choi
     """Segment the validation cases without post-processing, choose the steps that help, and write them into the run.
 
     Args:
-        run_dir: A trained run. ``tuning/`` in it gets the raw masks and ``postprocessing.csv``, the table of all trials;
-            ``postprocessing`` in its inference and evaluate configs is replaced.
+        run_dir: A trained run. ``tuning/`` in it gets the raw masks and ``postprocessing.csv``, the table of all
+            trials; ``postprocessing`` in its inference and evaluate configs is replaced.
         min_gain: Least gain in mean Dice for which a step is kept.
 
     Returns:
