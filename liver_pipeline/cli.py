@@ -226,6 +226,7 @@ EXIT_SOME_FAILED = 3
     help="LiTS as meant, LiTS as its program computes it (faults included), or without LiTS's own figures.",
 )
 @click.option("--probabilities", type=click.Path(path_type=Path), help="Folder of probabilities: AUC, calibration.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the scans, for the report's pictures.")
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
 @click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
@@ -236,6 +237,7 @@ def evaluate(
     output_dir: Path,
     protocol: str,
     probabilities: Path | None,
+    images: Path | None,
     min_lesion_ml: float,
     workers: int | None,
     memory_gb: float | None,
@@ -251,6 +253,7 @@ def evaluate(
         protocol=protocol,
         overwrite=overwrite,
         probability_dir=probabilities,
+        image_dir=images,
         min_lesion_ml=min_lesion_ml,
         workers=workers,
         memory_gb=memory_gb,

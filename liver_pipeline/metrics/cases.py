@@ -10,7 +10,7 @@ import numpy as np
 
 from liver_pipeline.metrics.arrays import Box, LabelMap, Spacing, check_pair, check_spacing, joint_box
 from liver_pipeline.metrics.lesions import Detection, Group, Lesions, detect, find_lesions, match_lesions
-from liver_pipeline.metrics.lits import group_figures, grouped_case, tumor_burden
+from liver_pipeline.metrics.lits import OBJECT_KEYS, group_figures, grouped_case, tumor_burden
 from liver_pipeline.metrics.overlap import LIVER, PARENCHYMA, TUMOR, Counts, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.shapes import SIZE_CLASSES, LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_distances, surface_figures
@@ -231,5 +231,5 @@ def _lits(
         "liver": {key: liver[name] for key, name in keys.items()},
         "lesion_dice_per_case": 1.0 if tumor["dice"] is None else tumor["dice"],
         "tumor_burden_diff": None if burden["error"] is None else -burden["error"],  # reference minus prediction
-        "detected_lesions": {key: [row[key] for row in detected] for key in (detected[0] if detected else {})},
+        "detected_lesions": {key: [row[key] for row in detected] for key in OBJECT_KEYS} if detected else {},
     }

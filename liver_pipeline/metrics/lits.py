@@ -64,13 +64,26 @@ def official_case(pred: npt.NDArray[np.int8], label: npt.NDArray[np.int8], spaci
         ValueError: If the shapes differ or the reference holds no liver (the program divides by zero there).
     """
     lesions = tumor_lesions(pred, label)
+    counts, detected = _official_detection(lesions, spacing)
+    return _case(pred, label, spacing, lesions, counts, detected)
+
+
+def official_lesions(
+    pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.integer[Any]], spacing: Spacing
+) -> dict[str, Any]:
+    """Only ``counts`` and ``detected_lesions`` of :func:`official_case`: what its faults change."""
+    counts, detected = _official_detection(tumor_lesions(pred, label), spacing)
+    return {"counts": counts, "detected_lesions": _by_figure(detected)}
+
+
+def _official_detection(lesions: Lesions, spacing: Spacing) -> tuple[dict[str, dict[str, int]], list[dict[str, float]]]:
+    """Counts at both thresholds, and the figures of detected lesions, as the program gives them."""
     matching = _official_matching(lesions)
     survivors = {name: _official_test(lesions, matching, threshold) for name, threshold in THRESHOLDS.items()}
     detected: list[dict[str, float]] = []
     if survivors[HALF].n_detected > 0:  # a sum spoilt by a failed merge drops the case's detected lesions too
         detected = _official_pairs(lesions, matching, survivors[HALF].values, spacing)
-    counts = {name: _counts(result.n_detected, lesions) for name, result in survivors.items()}
-    return _case(pred, label, spacing, lesions, counts, detected)
+    return {name: _counts(result.n_detected, lesions) for name, result in survivors.items()}, detected
 
 
 def grouped_case(
@@ -196,7 +209,7 @@ def _case(
     liver, liver_voxels = _liver(pred, label, spacing, has_liver, liver_distances)
     return {
         "counts": counts,
-        "detected_lesions": {key: [row[key] for row in detected] for key in OBJECT_KEYS} if detected else {},
+        "detected_lesions": _by_figure(detected),
         "lesion_dice_per_case": 2 * common / (pred_tumor + label_tumor) if pred_tumor + label_tumor else 1.0,
         "lesion_voxels": {"intersection": common, "sum": pred_tumor + label_tumor},
         "liver": liver,
@@ -338,6 +351,11 @@ def _around(one: Box, other: Box) -> Box:
     """Smallest box that holds two boxes."""
     x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
     return x, y, z
+
+
+def _by_figure(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Lists by figure; no keys at all without rows, as in the program's tables."""
+    return {key: [row[key] for row in rows] for key in OBJECT_KEYS} if rows else {}
 
 
 def _counts(tp: int, lesions: Lesions) -> dict[str, int]:
