@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def root_cause(error: BaseException) -> BaseException:
 @click.version_option(package_name="liver-pipeline")
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
+    warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
 
 
 def _layers(**named: str | None) -> dict[str, str]:
