@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--noise", type=int, default=20000, help="stray voxels, which make the bounding box the volume")
     options = parser.parse_args()
     print(
-        f"512x512x{options.slices}, {options.noise} stray voxels\n\n| step | s | GB on top |\n| --- | --- | --- |",
+        f"512x512x{options.slices}, {options.noise} stray voxels\n\n| step | s | GB on top |\n| --- | --- | --- | --- |",
         flush=True,
     )
     context = multiprocessing.get_context("spawn")  # a fresh process: peak memory of one step only
