@@ -134,8 +134,7 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
 
     values = bundle.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     paths = {"dataset_dir": scans, "output_dir": masks}
-    summary = bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))[-1]
-    sys.exit(summary.exit_code)
+    bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))
 
 
 @main.command()
