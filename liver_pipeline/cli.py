@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ class OneLineErrors(click.Group):
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise  # click's own, RuntimeErrors by descent
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
                 raise
@@ -42,6 +45,7 @@ def root_cause(error: BaseException) -> BaseException:
 @click.version_option(package_name="liver-pipeline")
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
+    warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
 
 
 def _layers(**named: str | None) -> dict[str, str]:
@@ -135,6 +139,25 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
 
 
 @main.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@click.option("--min-gain", type=click.FloatRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
+def tune_postprocessing(run_dir: str, min_gain: float) -> None:
+    """Choose on the validation cases of RUN_DIR which post-processing steps help, and write them into its configs.
+
+    \b
+    Example: liver-pipeline tune-postprocessing runs/r34
+    """
+    from liver_pipeline.tune import tune_postprocessing as tune
+
+    choice = tune(run_dir, min_gain=min_gain)
+    for row in choice.table:
+        gain = f"{row['gain']:+.4f}" if row["round"] else ""
+        click.echo(f"{'*' if row['chosen'] else ' '} {row['round']} {row['step']:<48} {row['mean_dice']:.4f} {gain}")
+    table = Path(run_dir) / "tuning" / "postprocessing.csv"
+    click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
+
+
+@main.command()
 def networks() -> None:
     """List the networks, recipes, data layouts, modalities and experiments that can be named."""
     from liver_pipeline import bundle
@@ -204,6 +227,8 @@ EXIT_SOME_FAILED = 3
     show_default=True,
     help="LiTS as meant, LiTS as its program computes it (faults included), or without LiTS's own figures.",
 )
+@click.option("--probabilities", type=click.Path(path_type=Path), help="Folder of probabilities: AUC, calibration.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the scans, for the report's pictures.")
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
 @click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
@@ -213,6 +238,8 @@ def evaluate(
     label_dir: Path,
     output_dir: Path,
     protocol: str,
+    probabilities: Path | None,
+    images: Path | None,
     min_lesion_ml: float,
     workers: int | None,
     memory_gb: float | None,
@@ -227,6 +254,8 @@ def evaluate(
         output_dir,
         protocol=protocol,
         overwrite=overwrite,
+        probability_dir=probabilities,
+        image_dir=images,
         min_lesion_ml=min_lesion_ml,
         workers=workers,
         memory_gb=memory_gb,
@@ -240,6 +269,49 @@ def evaluate(
     click.echo(f"{metrics['n_cases']} cases scored, {metrics['n_failed']} failed; results in {output_dir}")
     if metrics["failures"]:
         sys.exit(EXIT_SOME_FAILED)
+
+
+@main.command()
+@click.argument("mask", type=click.Path(path_type=Path))
+@click.argument("scan", type=click.Path(path_type=Path), required=False)
+@click.option("--reference", type=click.Path(path_type=Path), help="Reference label map: says which lesions are real.")
+@click.option("--confidence", type=click.Path(path_type=Path), help="Tumor probabilities, three-dimensional NIfTI.")
+@click.option("--segments", type=click.Path(path_type=Path), help="Couinaud map (1 to 8).")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON; - for the screen.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
+@click.option("--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR; SCAN is a DICOM folder.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+def describe(
+    mask: Path,
+    scan: Path | None,
+    reference: Path | None,
+    confidence: Path | None,
+    segments: Path | None,
+    json_path: Path | None,
+    csv_path: Path | None,
+    sr_path: Path | None,
+    overwrite: bool,
+) -> None:
+    """Measure liver and lesions of the label map MASK; with its SCAN, their HU too."""
+    from liver_pipeline.describe import as_text, describe_files, lesions_csv
+    from liver_pipeline.evaluation import refuse_existing, write_text
+
+    to_screen = json_path == Path("-")
+    files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
+    refuse_existing(files, overwrite)
+    if sr_path is not None and scan is None:
+        raise click.UsageError("--sr needs SCAN, the folder of the DICOM series that the report refers to")
+    table = describe_files(mask, scan, reference=reference, confidence=confidence, segments=segments)
+    text = json.dumps(table, indent=1, allow_nan=False) + "\n"
+    if json_path is not None and not to_screen:
+        write_text(json_path, text)
+    if csv_path is not None:
+        write_text(csv_path, lesions_csv(table))
+    if sr_path is not None and scan is not None:
+        from liver_pipeline.structured_report import write_structured_report
+
+        write_structured_report(table, scan, sr_path, overwrite=overwrite)
+    click.echo(text.rstrip() if to_screen else as_text(table))
 
 
 # --- end of evaluate, describe ---

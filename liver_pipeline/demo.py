@@ -9,6 +9,8 @@ import click
 from liver_pipeline.bundle import run_workflow, train
 from liver_pipeline.evaluation import evaluate_folders
 from liver_pipeline.phantoms import save_phantom
+from liver_pipeline.pictures import case_pictures
+from liver_pipeline.scans import read_label_map, read_scan
 
 UNSEEN = (100, 101, 102)  # numbers, and seeds, of phantoms that the network has not seen
 
@@ -39,4 +41,6 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     for name, value in metrics["global"].items():
         if name in ("liver_dice", "tumor_dice", "lesion_dice_per_case"):
             click.echo(f"     {name} {value:.3f} (phantoms; says that the code works, nothing about patients)")
-    click.echo(f"done: report {evaluation / 'report.html'}, tables {evaluation}, log {run_dir / 'log.csv'}, masks {masks}")
+    click.echo(
+        f"done: report {evaluation / 'report.html'}, tables {evaluation}, log {run_dir / 'log.csv'}, masks {masks}"
+    )

@@ -26,12 +26,14 @@ from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import summarize_cases
 from liver_pipeline.pairing import Failure, Pair, find_pairs
+from liver_pipeline.report import report_page
 from liver_pipeline.scoring import score_pair
 
 PROTOCOLS = ("lits", "lits-official", "plain")
 BYTES_PER_VOXEL = 16  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
 SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
+OUTPUTS = ("metrics.json", "cases.csv", "lesions.csv", "report.html")
 LESION_COLUMNS = (
     "case", "kind", "id", "status", "volume_ml", "voxels", "diameter_mm", "perpendicular_mm", "size_class", "slice",
     "centroid_ras_mm", "centroid_lps_mm", "group_iou", "matched_ids", "overlap_voxels",
@@ -46,12 +48,15 @@ def evaluate_folders(
     protocol: str = "lits",
     overwrite: bool = False,
     cases: Collection[str] | None = None,
+    probability_dir: Path | str | None = None,
+    image_dir: Path | str | None = None,
     min_lesion_ml: float = 0.0,
+    report: bool = True,
     workers: int | None = None,
     memory_gb: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Score every prediction and write ``metrics.json``, ``cases.csv`` and ``lesions.csv``.
+    """Score every prediction and write ``metrics.json``, ``cases.csv``, ``lesions.csv`` and ``report.html``.
 
     Args:
         pred_dir: Folder of predicted label maps (NIfTI), searched with its sub-folders.
@@ -61,35 +66,96 @@ def evaluate_folders(
             program figure for figure) or ``plain`` (everything but LiTS's own figures).
         overwrite: Replace tables that are there.
         cases: Names of the cases to score; None scores all, and then each folder must hold a file for every case.
+        probability_dir: Folder of probabilities (NIfTI of the same names: tumor, or background, liver and tumor as last
+            axis); gives AUC-ROC, Brier score and calibration error near the liver. Not for ``lits-official``.
+        image_dir: Folder of the scans, of the same names, as background of the report's pictures.
         min_lesion_ml: Smaller lesions are left out of lesion-wise figures (not of the LiTS ones).
+        report: Also write ``report.html``.
         workers: Processes; None takes one per core as far as ``memory_gb`` reaches.
         memory_gb: Memory that all processes may take together; None takes half of the machine's.
         progress: Show a progress bar on a terminal.
 
     Returns:
         What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
-        to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement`` and
-        ``tumor_free``. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that an
-        empty mask leaves undefined are None.
+        to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement``
+        and ``tumor_free``. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that
+        an empty mask leaves undefined are None.
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
         FileExistsError: If a table is there and ``overwrite`` is false.
         ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
     """
+    options: dict[str, Any] = {"protocol": protocol, "min_lesion_ml": min_lesion_ml, "report": report}
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report)
+    pairs, failures = find_pairs(
+        Path(pred_dir),
+        Path(label_dir),
+        cases,
+        probability_dir=None if probability_dir is None else Path(probability_dir),
+        image_dir=None if image_dir is None else Path(image_dir),
+    )
+    return _evaluate(
+        pairs, failures, Path(output_dir), workers=workers, memory_gb=memory_gb, progress=progress, **options
+    )
+
+
+def evaluate_cases(
+    cases: Iterable[Mapping[str, str]],
+    pred_dir: Path | str,
+    output_dir: Path | str,
+    *,
+    protocol: str = "lits",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Score the predictions ``<case>.nii.gz`` of a data set's cases; see :func:`evaluate_folders`.
+
+    Args:
+        cases: Each with keys ``case``, ``label`` (path of the reference) and ``image`` (path of the scan).
+        pred_dir: Folder of the predictions; one that is missing is a failure NO_PREDICTION of its case.
+        output_dir: As for :func:`evaluate_folders`.
+        protocol: As for :func:`evaluate_folders`.
+        overwrite: As for :func:`evaluate_folders`.
+    """
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite)
+    pairs, failures = [], {}
+    for case in cases:
+        pred = Path(pred_dir) / f"{case['case']}.nii.gz"
+        if pred.is_file():
+            pairs.append(Pair(case["case"], pred, Path(case["label"]), image=Path(case["image"])))
+        else:
+            failures[case["case"]] = Failure("NO_PREDICTION", f"{pred} does not exist; the case was not segmented")
+    return _evaluate(pairs, failures, Path(output_dir), protocol=protocol)
+
+
+def _refuse_bad_usage(output: Path, protocol: str, overwrite: bool, *, report: bool = True) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    output = Path(output_dir)
-    refuse_existing([output / name for name in ("metrics.json", "cases.csv", "lesions.csv")], overwrite)
-    pairs, failures = find_pairs(Path(pred_dir), Path(label_dir), cases)
-    score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml)
+    refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
+
+
+def _evaluate(
+    pairs: Sequence[Pair],
+    failures: dict[str, Failure],
+    output: Path,
+    *,
+    protocol: str,
+    min_lesion_ml: float = 0.0,
+    report: bool = True,
+    workers: int | None = None,
+    memory_gb: float | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score pairs and write the tables and the report."""
+    score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml, pictures=report)
     results: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(pairs), unit="case", disable=None if progress else True) as bar:
         for case, outcome in _run(pairs, score, workers, memory_gb):
             if isinstance(outcome, Failure):
                 failures[case] = outcome
-                bar.write(f"{case}: {outcome.code}: {outcome.detail}") if not bar.disable else None
             else:
+                pictures[case] = outcome.pop("pictures", {"case": None, "lesions": []})
                 results[case] = outcome
             bar.update()
     metrics = _collect(protocol, dict(sorted(results.items())), dict(sorted(failures.items())), min_lesion_ml)
@@ -97,6 +163,8 @@ def evaluate_folders(
     write_text(output / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     write_text(output / "cases.csv", _cases_csv(metrics))
     write_text(output / "lesions.csv", _lesions_csv(metrics))
+    if report:
+        write_text(output / "report.html", report_page(metrics, pictures))
     return metrics
 
 
@@ -196,7 +264,7 @@ def _cases_csv(metrics: Mapping[str, Any]) -> str:
     for case, figures in metrics["cases"].items():
         row: dict[str, Any] = {"case": case}
         blocks = {**metrics["figures"][case], "official": _scalars(figures)} if official else figures
-        for block in ("liver", "tumor", "parenchyma", "tumor_burden", "lits", "official"):
+        for block in ("liver", "tumor", "parenchyma", "tumor_burden", "probabilities", "lits", "official"):
             row |= {f"{block}_{key}": value for key, value in _scalars(blocks.get(block, {})).items()}
         if not official:
             row |= {f"n_{kind}_lesions": figures["lesions"][f"n_{kind}"] for kind in ("reference", "predicted")}

@@ -65,6 +65,7 @@ class OpenVinoNetwork:
     Attributes:
         digest: Hash of weights, layers, shape and versions: the name of the converted network.
         cached: Whether it came from ``cache_dir``.
+        precision: "f32" also where bf16 was asked for and the processor has none.
 
     Raises:
         ConversionError: If it does not convert, or gives other labels than PyTorch.
@@ -82,7 +83,9 @@ class OpenVinoNetwork:
         self._compiled = self._compile(model, "f32")
         self._check(network)
         self.exact = self._compiled  # what labels of bf16 are compared with
-        if precision == "bf16":
+        self.precision = "f32"
+        if precision == "bf16" and self._has_bf16():
+            self.precision = "bf16"
             self._compiled = self._compile(model, "bf16")
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
@@ -133,6 +136,10 @@ class OpenVinoNetwork:
             return self.openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise ConversionError(f"OpenVINO cannot compile it in {precision}: {_first_line(error)}") from error
+
+    def _has_bf16(self) -> bool:
+        """Whether the processor computes in bf16; where it does not, OpenVINO imitates it and is slower than in f32."""
+        return "BF16" in self.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     def _check(self, network: nn.Module) -> None:
         """Compare the labels of one batch of noise with PyTorch's."""

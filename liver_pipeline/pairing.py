@@ -12,11 +12,13 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Pair:
-    """One case: its name and the two files."""
+    """One case: its name, the two files, and the files of probabilities and of the scan if they are there."""
 
     case: str
     pred: Path
     label: Path
+    probability: Path | None = None
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ def case_name(path: Path) -> str:
 
 
 def find_pairs(
-    pred_dir: Path, label_dir: Path, cases: Collection[str] | None = None
+    pred_dir: Path,
+    label_dir: Path,
+    cases: Collection[str] | None = None,
+    *,
+    probability_dir: Path | None = None,
+    image_dir: Path | None = None,
 ) -> tuple[list[Pair], dict[str, Failure]]:
     """Match predictions and references by name.
 
@@ -53,6 +60,8 @@ def find_pairs(
         pred_dir: Folder of predictions; sub-folders are part of the case's name, as are those of ``label_dir``.
         label_dir: Folder of references.
         cases: Names to keep; None keeps all.
+        probability_dir: Folder of probabilities of the same names; a case without any is scored without.
+        image_dir: Folder of scans of the same names, for pictures; likewise.
 
     Returns:
         Pairs by name, and a DUPLICATE_NAME failure for each case that two files of one folder claim.
@@ -81,8 +90,18 @@ def find_pairs(
             if len(files) > 1:
                 names = " and ".join(str(file) for file in files)
                 failures[case] = Failure("DUPLICATE_NAME", f"{names} are both case {case}; keep one")
-    pairs = [Pair(case, preds[case][0], labels[case][0]) for case in sorted(preds) if case not in failures]
+    probabilities = {} if probability_dir is None else _by_case(probability_dir)
+    images = {} if image_dir is None else _by_case(image_dir, volumes=True)
+    pairs = [
+        Pair(case, preds[case][0], labels[case][0], _first(probabilities.get(case)), _first(images.get(case)))
+        for case in sorted(preds)
+        if case not in failures
+    ]
     return pairs, failures
+
+
+def _first(paths: Sequence[Path] | None) -> Path | None:
+    return paths[0] if paths else None
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:
@@ -90,8 +109,11 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def _by_case(folder: Path) -> dict[str, list[Path]]:
-    """Label maps below a folder by case name; the folder inside it is part of the name."""
+def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
+    """Files below a folder by case name; the folder inside it is part of the name.
+
+    Of a LiTS volume and segmentation side by side the segmentation counts, or with ``volumes`` the volume.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps (.nii or .nii.gz)")
     files = [
@@ -106,11 +128,11 @@ def _by_case(folder: Path) -> dict[str, list[Path]]:
         inside = path.parent.relative_to(folder).as_posix()
         name = case_name(path)
         by_case.setdefault(name if inside == "." else f"{inside}/{name}", []).append(path)
-    return {case: _without_volumes(paths) for case, paths in by_case.items()}
+    return {case: _of_one_kind(paths, "volume-" if volumes else "segmentation-") for case, paths in by_case.items()}
 
 
-def _without_volumes(paths: list[Path]) -> list[Path]:
-    """Leave out a LiTS volume that lies beside its segmentation."""
-    segmentations = [path for path in paths if "segmentation-" in path.name]
-    volumes = [path for path in paths if "volume-" in path.name]
-    return segmentations if segmentations and volumes else paths
+def _of_one_kind(paths: list[Path], kind: str) -> list[Path]:
+    """Where LiTS volumes lie beside their segmentations, only the files whose name holds ``kind``."""
+    chosen = [path for path in paths if kind in path.name]
+    both = all(any(name in path.name for path in paths) for name in ("volume-", "segmentation-"))
+    return chosen if both else paths

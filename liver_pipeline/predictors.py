@@ -101,7 +101,9 @@ class Predictor:
         if reason and self.engine.backend == "openvino":
             raise ConversionError(f"{reason}; take backend: torch, or auto to fall back by itself")
         self.record.backend = "openvino" if self.converted else "torch"
-        self.record.precision = self.engine.precision if self.converted else (self.engine.amp or "f32")
+        self.record.precision = self.converted[0].precision if self.converted else (self.engine.amp or "f32")
+        if self.converted and self.record.precision != self.engine.precision:
+            reason = f"{self.engine.precision} asked for: this processor has none, f32 is faster"
         self.record.reason = reason
 
     def _why_torch(self) -> str:

@@ -11,11 +11,14 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 
 from liver_pipeline.intake import GRID_CLOSE, GRID_SAME, IntakeError, corner_shift_mm, spacing_of
+from liver_pipeline.metrics.arrays import bounding_box
 from liver_pipeline.metrics.cases import case_figures
-from liver_pipeline.metrics.lits import official_case
+from liver_pipeline.metrics.lits import official_case, official_lesions
 from liver_pipeline.metrics.overlap import LIVER, TUMOR, Counts, confusion_matrix, overlap_figures
+from liver_pipeline.metrics.probabilities import grown, probability_figures
 from liver_pipeline.pairing import Failure, Pair
-from liver_pipeline.scans import Scan, read_label_map
+from liver_pipeline.pictures import case_pictures
+from liver_pipeline.scans import Scan, read_label_map, read_scan
 
 ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
 
@@ -28,12 +31,19 @@ class CaseError(ValueError):
         super().__init__(f"{code}: {detail}")
 
 
-def score_pair(pair: Pair, *, protocol: str, min_lesion_ml: float = 0.0, threads: int = 1) -> dict[str, Any] | Failure:
-    """Read and score one case; whatever is wrong with it comes back as a failure."""
+def score_pair(
+    pair: Pair, *, protocol: str, min_lesion_ml: float = 0.0, pictures: bool = False, threads: int = 1
+) -> dict[str, Any] | Failure:
+    """Read and score one case; whatever is wrong with it comes back as a failure.
+
+    Returns:
+        Figures (see :func:`score_as_meant`, :func:`score_officially`), with ``pictures`` also PNG bytes under that key.
+    """
     try:
         if protocol == "lits-official":
             return score_officially(pair)
-        return score_as_meant(pair, lits=protocol == "lits", min_lesion_ml=min_lesion_ml, threads=threads)
+        lits = protocol == "lits"
+        return score_as_meant(pair, lits=lits, min_lesion_ml=min_lesion_ml, pictures=pictures, threads=threads)
     except (IntakeError, CaseError) as error:
         return Failure(error.code, " ".join(str(error).split()))
     except MemoryError:
@@ -42,10 +52,13 @@ def score_pair(pair: Pair, *, protocol: str, min_lesion_ml: float = 0.0, threads
         return Failure("SCORING_FAILED", f"{pair.pred}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def score_as_meant(pair: Pair, *, lits: bool, min_lesion_ml: float, threads: int = 1) -> dict[str, Any]:
+def score_as_meant(
+    pair: Pair, *, lits: bool, min_lesion_ml: float = 0.0, pictures: bool = False, threads: int = 1
+) -> dict[str, Any]:
     """Score one case of the protocols ``lits`` and ``plain``.
 
-    Both maps are turned to the axes nearest to right, anterior, superior, so that neither axis order nor flips change a
+    With ``lits`` the lesion counts of the challenge's program stand beside ours (``lits_official``). Both maps are
+    turned to the axes nearest to right, anterior, superior, so that neither axis order nor flips change a
     figure. Spacing is that of the reference's affine.
 
     Raises:
@@ -64,11 +77,62 @@ def score_as_meant(pair: Pair, *, lits: bool, min_lesion_ml: float, threads: int
     figures = case_figures(
         turned_pred, turned_label, spacing_of(affine), lits=lits, min_lesion_ml=min_lesion_ml, threads=threads
     )
+    if pair.probability is not None:
+        figures["probabilities"] = _probability_figures(pair.probability, label)
     for lesion in figures["lesion_list"]:
         ras = affine[:3, :3] @ lesion["centroid_index"] + affine[:3, 3]
         lesion["centroid_ras_mm"] = [float(value) for value in ras]
         lesion["centroid_lps_mm"] = [-float(ras[0]), -float(ras[1]), float(ras[2])]
-    return {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
+    result = {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
+    if lits:
+        zooms = [float(size) for size in label.header.get_zooms()[:3]]
+        result["lits_official"] = official_lesions(pred.array, label.array, zooms)
+    if pictures:
+        scan = None if pair.image is None else _on_grid_of(label, pair.image)
+        result["pictures"] = case_pictures(turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan)
+    return result
+
+
+def _probability_figures(path: Path, label: Scan) -> dict[str, Any]:
+    """AUC, Brier score and ECE inside the reference liver and 10 mm around it, from a file of probabilities.
+
+    Three axes hold the probability of tumor; four hold background, liver and tumor, last. Liver is liver or tumor.
+
+    Raises:
+        CaseError: PROBABILITY_GRID if the shape is not the reference's, PROBABILITY_RANGE if a value is outside [0, 1].
+    """
+    image = nib.load(path)
+    if image.shape not in (label.array.shape, (*label.array.shape, 3)):
+        raise CaseError(
+            "PROBABILITY_GRID",
+            f"{path}: shape {image.shape}; expected {label.array.shape} or it and 3 (background, liver, tumor)",
+        )
+    near_liver = grown(label.array >= 1, label.spacing)
+    box = bounding_box(near_liver)
+    assert box is not None
+    truth, region = label.array[box], near_liver[box]
+    figures = {}
+    for name, real, channels in (("liver", truth >= 1, (1, 2)), ("tumor", truth == 2, (2,))):
+        if image.ndim == 3 and name == "liver":
+            continue
+        layers = [image.dataobj[box] if image.ndim == 3 else image.dataobj[(*box, channel)] for channel in channels]
+        probability = np.asarray(np.sum(layers, axis=0, dtype=np.float32))
+        if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1 + 1e-4):
+            low, high = float(probability.min()), float(probability.max())
+            raise CaseError("PROBABILITY_RANGE", f"{path}: values {low:g} to {high:g}; expected 0 to 1")
+        figures[name] = probability_figures(probability, real, region)
+    return figures
+
+
+def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:
+    """The CT behind the pictures along RAS axes; None if it cannot be read or lies on another grid."""
+    try:
+        scan = read_scan(path, modality="mr", accept=ACCEPTED)
+    except IntakeError:
+        return None
+    if scan.array.shape != label.array.shape:
+        return None
+    return to_ras(scan, like=label)[0], scan.slope, scan.intercept
 
 
 def to_ras(scan: Scan, *, like: Scan | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:

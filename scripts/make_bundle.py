@@ -7,15 +7,17 @@ from pathlib import Path
 
 from liver_pipeline.bundle import compose
 
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
-def main(bundle: Path = Path(__file__).resolve().parents[1] / "bundle") -> None:
+
+def main() -> None:
     """Compose the default layers and copy the configs into ``bundle``."""
     with tempfile.TemporaryDirectory() as scratch:
         run_dir = compose(Path(scratch) / "run", {})
-        (bundle / "configs").mkdir(parents=True, exist_ok=True)
+        (BUNDLE / "configs").mkdir(parents=True, exist_ok=True)
         for path in sorted((run_dir / "configs").iterdir()):
-            (bundle / "configs" / path.name).write_bytes(path.read_bytes())
-            print(bundle.name + "/configs/" + path.name)
+            (BUNDLE / "configs" / path.name).write_bytes(path.read_bytes())
+            print(BUNDLE.name + "/configs/" + path.name)
 
 
 if __name__ == "__main__":

@@ -179,9 +179,7 @@ def test_the_released_bundle_is_what_the_layers_make_today(tmp_path: Path) -> No
     run = bundle.compose(tmp_path / "run", {})
     for path in sorted((run / "configs").glob("*.yaml")):
         assert path.read_text() == (REPO / "bundle/configs" / path.name).read_text(), "run `make bundle`"
-    ours, released = (
-        json.loads((root / "configs/metadata.json").read_text()) for root in (run, REPO / "bundle")
-    )
+    ours, released = (json.loads((root / "configs/metadata.json").read_text()) for root in (run, REPO / "bundle"))
     versions = ("monai_version", "pytorch_version", "numpy_version", "required_packages_version")
     assert {k: v for k, v in ours.items() if k not in versions} == {
         k: v for k, v in released.items() if k not in versions
@@ -238,9 +236,7 @@ def train_by_stock_monai(run: Path, name: str, phantoms: Path) -> None:
     """Swap the network as any MONAI user would: one more YAML file on the command line of ``monai.bundle run``."""
     configs = [str(REPO / "bundle/configs/train.yaml"), str(bundle.layer_file("network", name))]
     overrides = {**TINY, **SMALL[name], "dataset_dir": str(phantoms)}
-    monai.bundle.run(
-        config_file=configs, bundle_root=str(run), logging_file=False, meta_file=None, **overrides
-    )
+    monai.bundle.run(config_file=configs, bundle_root=str(run), logging_file=False, meta_file=None, **overrides)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from liver_pipeline.networks import DeepSupervised, Slicewise, UNet3d, encoder_network
+from liver_pipeline.networks import DeepSupervised, Slicewise, UNet3d, encoder_network, place
 
 
 class MeanAndChannels(nn.Module):
@@ -98,3 +98,14 @@ def test_without_a_connection_the_error_says_what_to_do(monkeypatch: pytest.Monk
 def test_an_unknown_encoder_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="resnet35"):
         encoder_network("unet", "resnet35", in_channels=1, classes=2)
+
+
+@pytest.mark.parametrize("network", [UNet3d(1, 3, (4, 8)), Slicewise(nn.Conv2d(1, 3, 3, padding=1))])
+def test_placing_a_network_changes_the_order_of_its_weights_and_not_its_output(network: nn.Module) -> None:
+    image = torch.rand(1, 1, 8, 8, 8)
+    before = network.eval()(image)
+    placed = place(network, "cpu")
+    torch.testing.assert_close(placed(image), before)
+    first = next(p for p in placed.parameters() if p.dim() > 3)
+    order = torch.channels_last_3d if first.dim() == 5 else torch.channels_last
+    assert first.is_contiguous(memory_format=order)

@@ -10,10 +10,10 @@ import numpy as np
 
 from liver_pipeline.metrics.arrays import Box, LabelMap, Spacing, check_pair, check_spacing, joint_box
 from liver_pipeline.metrics.lesions import Detection, Group, Lesions, detect, find_lesions, match_lesions
-from liver_pipeline.metrics.lits import group_figures, grouped_case, tumor_burden
+from liver_pipeline.metrics.lits import OBJECT_KEYS, group_figures, grouped_case, tumor_burden
 from liver_pipeline.metrics.overlap import LIVER, PARENCHYMA, TUMOR, Counts, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.shapes import SIZE_CLASSES, LesionShape, lesion_shapes
-from liver_pipeline.metrics.surfaces import lits_distances, surface_figures
+from liver_pipeline.metrics.surfaces import border_distances, surface_figures
 
 REGIONS = {"liver": LIVER, "tumor": TUMOR, "parenchyma": PARENCHYMA}
 IOU_THRESHOLDS = (0.0, 0.1, 0.25, 0.5)
@@ -70,10 +70,11 @@ def case_figures(
     tumors = pred[tumor_box] == 2, label[tumor_box] == 2
     figures: dict[str, Any] = {"spacing": list(spacing), "confusion": confusion.tolist()}
     blocks = {name: _region(Counts.of_region(confusion, classes), voxel_ml) for name, classes in REGIONS.items()}
-    liver_distances = None
+    livers = pred >= 1, label >= 1
+    liver_borders = None
     if blocks["liver"]["empty"] is None:
-        liver_distances = lits_distances(pred >= 1, label >= 1, spacing, threads=threads)
-    blocks["liver"] |= surface_figures(pred >= 1, label >= 1, spacing, threads=threads, lits=liver_distances)
+        liver_borders = border_distances(*livers, spacing, threads=threads)
+    blocks["liver"] |= surface_figures(*livers, spacing, threads=threads, borders=liver_borders)
     blocks["tumor"] |= surface_figures(*tumors, spacing, threads=threads)
     figures |= blocks
     figures["tumor_burden"] = burden_figures(tumor_burden(pred), tumor_burden(label))
@@ -86,7 +87,13 @@ def case_figures(
     figures["lesion_list"] += lesion_rows("predicted", shapes[0], lesions, groups, offset, slice_axis)
     if lits:
         figures["lits"] = _lits(blocks, figures["tumor_burden"], lesions, groups, spacing)
-        figures["lits_groups"] = grouped_case(pred, label, spacing, liver_distances=liver_distances)
+        figures["lits_groups"] = grouped_case(
+            pred,
+            label,
+            spacing,
+            lesions=None if min_lesion_ml else lesions,
+            liver_distances=None if liver_borders is None else liver_borders[0],
+        )
     return figures
 
 
@@ -224,5 +231,5 @@ def _lits(
         "liver": {key: liver[name] for key, name in keys.items()},
         "lesion_dice_per_case": 1.0 if tumor["dice"] is None else tumor["dice"],
         "tumor_burden_diff": None if burden["error"] is None else -burden["error"],  # reference minus prediction
-        "detected_lesions": {key: [row[key] for row in detected] for key in (detected[0] if detected else {})},
+        "detected_lesions": {key: [row[key] for row in detected] for key in OBJECT_KEYS} if detected else {},
     }

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from liver_pipeline.metrics.arrays import IntArray, Mask, as_mask, check_pair
+from liver_pipeline.metrics.arrays import IntArray, Mask, as_mask, bounding_box, check_pair
 
 ComponentMap = npt.NDArray[np.int32]
 
@@ -74,7 +74,12 @@ def components(mask: Mask, *, min_voxels: int = 1) -> tuple[ComponentMap, int]:
     Components of fewer than ``min_voxels`` become background.
     """
     component_map = np.zeros(mask.shape, dtype=np.int32)
-    count = int(ndimage.label(as_mask(mask), output=component_map))
+    box = bounding_box(mask)
+    if box is None:
+        return component_map, 0
+    inside = np.zeros_like(component_map[box])
+    count = int(ndimage.label(as_mask(mask[box]), output=inside))
+    component_map[box] = inside
     if min_voxels <= 1:
         return component_map, count
     large = np.append(False, _sizes(component_map, count) >= min_voxels)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from liver_pipeline.metrics.arrays import Box, IntArray, Mask, Spacing, check_pair, joint_box
-from liver_pipeline.metrics.lesions import Group, Lesions, find_lesions, match_lesions, passes
+from liver_pipeline.metrics.lesions import ComponentMap, Group, Lesions, find_lesions, match_lesions, passes
 from liver_pipeline.metrics.surfaces import SurfaceDistances, lits_distances
 
 LARGE = 9001  # what the program gives for a liver that was not predicted
@@ -64,13 +64,26 @@ def official_case(pred: npt.NDArray[np.int8], label: npt.NDArray[np.int8], spaci
         ValueError: If the shapes differ or the reference holds no liver (the program divides by zero there).
     """
     lesions = tumor_lesions(pred, label)
+    counts, detected = _official_detection(lesions, spacing)
+    return _case(pred, label, spacing, lesions, counts, detected)
+
+
+def official_lesions(
+    pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.integer[Any]], spacing: Spacing
+) -> dict[str, Any]:
+    """Only ``counts`` and ``detected_lesions`` of :func:`official_case`: what its faults change."""
+    counts, detected = _official_detection(tumor_lesions(pred, label), spacing)
+    return {"counts": counts, "detected_lesions": _by_figure(detected)}
+
+
+def _official_detection(lesions: Lesions, spacing: Spacing) -> tuple[dict[str, dict[str, int]], list[dict[str, float]]]:
+    """Counts at both thresholds, and the figures of detected lesions, as the program gives them."""
     matching = _official_matching(lesions)
     survivors = {name: _official_test(lesions, matching, threshold) for name, threshold in THRESHOLDS.items()}
     detected: list[dict[str, float]] = []
     if survivors[HALF].n_detected > 0:  # a sum spoilt by a failed merge drops the case's detected lesions too
         detected = _official_pairs(lesions, matching, survivors[HALF].values, spacing)
-    counts = {name: _counts(result.n_detected, lesions) for name, result in survivors.items()}
-    return _case(pred, label, spacing, lesions, counts, detected)
+    return {name: _counts(result.n_detected, lesions) for name, result in survivors.items()}, detected
 
 
 def grouped_case(
@@ -109,7 +122,9 @@ def group_figures(
 ) -> list[dict[str, float]]:
     """Figures of each passing group as one object (keys :data:`OBJECT_KEYS`), by first reference id."""
     passing = [group for group in groups if passes(group, min_iou)]
-    pred_value, label_value = np.zeros(lesions.n_pred + 1, np.int64), np.zeros(lesions.n_label + 1, np.int64)
+    if not passing:
+        return []
+    pred_value, label_value = np.zeros(lesions.n_pred + 1, np.int32), np.zeros(lesions.n_label + 1, np.int32)
     for number, group in enumerate(passing, start=1):
         pred_value[list(group.pred_ids)] = number
         label_value[list(group.label_ids)] = number
@@ -194,7 +209,7 @@ def _case(
     liver, liver_voxels = _liver(pred, label, spacing, has_liver, liver_distances)
     return {
         "counts": counts,
-        "detected_lesions": {key: [row[key] for row in detected] for key in OBJECT_KEYS} if detected else {},
+        "detected_lesions": _by_figure(detected),
         "lesion_dice_per_case": 2 * common / (pred_tumor + label_tumor) if pred_tumor + label_tumor else 1.0,
         "lesion_voxels": {"intersection": common, "sum": pred_tumor + label_tumor},
         "liver": liver,
@@ -311,13 +326,13 @@ def _official_pairs(
     lesions: Lesions, matching: _OfficialMatching, values: Sequence[int], spacing: Spacing
 ) -> list[dict[str, float]]:
     """Figures of each surviving value of the 8-bit mask against the merged reference of the same number."""
-    pred_map = matching.value[lesions.pred_map].astype(np.int64)
-    label_map = matching.merged[lesions.label_map]
+    pred_map = matching.value.astype(np.int32)[lesions.pred_map]
+    label_map = matching.merged.astype(np.int32)[lesions.label_map]
     return _object_list(pred_map, label_map, values, spacing)
 
 
 def _object_list(
-    pred_map: IntArray, label_map: IntArray, numbers: Sequence[int], spacing: Spacing
+    pred_map: ComponentMap, label_map: ComponentMap, numbers: Sequence[int], spacing: Spacing
 ) -> list[dict[str, float]]:
     """Figures of the objects that carry the same number in both maps, each inside its own box."""
     if not numbers:
@@ -336,6 +351,11 @@ def _around(one: Box, other: Box) -> Box:
     """Smallest box that holds two boxes."""
     x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
     return x, y, z
+
+
+def _by_figure(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Lists by figure; no keys at all without rows, as in the program's tables."""
+    return {key: [row[key] for row in rows] for key in OBJECT_KEYS} if rows else {}
 
 
 def _counts(tp: int, lesions: Lesions) -> dict[str, int]:

@@ -32,7 +32,8 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
         ``global``: one number (or None) per key, means over cases for ``<region>_<figure>``, pooled voxels for
         ``*_global``, pooled lesions for ``lesion_*``; ``summary``: n, mean, bootstrap 95 % interval, median, SD and
         extremes per key, with the numbers of cases whose masks were empty; ``detection`` by IoU threshold and size
-        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``.
+        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``; where cases
+        hold it, ``lits_official``: lesion precision and recall as the challenge's program counts.
 
     Raises:
         ValueError: If there are no cases.
@@ -51,7 +52,7 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
         summary |= lits_summary
         values |= {key: row["mean"] for key, row in lits_summary.items()}
         values |= _lits_values(rows, values, detection)
-    return {
+    summed: dict[str, Any] = {
         "global": values,
         "summary": summary,
         "detection": detection,
@@ -59,6 +60,9 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
         "agreement": {region: _agreement(rows, region) for region in ("liver", "tumor")},
         "tumor_free": _tumor_free(rows),
     }
+    if lits and all("lits_official" in row for row in rows):
+        summed["lits_official"] = _program_detection(rows)
+    return summed
 
 
 def _region_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
@@ -69,6 +73,9 @@ def _region_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
         for key in rows[0][region]:
             if key not in NOT_SUMMED:
                 summary[f"{region}_{key}"] = _summary([row[region][key] for row in rows], emptiness)
+        known = [row.get("probabilities", {}).get(region, {}) for row in rows]
+        for key in dict.fromkeys(key for figures in known for key in figures if key != "n_voxels"):
+            summary[f"{region}_{key}"] = _summary([figures.get(key) for figures in known], emptiness)
     emptiness = _emptiness(rows, "liver")
     for key in rows[0]["tumor_burden"]:
         summary[f"tumor_burden_{key}"] = _summary([row["tumor_burden"][key] for row in rows], emptiness)
@@ -125,6 +132,18 @@ def _lits_values(
     pooled["RMSE_Tumorburden"] = math.sqrt(math.fsum(e * e for e in errors) / len(errors)) if errors else None
     pooled["MAXERROR_Tumorburden"] = max(errors, default=None)
     pooled["MAXABSERROR_Tumorburden"] = max(map(abs, errors), default=None)
+    return pooled
+
+
+def _program_detection(rows: Sequence[Case]) -> dict[str, float | None]:
+    """Pooled lesion precision and recall as the challenge's program counts them."""
+    n_pred = sum(row["lits_groups"]["n_predicted_lesions"] for row in rows)
+    n_label = sum(row["lits_groups"]["n_reference_lesions"] for row in rows)
+    pooled = {}
+    for suffix, name in (("", "iou>0.5"), ("_greater_zero", "overlap>0")):
+        tp = sum(row["lits_official"]["counts"][name]["TP"] for row in rows)
+        pooled[f"lesion_precision{suffix}"] = ratio(tp, n_pred)
+        pooled[f"lesion_recall{suffix}"] = ratio(tp, n_label)
     return pooled
 
 

@@ -32,6 +32,7 @@ from liver_pipeline.metrics.arrays import (
 )
 
 TOLERANCES_MM = (1, 2, 3)
+LEAF_POINTS = 32  # points in a leaf of the k-d tree; a fifth faster than 16 for masks far apart, equal elsewhere
 FACES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 EDGES = ((1, 1, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1), (0, 1, 1), (0, 1, -1))
 CORNER_BITS = np.array([[[128, 64], [32, 16]], [[8, 4], [2, 1]]], dtype=np.uint8)  # a power of two per voxel of a cube
@@ -95,7 +96,7 @@ def surface_figures(
     *,
     tolerances_mm: tuple[float, ...] = TOLERANCES_MM,
     threads: int = 1,
-    lits: SurfaceDistances | None = None,
+    borders: tuple[SurfaceDistances, SurfaceDistances] | None = None,
 ) -> dict[str, float | None]:
     """Return every surface figure of two masks under the name of its definition.
 
@@ -105,7 +106,7 @@ def surface_figures(
         spacing: Voxel size in mm along X, Y, Z.
         tolerances_mm: Tolerances of the normalised surface Dice, in mm.
         threads: Threads of the nearest-point search.
-        lits: Result of :func:`lits_distances` where it is known already.
+        borders: Result of :func:`border_distances` where it is known already.
 
     Returns:
         ``assd_lits``, ``rmsd_lits``, ``msd_lits``, ``assd_area``, ``hd95_pooled``, ``hd95_maxdir``, ``hd95_area``,
@@ -120,8 +121,7 @@ def surface_figures(
         near = 0.0 if pred.any() or label.any() else None
         names = ("assd_lits", "rmsd_lits", "msd_lits", "assd_area", "hd95_pooled", "hd95_maxdir", "hd95_area", "hd_max")
         return {**dict.fromkeys(names), **{nsd_name(tolerance): near for tolerance in tolerances_mm}}
-    lits = lits_distances(pred, label, spacing, threads=threads) if lits is None else lits
-    voxel = voxel_distances(pred, label, spacing, threads=threads)
+    lits, voxel = border_distances(pred, label, spacing, threads=threads) if borders is None else borders
     area = area_distances(pred, label, spacing, threads=threads)
     figures: dict[str, float | None] = {
         "assd_lits": lits.assd(),
@@ -151,6 +151,32 @@ def voxel_distances(pred: Mask, label: Mask, spacing: Spacing, *, threads: int =
     return _distances(border_surface(pred, spacing, 6), border_surface(label, spacing, 6), threads)
 
 
+def border_distances(
+    pred: Mask, label: Mask, spacing: Spacing, *, threads: int = 1
+) -> tuple[SurfaceDistances, SurfaceDistances]:
+    """Return :func:`lits_distances` and :func:`voxel_distances` for little more than the price of one.
+
+    The 6-neighbour border is part of the 18-neighbour border, so where the nearest point of the larger set is in the
+    smaller one it is the nearest there too; only the rest is searched again. Both masks non-empty.
+    """
+    surfaces = [_both_borders(mask, spacing) for mask in (pred, label)]
+    ways = []
+    for source, target in (surfaces, surfaces[::-1]):
+        (points, by_faces), (target_points, target_by_faces) = source, target
+        distances, nearest = _search(points, target_points, threads)
+        face_distances = distances[by_faces]
+        again = ~target_by_faces[nearest[by_faces]]
+        if again.any():
+            again_points = points[by_faces][again]
+            face_distances[again] = _search(again_points, target_points[target_by_faces], threads)[0]
+        ways.append((np.sort(distances), np.sort(face_distances)))
+    (pred_all, pred_faces), (label_all, label_faces) = ways
+    return (
+        SurfaceDistances(pred_all, np.ones(len(pred_all)), label_all, np.ones(len(label_all))),
+        SurfaceDistances(pred_faces, np.ones(len(pred_faces)), label_faces, np.ones(len(label_faces))),
+    )
+
+
 def area_distances(pred: Mask, label: Mask, spacing: Spacing, *, threads: int = 1) -> SurfaceDistances:
     """Distances between area-weighted elements (``assd_area``, ``hd95_area``, ``nsd_area@``); both masks non-empty."""
     return _distances(area_surface(pred, spacing), area_surface(label, spacing), threads)
@@ -167,19 +193,32 @@ def border_surface(mask: Mask, spacing: Spacing, neighbours: int) -> Surface:
     Returns:
         Points as index times spacing in mm, each of weight 1; no points for an empty mask.
     """
+    points, by_faces = _both_borders(mask, spacing)
+    if neighbours == 6:
+        points = points[by_faces]
+    return Surface(points, np.ones(len(points)))
+
+
+def _both_borders(mask: Mask, spacing: Spacing) -> tuple[FloatArray, Mask]:
+    """Points of the 18-neighbour border in mm, and which of them are in the 6-neighbour border."""
     scale = check_spacing(spacing)
     box = bounding_box(mask)
     if box is None:
-        return Surface(np.zeros((0, 3)), np.zeros(0))
+        return np.zeros((0, 3)), np.zeros(0, dtype=bool)
     inside = np.pad(as_mask(mask[box]), 1)
-    shifts = FACES if neighbours == 6 else FACES + EDGES
-    core = inside[1:-1, 1:-1, 1:-1].copy()
-    for shift in shifts:
-        core &= _shifted(inside, shift)
-        core &= _shifted(inside, (-shift[0], -shift[1], -shift[2]))
-    border = inside[1:-1, 1:-1, 1:-1] & ~core
-    points = _points(border, [axis.start for axis in box], scale)
-    return Surface(points, np.ones(len(points)))
+    centre = inside[1:-1, 1:-1, 1:-1]
+    core_by_faces = _eroded(centre, inside, FACES)
+    border = centre & ~_eroded(core_by_faces, inside, EDGES)
+    return _points(border, [axis.start for axis in box], scale), ~core_by_faces[border]
+
+
+def _eroded(start: Mask, inside: Mask, shifts: tuple[tuple[int, int, int], ...]) -> Mask:
+    """Voxels of ``start`` whose neighbours at plus and minus each shift are inside."""
+    core = start.copy()
+    for x, y, z in shifts:
+        core &= _shifted(inside, (x, y, z))
+        core &= _shifted(inside, (-x, -y, -z))
+    return core
 
 
 def area_surface(mask: Mask, spacing: Spacing) -> Surface:
@@ -256,18 +295,18 @@ def _points(mask: Mask, start: list[int], scale: tuple[float, float, float]) -> 
 
 def _distances(pred: Surface, label: Surface, threads: int) -> SurfaceDistances:
     """Nearest-point distances both ways, sorted so that sums do not depend on the order of the voxels."""
-    if not len(pred.points) or not len(label.points):
+    pred_to_label, _ = _search(pred.points, label.points, threads)
+    label_to_pred, _ = _search(label.points, pred.points, threads)
+    return SurfaceDistances(*_sorted(pred_to_label, pred.weights), *_sorted(label_to_pred, label.weights))
+
+
+def _search(points: FloatArray, targets: FloatArray, threads: int) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+    """Distance in mm from each point to the nearest target, and which target that is."""
+    if not len(points) or not len(targets):
         raise ValueError("surface distances need two non-empty masks; an empty mask has no surface")
-    pred_to_label = _sorted(*_nearest(pred, label, threads))
-    label_to_pred = _sorted(*_nearest(label, pred, threads))
-    return SurfaceDistances(*pred_to_label, *label_to_pred)
-
-
-def _nearest(source: Surface, target: Surface, threads: int) -> tuple[FloatArray, FloatArray]:
-    """Distance in mm from each point of ``source`` to the nearest of ``target``, with the source's weights."""
-    tree = cKDTree(target.points, balanced_tree=False, compact_nodes=False)
-    distances, _ = tree.query(source.points, workers=threads)
-    return np.asarray(distances, dtype=np.float64), source.weights
+    tree = cKDTree(targets, leafsize=LEAF_POINTS, balanced_tree=False, compact_nodes=False)
+    distances, nearest = tree.query(points, workers=threads)
+    return np.asarray(distances, dtype=np.float64), np.asarray(nearest, dtype=np.intp)
 
 
 def _sorted(distances: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -1,0 +1,102 @@
+"""Figures of probabilities, where a run saved them: AUC-ROC, Brier score, calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from liver_pipeline.metrics.arrays import FloatArray, Mask, Spacing, check_spacing
+
+BINS = 10
+MARGIN_MM = 10.0  # how far around the liver calibration counts; far background is right by any network
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reliability in equal bins of probability: voxels, mean probability and share of true voxels of each; and ECE.
+
+    Empty bins hold nan in ``confidence`` and ``frequency``.
+    """
+
+    voxels: npt.NDArray[np.int64]
+    confidence: FloatArray
+    frequency: FloatArray
+    ece: float
+
+
+def probability_figures(
+    probability: npt.NDArray[np.floating[Any]], truth: Mask, region: Mask
+) -> dict[str, float | int | None]:
+    """Return ``auc_roc``, ``brier``, ``ece`` and ``n_voxels`` of one class inside ``region``.
+
+    Args:
+        probability: Probability of the class, shape (X, Y, Z), in [0, 1].
+        truth: Reference mask of the same shape.
+        region: Voxels that count (see :func:`grown`).
+
+    Returns:
+        The figures; all None if the region is empty, and AUC None if it holds one class only.
+    """
+    chosen, real = probability[region].astype(np.float64), truth[region]
+    if not len(chosen):
+        return {"auc_roc": None, "brier": None, "ece": None, "n_voxels": 0}
+    return {
+        "auc_roc": auc_roc(chosen, real),
+        "brier": float(np.mean((chosen - real) ** 2)),
+        "ece": calibration(chosen, real).ece,
+        "n_voxels": len(chosen),
+    }
+
+
+def auc_roc(probability: npt.NDArray[np.floating[Any]], truth: Mask) -> float | None:
+    """Area under the ROC curve: the chance that a true voxel has the higher probability, ties counting half.
+
+    Args:
+        probability: Any monotone score, one-dimensional.
+        truth: Whether each is of the class.
+
+    Returns:
+        The area; None if all or none are of the class.
+
+    Example:
+        >>> auc_roc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]))
+        0.875
+    """
+    n_true = int(truth.sum())
+    n_false = len(truth) - n_true
+    if n_true == 0 or n_false == 0:
+        return None
+    _, place = np.unique(probability, return_inverse=True)
+    trues = np.bincount(place, weights=truth)
+    falses = np.bincount(place) - trues
+    below = np.cumsum(falses) - falses
+    return float((trues * (below + falses / 2)).sum() / (n_true * n_false))
+
+
+def calibration(probability: npt.NDArray[np.floating[Any]], truth: Mask, *, bins: int = BINS) -> Calibration:
+    """Compare probabilities with frequencies in ``bins`` equal bins; ECE is their mean gap, weighted by voxels.
+
+    Example:
+        >>> calibration(np.array([0.25, 0.25, 0.75, 0.75]), np.array([False, False, True, True]), bins=2).ece
+        0.25
+    """
+    place = np.minimum((probability * bins).astype(np.intp), bins - 1)
+    voxels = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(place, weights=probability, minlength=bins) / voxels
+        frequency = np.bincount(place, weights=truth, minlength=bins) / voxels
+    filled = voxels > 0
+    gaps = np.abs(confidence[filled] - frequency[filled])
+    return Calibration(voxels, confidence, frequency, float((gaps * voxels[filled]).sum() / voxels.sum()))
+
+
+def grown(mask: Mask, spacing: Spacing, *, margin_mm: float = MARGIN_MM) -> Mask:
+    """Grow a mask (X, Y, Z) by ``margin_mm`` along each axis, in whole voxels, rounded up; empty stays empty."""
+    wider = mask.astype(np.uint8)
+    for axis, size in enumerate(check_spacing(spacing)):
+        wider = ndimage.maximum_filter1d(wider, 2 * int(np.ceil(margin_mm / size)) + 1, axis=axis, mode="constant")
+    return np.asarray(wider > 0)

@@ -1,0 +1,178 @@
+"""Charts as inline SVG: box plots, bars, Bland-Altman. Colours are the page's own, so they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 430, 260
+LEFT, RIGHT, TOP, BOTTOM = 62, 22, 16, 40
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear axis: data from ``low`` to ``high`` onto pixels from ``start`` to ``stop``, with its ticks."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    ticks: tuple[float, ...]
+
+    def at(self, value: float) -> float:
+        """Pixel of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
+
+
+def axis(values: Sequence[float], start: float, stop: float, *, include: Sequence[float] = ()) -> Axis:
+    """Return an axis with round ticks that holds all ``values`` and ``include``; some width even for one value."""
+    known = [*values, *include] or [0.0, 1.0]
+    low, high = min(known), max(known)
+    if high - low < 1e-12:
+        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    step = _round_step((high - low) / 4)
+    ticks = np.arange(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1) * step
+    return Axis(float(ticks[0]), float(ticks[-1]), start, stop, tuple(float(tick) for tick in ticks))
+
+
+def _round_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def box_plot(groups: Sequence[tuple[str, Sequence[float | None]]], *, name: str, unit_range: bool = False) -> str:
+    """Draw a box (quartiles), whiskers (extremes within 1.5 box lengths), the mean and every case per group.
+
+    Args:
+        groups: Label and values of each group; None is left out and ``n`` says how many are drawn.
+        name: Title of the value axis.
+        unit_range: Let the axis reach from 0 to 1.
+
+    Returns:
+        An SVG element.
+    """
+    values = [value for _, group in groups for value in group if value is not None]
+    y = axis([] if unit_range else values, HEIGHT - BOTTOM, TOP, include=(0.0, 1.0) if unit_range else ())
+    slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
+    marks = [_grid(y)]
+    for number, (label, group) in enumerate(groups):
+        known = sorted(value for value in group if value is not None)
+        middle = LEFT + slot * (number + 0.5)
+        marks.append(_text(middle, HEIGHT - BOTTOM + 16, label, "label"))
+        marks.append(_text(middle, HEIGHT - BOTTOM + 30, f"n = {len(known)}", "small"))
+        if known:
+            marks.append(_box(known, middle, min(46.0, slot * 0.45), y))
+    return _svg(marks, name)
+
+
+def _box(known: Sequence[float], middle: float, width: float, y: Axis) -> str:
+    low, median, high = (float(np.percentile(known, percent)) for percent in (25, 50, 75))
+    reach = 1.5 * (high - low)
+    whiskers = min(v for v in known if v >= low - reach), max(v for v in known if v <= high + reach)
+    left = middle - width / 2
+    parts = [
+        f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{y.at(end):.1f}" y2="{y.at(edge):.1f}"/>'
+        for end, edge in zip(whiskers, (low, high), strict=True)
+    ]
+    parts.append(
+        f'<rect class="box" x="{left:.1f}" y="{y.at(high):.1f}" width="{width:.1f}" '
+        f'height="{max(1.0, y.at(low) - y.at(high)):.1f}"/>'
+    )
+    parts.append(f'<line class="median" x1="{left:.1f}" x2="{left + width:.1f}" y1="{y.at(median):.1f}" '
+                 f'y2="{y.at(median):.1f}"/>')  # fmt: skip
+    for number, value in enumerate(known):
+        aside = middle + ((number * 0.618034) % 1 - 0.5) * width * 0.9  # spread evenly, the same each time
+        parts.append(f'<circle class="case" cx="{aside:.1f}" cy="{y.at(value):.1f}" r="2.6"/>')
+    mean = sum(known) / len(known)
+    parts.append(f'<path class="mean" d="M{middle - 5:.1f} {y.at(mean):.1f}l5-5 5 5-5 5z"/>')
+    return "".join(parts)
+
+
+def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float | None, str]]]], *, name: str) -> str:
+    """Draw bars from 0 to 1 side by side.
+
+    Args:
+        groups: Label of each group and its bars: series name, value (None draws no bar) and a note such as "3 of 5".
+        name: Title of the value axis.
+
+    Returns:
+        An SVG element; series get the classes ``series0``, ``series1``, ...
+    """
+    y = axis([], HEIGHT - BOTTOM, TOP, include=(0.0, 1.0))
+    slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
+    marks = [_grid(y)]
+    for number, (label, bars) in enumerate(groups):
+        width = min(34.0, slot * 0.8 / max(1, len(bars)))
+        left = LEFT + slot * (number + 0.5) - width * len(bars) / 2
+        marks.append(_text(LEFT + slot * (number + 0.5), HEIGHT - BOTTOM + 16, label, "label"))
+        for place, (series, value, note) in enumerate(bars):
+            x = left + width * place
+            if value is None:
+                marks.append(_text(x + width / 2, y.at(0) - 4, "–", "small"))
+                continue
+            top = y.at(value)
+            hint = escape(f"{label}, {series}: {value:.3f} ({note})")
+            marks.append(
+                f'<rect class="series{place}" x="{x + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
+                f'height="{y.at(0) - top:.1f}"><title>{hint}</title></rect>'
+            )
+            marks.append(_text(x + width / 2, top - 4 if value < 0.93 else top + 11, f"{value:.2f}", "small"))
+    return _svg(marks, name)
+
+
+def bland_altman_chart(
+    means: Sequence[float], differences: Sequence[float], lines: Sequence[float | None], *, x_name: str, name: str
+) -> str:
+    """Draw differences over means, with lines (lower limit, bias, upper limit) where they are known."""
+    known_lines = [line for line in lines if line is not None]
+    x = axis(means, LEFT, WIDTH - RIGHT, include=(0.0,))
+    y = axis(differences, HEIGHT - BOTTOM, TOP, include=(0.0, *known_lines))
+    marks = [_grid(y)]
+    for tick in x.ticks:
+        marks.append(_text(x.at(tick), HEIGHT - BOTTOM + 14, _tick(tick), "small"))
+    marks.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_name, "small"))
+    for line, kind in zip(lines, ("limit", "bias", "limit"), strict=True):
+        if line is not None:
+            marks.append(
+                f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y.at(line):.1f}" y2="{y.at(line):.1f}"/>'
+            )
+            above = y.at(line) - 4
+            marks.append(f'<text class="small end" x="{WIDTH - RIGHT}" y="{above:.1f}">{_signed(line)}</text>')
+    for mean, difference in zip(means, differences, strict=True):
+        marks.append(f'<circle class="case" cx="{x.at(mean):.1f}" cy="{y.at(difference):.1f}" r="3.4"/>')
+    return _svg(marks, name)
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.3g}"
+    return text.replace("-", "−")
+
+
+def _tick(value: float) -> str:
+    return f"{value:,g}".replace("-", "−")
+
+
+def _grid(y: Axis) -> str:
+    """Horizontal lines with their values."""
+    lines = []
+    for tick in y.ticks:
+        at = y.at(tick)
+        lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        lines.append(f'<text class="small end" x="{LEFT - 6}" y="{at + 3.5:.1f}">{_tick(tick)}</text>')
+    return "".join(lines)
+
+
+def _text(x: float, y: float, words: str, kind: str) -> str:
+    return f'<text class="{kind} middle" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
+
+
+def _svg(marks: Sequence[str], name: str) -> str:
+    title = (
+        f'<text class="small middle" transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)">'
+        f"{escape(name)}</text>"
+    )
+    return f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {WIDTH} {HEIGHT}">{title}{"".join(marks)}</svg>'

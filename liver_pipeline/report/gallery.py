@@ -1,0 +1,66 @@
+"""Sections of the page that are made of pictures: worst, median and best case, lesions missed or invented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from liver_pipeline.report.html import picture, plural
+
+Metrics = Mapping[str, Any]
+Pictures = Mapping[str, Mapping[str, Any]]
+OPEN_THUMBNAILS = 60  # more lie folded away
+KEY = (
+    '<p class="soft"><span class="key ref">reference</span><span class="key pred">prediction</span>'
+    "Thin: liver; bright: tumor. The patient's right is on the left.</p>"
+)
+
+
+def chosen_cases(metrics: Metrics, pictures: Pictures) -> str:
+    """Worst, median and best case by tumor Dice and by liver Dice, the slice with most tumor."""
+    parts = []
+    for region in ("tumor", "liver"):
+        ranked = sorted(
+            (case[region]["dice"], name)
+            for name, case in metrics["cases"].items()
+            if case[region]["dice"] is not None and pictures.get(name, {}).get("case")
+        )
+        places = {0: "Worst", len(ranked) // 2: "Median", len(ranked) - 1: "Best"} if ranked else {}
+        figures = []
+        for place in sorted(places):
+            dice, name = ranked[place]
+            caption = f"{places[place]} {region} Dice {dice:.3f}: {name}, slice {pictures[name]['slice']} from the feet"
+            figures.append(picture(pictures[name]["case"], caption, escape(caption)))
+        if figures:
+            parts.append(f'<div class="pictures">{"".join(figures)}</div>')
+    return KEY + "".join(parts) if parts else ""
+
+
+def wrong_lesions(metrics: Metrics, pictures: Pictures) -> str:
+    """Every reference lesion in no group, and every predicted one, largest first."""
+    blocks = []
+    for kind, status in (("reference", "missed"), ("predicted", "invented")):
+        rows = [
+            (name, lesion)
+            for name, case in metrics["cases"].items()
+            for lesion in case["lesion_list"]
+            if lesion["kind"] == kind and lesion["status"] == status
+        ]
+        rows.sort(key=lambda item: (-item[1]["volume_ml"], item[0], item[1]["id"]))
+        if rows:
+            figures = "".join(_thumbnail(name, lesion, pictures) for name, lesion in rows)
+            opened = " open" if len(rows) <= OPEN_THUMBNAILS else ""
+            title = f"{plural(len(rows), 'lesion')} {status}, largest first"
+            blocks.append(f'<details{opened}><summary>{title}</summary><div class="thumbs">{figures}</div></details>')
+    return KEY + "".join(blocks) if blocks else ""
+
+
+def _thumbnail(name: str, lesion: Mapping[str, Any], pictures: Pictures) -> str:
+    """Picture, place and size of one lesion."""
+    place = f"{name}, lesion {lesion['id']}, slice {lesion['slice']}"
+    caption = f"{escape(place)}<br>{lesion['diameter_mm']:.1f} mm, {lesion['volume_ml']:.2f} ml"
+    for drawn in pictures.get(name, {}).get("lesions", []):
+        if (drawn["kind"], drawn["id"]) == (lesion["kind"], lesion["id"]):
+            return picture(drawn["png"], place, caption)
+    return f"<figure><figcaption>{caption}</figcaption></figure>"

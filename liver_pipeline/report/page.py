@@ -1,0 +1,59 @@
+"""The page as a whole: sections in order, style and script inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from liver_pipeline.report import gallery, sections
+
+TITLE = "Liver and tumor segmentation: evaluation"
+
+
+def report_page(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Return the page for the content of ``metrics.json``.
+
+    Args:
+        metrics: Result of :func:`liver_pipeline.evaluation.evaluate_folders`.
+        pictures: By case, the result of :func:`liver_pipeline.pictures.case_pictures`; cases without are left out.
+
+    Returns:
+        A complete HTML document that loads nothing from anywhere.
+    """
+    parts = [(name, title, text) for name, title, text in _sections(metrics, pictures or {}) if text]
+    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts)
+    body = "".join(f'<section id="{name}"><h2>{escape(title)}</h2>{text}</section>' for name, title, text in parts)
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{TITLE}</title><style>{_asset("page.css")}</style>'
+    )
+    main = f"<main><h1>{TITLE}</h1>{sections.headline(metrics)}<nav>{links}</nav>{body}</main>"
+    script = f"<script>{_asset('page.js')}</script>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{main}{script}</body></html>\n'
+
+
+def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Anchor, title and content of each section; an empty one is left out by the caller."""
+    parts = [("failed", "Cases that could not be scored", sections.failures(metrics))]
+    if metrics["n_cases"] and metrics["protocol"] == "lits-official":
+        parts += [
+            ("summary", "Summary", sections.official_summary(metrics)),
+            ("cases", "Cases", sections.official_cases(metrics)),
+        ]
+    elif metrics["n_cases"]:
+        parts += [
+            ("summary", "Summary", sections.summary(metrics)),
+            ("charts", "Distribution over cases", sections.charts(metrics)),
+            ("lesions", "Detection of lesions", sections.detection(metrics)),
+            ("pictures", "Worst, median and best case", gallery.chosen_cases(metrics, pictures)),
+            ("errors", "Lesions missed or invented", gallery.wrong_lesions(metrics, pictures)),
+            ("lits", "LiTS: as meant and as its program counts", sections.lits(metrics)),
+            ("cases", "Cases", sections.cases(metrics)),
+        ]
+    return [*parts, ("about", "How to read this page", sections.about(metrics))]
+
+
+def _asset(name: str) -> str:
+    return files("liver_pipeline.report").joinpath(name).read_text(encoding="utf-8")
