@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,9 +117,7 @@ def merge_layers(
     files = {kind: layer_file(kind, chosen[kind]) for kind in KINDS}
     for name in ("base", "train", "inference", "evaluate"):
         files[name] = share_dir("configs") / f"{name}.yaml"
-    merged = {
-        workflow: _merge([_read(files[part]) for part in parts]) for workflow, parts in WORKFLOWS.items()
-    }
+    merged = {workflow: _merge([_read(files[part]) for part in parts]) for workflow, parts in WORKFLOWS.items()}
     for source, pairs in ((f"experiment '{experiment}'", changes), ("key=value", overrides or {})):
         unused = set(pairs)
         for config in merged.values():
@@ -156,7 +155,7 @@ def _apply(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str]:
 
 
 def _knows(config: Any, key: str) -> bool:
-    """Tell whether ``a::b`` can be set: ``a`` exists, and ``b`` exists unless it may be a new argument of a component."""
+    """Tell whether ``a::b`` can be set: ``a`` exists, and ``b`` exists or is an argument of the component ``a``."""
     *parents, last = key.removeprefix("+").replace("#", "::").split("::")
     for part in parents:
         if isinstance(config, list) and part.isdigit() and int(part) < len(config):
@@ -174,7 +173,8 @@ def _takes(component: dict[str, Any], argument: str) -> bool:
     """Tell whether the class or function under ``_target_`` has this argument; a splat takes any."""
     if "_target_" not in component:
         return False
-    target = locate(ConfigComponent(component).resolve_module_name())
+    name: str = ConfigComponent(component).resolve_module_name()  # type: ignore[no-untyped-call]
+    target = locate(name)
     if not callable(target):
         return False
     parameters = inspect.signature(target).parameters
@@ -228,9 +228,12 @@ def compose(
     configs = run_dir / "configs"
     configs.mkdir(parents=True)
     for workflow, config in merged.items():
-        _write_yaml(configs / f"{workflow}.yaml", config)
+        write_config(configs / f"{workflow}.yaml", config)
     shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", configs / f"{MULTI_GPU}.yaml")
     (configs / "metadata.json").write_text(json.dumps(metadata(merged["inference"]), indent=2) + "\n")
+    for name in ("LICENSE", "docs/README.md"):
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(share_dir("bundle") / name, run_dir / name)
     (run_dir / "models").mkdir(exist_ok=True)
     return run_dir
 
@@ -245,10 +248,15 @@ def _remove_run(run_dir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write_yaml(path: Path, config: dict[str, Any]) -> None:
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a merged config as YAML, whole or not at all."""
     plain = json.loads(json.dumps(config))  # no YAML anchors for values that layers share
-    ConfigParser.export_config_file(plain, path, fmt="yaml", sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-    path.write_text(GENERATED + path.read_text())
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    ConfigParser.export_config_file(
+        plain, partial, fmt="yaml", sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
+    )
+    partial.write_text(GENERATED + partial.read_text())
+    partial.replace(path)
 
 
 def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,6 +337,7 @@ def run_workflow(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any
     """
     run_dir = Path(run_dir)
     load_config(run_dir, workflow, overrides)  # refuses unknown keys, which MONAI would accept
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that there is no logging.conf
     config = ConfigWorkflow(
         config_file=str(run_dir / "configs" / f"{workflow}.yaml"),
         meta_file=str(run_dir / "configs" / "metadata.json"),
@@ -345,8 +354,8 @@ def run_workflow(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any
 
 
 def absolute(overrides: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Return ``overrides`` with the paths under ``keys`` made absolute: a run does not depend on where it was started."""
-    paths = {key: os.path.abspath(overrides[key]) for key in keys if isinstance(overrides.get(key), str)}
+    """Return ``overrides`` with the paths under ``keys`` made absolute: a run may be started from anywhere."""
+    paths = {key: str(Path(overrides[key]).absolute()) for key in keys if isinstance(overrides.get(key), str)}
     return {**overrides, **paths}
 
 

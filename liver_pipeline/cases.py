@@ -1,7 +1,7 @@
 """Which files belong to which case, and which cases train, validate and test.
 
-A case is a plain dictionary ``{"case", "patient", "image", "label"}`` of strings, so that it goes through YAML, JSON and
-MONAI datasets as it is.
+A case is a plain dictionary of strings, ``{"case", "patient", "image", "label"}``, so that it goes through YAML, JSON
+and MONAI datasets as it is.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from liver_pipeline.inputs import case_name
+
 Case = dict[str, str]
 Split = dict[str, list[Case]]
 PARTS = ("train", "val", "test")
-NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-
-
-def case_name(path: str | Path) -> str:
-    """Return the file name without ``.nii`` or ``.nii.gz``; other dots stay: ``a.1.nii.gz`` is ``a.1``."""
-    return NIFTI.sub("", Path(path).name)
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 def find_nifti(folder: str | Path) -> list[Path]:
@@ -37,7 +34,8 @@ def find_nifti(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder.resolve()}; dataset_dir names the folder of the data set")
-    return sorted(p for p in folder.rglob("*") if NIFTI.search(p.name) and not p.name.startswith(".") and p.is_file())
+    found = (p for p in folder.rglob("*") if p.name.lower().endswith(NIFTI_SUFFIXES) and not p.name.startswith("."))
+    return sorted(path for path in found if path.is_file())
 
 
 def lits_cases(dataset_dir: str | Path) -> list[Case]:
@@ -49,7 +47,7 @@ def lits_cases(dataset_dir: str | Path) -> list[Case]:
     """
     found: dict[str, dict[int, Path]] = {"volume": {}, "segmentation": {}}
     for path in find_nifti(dataset_dir):
-        match = re.fullmatch(r"(volume|segmentation)-(\d+)", case_name(path))
+        match = re.fullmatch(r"(volume|segmentation)-(\d+)", case_name(path.name))
         if match:
             kind, number = match[1], int(match[2])
             if number in found[kind]:
@@ -75,7 +73,7 @@ def msd_cases(dataset_dir: str | Path) -> list[Case]:
     if not index.is_file():
         raise FileNotFoundError(f"no dataset.json in {root.resolve()}; dataset_dir is the folder that holds imagesTr")
     cases = [
-        _case(case_name(item["image"]), root / item["image"], root / item["label"])
+        _case(case_name(Path(item["image"]).name), root / item["image"], root / item["label"])
         for item in json.loads(index.read_text())["training"]
     ]
     missing = [path for case in cases for path in (case["image"], case["label"]) if not Path(path).is_file()]
@@ -100,14 +98,17 @@ def folder_cases(
         ValueError: If a case has no patient in ``patients.csv`` or its name does not match ``patient_pattern``.
     """
     root = Path(dataset_dir)
-    by_name = {case_name(path): path for path in find_nifti(root / labels)}
+    by_name = {case_name(path.name): path for path in find_nifti(root / labels)}
     scans = find_nifti(root / images)
     if not scans:
         raise FileNotFoundError(f"no .nii or .nii.gz in {(root / images).resolve()}")
-    _require_labels([case_name(path) for path in scans if case_name(path) not in by_name], f"a file in {root / labels}")
+    _require_labels(
+        [case_name(path.name) for path in scans if case_name(path.name) not in by_name], f"a file in {root / labels}"
+    )
     patients = _read_patients(root / "patients.csv")
     return [
-        _case(name := case_name(path), path, by_name[name], _patient(name, patients, patient_pattern)) for path in scans
+        _case(name := case_name(path.name), path, by_name[name], _patient(name, patients, patient_pattern))
+        for path in scans
     ]
 
 
@@ -183,10 +184,14 @@ def make_split(
 
 def _deal(patients: list[str], fractions: Sequence[float]) -> dict[str, list[str]]:
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"split_fractions are three shares of train, val, test that add up to 1, got {list(fractions)}")
+        raise ValueError(
+            f"split_fractions are three shares of train, val, test that add up to 1, got {list(fractions)}"
+        )
     wanted = [part for part, share in zip(PARTS, fractions, strict=True) if share > 0]
     if len(patients) < len(wanted):
-        raise ValueError(f"{len(patients)} patients cannot be dealt to {', '.join(wanted)}; add cases or set a share to 0")
+        raise ValueError(
+            f"{len(patients)} patients cannot be dealt to {', '.join(wanted)}; add cases or set a share to 0"
+        )
     sizes = {
         part: max(1, round(share * len(patients))) if share > 0 else 0
         for part, share in zip(PARTS, fractions, strict=True)
@@ -207,7 +212,9 @@ def check_split(split: Split) -> None:
         sides = Counter(value for part in split.values() for value in {case[what] for case in part})
         shared = sorted(value for value, n in sides.items() if n > 1)
         if shared:
-            raise ValueError(f"the split leaks: {what} {shared[0]} is in two of train, val and test ({len(shared)} such)")
+            raise ValueError(
+                f"the split leaks: {what} {shared[0]} is in two of train, val and test ({len(shared)} such)"
+            )
     if not split["train"]:
         raise ValueError("the split has no training case")
 
@@ -230,14 +237,7 @@ def load_or_make_split(
     """
     split_file = Path(split_file)
     if split_file.exists():
-        by_name = {case["case"]: case for case in cases}
-        stored: dict[str, list[str]] = json.loads(split_file.read_text())["cases"]
-        unknown = [name for part in PARTS for name in stored.get(part, []) if name not in by_name]
-        if unknown:
-            raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}")
-        split = {part: [by_name[name] for name in stored.get(part, [])] for part in PARTS}
-        check_split(split)
-        return split
+        return load_split(cases, split_file)
     split = make_split(cases, fractions=fractions, folds=folds, fold=fold, seed=seed)
     check_split(split)
     settings: dict[str, Any] = {"fractions": list(fractions), "folds": folds, "fold": fold, "seed": seed}
@@ -249,6 +249,26 @@ def load_or_make_split(
     return split
 
 
-def without_label(cases: Iterable[Case]) -> list[Case]:
-    """Return the cases without their label maps, as a network sees them at inference."""
-    return [{key: value for key, value in case.items() if key != "label"} for case in cases]
+def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
+    """Return the split that a training wrote, with the paths of ``cases``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it names a case that the data set lacks, or leaks.
+    """
+    split_file = Path(split_file)
+    if not split_file.is_file():
+        raise FileNotFoundError(
+            f"no split at {split_file.resolve()}; `liver-pipeline train` writes it into the run folder"
+        )
+    by_name = {case["case"]: case for case in cases}
+    try:
+        stored: dict[str, list[str]] = json.loads(split_file.read_text())["cases"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{split_file} is not a split: it needs a key 'cases' with train, val and test") from error
+    unknown = [name for part in PARTS for name in stored.get(part, []) if name not in by_name]
+    if unknown:
+        raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}")
+    split = {part: [by_name[name] for name in stored.get(part, [])] for part in PARTS}
+    check_split(split)
+    return split

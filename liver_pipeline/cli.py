@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ class OneLineErrors(click.Group):
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise  # click's own, RuntimeErrors by descent
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
                 raise
@@ -42,6 +45,7 @@ def root_cause(error: BaseException) -> BaseException:
 @click.version_option(package_name="liver-pipeline")
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
+    warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
 
 
 def _layers(**named: str | None) -> dict[str, str]:
@@ -130,8 +134,26 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
 
     values = bundle.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     paths = {"dataset_dir": scans, "output_dir": masks}
-    summary = bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))[-1]
-    sys.exit(summary.exit_code)
+    bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@click.option("--min-gain", type=click.FloatRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
+def tune_postprocessing(run_dir: str, min_gain: float) -> None:
+    """Choose on the validation cases of RUN_DIR which post-processing steps help, and write them into its configs.
+
+    \b
+    Example: liver-pipeline tune-postprocessing runs/r34
+    """
+    from liver_pipeline.tune import tune_postprocessing as tune
+
+    choice = tune(run_dir, min_gain=min_gain)
+    for row in choice.table:
+        gain = f"{row['gain']:+.4f}" if row["round"] else ""
+        click.echo(f"{'*' if row['chosen'] else ' '} {row['round']} {row['step']:<48} {row['mean_dice']:.4f} {gain}")
+    table = Path(run_dir) / "tuning" / "postprocessing.csv"
+    click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
 
 
 @main.command()

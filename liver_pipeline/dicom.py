@@ -129,7 +129,7 @@ def _read_files(path: Path, files: Sequence[Path], accept: Sequence[str]) -> Dic
         findings.append(error("FEW_SLICES", "one slice; a volume needs a series"))
     findings = list(settle(path, findings, accept))
     array, slope, intercept = _read_voxels(path, slices)
-    return DicomVolume(array, _affine(slices), slope, intercept, _hash(candidates, path), tuple(findings))
+    return DicomVolume(array, _affine(slices), slope, intercept, series_sha256(path, candidates), tuple(findings))
 
 
 @contextmanager
@@ -245,13 +245,13 @@ def _pixels(one: Slice) -> npt.NDArray[Any]:
     return np.array(itk.GetArrayViewFromImage(reader.GetOutput())[0].T)
 
 
-def _hash(files: Sequence[Path], path: Path) -> str:
+def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
     """Return sha256 of a zip file, or over the sorted hashes of the slices of a folder (names do not matter)."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digests = []
-    for one in files:
+    for one in files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]:
         with one.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()

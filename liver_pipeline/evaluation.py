@@ -86,10 +86,8 @@ def evaluate_folders(
         FileExistsError: If a table is there and ``overwrite`` is false.
         ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    output = Path(output_dir)
-    refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
+    options: dict[str, Any] = {"protocol": protocol, "min_lesion_ml": min_lesion_ml, "report": report}
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report)
     pairs, failures = find_pairs(
         Path(pred_dir),
         Path(label_dir),
@@ -97,6 +95,58 @@ def evaluate_folders(
         probability_dir=None if probability_dir is None else Path(probability_dir),
         image_dir=None if image_dir is None else Path(image_dir),
     )
+    return _evaluate(
+        pairs, failures, Path(output_dir), workers=workers, memory_gb=memory_gb, progress=progress, **options
+    )
+
+
+def evaluate_cases(
+    cases: Iterable[Mapping[str, str]],
+    pred_dir: Path | str,
+    output_dir: Path | str,
+    *,
+    protocol: str = "lits",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Score the predictions ``<case>.nii.gz`` of a data set's cases; see :func:`evaluate_folders`.
+
+    Args:
+        cases: Each with keys ``case``, ``label`` (path of the reference) and ``image`` (path of the scan).
+        pred_dir: Folder of the predictions; one that is missing is a failure NO_PREDICTION of its case.
+        output_dir: As for :func:`evaluate_folders`.
+        protocol: As for :func:`evaluate_folders`.
+        overwrite: As for :func:`evaluate_folders`.
+    """
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite)
+    pairs, failures = [], {}
+    for case in cases:
+        pred = Path(pred_dir) / f"{case['case']}.nii.gz"
+        if pred.is_file():
+            pairs.append(Pair(case["case"], pred, Path(case["label"]), image=Path(case["image"])))
+        else:
+            failures[case["case"]] = Failure("NO_PREDICTION", f"{pred} does not exist; the case was not segmented")
+    return _evaluate(pairs, failures, Path(output_dir), protocol=protocol)
+
+
+def _refuse_bad_usage(output: Path, protocol: str, overwrite: bool, *, report: bool = True) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+    refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
+
+
+def _evaluate(
+    pairs: Sequence[Pair],
+    failures: dict[str, Failure],
+    output: Path,
+    *,
+    protocol: str,
+    min_lesion_ml: float = 0.0,
+    report: bool = True,
+    workers: int | None = None,
+    memory_gb: float | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score pairs and write the tables and the report."""
     score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml, pictures=report)
     results: dict[str, dict[str, Any]] = {}
     pictures: dict[str, dict[str, Any]] = {}

@@ -41,7 +41,7 @@ def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV so that ``path`` is always a whole table; a key that only some rows have is blank in the rest."""
+    """Write rows as CSV, whole or not at all; a key that only some rows have is blank in the others."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -67,7 +67,7 @@ class SaveBest:
         """Save after each validation that is the best so far; a metric that is not a number never is."""
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         metric = float(engine.state.metrics[engine.state.key_metric_name])
         if metric > (-float("inf") if self.best is None else self.best):
             self.best = metric
@@ -93,7 +93,7 @@ class SaveLast:
         """Save after each epoch."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         states = {name: part.state_dict() for name, part in self.contents.items()}
         save_checkpoint(self.path, {**states, "epoch": engine.state.epoch})
 
@@ -139,11 +139,12 @@ class EpochLog:
             self.best = (dice, epoch)
         self.rows.append({**row, **metrics})
         write_table(self.path, self.rows)
-        shown = " ".join(f"{name.removeprefix('val_')} {value:.3f}" for name, value in metrics.items() if value is not None)
-        best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
-        tqdm.write(
-            f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f} {shown}{best} | {row['seconds']:.0f} s"
+        shown = " ".join(
+            f"{name.removeprefix('val_')} {value:.3f}" for name, value in metrics.items() if value is not None
         )
+        best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
+        progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"
+        tqdm.write(f"{progress} {shown}{best} | {row['seconds']:.0f} s")
 
 
 class LossBar:
@@ -162,11 +163,13 @@ def _loss(output: Any) -> float:
 def _dice(pick: Callable[[Any], Any]) -> Metric:
     # ignore_empty=False: an empty reference counts 1 when the prediction is empty too, else 0; it is never dropped
     metric = DiceMetric(include_background=False, reduction="mean", ignore_empty=False)
-    return IgniteMetricHandler(metric_fn=metric, output_transform=lambda output: pick(from_engine(["pred", "label"])(output)))
+    return IgniteMetricHandler(
+        metric_fn=metric, output_transform=lambda output: pick(from_engine(["pred", "label"])(output))
+    )
 
 
 def mean_dice() -> Metric:
-    """Return the mean Dice over cases and foreground classes; an empty reference counts 1 if predicted empty, else 0."""
+    """Return the mean Dice over cases and foreground classes; an empty reference counts 1 if found empty, else 0."""
     return _dice(lambda pair: pair)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.dicom import is_series_folder
-from liver_pipeline.intake import refuse
+from liver_pipeline.dicom import is_series_folder, may_be_slice, series_sha256
+from liver_pipeline.intake import IntakeError, refuse
+from liver_pipeline.nifti import peek
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".zip")
 
@@ -102,3 +105,26 @@ def _walk(folder: Path, leave_out: set[Path], seen: set[Path]) -> list[Path]:
 
 def _entries(folder: Path) -> Sequence[Path]:
     return [Path(entry.path) for entry in sorted(os.scandir(folder), key=lambda e: e.name) if entry.name[0] != "."]
+
+
+def input_sha256(path: Path) -> str:
+    """Return the hash that reading the scan will give: of the file, or over the slices of a folder.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    return series_sha256(path)
+
+
+def voxel_count(path: Path) -> tuple[int, int]:
+    """Return number of voxels and bytes a voxel, from the header or (DICOM) the size on disk; (0, 0) if unreadable."""
+    try:
+        if path.is_dir():
+            return sum(f.stat().st_size for f in path.iterdir() if f.is_file() and may_be_slice(f)) // 2, 2
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return sum(member.file_size for member in archive.infolist()) // 2, 2
+        shape, dtype = peek(path)
+        return math.prod(shape), dtype.itemsize
+    except (OSError, IntakeError, zipfile.BadZipFile):
+        return 0, 0

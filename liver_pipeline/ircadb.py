@@ -1,4 +1,4 @@
-"""3D-IRCADb-01 (IRCAD, Strasbourg): one folder a patient, with DICOM slices and a folder of masks for each structure."""
+"""3D-IRCADb-01 (IRCAD, Strasbourg): a folder a patient, with DICOM slices and a folder of masks a structure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from liver_pipeline.scans import Scan, read_scan, write_label_map
 LIVER, TUMOR = 1, 2
 
 
-def convert_case(case_dir: str | Path, output_dir: str | Path, number: int, *, overwrite: bool = False) -> tuple[Path, Path]:
+def convert_case(
+    case_dir: str | Path, output_dir: str | Path, number: int, *, overwrite: bool = False
+) -> tuple[Path, Path]:
     """Write ``volume-N.nii.gz`` (HU, int16) and ``segmentation-N.nii.gz`` (0, 1 liver, 2 tumor), as LiTS names them.
 
     The liver is the mask ``liver``, tumors are all masks whose name begins with ``livertumor``; a cyst (``liverkyst``)

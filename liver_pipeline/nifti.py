@@ -107,6 +107,18 @@ def read_nifti(path: Path) -> NiftiVolume:
     return NiftiVolume(array.reshape(shape, order="F"), header, sha256, tuple(findings))
 
 
+def peek(path: Path) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    """Return shape (X, Y, Z) and voxel type from the header, without reading voxels.
+
+    Raises:
+        IntakeError: As for :func:`read_nifti`.
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file, _coded_stream_errors(path):
+        stream = igzip.IGzipFile(fileobj=file, mode="rb") if file.peek(2)[:2] == b"\x1f\x8b" else file
+        return _check_header(path, _read_header(path, stream))
+
+
 @contextlib.contextmanager
 def _coded_stream_errors(path: Path) -> Iterator[None]:
     """Turn what a damaged gzip stream raises into an intake error."""
@@ -248,7 +260,9 @@ def header_like(header: Any, shape: tuple[int, int, int]) -> Any:
     return like
 
 
-def write_nifti(path: Path, array: npt.NDArray[np.uint8], header: Any) -> str:
+def write_nifti(
+    path: Path, array: npt.NDArray[np.uint8], header: Any, announce: Callable[[str], None] | None = None
+) -> str:
     """Write ``array`` (X, Y, Z) behind ``header`` to ``path``, gzip-compressed where the name ends in ``.gz``.
 
     The file appears by a rename, complete or not at all, and the same array gives the same bytes. Memory: one slab. A
@@ -268,7 +282,7 @@ def write_nifti(path: Path, array: npt.NDArray[np.uint8], header: Any) -> str:
         if compressor:
             yield compressor.flush()
 
-    return write_atomically(path, chunks)
+    return write_atomically(path, chunks, announce)
 
 
 def _raw_chunks(array: npt.NDArray[np.uint8], header: Any) -> Iterator[bytes]:
@@ -278,8 +292,12 @@ def _raw_chunks(array: npt.NDArray[np.uint8], header: Any) -> Iterator[bytes]:
         yield array[:, :, start : start + planes].tobytes(order="F")
 
 
-def write_atomically(path: Path, chunks: Callable[[], Iterator[bytes]]) -> str:
+def write_atomically(
+    path: Path, chunks: Callable[[], Iterator[bytes]], announce: Callable[[str], None] | None = None
+) -> str:
     """Write chunks to a temporary file beside ``path``, sync it to disk, rename it; return the sha256.
+
+    ``announce`` is called with the sha256 before the rename; if it raises, the file does not appear.
 
     Raises:
         OSError: If it cannot be written; the temporary file is removed.
@@ -293,6 +311,8 @@ def write_atomically(path: Path, chunks: Callable[[], Iterator[bytes]]) -> str:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
+        if announce is not None:
+            announce(digest.hexdigest())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

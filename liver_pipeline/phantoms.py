@@ -1,13 +1,14 @@
 """Synthetic abdominal CT with a liver and tumors whose place, size and Hounsfield values are known.
 
-Phantoms let every command run without patient data. They are drawn from ellipsoids, so a network that segments them well
-has shown that the code works, and nothing about patients.
+Phantoms let every command run without patient data. They are drawn from ellipsoids, so a network that segments them
+well has shown that the code works, and nothing about patients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -39,7 +40,7 @@ def liver_phantom(
         seed: Seeds position, size and noise.
 
     Returns:
-        Image in HU, int16, and label map (0 background, 1 liver, 2 tumor), uint8; both of shape ``shape``, axes R, A, S.
+        Image in HU, int16, and label map (0 background, 1 liver, 2 tumor), uint8; both of shape ``shape``.
     """
     rng = np.random.default_rng(seed)
     mm = np.meshgrid(
@@ -49,9 +50,10 @@ def liver_phantom(
     )
     jitter = rng.uniform(-8, 8, size=3)
 
-    def ball(center: Sequence[float], radii: Sequence[float]) -> FloatArray:
+    def ball(center: npt.ArrayLike, radii: npt.ArrayLike) -> FloatArray:
         """Signed distance-like value, below 1 inside the ellipsoid; centre and radii in mm."""
-        value: FloatArray = sum(((m - c) / r) ** 2 for m, c, r in zip(mm, center, radii, strict=True))
+        steps = zip(mm, np.asarray(center), np.asarray(radii), strict=True)
+        value: FloatArray = sum(((m - c) / r) ** 2 for m, c, r in steps)
         return value
 
     image = np.full(shape, HU["air"], dtype=np.float32)
@@ -80,29 +82,37 @@ def liver_phantom(
     return np.clip(np.rint(image), -1024, 3071).astype(np.int16), label
 
 
-def save_phantom(folder: str | Path, number: int, *, affine: npt.ArrayLike | None = None, **options: object) -> None:
-    """Write ``volume-N.nii.gz`` and ``segmentation-N.nii.gz`` into ``folder``, as LiTS names them.
+def save_phantom(
+    folder: str | Path,
+    number: int,
+    *,
+    label_folder: str | Path | None = None,
+    affine: npt.ArrayLike | None = None,
+    spacing: Sequence[float] = (3.0, 3.0, 5.0),
+    **options: Any,
+) -> None:
+    """Write ``volume-N.nii.gz`` and ``segmentation-N.nii.gz``, as LiTS names them.
 
     Args:
-        folder: Made when it does not exist.
+        folder: Where the volume goes; made when it does not exist.
         number: N in the file names, and the seed.
-        affine: Voxel to RAS in mm; default is diagonal with the phantom's spacing.
+        label_folder: Where the segmentation goes; default is ``folder``.
+        affine: Voxel to RAS in mm; default is diagonal with ``spacing``.
+        spacing: Voxel size in mm along the axes.
         options: Passed to :func:`liver_phantom`.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    image, label = liver_phantom(seed=number, **options)  # type: ignore[arg-type]
-    if affine is None:
-        affine = np.diag([*options.get("spacing", (3.0, 3.0, 5.0)), 1.0])  # type: ignore[misc]
-    for name, array in (("volume", image), ("segmentation", label)):
+    image, label = liver_phantom(spacing=spacing, seed=number, **options)
+    affine = np.diag([*spacing, 1.0]) if affine is None else affine
+    for name, array, target in (("volume", image, folder), ("segmentation", label, label_folder or folder)):
+        Path(target).mkdir(parents=True, exist_ok=True)
         nifti = nib.Nifti1Image(array, affine)
         nifti.header.set_xyzt_units("mm")
         nifti.set_qform(affine, code=1)
         nifti.set_sform(affine, code=1)
-        nib.save(nifti, folder / f"{name}-{number}.nii.gz")
+        nib.save(nifti, Path(target) / f"{name}-{number}.nii.gz")
 
 
-def make_phantom_dataset(dataset_dir: str | Path, n_cases: int = 8, **options: object) -> Path:
+def make_phantom_dataset(dataset_dir: str | Path, n_cases: int = 8, **options: Any) -> Path:
     """Write ``n_cases`` phantoms in LiTS layout; the last one has no tumor. Cases that exist are kept.
 
     Returns:

@@ -84,7 +84,9 @@ def _thumbnail(
     return _slice_png(pred, label, row["slice"], window, spacing, LESION_PIXELS, scan)
 
 
-def _widened(box: Sequence[slice], margin_mm: float, spacing: Sequence[float], shape: Sequence[int]) -> tuple[slice, ...]:
+def _widened(
+    box: Sequence[slice], margin_mm: float, spacing: Sequence[float], shape: Sequence[int]
+) -> tuple[slice, ...]:
     steps = [int(np.ceil(margin_mm / size)) for size in spacing[:2]]
     return tuple(
         slice(max(0, axis.start - step), min(size, axis.stop + step))
@@ -108,7 +110,9 @@ def _slice_png(
     grey = _shade(there) if scan is None else _windowed(scan, z, pick)
     picture = np.repeat(grey[..., None], 3, axis=-1)
     for labels, colour in ((there, REFERENCE_RGB), (here, PREDICTION_RGB)):
-        picture[_outline(labels >= 1)] = (0.45 * picture[_outline(labels >= 1)] + 0.55 * np.array(colour)).astype(np.uint8)
+        picture[_outline(labels >= 1)] = (0.45 * picture[_outline(labels >= 1)] + 0.55 * np.array(colour)).astype(
+            np.uint8
+        )
     for labels, colour in ((there, REFERENCE_RGB), (here, PREDICTION_RGB)):
         picture[_outline(labels == 2)] = colour
     upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
@@ -147,5 +151,3 @@ def _windowed(scan: Scaled, z: int, pick: tuple[npt.NDArray[np.intp], ...]) -> I
     values, slope, intercept = scan
     hu: FloatArray = values[..., z][pick].astype(np.float64) * slope + intercept
     return (np.clip((hu - HU_WINDOW[0]) / (HU_WINDOW[1] - HU_WINDOW[0]), 0, 1) * 255).astype(np.uint8)
-
-

@@ -6,13 +6,13 @@ organ, as LiTS reads it (label >= 1). Voxels of an object are connected over fac
 those of the background over faces only (6), so that an object and what it encloses never cross.
 
 All work is done inside the bounding box of what matters, along the memory order of the map (numpy and cc3d are ten
-times slower across it).
+times slower across it); besides the result, only cc3d's mask and numbers are held, and a few planes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import cc3d
 import numpy as np
@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 
 LIVER: Final = 1
 TUMOR: Final = 2
+SLAB_VOXELS: Final = 2**22  # worked on at once; temporary arrays of a few times as many bytes
 
 LabelMap: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -47,13 +48,15 @@ def keep_largest_liver(label_map: LabelMap) -> LabelMap:
         >>> keep_largest_liver(row)
         array([[[1, 2, 1, 0, 0, 0]]], dtype=uint8)
     """
-    cleaned = _checked_copy(label_map)
-    axes = _memory_axes(cleaned)
-    part = _crop(cleaned.transpose(axes))
-    components, sizes = _components(part > 0)
-    if len(sizes) > 2:
-        part[components != _first_largest(components.transpose(np.argsort(axes)), sizes)] = 0
-    return cleaned
+    window = _window(label_map)
+    components, count = _components(window.view(label_map) > 0)
+    is_lost = np.ones(count + 1, dtype=bool)
+    is_lost[0] = False  # 0 is background already
+    if count > 1:
+        is_lost[_first_largest(components.transpose(np.argsort(window.axes)), _sizes(components, count))] = False
+    else:
+        is_lost[:] = False
+    return _relabel(label_map, window, components, is_lost, np.zeros(count + 1, dtype=np.uint8))
 
 
 def fill_liver_holes(label_map: LabelMap) -> LabelMap:
@@ -71,15 +74,12 @@ def fill_liver_holes(label_map: LabelMap) -> LabelMap:
     Raises:
         ValueError: If ``label_map`` is no (X, Y, Z) uint8 array of the labels 0, 1, 2.
     """
-    cleaned = _checked_copy(label_map)
-    part = _crop(cleaned.transpose(_memory_axes(cleaned)))
-    cavities, count = cc3d.connected_components(part == 0, connectivity=6, return_N=True)
+    window = _window(label_map)
+    cavities, count = _components(window.view(label_map) == 0, connectivity=6)
     is_hole = np.ones(count + 1, dtype=bool)
     is_hole[0] = False  # 0 is the organ itself
     is_hole[_labels_on_faces(cavities)] = False  # the faces lead outside the organ or to the border of the map
-    if is_hole.any():
-        part[is_hole[cavities]] = LIVER
-    return cleaned
+    return _relabel(label_map, window, cavities, is_hole, np.full(count + 1, LIVER, dtype=np.uint8))
 
 
 def drop_small_tumors(label_map: LabelMap, spacing: Sequence[float], *, min_volume_ml: float) -> LabelMap:
@@ -108,16 +108,14 @@ def drop_small_tumors(label_map: LabelMap, spacing: Sequence[float], *, min_volu
     """
     _check_not_negative("min_volume_ml", min_volume_ml)
     voxel_ml = _checked_spacing(spacing).prod() / 1000.0  # 1 ml = 1000 mm^3
-    cleaned = _checked_copy(label_map)
-    part = _crop(cleaned.transpose(_memory_axes(cleaned)), smallest_label=TUMOR)
-    tumors, sizes = _components(part == TUMOR)
-    is_small = sizes * voxel_ml < min_volume_ml * (1.0 - 1e-9)  # rounding must not drop what is exactly the minimum
+    window = _window(label_map, smallest_label=TUMOR)
+    part = window.view(label_map)
+    tumors, count = _components(part == TUMOR)
+    volumes_ml = _sizes(tumors, count) * voxel_ml
+    is_small = volumes_ml < min_volume_ml * (1.0 - 1e-9)  # rounding must not drop what is exactly the minimum
     is_small[0] = False  # 0 is not a tumor
-    if is_small.any():
-        new_label = np.where(_touches(tumors, part == LIVER, len(sizes)), LIVER, 0).astype(np.uint8)
-        dropped = is_small[tumors]
-        part[dropped] = new_label[tumors[dropped]]
-    return cleaned
+    new_label = np.where(_touch_liver(tumors, count, part), LIVER, 0).astype(np.uint8)
+    return _relabel(label_map, window, tumors, is_small, new_label)
 
 
 def drop_tumors_off_liver(label_map: LabelMap, spacing: Sequence[float], *, max_distance_mm: float) -> LabelMap:
@@ -146,25 +144,39 @@ def drop_tumors_off_liver(label_map: LabelMap, spacing: Sequence[float], *, max_
     """
     _check_not_negative("max_distance_mm", max_distance_mm)
     voxel_mm = _checked_spacing(spacing)
-    cleaned = _checked_copy(label_map)
-    axes = _memory_axes(cleaned)
-    part = _crop(cleaned.transpose(axes))
-    liver = part == LIVER
-    tumors, sizes = _components(part == TUMOR)
-    if len(sizes) == 1 or not liver.any():
-        return cleaned
-    is_off = ~_touches(tumors, liver, len(sizes))
+    window = _window(label_map)
+    part = window.view(label_map)
+    tumors, count = _components(part == TUMOR)
+    is_off = ~_touch_liver(tumors, count, part)
     is_off[0] = False  # 0 is not a tumor
-    if max_distance_mm > 0 and is_off.any():
-        off = is_off[tumors]
-        is_off[np.unique(tumors[_within(off, liver, voxel_mm[axes], max_distance_mm)])] = False
     if is_off.any():
-        part[is_off[tumors]] = 0
-    return cleaned
+        liver_mm = _surface_points(part, lambda slab: slab == LIVER) * voxel_mm[window.axes]
+        if len(liver_mm) == 0:
+            return label_map.copy(order="K")
+        off = _surface_points(tumors, lambda slab: is_off[slab])
+        # The bound of a k-d tree query is exclusive, and sums of squares round: 1e-6 mm makes the limit inclusive.
+        query = cKDTree(liver_mm).query(off * voxel_mm[window.axes], distance_upper_bound=max_distance_mm + 1e-6)
+        is_off[tumors[tuple(off[np.isfinite(query[0])].T)]] = False
+    return _relabel(label_map, window, tumors, is_off, np.zeros(count + 1, dtype=np.uint8))
 
 
-def _checked_copy(label_map: LabelMap) -> LabelMap:
-    """Return a copy to work on, in the same memory order; raise ValueError for what is no label map."""
+class _Window(NamedTuple):
+    """A box of an array whose axes are ordered from the slowest in memory to the fastest."""
+
+    axes: list[int]
+    box: tuple[slice, ...]
+
+    def view(self, array: LabelMap) -> LabelMap:
+        """Return the view of ``array`` that the window shows."""
+        return array.transpose(self.axes)[self.box]
+
+
+def _window(label_map: LabelMap, smallest_label: int = LIVER) -> _Window:
+    """Return the box around all voxels of at least ``smallest_label``, one voxel wider; empty where there are none.
+
+    The margin makes the outside one background component, and shows what touches an object at the edge of the view.
+    Raises ValueError for what is no label map.
+    """
     if label_map.ndim != 3:
         raise ValueError(f"label_map must have shape (X, Y, Z), got {label_map.shape}; drop the channel axis first")
     if label_map.dtype != np.uint8:
@@ -172,31 +184,48 @@ def _checked_copy(label_map: LabelMap) -> LabelMap:
     highest = label_map.max(initial=0)
     if highest > TUMOR:
         raise ValueError(f"label_map has label {highest}; known are 0 background, {LIVER} liver, {TUMOR} tumor")
-    return label_map.copy(order="K")
+    window = _Window(sorted(range(3), key=lambda axis: -abs(label_map.strides[axis])), ())
+    for others in ((1, 2), (0, 2), (0, 1)):
+        (occupied,) = np.nonzero(window.view(label_map).max(axis=others, initial=0) >= smallest_label)
+        side = slice(max(occupied[0] - 1, 0), occupied[-1] + 2) if len(occupied) else slice(0)
+        window = window._replace(box=(*window.box, side))
+    return window
 
 
-def _memory_axes(array: LabelMap) -> list[int]:
-    """Return the axes of an array from the slowest in memory to the fastest."""
-    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+def _slabs(array: npt.NDArray[Any]) -> Iterator[slice]:
+    """Cut the first axis into slabs of at least one plane and about ``SLAB_VOXELS``."""
+    planes = max(1, SLAB_VOXELS // max(1, array[:1].size))
+    return (slice(start, start + planes) for start in range(0, len(array), planes))
 
 
-def _crop(part: LabelMap, smallest_label: int = LIVER) -> LabelMap:
-    """Return the view around all voxels of at least ``smallest_label``, one voxel wider; empty where there are none.
-
-    The margin makes the outside one background component, and shows what touches an object at the edge of the view.
-    """
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        (occupied,) = np.nonzero(part.max(axis=others, initial=0) >= smallest_label)
-        start, stop = (max(occupied[0] - 1, 0), occupied[-1] + 2) if len(occupied) else (0, 0)
-        part = part[(slice(None),) * axis + (slice(start, stop),)]
-    return part
+def _components(mask: Mask, connectivity: int = 26) -> tuple[Components, int]:
+    """Number the components of a mask from 1; return them and how many there are."""
+    # cc3d 4.1.1 allots too few labels to a boolean array that is one voxel thick, and raises; as uint8 it takes longer.
+    labels = mask.view(np.uint8) if 1 in mask.shape else mask
+    components, count = cc3d.connected_components(labels, connectivity=connectivity, return_N=True)
+    return components.astype(components.dtype if mask.size else np.uint16, copy=False), count
 
 
-def _components(mask: Mask) -> tuple[Components, npt.NDArray[np.int64]]:
-    """Number the components of a mask from 1; return them and the voxels of each number (entry 0 is always 0)."""
-    components: Components = cc3d.connected_components(mask, connectivity=26)
-    return components, np.bincount(components[mask], minlength=1)
+def _relabel(
+    label_map: LabelMap, window: _Window, components: Components, is_changed: Mask, new_label: LabelMap
+) -> LabelMap:
+    """Return a copy of ``label_map`` in which the changed component numbers have their new label."""
+    cleaned = label_map.copy(order="K")
+    if is_changed.any():
+        part = window.view(cleaned)
+        for slab in _slabs(components):
+            where = is_changed[components[slab]]
+            part[slab][where] = new_label[components[slab][where]]
+    return cleaned
+
+
+def _sizes(components: Components, count: int) -> npt.NDArray[np.int64]:
+    """Return the voxels of each component number from 0 (outside, counted as 0) to ``count``."""
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    for slab in _slabs(components):
+        numbers = components[slab]
+        sizes += np.bincount(numbers[numbers > 0], minlength=count + 1)
+    return sizes
 
 
 def _first_largest(components: Components, sizes: npt.NDArray[np.int64]) -> int:
@@ -210,14 +239,17 @@ def _first_largest(components: Components, sizes: npt.NDArray[np.int64]) -> int:
 
 def _labels_on_faces(components: Components) -> npt.NDArray[np.unsignedinteger]:
     """Return the numbers that occur on the six faces of the array."""
-    faces = [np.moveaxis(components, axis, 0)[[0, -1]] for axis in range(3) if components.size]
-    return np.unique(np.concatenate([face.ravel() for face in faces])) if faces else np.empty(0, components.dtype)
+    if components.size == 0:
+        return np.empty(0, dtype=components.dtype)
+    return np.unique(np.concatenate([np.moveaxis(components, axis, 0)[[0, -1]].ravel() for axis in range(3)]))
 
 
-def _touches(components: Components, mask: Mask, count: int) -> npt.NDArray[np.bool_]:
-    """Say of each component number below ``count`` whether one of its voxels is a 26-neighbour of ``mask``."""
-    touching = np.zeros(count, dtype=bool)
-    touching[np.unique(components[_dilate(mask) & (components > 0)])] = True
+def _touch_liver(components: Components, count: int, part: LabelMap) -> Mask:
+    """Say of each component number from 0 to ``count`` whether one of its voxels has liver among its 26 neighbours."""
+    touching = np.zeros(count + 1, dtype=bool)
+    for slab in _slabs(components):
+        wider = slice(slab.start, slab.stop + 1)  # each pair of neighbouring planes lies in one slab
+        touching[components[wider][_dilate(part[wider] == LIVER)]] = True
     return touching
 
 
@@ -231,24 +263,20 @@ def _dilate(mask: Mask) -> Mask:
     return mask
 
 
-def _within(mask: Mask, target: Mask, voxel_mm: npt.NDArray[np.float64], limit_mm: float) -> tuple[Any, ...]:
-    """Return as an index those surface voxels of ``mask`` that lie within ``limit_mm`` (inclusive) of ``target``."""
-    points = _surface_points(mask)
-    tree = cKDTree(_surface_points(target) * voxel_mm)
-    # The bound of a k-d tree query is exclusive, and sums of squares round: 1e-6 mm makes the limit inclusive.
-    distances, _ = tree.query(points * voxel_mm, distance_upper_bound=limit_mm + 1e-6)
-    return tuple(points[np.isfinite(distances)].T)
-
-
-def _surface_points(mask: Mask) -> npt.NDArray[np.int64]:
-    """Return the indices, shape (N, 3), of the voxels of ``mask`` that have a face neighbour outside it."""
-    inner = mask.copy()
-    for axis in range(3):
-        kept, whole = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        kept[1:] &= whole[:-1]
-        kept[:-1] &= whole[1:]
-        kept[[0, -1]] = False  # beyond the array is outside
-    return np.argwhere(mask & ~inner)
+def _surface_points(array: npt.NDArray[Any], inside: Callable[[npt.NDArray[Any]], Mask]) -> npt.NDArray[np.int64]:
+    """Return the indices, shape (N, 3), of the voxels inside with a face neighbour outside, and some inner ones."""
+    points = [np.empty((0, 3), dtype=np.int64)]
+    for slab in _slabs(array):  # the planes where slabs meet count as surface; that costs time and changes no distance
+        mask = inside(array[slab])
+        inner = np.zeros_like(mask)
+        inner[1:-1, 1:-1, 1:-1] = mask[1:-1, 1:-1, 1:-1]
+        for axis in range(3):
+            kept, whole = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+            kept[1:] &= whole[:-1]
+            kept[:-1] &= whole[1:]
+        surface = np.flatnonzero(mask & ~inner)  # and unravelled: ten times faster than argwhere
+        points.append(np.stack(np.unravel_index(surface, mask.shape), axis=1) + np.array([slab.start, 0, 0]))
+    return np.concatenate(points)
 
 
 def _checked_spacing(spacing: Sequence[float]) -> npt.NDArray[np.float64]:

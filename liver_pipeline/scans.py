@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,13 @@ def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), ac
     return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
 
 
-def write_label_map(path: Path | str, label_map: npt.NDArray[np.uint8], like: Scan, overwrite: bool = False) -> str:
+def write_label_map(
+    path: Path | str,
+    label_map: npt.NDArray[np.uint8],
+    like: Scan,
+    overwrite: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> str:
     """Write a label map on the grid of ``like``; sform, qform, codes and units are kept to the bit, scl_slope is 1.
 
     The file appears by an atomic rename, complete or not at all, and depends only on labels and header.
@@ -115,6 +121,7 @@ def write_label_map(path: Path | str, label_map: npt.NDArray[np.uint8], like: Sc
         label_map: uint8 (X, Y, Z), shape of ``like.array``.
         like: The scan.
         overwrite: Replace a file that is there.
+        announce: Called with the sha256 just before the file appears.
 
     Returns:
         sha256 of the file.
@@ -134,7 +141,7 @@ def write_label_map(path: Path | str, label_map: npt.NDArray[np.uint8], like: Sc
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; overwrite=True replaces it")
     x, y, z = label_map.shape
-    return write_nifti(path, label_map, header_like(like.header, (x, y, z)))
+    return write_nifti(path, label_map, header_like(like.header, (x, y, z)), announce)
 
 
 def label_findings(scan: Scan, label: Scan) -> list[Finding]:

@@ -21,7 +21,8 @@ from liver_pipeline.geometry import (
     resample_linear,
     resample_nearest,
 )
-from liver_pipeline.scans import Scan, read_label_map, read_scan
+from liver_pipeline.intake import settle
+from liver_pipeline.scans import Scan, label_findings, read_label_map, read_scan
 from liver_pipeline.windows import body_blocks, encode_blocks
 
 AIR_HU = -500.0  # below: air outside the body, or empty lung; the liver's neighbours are above
@@ -44,7 +45,8 @@ class LoadScand(MapTransform):
         allow_missing_keys: Whether a case may lack a key (the label at inference).
 
     Raises:
-        liver_pipeline.intake.IntakeError: A file is not what it should be.
+        liver_pipeline.intake.IntakeError: A file is not what it should be, or a label map lies on another grid than the
+            scan.
     """
 
     def __init__(
@@ -68,8 +70,12 @@ class LoadScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with each key read."""
         read = dict(data)
-        for key in self.key_iterator(read):
-            read[key] = scan_to_tensor(self._read(key, read[key]))
+        scans = {key: self._read(key, read[key]) for key in self.key_iterator(read)}
+        image = next((scan for key, scan in scans.items() if key not in self.label_keys), None)
+        for key, scan in scans.items():
+            if key in self.label_keys and image is not None:
+                settle(scan.path, label_findings(image, scan), self.accept)
+            read[key] = scan_to_tensor(scan)
         return read
 
     def _read(self, key: Hashable, source: Any) -> Scan:
@@ -179,3 +185,32 @@ class ToModelGridd(MapTransform):
             if self.air_hu is not None:
                 meta["body"] = encode_blocks(body_blocks(moved[0], self.air_hu))
         return MetaTensor(moved, affine=torch.from_numpy(affine), meta=meta)
+
+
+class WindowHud(MapTransform):
+    """Map a window of Hounsfield units to [0, 1] and clip what lies outside.
+
+    Equal to MONAI's ScaleIntensityRanged with ``clip``, but in place: that one makes three copies, which for a scan of
+    512x512x1000 on its own grid are 3 GB. The image that comes in is overwritten.
+
+    Args:
+        keys: Images, floating point.
+        hu_window: Lower and upper value, mapped to 0 and 1.
+        allow_missing_keys: Whether a case may lack a key.
+
+    Raises:
+        ValueError: If the window is empty.
+    """
+
+    def __init__(self, keys: KeysCollection, hu_window: Sequence[float], *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.lower, self.upper = (float(value) for value in hu_window)
+        if self.lower >= self.upper:
+            raise ValueError(f"hu_window must be a lower and a higher value, got {tuple(hu_window)}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with the images windowed."""
+        windowed = dict(data)
+        for key in self.key_iterator(windowed):
+            windowed[key].sub_(self.lower).div_(self.upper - self.lower).clamp_(0.0, 1.0)
+        return windowed

@@ -92,7 +92,7 @@ def _(path: Path) -> None:
     save(path, image(body()))
 
 
-@case("good.nii")
+@case("good_uncompressed.nii")
 def _(path: Path) -> None:
     save(path, image(body()))
 
@@ -211,7 +211,7 @@ def _(path: Path) -> None:
     path.write_bytes(gzip.compress(image(body()).to_bytes(), mtime=0)[:-8])
 
 
-@case("half.nii", "TRUNCATED")
+@case("half_uncompressed.nii", "TRUNCATED")
 def _(path: Path) -> None:
     data = image(body()).to_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -501,7 +501,7 @@ def _(path: Path) -> None:
     _folder(path, series(EVEN[::-1]))
 
 
-@case("good_series.zip")
+@case("good_series_zipped.zip")
 def _(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in series(EVEN).items():

@@ -1,0 +1,16 @@
+.PHONY: help setup check test slow bundle demo
+
+help:     ## list the commands
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+setup:    ## install with test tools and the versions tested together
+	pip install -c constraints.txt -e '.[test]'
+check:    ## lint, types, floors
+	ruff check . && ruff format --check . && mypy && lint-imports
+test:     ## the tests that CI runs
+	pytest
+slow:     ## the long tests as well
+	pytest -m 'slow or not slow'
+bundle:   ## write bundle/configs from configs/
+	python scripts/make_bundle.py
+demo:     ## everything once on phantoms
+	liver-pipeline demo

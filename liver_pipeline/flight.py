@@ -1,0 +1,92 @@
+"""What a folder run needs to read ahead and write behind: order, a memory budget, a progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Condition
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class MemoryBudget:
+    """Bytes that cases in flight may take together; a case that is alone is always let in."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._closed = False
+        self._changed = Condition()
+
+    def reserve(self, amount: int) -> int:
+        """Wait until ``amount`` fits; return it.
+
+        Raises:
+            RuntimeError: If the budget is closed meanwhile.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self.used == 0 or self.used + amount <= self.limit)
+            if self._closed:
+                raise RuntimeError("the run has ended")
+            self.used += amount
+        return amount
+
+    def release(self, amount: int) -> None:
+        """Give ``amount`` back."""
+        with self._changed:
+            self.used -= amount
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wake whoever waits; nothing is let in any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def one_ahead(items: Sequence[T], work: Callable[[T], R], pool: ThreadPoolExecutor) -> Iterator[R]:
+    """Yield ``work(item)`` in order; while the caller has one, the next is being worked on in ``pool``."""
+    ready: Future[R] | None = None
+    for item in items:
+        following = pool.submit(work, item)
+        if ready is not None:
+            yield ready.result()
+        ready = following
+    if ready is not None:
+        yield ready.result()
+
+
+class Bar:
+    """A progress bar with cases per hour and the stage that takes longest; on a terminal only."""
+
+    def __init__(self, total: int, shown: bool) -> None:
+        self._bar = tqdm(total=total, unit="case", disable=None if shown else True)
+        self._started = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._bar.close()
+
+    def update(self, stage_seconds: Mapping[str, float], done: int, failed: int) -> None:
+        """Count one case and the seconds of its stages."""
+        for name, seconds in stage_seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        self._bar.set_postfix_str(self.text(done, failed), refresh=False)
+        self._bar.update()
+
+    def text(self, done: int, failed: int) -> str:
+        """Return cases per hour, failures and the slowest stage."""
+        hours = (time.perf_counter() - self._started) / 3600.0
+        text = f"{done / hours:.0f} cases/h, {failed} failed"
+        if total := sum(self._seconds.values()):
+            slow = max(self._seconds, key=lambda name: self._seconds[name])
+            text += f", slow: {slow} {100 * self._seconds[slow] / total:.0f} %"
+        return text

@@ -1,0 +1,142 @@
+"""The command line: help that helps, and one line for what a user can mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from liver_pipeline import bundle
+from liver_pipeline.cli import main
+from liver_pipeline.phantoms import make_phantom_dataset
+
+COMMANDS = ("train", "compose", "predict", "evaluate", "networks", "demo", "check")
+TINY_NETWORK = ["network_def::channels=[4,8]", "roi_size=[16,16,16]", "spacing=[12,12,12]"]
+TINY = [*TINY_NETWORK, "max_epochs=1", "num_workers=0", "split_fractions=[0.34,0.33,0.33]"]
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def refused(*words: object) -> str:
+    """Run a command that must end with exit code 2 and one line; return the line."""
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("liver-pipeline: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_phantom_dataset(tmp_path_factory.mktemp("data"), 3, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_what_a_command_does(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+
+
+@pytest.mark.parametrize("command", ["train", "compose", "predict"])
+def test_help_has_an_example(command: str) -> None:
+    assert f"Example: liver-pipeline {command} " in call(command, "--help").output
+
+
+def test_networks_lists_every_file_that_can_be_named() -> None:
+    output = call("networks").output
+    for kind in ("network", "recipe", "data", "modality", "experiment"):
+        for name in bundle.layer_names(kind):
+            assert f"  {name} " in output
+
+
+def test_an_unknown_network_and_key_are_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    assert "did you mean 'segresnet'?" in refused("train", tmp_path / "r", "--network", "segresnt")
+    assert "did you mean 'max_epochs'?" in refused("train", tmp_path / "r", "max_epoch=3")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_missing_or_empty_data_set_is_refused(tmp_path: Path) -> None:
+    line = refused("train", tmp_path / "a", f"dataset_dir={tmp_path / 'nowhere'}", *TINY)
+    assert "no such folder" in line
+    (tmp_path / "empty").mkdir()
+    assert "no volume-N.nii" in refused("train", tmp_path / "b", f"dataset_dir={tmp_path / 'empty'}", *TINY)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = call("--debug", "train", tmp_path / "r", "max_epoch=3")
+    assert isinstance(result.exception, ValueError)
+
+
+def damaged_copy(phantoms: Path, folder: Path, label: np.ndarray) -> Path:
+    """Copy the phantoms; every case's label map becomes ``label``, so that whichever is read first is wrong."""
+    folder.mkdir()
+    for path in phantoms.glob("volume-*"):
+        image = nib.load(path)
+        nib.save(image, folder / path.name)
+        number = path.name.removeprefix("volume-")
+        nib.save(nib.Nifti1Image(label, image.affine), folder / f"segmentation-{number}")
+    return folder
+
+
+def test_a_label_map_of_another_shape_or_with_unknown_values_stops_the_training(tmp_path: Path, phantoms: Path) -> None:
+    other_shape = damaged_copy(phantoms, tmp_path / "shape", np.ones((32, 26, 15), np.uint8))
+    line = refused("train", tmp_path / "a", f"dataset_dir={other_shape}", *TINY)
+    assert "LABEL_GRID_MISMATCH" in line
+    assert "segmentation-" in line
+    other_value = damaged_copy(phantoms, tmp_path / "value", np.full((32, 26, 16), 7, np.uint8))
+    line = refused("train", tmp_path / "b", f"dataset_dir={other_value}", *TINY)
+    assert "LABEL_VALUES" in line
+    assert "7" in line
+
+
+def test_a_run_is_trained_used_and_never_overwritten_unasked(tmp_path: Path, phantoms: Path) -> None:
+    run, masks = tmp_path / "run", tmp_path / "masks"
+    assert call("train", run, f"dataset_dir={phantoms}", *TINY).exit_code == 0
+    assert "--overwrite" in refused("train", run, "--network", "unet3d", f"dataset_dir={phantoms}", *TINY)
+    assert "--overwrite" in refused("train", run)
+
+    assert call("predict", run, phantoms / "volume-1.nii.gz", masks).exit_code == 0
+    image, mask = nib.load(phantoms / "volume-1.nii.gz"), nib.load(masks / "volume-1.nii.gz")
+    assert mask.get_data_dtype() == np.uint8
+    assert mask.shape == image.shape
+    np.testing.assert_array_equal(mask.affine, image.affine)
+
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    (reference / "segmentation-1.nii.gz").write_bytes((phantoms / "segmentation-1.nii.gz").read_bytes())
+    assert call("evaluate", masks, reference, tmp_path / "scores").exit_code == 0
+    assert (tmp_path / "scores/metrics.json").is_file()
+    assert "overwrite" in refused("evaluate", masks, reference, tmp_path / "scores")
+
+
+def test_compose_then_train_trains_what_was_composed(tmp_path: Path, phantoms: Path) -> None:
+    run = tmp_path / "run"
+    assert call("compose", run, f"dataset_dir={phantoms}", *TINY).exit_code == 0
+    assert not (run / "models/model.pt").exists()
+    assert call("train", run).exit_code == 0
+    assert torch.load(run / "models/model.pt", weights_only=True)["epoch"] == 1
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, phantoms: Path) -> None:
+    run = tmp_path / "run"
+    assert call("compose", run, *TINY_NETWORK).exit_code == 0
+    torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, run / "models/model.pt")
+    assert "another network" in refused("predict", run, phantoms / "volume-0.nii.gz", tmp_path / "masks")
+
+
+def test_predict_without_weights_or_scans_or_run_is_refused(tmp_path: Path, phantoms: Path) -> None:
+    run = tmp_path / "run"
+    assert "no run folder" in refused("predict", tmp_path, phantoms, tmp_path / "masks")
+    assert call("compose", run, *TINY_NETWORK).exit_code == 0
+    assert "model.pt" in refused("predict", run, phantoms / "volume-0.nii.gz", tmp_path / "masks")
+    (tmp_path / "empty").mkdir()
+    assert "NO_SCANS" in refused("predict", run, tmp_path / "empty", tmp_path / "masks")
+    assert "NOT_FOUND" in refused("predict", run, tmp_path / "misspelt", tmp_path / "masks")
