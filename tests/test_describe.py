@@ -139,6 +139,16 @@ def test_table_is_the_same_for_a_mask_stored_in_another_orientation(tmp_path: Pa
         assert one[key] == pytest.approx(other[key]) if key != "box" else one[key] == other[key]
 
 
+def test_scan_may_be_stored_in_another_orientation_than_its_mask(tmp_path: Path) -> None:
+    label_map = block()
+    hu = scan_of(label_map)
+    hu[12, 13, 7] = 74
+    mask, scan = save(tmp_path / "mask.nii.gz", label_map), save(tmp_path / "straight.nii.gz", hu)
+    turned = nib.load(scan).as_reoriented(np.array([[1, 1], [2, -1], [0, -1]]))
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    assert describe_files(mask, tmp_path / "turned.nii.gz")["lesions"][0]["mean_hu"] == pytest.approx(51.0)
+
+
 def test_command_writes_json_and_csv_and_prints_a_table(tmp_path: Path) -> None:
     mask, scan = save(tmp_path / "mask.nii.gz", block()), save(tmp_path / "scan.nii.gz", scan_of(block()))
     options = ["--json", str(tmp_path / "t.json"), "--csv", str(tmp_path / "t.csv")]
