@@ -119,6 +119,7 @@ def train(run_dir: str, experiment: str | None, overwrite: bool, overrides: tupl
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
+@click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @overwrite_option
 @overrides_argument
 def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **options: Any) -> None:
