@@ -115,6 +115,8 @@ class Predictor:
         self.record.precision = self.converted[0].precision if self.converted else (self.engine.amp or "f32")
         if self.converted and self.record.precision != self.engine.precision:
             reason = f"{self.engine.precision} asked for: this processor has none, f32 is faster"
+        elif self.converted and self.engine.amp is not None:
+            reason = f"amp {self.engine.amp} asked for: it is PyTorch's; take backend: torch, or precision: bf16"
         self.record.reason = reason
 
     def _why_torch(self) -> str:
