@@ -194,13 +194,6 @@ def test_labels_of_a_real_scan_are_those_of_the_stock_chain(real_data: Path, roi
         result = StreamingInferer(roi, 2, backend=backend, skip_air=False)(image, net)
         assert 0.01 < (stock > 0).mean() < 0.9
         assert (result.numpy()[0, 0] == stock).mean() >= 0.9999
-        print(
-            backend,
-            (result.numpy()[0, 0] != stock).sum(),
-            stock.size,
-            np.bincount(stock.ravel()),
-            result.meta["inference"],
-        )
     skipped = StreamingInferer(roi, 2)(image, net).numpy()[0, 0]
     assert (skipped == stock).mean() >= 0.9999
 
