@@ -88,12 +88,13 @@ def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tu
 @main.command()
 @click.argument("run_dir")
 @layer_options
-@overwrite_option
+@click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
 @overrides_argument
-def train(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **layers: str) -> None:
+def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[str, ...], **layers: str) -> None:
     """Train a network into RUN_DIR, which is then a MONAI bundle.
 
-    A RUN_DIR that `compose` made is trained as it is; otherwise the layers named here are composed into it first.
+    A RUN_DIR that `compose` made is trained as it is; otherwise the layers named here are composed into it first. The
+    same command again continues a training that was stopped; a larger max_epochs prolongs it.
 
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
@@ -105,7 +106,7 @@ def train(run_dir: str, experiment: str | None, overwrite: bool, overrides: tupl
         _layers(**layers),
         experiment=experiment,
         overrides=bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS),
-        overwrite=overwrite,
+        restart=restart,
     )
     click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
 

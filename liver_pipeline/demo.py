@@ -9,8 +9,6 @@ import click
 from liver_pipeline.bundle import run_workflow, train
 from liver_pipeline.evaluation import evaluate_folders
 from liver_pipeline.phantoms import save_phantom
-from liver_pipeline.pictures import case_pictures
-from liver_pipeline.scans import read_label_map, read_scan
 
 UNSEEN = (100, 101, 102)  # numbers, and seeds, of phantoms that the network has not seen
 
@@ -29,7 +27,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     run_dir, scans, reference = folder / "run", folder / "scans", folder / "reference"
     masks, evaluation = folder / "masks", folder / "evaluation"
     click.echo(f"1/4  training a small 3D U-Net on phantoms: {run_dir}")
-    train(run_dir, {}, experiment="smoke", overrides={"dataset_dir": str(folder / "data")}, overwrite=overwrite)
+    train(run_dir, {}, experiment="smoke", overrides={"dataset_dir": str(folder / "data")}, restart=overwrite)
     click.echo(f"2/4  drawing {len(UNSEEN)} phantoms that it has not seen: {scans}")
     for number in UNSEEN:
         save_phantom(scans, number, label_folder=reference)
