@@ -33,7 +33,9 @@ WORKFLOWS = {
     "inference": ("base", "modality", "network", "inference"),
 }
 # What a training writes beside the configs, and --restart removes.
-TRAINING_OUTPUTS = ("models", "logs", "split.json", "log.csv")
+TRAINING_OUTPUTS = (
+    "models", "logs", "split.json", "log.csv", "curves.png", "checked_cases.json", "skipped_cases.json", "bad_loss.json"
+)  # fmt: skip
 # Keys that may change while a training goes on: they prolong it, or change no result.
 PROLONGING = ("max_epochs", "early_stop_patience")
 WITHOUT_EFFECT = ("num_workers", "cache_rate")

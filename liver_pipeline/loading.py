@@ -1,7 +1,7 @@
 """Batches whose randomness is a function of seed and epoch, so that a training continues exactly after a stop.
 
 Which cases a batch holds, and how each is cropped and augmented, depends on (seed, epoch, position in the epoch) and
-on nothing else: not on threads, not on what was drawn before. A checkpoint then needs no state of random number generators.
+on nothing else: not on threads, not on what was drawn before. A checkpoint then needs no state of generators.
 """
 
 from __future__ import annotations

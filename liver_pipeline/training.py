@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest, remove_partial, save_checkpoint
 from liver_pipeline.handlers import EpochLog
+from liver_pipeline.mishaps import explain
 
 
 class Checkpoint:
@@ -108,6 +109,9 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
 
     Raises:
         ValueError: See :meth:`Checkpoint.resume`.
+        LossNotFiniteError: The loss became nan or infinite.
+        TooLittleMemoryError: With what would fit.
+        OSError: If the disk is full; the last whole checkpoint is intact.
     """
     log.attach(trainer)
     checkpoint.attach(trainer)
@@ -116,7 +120,13 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     if is_finished(trainer.state.epoch, trainer.state.max_epochs, early_stop.state_dict(), early_stop.patience):
         tqdm.write(finished_line(trainer.state.epoch))
         return
-    trainer.run()
+    try:
+        trainer.run()
+    except Exception as error:
+        explained = explain(error, trainer, checkpoint.folder)
+        if explained is None:
+            raise
+        raise explained from None
 
 
 def finished_line(epoch: int) -> str:
