@@ -157,6 +157,25 @@ def tune_postprocessing(run_dir: str, min_gain: float) -> None:
 
 
 @main.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@click.option("--steps", type=click.IntRange(min=10), default=100, show_default=True, help="Training steps to take.")
+@overrides_argument
+def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
+    """Find a learning rate for the composed RUN_DIR: where the loss falls fastest as the rate grows from 1e-6 to 1.
+
+    \b
+    Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
+    """
+    from liver_pipeline import bundle
+    from liver_pipeline.find_lr import find_learning_rate
+
+    values = bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS)
+    found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
+    click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
+    click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
+
+
+@main.command()
 def networks() -> None:
     """List the networks, recipes, data layouts, modalities and experiments that can be named."""
     from liver_pipeline import bundle

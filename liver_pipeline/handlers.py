@@ -1,4 +1,4 @@
-"""Ignite handlers that YAML names: checkpoints that are whole or absent, a readable log, a progress bar, Dice."""
+"""Ignite handlers that YAML names: checkpoints that are whole or absent, a readable log, Dice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EarlyStopping, ProgressBar
+from ignite.handlers import EarlyStopping
 from ignite.metrics import Metric
 from monai.handlers import EarlyStopHandler, IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric
@@ -140,6 +140,7 @@ class EpochLog:
             "train_loss": sum(self.losses) / len(self.losses),
             "learning_rate": float(self.learning_rate),
             "seconds": round(time.monotonic() - self.started, 2),
+            "data_wait_share": round(getattr(engine.state, "data_wait_share", 0.0), 3),
         }
         names = ["val_mean_dice", *(name for name in self.validator.state.metrics if name != "val_mean_dice")]
         validated = self.validator.state.epoch == epoch and self.validator.state.metrics
@@ -152,15 +153,6 @@ class EpochLog:
         best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
         progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"
         tqdm.write(f"{progress} {shown}{best} | {row['seconds']:.0f} s")
-
-
-class LossBar:
-    """A progress bar over the iterations of an epoch, with the loss; silent where there is no terminal."""
-
-    def attach(self, engine: Engine) -> None:
-        """Show the bar on the trainer."""
-        bar = ProgressBar(disable=None)
-        bar.attach(engine, output_transform=lambda output: {"loss": _loss(output)})
 
 
 def _loss(output: Any) -> float:

@@ -71,10 +71,10 @@ def test_a_case_is_read_again_only_when_its_files_change(tmp_path: Path) -> None
     for key in ("image", "label"):
         Path(case[key]).write_text("x")
     split: Split = {"train": [case], "val": [], "test": []}
-    seen = []
+    seen: list[Mapping[str, Any]] = []
 
     def check() -> Split:
-        files = {"checked_file": tmp_path / "checked.json", "skipped_file": tmp_path / "skipped.json"}
+        files: Any = {"checked_file": tmp_path / "checked.json", "skipped_file": tmp_path / "skipped.json"}
         return usable_cases(split, seen.append, on_bad_case="fail", **files)
 
     assert check() == check() == split
@@ -86,12 +86,12 @@ def test_a_case_is_read_again_only_when_its_files_change(tmp_path: Path) -> None
 
 def test_skipping_all_cases_or_an_unknown_choice_is_refused(tmp_path: Path) -> None:
     split: Split = {"train": [{"case": "a", "image": "i", "label": "l"}], "val": [], "test": []}
-    files = {"checked_file": tmp_path / "checked.json", "skipped_file": tmp_path / "skipped.json"}
+    files: Any = {"checked_file": tmp_path / "checked.json", "skipped_file": tmp_path / "skipped.json"}
 
     def read(case: Mapping[str, Any]) -> None:
         raise ValueError("i: CONSTANT: every voxel is 0")
 
-    with pytest.raises(ValueError, match="no usable case is left in train.*CONSTANT"):
+    with pytest.raises(ValueError, match=r"no usable case is left in train.*CONSTANT"):
         usable_cases(split, read, on_bad_case="skip", **files)
     with pytest.raises(ValueError, match="fail or skip"):
         usable_cases(split, read, on_bad_case="ignore", **files)

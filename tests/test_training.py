@@ -25,6 +25,7 @@ from liver_pipeline.checkpoints import LAST, PREVIOUS
 from liver_pipeline.handlers import EpochLog
 from liver_pipeline.phantoms import make_phantom_dataset
 
+TIMES = ("seconds", "data_wait_share")
 EPOCHS, STEPS = 3, 2  # three cases in batches of two
 TINY: dict[str, Any] = {
     "spacing": [12.0, 12.0, 12.0],
@@ -78,9 +79,9 @@ def content(run: Path, name: str = LAST) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(run / "models" / name, weights_only=True)
     best: dict[str, Any] = torch.load(run / "models" / "model.pt", weights_only=True)
     for row in state["log"]["rows"]:
-        del row["seconds"]
+        del row["seconds"], row["data_wait_share"]
     with (run / "log.csv").open() as file:
-        rows = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        rows = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
     return {"state": state, "best": best, "csv": rows}
 
 
