@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -354,6 +355,7 @@ def run_workflow(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any
     """
     run_dir = Path(run_dir)
     load_config(run_dir, workflow, overrides)  # refuses unknown keys, which MONAI would accept
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that there is no logging.conf
     config = ConfigWorkflow(
         config_file=str(run_dir / "configs" / f"{workflow}.yaml"),
         meta_file=str(run_dir / "configs" / "metadata.json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def root_cause(error: BaseException) -> BaseException:
 @click.version_option(package_name="liver-pipeline")
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
+    warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
 
 
 def _layers(**named: str | None) -> dict[str, str]:
@@ -118,6 +120,7 @@ def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
+@click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @overwrite_option
 @overrides_argument
 def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **options: Any) -> None:
@@ -133,8 +136,7 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
 
     values = bundle.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     paths = {"dataset_dir": scans, "output_dir": masks}
-    summary = bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))[-1]
-    sys.exit(summary.exit_code)
+    bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))
 
 
 @main.command()

@@ -9,6 +9,8 @@ import click
 from liver_pipeline.bundle import run_workflow, train
 from liver_pipeline.evaluation import evaluate_folders
 from liver_pipeline.phantoms import save_phantom
+from liver_pipeline.pictures import case_pictures
+from liver_pipeline.scans import read_label_map, read_scan
 
 UNSEEN = (100, 101, 102)  # numbers, and seeds, of phantoms that the network has not seen
 
@@ -35,10 +37,26 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     paths = {"dataset_dir": str(scans), "output_dir": str(masks)}
     run_workflow(run_dir, "inference", {**paths, "overwrite": overwrite})
     click.echo(f"4/4  scoring the masks: {evaluation}")
-    metrics = evaluate_folders(masks, reference, evaluation, overwrite=overwrite)
-    for name, value in metrics["global"].items():
-        if name in ("liver_dice", "tumor_dice", "lesion_dice_per_case"):
-            click.echo(f"     {name} {value:.3f} (phantoms; says that the code works, nothing about patients)")
-    click.echo(
-        f"done: report {evaluation / 'report.html'}, tables {evaluation}, log {run_dir / 'log.csv'}, masks {masks}"
-    )
+    metrics = evaluate_folders(masks, reference, evaluation, image_dir=scans, overwrite=overwrite)
+    for number in UNSEEN:
+        _save_overlay(number, folder)
+    click.echo("done; on phantoms, which say that the code works and nothing about patients:")
+    for name in ("liver_dice", "tumor_dice"):
+        click.echo(f"  {name:<12} {metrics['global'][name]:.3f}")
+    for what, path in (
+        ("report", evaluation / "report.html"),
+        ("tables", evaluation / "cases.csv"),
+        ("pictures", evaluation / "overlay-*.png"),
+        ("masks", masks),
+        ("run", run_dir),
+    ):
+        click.echo(f"  {what:<12} {path}")
+
+
+def _save_overlay(number: int, folder: Path) -> None:
+    """Write the slice with most tumor, reference and prediction outlined, as PNG."""
+    scan = read_scan(folder / "scans" / f"volume-{number}.nii.gz")
+    pred = read_label_map(folder / "masks" / f"volume-{number}.nii.gz").array
+    label = read_label_map(folder / "reference" / f"segmentation-{number}.nii.gz").array
+    drawn = case_pictures(pred, label, scan.spacing, [], (scan.array, scan.slope, scan.intercept))
+    (folder / "evaluation" / f"overlay-{number}.png").write_bytes(drawn["case"])

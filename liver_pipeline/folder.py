@@ -8,37 +8,37 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
 
+from liver_pipeline.case_record import Case, as_label_map, describe_case, without_voxels
+from liver_pipeline.describe import describe_files
 from liver_pipeline.failures import PASSING, finding_of
 from liver_pipeline.flight import Bar, MemoryBudget, one_ahead
-from liver_pipeline.inputs import ScanInput, case_name, find_inputs, input_sha256, same_names, voxel_count
-from liver_pipeline.intake import CODES, Finding, IntakeError, error, refuse
+from liver_pipeline.inputs import input_sha256
+from liver_pipeline.intake import CODES, IntakeError, error, refuse
 from liver_pipeline.ledger import Ledger, read_ledger
 from liver_pipeline.nifti import TEMPORARY
+from liver_pipeline.plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.provenance import (
-    Stages,
     available_bytes,
     content_sha256,
     file_sha256,
-    geometry,
     machine,
     plain,
     settings_of,
     versions,
     write_json,
 )
-from liver_pipeline.scans import Scan, read_scan, write_label_map
+from liver_pipeline.scans import read_scan, write_label_map
 from liver_pipeline.weights import load_weights, network_sha256
+
+__all__ = ["FolderRun", "Summary", "find_scans"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,39 +75,6 @@ class Summary:
             sys.exit(self.exit_code)
 
 
-@dataclass
-class Case:
-    """One input on its way through the run."""
-
-    one: ScanInput
-    output: Path
-    stages: Stages = field(default_factory=Stages)
-    started: float = field(default_factory=time.time)
-    reserved: int = 0  # bytes of the memory budget
-    input_sha256: str | None = None
-    scan: Scan | None = None
-    data: Data = field(default_factory=dict)
-    before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
-    failure: Finding | None = None
-
-    @property
-    def provenance(self) -> Path:
-        """The JSON file beside the mask."""
-        return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ".json")
-
-
-def find_scans(path: Path | str) -> list[dict[str, str]]:
-    """Return the scans at ``path`` (see :func:`liver_pipeline.inputs.find_inputs`) as data for a MONAI Dataset.
-
-    Returns:
-        One ``{"image": path, "case": name, "root": path}`` a scan.
-
-    Raises:
-        IntakeError: NOT_FOUND, NO_SCANS.
-    """
-    return [{"image": str(one.path), "case": one.case, "root": str(path)} for one in find_inputs(path)]
-
-
 class FolderRun:
     """Segment every scan of a folder with one network; the ``evaluator`` of ``inference.yaml``.
 
@@ -133,8 +100,11 @@ class FolderRun:
         dry_run: Only print cases, outputs, collisions and predicted memory.
         max_failures: Stop after so many failures.
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
+        describe: Also write ``<case>.description.json``, the clinical table of
+            :func:`liver_pipeline.describe.describe_files`.
         progress: Show a bar on a terminal.
         accept: Intake codes to take as warnings.
+        repair: Intake codes to repair, such as "SHEAR"; see :func:`liver_pipeline.scans.read_scan`.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
     """
 
@@ -156,8 +126,10 @@ class FolderRun:
         dry_run: bool = False,
         max_failures: int | None = None,
         overwrite: bool = False,
+        describe: bool = False,
         progress: bool = True,
         accept: Sequence[str] = (),
+        repair: Sequence[str] = (),
         memory_limit_gb: float | None = None,
     ) -> None:
         if (scans is None) == (dataset is None):
@@ -177,8 +149,9 @@ class FolderRun:
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
+        self.describe = describe
         self.progress = progress
-        self.accept = tuple(accept)
+        self.accept, self.repair = tuple(accept), tuple(repair)
         self.settings = self._settings()
         self.config_sha256 = content_sha256(self.settings)
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
@@ -196,44 +169,20 @@ class FolderRun:
             IntakeError: NOT_FOUND, NO_SCANS, DUPLICATE_NAME, OUTPUT_READ_ONLY, DISK_FULL: nothing was run.
             ValueError: If the weights belong to another network, outputs would replace inputs, or another run is at it.
         """
-        cases = self._cases()
+        cases = plan_cases(find_scans(self.scans) if self.scans is not None else self.dataset.data, self.output_dir)
         if self.dry_run:
             return self._print_plan(cases)
-        self._refuse_collisions(cases)
+        refuse_collisions(cases)
         with contextlib.closing(self._open_ledger()) as self._ledger:
             self.weights_sha256 = self._load_weights()
             self._versions, self._machine = versions(), machine(self.device)
             return self._run(cases)
 
-    def _cases(self) -> list[Case]:
-        inputs = self._inputs()
-        return [Case(one, self.output_dir / f"{one.case}.nii.gz") for one in inputs]
-
-    def _inputs(self) -> list[ScanInput]:
-        """Return inputs; masks of an earlier run in an output folder inside the searched folder are none."""
-        items = find_scans(self.scans) if self.scans is not None else [dict(item) for item in self.dataset.data]
-        for item in items:
-            item.setdefault("case", case_name(Path(item["image"]).name))
-            item.setdefault("root", str(Path(item["image"]).parent))
-        output = self.output_dir.resolve()
-        kept = [
-            ScanInput(Path(item["image"]), item["case"])
-            for item in items
-            if not (_inside(output, Path(item["root"]).resolve()) and _inside(Path(item["image"]).resolve(), output))
-        ]
-        if not kept:
-            raise refuse(self.scans or self.output_dir, "NO_SCANS", "no scan to segment; name the folder of the scans")
-        self._root = {item["image"]: Path(item["root"]) for item in items}
-        return kept
-
-    def _refuse_collisions(self, cases: Sequence[Case]) -> None:
-        for name, paths in same_names(case.one for case in cases).items():
-            both = " and ".join(str(path) for path in paths[:2])
-            raise refuse(paths[1], "DUPLICATE_NAME", f"{both} would both write {name}.nii.gz; rename one")
-        inputs = {case.one.path.resolve() for case in cases}
-        for case in cases:
-            if case.output.resolve() in inputs:
-                raise ValueError(f"the mask of {case.one.path} would replace a scan; choose another output folder")
+    def _print_plan(self, cases: Sequence[Case]) -> Summary:
+        last, _ = read_ledger(self.output_dir / LEDGER)
+        lines, collisions = plan_lines(cases, last, self._memory.limit)
+        sys.stdout.write("\n".join(lines) + "\n")
+        return Summary(0, 0, len(cases), EXIT_BAD_USAGE if collisions else EXIT_DONE)
 
     def _open_ledger(self) -> Ledger:
         if self.output_dir.exists() and not self.output_dir.is_dir():
@@ -264,25 +213,13 @@ class FolderRun:
             "inference_yaml_sha256": None if config is None else content_sha256(plain(config)),
             "modality": self.modality,
             "accept": sorted(self.accept),
+            "describe": self.describe,
+            "repair": sorted(self.repair),
             "network": settings_of(self.network),
             "preprocessing": settings_of(self.preprocessing),
             "inferer": settings_of(self.inferer),
             "postprocessing": settings_of(self.postprocessing),
         }
-
-    def _print_plan(self, cases: Sequence[Case]) -> Summary:
-        last, _ = read_ledger(self.output_dir / LEDGER)
-        twins = same_names(case.one for case in cases)
-        for case in cases:
-            row = last.get(case.one.case, {})
-            states = {"done": "done before", "failed": f"failed before: {row.get('code')}"}
-            state = states.get(row.get("event", ""), "new")
-            size = f"{predicted_bytes(case.one.path) / 1e9:.2f} GB"
-            sys.stdout.write(f"{case.one.path} -> {case.output}  {size}  {state}\n")
-        for name, paths in twins.items():
-            sys.stdout.write(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write {name}.nii.gz\n")
-        sys.stdout.write(f"{len(cases)} cases, {len(twins)} collisions, budget {self._memory.limit / 1e9:.1f} GB\n")
-        return Summary(0, 0, len(cases), EXIT_BAD_USAGE if twins else EXIT_DONE)
 
     # --- the run ---
 
@@ -335,12 +272,12 @@ class FolderRun:
             self._guard_output(case)
             case.reserved = self._memory.reserve(predicted_bytes(case.one.path))
             with case.stages("read"):
-                scan = read_scan(case.one.path, modality=self.modality, accept=self.accept)
+                scan = read_scan(case.one.path, modality=self.modality, accept=self.accept, repair=self.repair)
             case.input_sha256 = scan.sha256
             with case.stages("preprocess"):
                 read = {"image": scan}
                 case.data = dict(read if self.preprocessing is None else self.preprocessing(read))
-            case.scan = _without_voxels(scan)
+            case.scan = without_voxels(scan)
         except Exception as reason:
             self._fail(case, reason)
         return case
@@ -399,17 +336,37 @@ class FolderRun:
                 cleaned: Mapping[Any, Any] = {"pred": pred[0], "image": case.data["image"]}
                 if self.postprocessing is not None:
                     cleaned = self.postprocessing(dict(cleaned))
-                label_map = _as_label_map(cleaned["pred"])
+                label_map = as_label_map(cleaned["pred"])
+            effects = cleaned.get("effects", {})
+
+            def announce(sha256: str) -> None:
+                """Make ledger and provenance know the mask before it is there."""
+                self._record(case, "writing", sha256)
+                record = describe_case(case, label_map, sha256, pred, effects)
+                write_json(case.provenance, {**record, **self._common()})
+
             with case.stages("write"):
                 case.output.parent.mkdir(parents=True, exist_ok=True)
-                known = partial(self._record, case, "writing")  # in the ledger before the mask is there
-                sha256 = write_label_map(case.output, label_map, case.scan, overwrite=True, announce=known)
-            record = self._provenance(case, label_map, sha256, pred, cleaned.get("effects", {}))
-            write_json(case.provenance, record)
+                sha256 = write_label_map(case.output, label_map, case.scan, overwrite=True, announce=announce)
+            if self.describe:
+                with case.stages("describe"):
+                    write_json(case.description, describe_files(case.output, case.one.path))
             self._record(case, "done", sha256)
         except Exception as reason:
             self._fail(case, reason, writing=True)
+            with contextlib.suppress(OSError):
+                if not case.output.exists():
+                    case.provenance.unlink(missing_ok=True)
         self._settle(case)
+
+    def _common(self) -> dict[str, Any]:
+        """Return the part of the provenance that all cases share."""
+        return {
+            "weights": {"file": None if self.ckpt_path is None else self.ckpt_path.name, "sha256": self.weights_sha256},
+            "config": {"sha256": self.config_sha256, "settings": self.settings},
+            "versions": self._versions,
+            "machine": self._machine,
+        }
 
     def _fail(self, case: Case, reason: BaseException, *, writing: bool = False) -> None:
         case.failure = finding_of(reason, writing=writing)
@@ -456,67 +413,3 @@ class FolderRun:
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
         )
-
-    def _provenance(
-        self, case: Case, label_map: npt.NDArray[np.uint8], sha256: str, pred: Any, effects: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        assert case.scan is not None
-        scan, image = case.scan, case.data["image"]
-        inference = dict(getattr(pred, "meta", {}).get("inference", {}))
-        times = {key: inference.pop(key) for key in list(inference) if "seconds" in key}
-        counts = np.bincount(label_map.ravel(order="K"), minlength=3)
-        voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000.0  # 1 ml = 1000 mm^3
-        root = self._root[str(case.one.path)]
-        return {
-            "case": case.one.case,
-            "input": {"path": _relative(case.one.path, root), "sha256": scan.sha256, "modality": self.modality},
-            "output": {
-                "path": _relative(case.output, self.output_dir),
-                "sha256": sha256,
-                "voxels": {str(label): int(n) for label, n in enumerate(counts)},
-                "volume_ml": {str(label): round(int(n) * voxel_ml, 3) for label, n in enumerate(counts) if label},
-            },
-            "weights": {"file": None if self.ckpt_path is None else self.ckpt_path.name, "sha256": self.weights_sha256},
-            "config": {"sha256": self.config_sha256, "settings": self.settings},
-            "geometry": {
-                "scan": geometry(scan.array.shape, scan.affine),
-                "model_grid": geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None,
-                "mask": geometry(label_map.shape, scan.affine),
-            },
-            "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
-            "inference": inference,
-            "effects": dict(effects),
-            "versions": self._versions,
-            "machine": self._machine,
-            "timing": {
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(case.started)),
-                "seconds": round(time.time() - case.started, 3),
-                "stages": case.stages.as_json(),
-                **times,
-            },
-        }
-
-
-def predicted_bytes(path: Path) -> int:
-    """Predict what a case takes while it is in flight: stored voxels, a float32 model grid as fine, a label map."""
-    voxels, itemsize = voxel_count(path)
-    return voxels * (itemsize + 4 + 1)
-
-
-def _as_label_map(pred: Any) -> npt.NDArray[np.uint8]:
-    """Return labels (1, X, Y, Z) of any type as uint8 (X, Y, Z) without metadata."""
-    array: npt.NDArray[Any] = np.asarray(pred[0].detach().cpu() if isinstance(pred, torch.Tensor) else pred[0])
-    return array if array.dtype == np.uint8 else array.astype(np.uint8)
-
-
-def _without_voxels(scan: Scan) -> Scan:
-    """Return the scan with its shape but no memory: what writing a mask needs."""
-    return replace(scan, array=np.broadcast_to(np.uint8(0), scan.array.shape))
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return path != folder and path.is_relative_to(folder)
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name

@@ -32,6 +32,8 @@ from liver_pipeline.windows import (
     windows,
 )
 
+FLUSH_BYTES = 16 * 2**20  # of sums that are turned into labels at a time: temporaries stay in the processor's cache
+
 
 class StreamingInferer(Inferer):
     """Run a network over a scan on the model grid and give the label map on the scan's own grid.
@@ -241,16 +243,18 @@ class _Upsampler:
 
     def __call__(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
         """Paint the next planes."""
-        begin = time.perf_counter()
+        started = time.perf_counter()
         first = max(self.planes.start - self.position, 0)
         last = min(self.planes.stop - self.position, sums.shape[0])
         self.position += sums.shape[0]
-        if first < last:
+        some = max(4, FLUSH_BYTES // (4 * sums[0].numel()))
+        for begin in range(first, last, some):
+            part = slice(begin, min(begin + some, last))
             try:
-                self._paint(sums[first:last], counts[first:last])
+                self._paint(sums[part], counts[part])
             except torch.OutOfMemoryError:
-                self._paint(sums[first:last].cpu(), counts[first:last].cpu())
-        self.seconds += time.perf_counter() - begin
+                self._paint(sums[part].cpu(), counts[part].cpu())
+        self.seconds += time.perf_counter() - started
 
     def _paint(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
         """Turn sums into probabilities and these into labels."""

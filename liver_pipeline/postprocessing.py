@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 
 LIVER: Final = 1
 TUMOR: Final = 2
+SLAB_VOXELS: Final = 2**22  # worked on at once; temporary arrays of a few times as many bytes
 
 LabelMap: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -192,8 +193,8 @@ def _window(label_map: LabelMap, smallest_label: int = LIVER) -> _Window:
 
 
 def _slabs(array: npt.NDArray[Any]) -> Iterator[slice]:
-    """Cut the first axis into slabs of a few MiB."""
-    planes = max(1, 2**22 // max(1, array[:1].size))
+    """Cut the first axis into slabs of at least one plane and about ``SLAB_VOXELS``."""
+    planes = max(1, SLAB_VOXELS // max(1, array[:1].size))
     return (slice(start, start + planes) for start in range(0, len(array), planes))
 
 

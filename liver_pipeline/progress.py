@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.handlers import from_engine
@@ -29,7 +30,7 @@ class Progress:
 
     def __init__(self, validator: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self.validator, self.clock = validator, clock
-        self.bar: tqdm[None] | None = None
+        self.bar: tqdm[Any] | None = None
         self.warned = False
         self.first_iteration = 0
         self.run_started = self.epoch_started = self.asked = self.waited = 0.0
@@ -73,7 +74,7 @@ class Progress:
         """Return the time to the last epoch's end at the pace since the start, validations included."""
         done = engine.state.iteration - self.first_iteration
         to_do = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
-        return (self.clock() - self.run_started) / max(done, 1) * to_do
+        return float((self.clock() - self.run_started) / max(done, 1) * to_do)
 
     def _end_epoch(self, engine: Engine) -> None:
         if self.bar is not None:

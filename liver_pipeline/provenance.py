@@ -154,23 +154,33 @@ class Stages:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.peak_mb: dict[str, float] = {}
+        self._running: dict[str, tuple[float, _Peak]] = {}
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time the block as stage ``name``; a stage that runs twice is added up."""
         started, memory = time.perf_counter(), _Peak()
+        self._running[name] = started, memory
         try:
             with memory:
                 yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-            self.peak_mb[name] = max(self.peak_mb.get(name, 0.0), memory.peak_mb)
+            del self._running[name]
+            self._add(name, started, memory)
+
+    def _add(self, name: str, started: float, memory: _Peak) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        self.peak_mb[name] = max(self.peak_mb.get(name, 0.0), memory.peak_mb)
 
     def as_json(self) -> dict[str, dict[str, float]]:
-        """Return seconds and peak memory of the process for each stage."""
+        """Return seconds and peak memory of the process for each stage; of one that runs, what it took until now."""
+        until_now = Stages()
+        until_now.seconds, until_now.peak_mb = dict(self.seconds), dict(self.peak_mb)
+        for name, (started, memory) in self._running.items():
+            until_now._add(name, started, memory)
         return {
-            name: {"seconds": round(self.seconds[name], 4), "process_peak_mb": round(self.peak_mb[name], 1)}
-            for name in self.seconds
+            name: {"seconds": round(seconds, 4), "process_peak_mb": round(until_now.peak_mb[name], 1)}
+            for name, seconds in until_now.seconds.items()
         }
 
 

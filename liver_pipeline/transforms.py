@@ -185,3 +185,32 @@ class ToModelGridd(MapTransform):
             if self.air_hu is not None:
                 meta["body"] = encode_blocks(body_blocks(moved[0], self.air_hu))
         return MetaTensor(moved, affine=torch.from_numpy(affine), meta=meta)
+
+
+class WindowHud(MapTransform):
+    """Map a window of Hounsfield units to [0, 1] and clip what lies outside.
+
+    Equal to MONAI's ScaleIntensityRanged with ``clip``, but in place: that one makes three copies, which for a scan of
+    512x512x1000 on its own grid are 3 GB. The image that comes in is overwritten.
+
+    Args:
+        keys: Images, floating point.
+        hu_window: Lower and upper value, mapped to 0 and 1.
+        allow_missing_keys: Whether a case may lack a key.
+
+    Raises:
+        ValueError: If the window is empty.
+    """
+
+    def __init__(self, keys: KeysCollection, hu_window: Sequence[float], *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.lower, self.upper = (float(value) for value in hu_window)
+        if self.lower >= self.upper:
+            raise ValueError(f"hu_window must be a lower and a higher value, got {tuple(hu_window)}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with the images windowed."""
+        windowed = dict(data)
+        for key in self.key_iterator(windowed):
+            windowed[key].sub_(self.lower).div_(self.upper - self.lower).clamp_(0.0, 1.0)
+        return windowed

@@ -199,11 +199,9 @@ def run_ours(
     """Run this package's chain; converting to OpenVINO is a stage of its own, since it happens once per weights."""
     from dataclasses import replace
 
-    from monai.transforms import ScaleIntensityRanged
-
     from liver_pipeline.inferers import StreamingInferer
     from liver_pipeline.scans import read_scan, write_label_map
-    from liver_pipeline.transforms import LoadScand, ToModelGridd
+    from liver_pipeline.transforms import LoadScand, ToModelGridd, WindowHud
 
     stages = Stages()
     inferer = StreamingInferer(
@@ -220,11 +218,11 @@ def run_ours(
     with stages("read"):
         opened = read_scan(scan)
         data: Any = LoadScand("image")({"image": opened})
-        like = replace(opened, array=np.broadcast_to(opened.array[:1, :1, :1], opened.array.shape))
+        like = replace(opened, array=np.broadcast_to(np.uint8(0), opened.array.shape))  # the voxels can go
         del opened
     with stages("preprocess"):
         data = ToModelGridd("image", spacing=preset["spacing"])(data)
-        data = ScaleIntensityRanged("image", *HU_WINDOW, 0.0, 1.0, clip=True)(data)
+        data = WindowHud("image", HU_WINDOW)(data)
     with stages("windows"):
         pred = inferer(data["image"][None], network)
     record = pred.meta["inference"]

@@ -79,10 +79,8 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=1000)
     parser.add_argument("--noise", type=int, default=20000, help="stray voxels, which make the bounding box the volume")
     options = parser.parse_args()
-    print(
-        f"512x512x{options.slices}, {options.noise} stray voxels\n\n| step | s | GB on top |\n| --- | --- | --- |",
-        flush=True,
-    )
+    print(f"512x512x{options.slices}, {options.noise} stray voxels\n")
+    print("| step | s | CPU s | GB on top |\n| --- | --- | --- | --- |", flush=True)
     context = multiprocessing.get_context("spawn")  # a fresh process: peak memory of one step only
     for name in STEPS:
         process = context.Process(target=measure, args=(name, options.slices, options.noise))

@@ -203,7 +203,7 @@ def test_a_checkpoint_exports_to_torchscript_that_computes_the_same(name: str, t
         key_in_ckpt="model",
     )
     image = torch.rand(1, 1, *bundle.load_config(run, "inference")["roi_size"])
-    torch.testing.assert_close(torch.jit.load(str(exported))(image), network(image))
+    torch.testing.assert_close(torch.jit.load(str(exported))(image), network(image))  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("workflow", ["train", "inference", "evaluate"])
@@ -236,7 +236,7 @@ def train_by_stock_monai(run: Path, name: str, phantoms: Path) -> None:
     """Swap the network as any MONAI user would: one more YAML file on the command line of ``monai.bundle run``."""
     configs = [str(REPO / "bundle/configs/train.yaml"), str(bundle.layer_file("network", name))]
     overrides = {**TINY, **SMALL[name], "dataset_dir": str(phantoms)}
-    monai.bundle.run(config_file=configs, bundle_root=str(run), logging_file=False, meta_file=None, **overrides)
+    monai.bundle.run(config_file=configs, bundle_root=str(run), meta_file=None, **overrides)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -254,7 +254,7 @@ def test_every_network_trains_an_epoch_and_predicts_by_both_ways_of_swapping(
     else:
         configs = [str(REPO / "bundle/configs/inference.yaml"), str(bundle.layer_file("network", name))]
         shrunk = {"spacing": TINY["spacing"], **SMALL[name]}
-        monai.bundle.run(config_file=configs, bundle_root=str(run), logging_file=False, **shrunk, **paths)
+        monai.bundle.run(config_file=configs, bundle_root=str(run), **shrunk, **paths)
     assert (tmp_path / "masks/volume-0.nii.gz").is_file()
 
 

@@ -104,7 +104,8 @@ def test_a_run_is_trained_used_and_never_overwritten_unasked(tmp_path: Path, pha
     assert "--restart" in refused("train", run, "--network", "segresnet")
     assert "learning_rate: 0.0003 -> 0.01" in refused("train", run, "learning_rate=0.01")
 
-    assert call("predict", run, phantoms / "volume-1.nii.gz", masks).exit_code == 0
+    assert call("predict", run, phantoms / "volume-1.nii.gz", masks, "--describe").exit_code == 0
+    assert "liver" in (masks / "volume-1.description.json").read_text()
     image, mask = nib.load(phantoms / "volume-1.nii.gz"), nib.load(masks / "volume-1.nii.gz")
     assert mask.get_data_dtype() == np.uint8
     assert mask.shape == image.shape

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,14 +47,14 @@ class TinyNetwork(torch.nn.Module):
 
 
 class TinyInferer:
-    """Thresholds; fails where the scan holds 666 HU."""
+    """Thresholds; fails where the scan holds 31000 HU."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
         time.sleep(self._seconds)
-        if bool((inputs == 666).any()):
+        if bool((inputs == 31000).any()):
             raise RuntimeError("this scan cannot be segmented")
         assert isinstance(inputs, MetaTensor)
         labels = (network(inputs.float()) > 0).to(torch.uint8)
@@ -174,7 +175,7 @@ def test_a_folder_of_30_with_8_bad_scans_gives_22_masks_8_codes_and_exit_3(tmp_p
 
 
 def test_a_failure_of_the_network_stops_only_its_case(scans: Path, tmp_path: Path) -> None:
-    write_scan(scans / "b.nii.gz", voxel=666)
+    write_scan(scans / "b.nii.gz", voxel=31000)
     masks = tmp_path / "masks"
     assert folder_run(scans, masks).run() == Summary(done=3, failed=1, skipped=0, exit_code=3)
     (failed,) = [row for row in rows(masks) if row["event"] == "failed"]
@@ -196,7 +197,7 @@ def test_where_nothing_could_be_done_the_exit_code_is_4(tmp_path: Path) -> None:
 def test_max_failures_stops_the_run_and_the_rest_runs_next_time(tmp_path: Path) -> None:
     scans, masks = tmp_path / "scans", tmp_path / "masks"
     for name in "abcdef":
-        write_scan(scans / f"{name}.nii.gz", voxel=666 if name in "bd" else None)
+        write_scan(scans / f"{name}.nii.gz", voxel=31000 if name in "bd" else None)
     summary = folder_run(scans, masks, max_failures=1).run()
     assert summary == Summary(done=1, failed=1, skipped=4, exit_code=3)
     assert folder_run(scans, masks).run() == Summary(done=3, failed=2, skipped=1, exit_code=3)
@@ -209,6 +210,42 @@ def test_a_monai_dataset_gives_the_same_masks(scans: Path, tmp_path: Path) -> No
         dataset=dataset, output_dir=tmp_path / "two", inferer=TinyInferer(), network=TinyNetwork(), progress=False
     ).run()
     assert summary.done == 3 and masks_of(tmp_path / "one") == masks_of(tmp_path / "two")
+
+
+def test_the_next_case_is_read_while_the_network_runs_and_no_more_than_one(tmp_path: Path) -> None:
+    for name in "abcd":
+        write_scan(tmp_path / "scans" / f"{name}.nii.gz")
+    read: list[str] = []
+    reading = threading.Condition()
+    load = LoadScand("image")
+
+    def preprocess(data: Any) -> Any:
+        with reading:
+            read.append(data["image"].path.name[0])
+            reading.notify_all()
+        return load(data)
+
+    class Waits(TinyInferer):
+        """Waits until the next case has been read."""
+
+        calls = 0
+
+        def __call__(self, inputs: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+            Waits.calls += 1
+            with reading:
+                assert reading.wait_for(lambda: len(read) >= min(Waits.calls + 1, 4), timeout=10)
+                assert not reading.wait_for(lambda: len(read) > Waits.calls + 1, timeout=0.05)
+            return super().__call__(inputs, network)
+
+    run = FolderRun(
+        scans=tmp_path / "scans", output_dir=tmp_path / "masks", preprocessing=preprocess, inferer=Waits(),
+        network=TinyNetwork(), progress=False,
+    )  # fmt: skip
+    assert run.run().done == 4 and read == list("abcd")
+
+
+def test_cases_beyond_the_memory_budget_run_one_after_the_other(scans: Path, tmp_path: Path) -> None:
+    assert folder_run(scans, tmp_path / "masks", memory_limit_gb=1e-9).run().done == 3
 
 
 # --- bad usage -----------------------------------------------------------------------------------------------------
@@ -396,6 +433,7 @@ def test_a_ledger_that_cannot_be_written_ends_the_run_and_loses_nothing(
         summary = folder_run(scans, masks).run()
     assert summary.exit_code == (0 if after == 6 else 4 if after < 2 else 3)
     assert summary.done == after // 2  # two rows a case: writing, done
+    assert len(masks_of(masks)) == (after + 1) // 2
     assert (masks / LEDGER).read_bytes().count(b"\n") == after
     assert folder_run(scans, masks).run().exit_code == 0
     assert masks_of(masks) == masks_of(tmp_path / "whole")
@@ -449,8 +487,6 @@ def test_the_budget_lets_one_case_in_whatever_its_size_and_the_next_when_it_fits
 
 
 def _reserve_then_close(budget: MemoryBudget, amount: int) -> None:
-    import threading
-
     threading.Timer(0.05, budget.close).start()
     budget.reserve(amount)
 
@@ -495,10 +531,12 @@ def run_until_killed(scans: str, masks: str, kill_at: int | None) -> None:
 
 
 def killed(scans: Path, masks: Path, kill_at: int | None, seconds: float | None) -> bool:
-    """Run and kill, at a step or after some seconds; return whether it was killed."""
+    """Run and kill, at a step or some seconds after the run has begun; return whether it was killed."""
     process = CONTEXT.Process(target=run_until_killed, args=(str(scans), str(masks), kill_at))
     process.start()
     if seconds is not None:
+        while not (masks / LEDGER).exists() and process.is_alive():
+            time.sleep(0.001)
         time.sleep(seconds)
         process.kill()
     process.join(60)
@@ -546,7 +584,29 @@ def test_kills_at_random_times_lose_nothing(scans: Path, tmp_path: Path, kills: 
         write_scan(scans / f"more_{number}.nii.gz", seed=number)
     folder_run(scans, tmp_path / "whole").run()
     chance = random.Random(3)
-    for number in range(kills):
+    hit = number = 0
+    while hit < kills:  # a run that was over before its kill does not count
+        number += 1
         masks = tmp_path / f"masks_{number}"
-        killed(scans, masks, None, chance.uniform(0.02, 0.8))
+        hit += killed(scans, masks, None, chance.uniform(0.0, 0.35))
         check_after_kill(scans, masks, tmp_path / "whole")
+
+
+# --- real scans ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+def test_a_real_folder_of_files_and_series_gets_masks_on_their_grids(real_data: Path, tmp_path: Path) -> None:
+    examples, scans = real_data / "totalsegmentator_examples", tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(examples / "example_ct.nii.gz", scans)
+    shutil.copytree(examples / "example_ct_dicom", scans / "dicom" / "ct")
+    shutil.copytree(real_data / "gstt_msd_liver14_3slices" / "dcm", scans / "dicom" / "three_slices")
+    masks = tmp_path / "masks"
+    assert folder_run(scans, masks).run() == Summary(done=2, failed=1, skipped=0, exit_code=3)
+    (failed,) = [row for row in rows(masks) if row["event"] == "failed"]
+    assert (failed["case"], failed["code"]) == ("dicom/three_slices", "UNEVEN_SLICE_GAPS")
+    scan, mask = nib.load(scans / "example_ct.nii.gz"), nib.load(masks / "example_ct.nii.gz")
+    np.testing.assert_array_equal(mask.affine, scan.affine)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(scan.dataobj) > 0)
+    assert nib.load(masks / "dicom" / "ct.nii.gz").shape == (512, 512, 20)

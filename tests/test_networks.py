@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,10 +59,10 @@ def test_deep_supervision_is_a_list_in_training_and_one_tensor_otherwise() -> No
 
 def test_a_local_file_of_encoder_weights_is_loaded_and_adapted_to_one_channel(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    donor = encoder_network("unet", "resnet18", in_channels=3, classes=2)
+    donor: Any = encoder_network("unet", "resnet18", in_channels=3, classes=2)
     path = tmp_path / "resnet18.pth"
     torch.save({**donor.encoder.state_dict(), "fc.weight": torch.zeros(1)}, path)
-    network = encoder_network(
+    network: Any = encoder_network(
         "unet",
         "resnet18",
         in_channels=1,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -239,6 +240,17 @@ def test_step_is_idempotent_invents_no_label_and_spares_its_input(
     assert cleaned.dtype == np.uint8
     assert set(np.unique(cleaned)) <= set(np.unique(label_map)) | {0, 1 if label_map.any() else 0}
     np.testing.assert_array_equal(step(cleaned, spacing), cleaned)
+
+
+@all_steps
+@settings(deadline=None)
+@given(label_map=label_maps, spacing=spacings)
+def test_cutting_the_work_into_slabs_of_one_plane_changes_nothing(
+    step: Step, label_map: LabelMap, spacing: tuple[float, float, float]
+) -> None:
+    whole = step(label_map, spacing)
+    with patch("liver_pipeline.postprocessing.SLAB_VOXELS", 1):
+        np.testing.assert_array_equal(step(label_map, spacing), whole)
 
 
 @all_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,7 @@ def test_drawing_takes_at_most_a_fiftieth_of_the_time(tmp_path: Path, monkeypatc
         curves(Engine(lambda *_: None))
         clock.now += 3.0
     assert len(drawn) == 6  # 300 s of epochs, one drawing second in 51
-    assert all(b - a >= 51 for a, b in zip(drawn, drawn[1:], strict=False))
+    assert all(b - a >= 51 for a, b in pairwise(drawn))
 
 
 def test_find_lr_suggests_a_rate_and_leaves_the_run_untrained(tmp_path: Path) -> None:

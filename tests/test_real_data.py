@@ -52,8 +52,12 @@ def run(ircadb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(run: Path, scans: Path, masks: Path) -> int:
-    paths = {"dataset_dir": str(scans), "output_dir": str(masks)}
-    return int(bundle.run_workflow(run, "inference", paths)[-1].exit_code)
+    """Return the exit code."""
+    try:
+        bundle.run_workflow(run, "inference", {"dataset_dir": str(scans), "output_dir": str(masks)})
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def canonical(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:

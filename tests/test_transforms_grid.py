@@ -12,9 +12,10 @@ import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import list_data_collate
+from monai.transforms import ScaleIntensityRanged
 
 from liver_pipeline.scans import read_scan
-from liver_pipeline.transforms import LoadScand, ToModelGridd
+from liver_pipeline.transforms import LoadScand, ToModelGridd, WindowHud
 from liver_pipeline.windows import BLOCK, decode_blocks
 
 AFFINE = np.array([[-0.8, 0, 0, 90], [0, 0, 0.8, -60], [0, -2.0, 0, 40], [0, 0, 0, 1]], dtype=float)
@@ -102,3 +103,17 @@ def test_unknown_mode_lists_the_known() -> None:
 def test_scan_with_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="one channel"):
         ToModelGridd("image", spacing=(1, 1, 1))({"image": MetaTensor(torch.zeros(2, 4, 4, 4))})
+
+
+def test_hu_window_gives_the_values_of_monai_in_place() -> None:
+    hu = torch.linspace(-1024.0, 1500.0, 5000).reshape(1, 10, 50, 10)
+    expected = ScaleIntensityRanged("image", -175.0, 250.0, 0.0, 1.0, clip=True)({"image": MetaTensor(hu.clone())})
+    image = MetaTensor(hu.clone())
+    windowed = WindowHud("image", (-175.0, 250.0))({"image": image})["image"]
+    np.testing.assert_array_equal(windowed.numpy(), np.asarray(expected["image"]))
+    assert windowed.data_ptr() == image.data_ptr()
+
+
+def test_empty_hu_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="lower and a higher"):
+        WindowHud("image", (250.0, -175.0))

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 430, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 16, 40
+LEFT, RIGHT, TOP, BOTTOM = 62, 22, 16, 40
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float | None, str]
                 f'<rect class="series{place}" x="{x + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
                 f'height="{y.at(0) - top:.1f}"><title>{hint}</title></rect>'
             )
-            marks.append(_text(x + width / 2, top - 4 if value < 0.93 else top + 11, f"{value:.2f}", "small"))
+            marks.append(_text(x + width / 2, top - 4, f"{value:.2f}", "small"))
     return _svg(marks, name)
 
 
@@ -133,7 +133,7 @@ def bland_altman_chart(
     y = axis(differences, HEIGHT - BOTTOM, TOP, include=(0.0, *known_lines))
     marks = [_grid(y)]
     for tick in x.ticks:
-        marks.append(_text(x.at(tick), HEIGHT - BOTTOM + 14, f"{tick:g}", "small"))
+        marks.append(_text(x.at(tick), HEIGHT - BOTTOM + 14, _tick(tick), "small"))
     marks.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_name, "small"))
     for line, kind in zip(lines, ("limit", "bias", "limit"), strict=True):
         if line is not None:
@@ -141,10 +141,19 @@ def bland_altman_chart(
                 f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y.at(line):.1f}" y2="{y.at(line):.1f}"/>'
             )
             above = y.at(line) - 4
-            marks.append(f'<text class="small end" x="{WIDTH - RIGHT}" y="{above:.1f}">{line:+.3g}</text>')
+            marks.append(f'<text class="small end" x="{WIDTH - RIGHT}" y="{above:.1f}">{_signed(line)}</text>')
     for mean, difference in zip(means, differences, strict=True):
         marks.append(f'<circle class="case" cx="{x.at(mean):.1f}" cy="{y.at(difference):.1f}" r="3.4"/>')
     return _svg(marks, name)
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.3g}"
+    return text.replace("-", "−")
+
+
+def _tick(value: float) -> str:
+    return f"{value:,g}".replace("-", "−")
 
 
 def _grid(y: Axis) -> str:
@@ -153,7 +162,7 @@ def _grid(y: Axis) -> str:
     for tick in y.ticks:
         at = y.at(tick)
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        lines.append(f'<text class="small end" x="{LEFT - 6}" y="{at + 3.5:.1f}">{tick:g}</text>')
+        lines.append(f'<text class="small end" x="{LEFT - 6}" y="{at + 3.5:.1f}">{_tick(tick)}</text>')
     return "".join(lines)
 
 

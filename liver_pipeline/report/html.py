@@ -64,8 +64,10 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.{digits if abs(value) < 10 else min(digits, 2)}f}"
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.{digits if abs(value) < 10 else min(digits, 2)}f}"
+    return text.replace("-", "−")
 
 
 def with_interval(value: float | None, interval: Sequence[float | None], digits: int = 3) -> str:

@@ -60,17 +60,13 @@ def _cards(metrics: Metrics) -> list[str]:
     liver, tumor = metrics["summary"]["liver_dice"], metrics["summary"]["tumor_dice"]
     found = metrics["detection"]["iou>0.5"]["all"]
     n_label, n_pred = found["tp_label"] + found["fn"], found["tp_pred"] + found["fp"]
+    real, right = f"{found['tp_label']} of {n_label} found", f"{found['tp_pred']} of {n_pred} predicted are real"
     open_cases = f", {tumor['n_both_empty']} without tumor on either side" if tumor["n_both_empty"] else ""
     return [
         _card("Liver Dice", liver["mean"], (liver["ci_low"], liver["ci_high"]), f"n = {liver['n']}"),
         _card("Tumor Dice", tumor["mean"], (tumor["ci_low"], tumor["ci_high"]), f"n = {tumor['n']}{open_cases}"),
-        _card("Lesions found, IoU > 0.5", found["recall"], found["recall_ci"], f"{found['tp_label']} of {n_label}"),
-        _card(
-            "Predicted lesions that are real, IoU > 0.5",
-            found["precision"],
-            found["precision_ci"],
-            f"{found['tp_pred']} of {n_pred}",
-        ),
+        _card("Lesion recall, IoU > 0.5", found["recall"], found["recall_ci"], real),
+        _card("Lesion precision, IoU > 0.5", found["precision"], found["precision_ci"], right),
     ]
 
 
@@ -187,7 +183,7 @@ def detection(metrics: Metrics) -> str:
     key = '<span class="key">recall</span><span class="key s1">precision</span>'
     chart = bar_chart(groups, name="share of lesions")
     shown = figure("By size, IoU > 0.5", chart, f"{key}Size: longest diameter within a slice.")
-    return f'<div class="charts">{shown}{_detection_table(metrics)}</div>'
+    return f'<div class="split">{shown}{_detection_table(metrics)}</div>'
 
 
 def _detection_table(metrics: Metrics) -> str:
@@ -216,7 +212,7 @@ def lits(metrics: Metrics) -> str:
         "Precision, any overlap": "lesion_precision_greater_zero",
     }
     rows = [
-        row(escape(title), number(metrics["global"].get(key)), number(metrics["lits_official"].get(key)))
+        row(escape(title), number(metrics["global"].get(key)), number(metrics["lits_official"]["global"].get(key)))
         for title, key in keys.items()
     ]
     reasons = [
