@@ -29,7 +29,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     run_dir, scans, reference = folder / "run", folder / "scans", folder / "reference"
     masks, evaluation = folder / "masks", folder / "evaluation"
     click.echo(f"1/4  training a small 3D U-Net on phantoms: {run_dir}")
-    train(run_dir, {}, experiment="smoke", overrides={"dataset_dir": str(folder / "data")}, overwrite=overwrite)
+    train(run_dir, {}, experiment="smoke", overrides={"dataset_dir": str(folder / "data")}, restart=overwrite)
     click.echo(f"2/4  drawing {len(UNSEEN)} phantoms that it has not seen: {scans}")
     for number in UNSEEN:
         save_phantom(scans, number, label_folder=reference)

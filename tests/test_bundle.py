@@ -274,10 +274,12 @@ def test_the_command_line_of_stock_monai_runs_a_run_folder(tmp_path: Path, phant
 def test_a_trained_run_is_not_trained_over(tmp_path: Path, phantoms: Path) -> None:
     train_by_command(tmp_path / "run", "unet3d", phantoms)
     before = (tmp_path / "run/models/model.pt").read_bytes()
-    with pytest.raises(FileExistsError, match="trained already"):
-        bundle.train(tmp_path / "run", {})
-    with pytest.raises(FileExistsError, match="holds a run already"):
+    bundle.train(tmp_path / "run", {})  # finished
+    with pytest.raises(ValueError, match="network_def::_target_"):
         bundle.train(tmp_path / "run", {"network": "segresnet"})
+    (tmp_path / "run/models/last.pt").unlink()
+    with pytest.raises(FileExistsError, match="no checkpoint to continue from"):
+        bundle.train(tmp_path / "run", {})
     assert (tmp_path / "run/models/model.pt").read_bytes() == before
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from liver_pipeline.handlers import SaveBest, dice_of_each_class, mean_dice, save_checkpoint, write_table
+from liver_pipeline.checkpoints import save_checkpoint
+from liver_pipeline.handlers import SaveBest, dice_of_each_class, mean_dice, write_table
 
 
 def run_metric(metric: object, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
