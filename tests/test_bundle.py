@@ -30,6 +30,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
     "resnet34_unet": {"roi_size": [64, 64, 1]},
     "resnet50_unet": {"roi_size": [64, 64, 1]},
+    "resnet50_unet_deconv": {"roi_size": [32, 32, 1]},
+    "deeplabv3plus_resnet101": {"roi_size": [32, 32, 1]},
+    "vgg16_unet": {"roi_size": [32, 32, 1]},
+    "fcn_resnet50": {"roi_size": [32, 32, 1]},
+    "unet2d": {"network_def::network::features": [4, 4, 8, 8, 8, 4], "roi_size": [32, 32, 1]},
+    "resenc_unet": {
+        "network_def::channels": [4, 8, 8],
+        "network_def::blocks": [1, 1, 1],
+        "roi_size": [16, 16, 16],
+    },
 }
 TINY = {  # one epoch of one step on phantoms of 4 x 3 x 3 dm
     "spacing": [12.0, 12.0, 12.0],
@@ -235,7 +245,7 @@ def train_by_command(run: Path, name: str, phantoms: Path) -> None:
 def train_by_stock_monai(run: Path, name: str, phantoms: Path) -> None:
     """Swap the network as any MONAI user would: one more YAML file on the command line of ``monai.bundle run``."""
     configs = [str(REPO / "bundle/configs/train.yaml"), str(bundle.layer_file("network", name))]
-    overrides = {**TINY, **SMALL[name], "dataset_dir": str(phantoms)}
+    overrides = {**TINY, "encoder_weights": "$None", **SMALL[name], "dataset_dir": str(phantoms)}  # None is left out
     monai.bundle.run(config_file=configs, bundle_root=str(run), logging_file=False, meta_file=None, **overrides)
 
 
