@@ -101,7 +101,7 @@ def test_a_new_argument_that_the_component_knows_is_accepted() -> None:
     assert merged["inference"]["network_def"]["act"] == "LEAKYRELU"
 
 
-@pytest.mark.parametrize("kind", ["network", "data", "modality", "recipe", "experiment"])
+@pytest.mark.parametrize("kind", ["network", "data", "modality", "augmentation", "recipe", "experiment"])
 def test_an_unknown_layer_lists_the_known_ones(kind: str) -> None:
     with pytest.raises(ValueError, match=f"unknown {kind} 'nonesuch'.*known are {bundle.layer_names(kind)[0]}"):
         bundle.layer_file(kind, "nonesuch")
