@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from pydoc import locate
@@ -18,8 +18,11 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import merge_kv
+from tqdm import tqdm
 
+from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
 from liver_pipeline.handlers import CLASS_NAMES
+from liver_pipeline.training import finished_line, is_finished
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 KINDS = ("data", "modality", "network", "augmentation", "recipe")
@@ -36,6 +39,13 @@ WORKFLOWS = {
     "evaluate": ("base", "data", "modality", "network", "inference", "evaluate"),
     "inference": ("base", "modality", "network", "inference"),
 }
+# What a training writes beside the configs, and --restart removes.
+TRAINING_OUTPUTS = (
+    "models", "logs", "split.json", "log.csv", "curves.png", "checked_cases.json", "skipped_cases.json", "bad_loss.json"
+)  # fmt: skip
+# Keys that may change while a training goes on: they prolong it, or change no result.
+PROLONGING = ("max_epochs", "early_stop_patience")
+WITHOUT_EFFECT = ("num_workers", "cache_rate")
 MULTI_GPU = "multi_gpu_train"  # an overlay on train.yaml, as in the model zoo
 GENERATED = "# Merged from the layers in configs/ by `liver-pipeline compose`; edit there, or start a new run.\n"
 
@@ -230,23 +240,31 @@ def compose(
     if (run_dir / "configs").exists():
         if not overwrite:
             raise FileExistsError(f"{run_dir} holds a run already; choose another folder or give --overwrite")
-        _remove_run(run_dir)
-    configs = run_dir / "configs"
-    configs.mkdir(parents=True)
-    for workflow, config in merged.items():
-        write_config(configs / f"{workflow}.yaml", config)
-    shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", configs / f"{MULTI_GPU}.yaml")
-    (configs / "metadata.json").write_text(json.dumps(metadata(merged["inference"]), indent=2) + "\n")
+        _remove(run_dir, ("configs", *TRAINING_OUTPUTS))
+    (run_dir / "models").mkdir(parents=True, exist_ok=True)
     for name in ("LICENSE", "docs/README.md"):
         (run_dir / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(share_dir("bundle") / name, run_dir / name)
-    (run_dir / "models").mkdir(exist_ok=True)
+    _write_configs(run_dir / "configs", merged)
     return run_dir
 
 
-def _remove_run(run_dir: Path) -> None:
-    """Remove what a run made, and nothing else that lies in its folder."""
-    for name in ("configs", "models", "logs", "split.json", "log.csv"):
+def _write_configs(configs: Path, merged: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the folder of configs, which appears whole or not at all; one that is there is replaced."""
+    partial = configs.with_name(f".configs.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for workflow, config in merged.items():
+        write_config(partial / f"{workflow}.yaml", config)
+    shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", partial / f"{MULTI_GPU}.yaml")
+    (partial / "metadata.json").write_text(json.dumps(metadata(merged["inference"]), indent=2) + "\n")
+    shutil.rmtree(configs, ignore_errors=True)
+    partial.replace(configs)
+
+
+def _remove(run_dir: Path, names: Iterable[str]) -> None:
+    """Remove these files and folders, and nothing else that lies in the run folder."""
+    for name in names:
         path = run_dir / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -372,20 +390,117 @@ def train(
     *,
     experiment: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
+    restart: bool = False,
 ) -> None:
-    """Compose the layers into ``run_dir`` and train; a folder that is composed and not yet trained is trained as it is.
+    """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
+
+    A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs`` and
+    ``early_stop_patience`` may grow and ``num_workers`` and ``cache_rate`` may change.
+
+    Args:
+        run_dir: The run folder.
+        layers: See :func:`merge_layers`. With none, and no experiment, a composed folder is trained as it is.
+        experiment: See :func:`merge_layers`.
+        overrides: See :func:`merge_layers`; those that change a composed run are written into it.
+        restart: Remove weights, split and logs first; a configuration named here replaces that of the run.
 
     Raises:
-        FileExistsError: If the folder holds weights already, or layers are named for a folder that is composed.
-        ValueError: See :func:`merge_layers`.
+        FileExistsError: If the folder holds weights that no checkpoint continues.
+        ValueError: If the configuration is not that of the run; the message shows each key that differs. Also see
+            :func:`merge_layers`.
     """
     run_dir = Path(run_dir)
-    composed = (run_dir / "configs" / "train.yaml").is_file()
-    if composed and not overwrite and not layers and experiment is None:
-        if (run_dir / "models" / "model.pt").exists():
-            raise FileExistsError(f"{run_dir} is trained already; choose another folder or give --overwrite")
-        run_workflow(run_dir, "train", overrides)
+    named = bool(layers) or experiment is not None
+    if not (run_dir / "configs").is_dir():
+        compose(run_dir, layers, experiment=experiment, overrides=overrides)
+    elif restart and named:
+        compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=True)
+    else:
+        wanted = merge_layers(layers, experiment=experiment, overrides=overrides) if named else None
+        _settle_config(run_dir, wanted or _with_overrides(run_dir, overrides or {}), named=named, restart=restart)
+        if restart:
+            _remove(run_dir, TRAINING_OUTPUTS)
+    if finished := _finished(run_dir):
+        tqdm.write(finished)
         return
-    compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=overwrite)
     run_workflow(run_dir, "train")
+
+
+def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a run's configs by workflow, with ``overrides`` in each workflow that knows the key."""
+    configs = {workflow: _read(run_dir / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
+    unused = set(overrides)
+    for config in configs.values():
+        unused -= _apply(config, overrides)
+    for key in sorted(unused):
+        _refuse_key(key, "key=value", {known for config in configs.values() for known in config})
+    return configs
+
+
+def _settle_config(run_dir: Path, wanted: Mapping[str, dict[str, Any]], *, named: bool, restart: bool) -> None:
+    """Refuse a configuration that is not the run's; write the changes that are allowed into the run."""
+    models = run_dir / "models"
+    started = not restart and any((models / name).exists() for name in (LAST, PREVIOUS))
+    if not started and not restart and (models / "model.pt").exists():
+        raise FileExistsError(
+            f"{run_dir} holds weights and no checkpoint to continue from; choose another folder or give --restart"
+        )
+    there = _read(run_dir / "configs" / "train.yaml")
+    changes = config_difference(there, wanted["train"])
+    if started or named:
+        refused = [change for change in changes if not _may_change(*change)]
+        if refused:
+            shown = "; ".join(f"{key}: {_show(old)} -> {_show(new)}" for key, old, new in refused)
+            raise ValueError(
+                f"{run_dir} has another configuration (its own -> the new one): {shown}; "
+                f"choose another folder, leave the changes out, or give --restart"
+            )
+    if started:
+        for key, _, new in changes:
+            there[key] = new
+        if changes:
+            write_config(run_dir / "configs" / "train.yaml", there)
+    elif not named:
+        _write_configs(run_dir / "configs", wanted)
+
+
+ABSENT = object()
+
+
+def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List (key, old value, new value) of each leaf that differs between two configs; ``ABSENT`` where one has none."""
+    flat_old, flat_new = dict(_leaves(old)), dict(_leaves(new))
+    keys = dict.fromkeys([*flat_old, *flat_new])
+    pairs = ((key, flat_old.get(key, ABSENT), flat_new.get(key, ABSENT)) for key in keys)
+    return [(key, a, b) for key, a, b in pairs if a != b]
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items = config.items() if isinstance(config, Mapping) else enumerate(config)
+    for name, value in items:
+        key = f"{prefix}{name}"
+        if isinstance(value, (Mapping, list, tuple)) and value:
+            yield from _leaves(value, f"{key}::")
+        else:
+            yield key, list(value) if isinstance(value, tuple) else value
+
+
+def _show(value: Any) -> str:
+    return "absent" if value is ABSENT else json.dumps(value)
+
+
+def _may_change(key: str, old: Any, new: Any) -> bool:
+    if key in PROLONGING:
+        return isinstance(old, int) and isinstance(new, int) and new > old
+    return key in WITHOUT_EFFECT
+
+
+def _finished(run_dir: Path) -> str | None:
+    """Say so if a run has nothing left to train, before its data are read."""
+    config = _read(run_dir / "configs" / "train.yaml")
+    limits = [config.get(key) for key in PROLONGING]
+    state, _ = load_latest(run_dir / "models")
+    if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
+        return None
+    finished = is_finished(state["epoch"], limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
+    return finished_line(state["epoch"]) if finished else None

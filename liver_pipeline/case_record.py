@@ -39,6 +39,11 @@ class Case:
         """The JSON file beside the mask."""
         return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ".json")
 
+    @property
+    def description(self) -> Path:
+        """The clinical table beside the mask, where it was asked for."""
+        return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ".description.json")
+
 
 def without_voxels(scan: Scan) -> Scan:
     """Return the scan with its shape but no memory: what writing a mask needs."""

@@ -91,12 +91,13 @@ def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tu
 @main.command()
 @click.argument("run_dir")
 @layer_options
-@overwrite_option
+@click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
 @overrides_argument
-def train(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **layers: str) -> None:
+def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[str, ...], **layers: str) -> None:
     """Train a network into RUN_DIR, which is then a MONAI bundle.
 
-    A RUN_DIR that `compose` made is trained as it is; otherwise the layers named here are composed into it first.
+    A RUN_DIR that `compose` made is trained as it is; otherwise the layers named here are composed into it first. The
+    same command again continues a training that was stopped; a larger max_epochs prolongs it.
 
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
@@ -108,7 +109,7 @@ def train(run_dir: str, experiment: str | None, overwrite: bool, overrides: tupl
         _layers(**layers),
         experiment=experiment,
         overrides=bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS),
-        overwrite=overwrite,
+        restart=restart,
     )
     click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
 
@@ -120,6 +121,7 @@ def train(run_dir: str, experiment: str | None, overwrite: bool, overrides: tupl
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
+@click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @overwrite_option
 @overrides_argument
 def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **options: Any) -> None:
@@ -155,6 +157,25 @@ def tune_postprocessing(run_dir: str, min_gain: float) -> None:
         click.echo(f"{'*' if row['chosen'] else ' '} {row['round']} {row['step']:<48} {row['mean_dice']:.4f} {gain}")
     table = Path(run_dir) / "tuning" / "postprocessing.csv"
     click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@click.option("--steps", type=click.IntRange(min=10), default=100, show_default=True, help="Training steps to take.")
+@overrides_argument
+def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
+    """Find a learning rate for the composed RUN_DIR: where the loss falls fastest as the rate grows from 1e-6 to 1.
+
+    \b
+    Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
+    """
+    from liver_pipeline import bundle
+    from liver_pipeline.find_lr import find_learning_rate
+
+    values = bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS)
+    found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
+    click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
+    click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
 
 
 @main.command()

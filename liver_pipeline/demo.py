@@ -27,7 +27,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     run_dir, scans, reference = folder / "run", folder / "scans", folder / "reference"
     masks, evaluation = folder / "masks", folder / "evaluation"
     click.echo(f"1/4  training a small 3D U-Net on phantoms: {run_dir}")
-    train(run_dir, {}, experiment="smoke", overrides={"dataset_dir": str(folder / "data")}, overwrite=overwrite)
+    train(run_dir, {}, experiment="smoke", overrides={"dataset_dir": str(folder / "data")}, restart=overwrite)
     click.echo(f"2/4  drawing {len(UNSEEN)} phantoms that it has not seen: {scans}")
     for number in UNSEEN:
         save_phantom(scans, number, label_folder=reference)
@@ -35,10 +35,26 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     paths = {"dataset_dir": str(scans), "output_dir": str(masks)}
     run_workflow(run_dir, "inference", {**paths, "overwrite": overwrite})
     click.echo(f"4/4  scoring the masks: {evaluation}")
-    metrics = evaluate_folders(masks, reference, evaluation, overwrite=overwrite)
-    for name, value in metrics["global"].items():
-        if name in ("liver_dice", "tumor_dice", "lesion_dice_per_case"):
-            click.echo(f"     {name} {value:.3f} (phantoms; says that the code works, nothing about patients)")
-    click.echo(
-        f"done: report {evaluation / 'report.html'}, tables {evaluation}, log {run_dir / 'log.csv'}, masks {masks}"
-    )
+    metrics = evaluate_folders(masks, reference, evaluation, image_dir=scans, overwrite=overwrite)
+    for number in UNSEEN:
+        _save_overlay(number, folder)
+    click.echo("done; on phantoms, which say that the code works and nothing about patients:")
+    for name in ("liver_dice", "tumor_dice"):
+        click.echo(f"  {name:<12} {metrics['global'][name]:.3f}")
+    for what, path in (
+        ("report", evaluation / "report.html"),
+        ("tables", evaluation / "cases.csv"),
+        ("pictures", evaluation / "overlay-*.png"),
+        ("masks", masks),
+        ("run", run_dir),
+    ):
+        click.echo(f"  {what:<12} {path}")
+
+
+def _save_overlay(number: int, folder: Path) -> None:
+    """Write the slice with most tumor, reference and prediction outlined, as PNG."""
+    scan = read_scan(folder / "scans" / f"volume-{number}.nii.gz")
+    pred = read_label_map(folder / "masks" / f"volume-{number}.nii.gz").array
+    label = read_label_map(folder / "reference" / f"segmentation-{number}.nii.gz").array
+    drawn = case_pictures(pred, label, scan.spacing, [], (scan.array, scan.slope, scan.intercept))
+    (folder / "evaluation" / f"overlay-{number}.png").write_bytes(drawn["case"])

@@ -77,17 +77,17 @@ def describe_files(
 
 
 def _on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
-    """Array of ``other`` along the mask's RAS axes; ValueError if its grid is another one."""
+    """Array of ``other`` along RAS axes, however its file orders them; ValueError if it is not on the mask's grid."""
     if other is None:
         return None
-    same_shape = other.array.shape == mask.array.shape
-    shift = corner_shift_mm(mask.array.shape, mask.affine, other.affine) if same_shape else None
+    (grid, affine), (array, other_affine) = to_ras(mask), to_ras(other)
+    shift = corner_shift_mm(grid.shape, affine, other_affine) if array.shape == grid.shape else None
     if shift is None or shift > GRID_CLOSE * min(mask.spacing):
         found = f"shape {other.array.shape}" if shift is None else f"up to {shift:.3g} mm off"
         raise ValueError(
             f"{other.path} lies on another grid than {mask.path} ({found}; mask {mask.array.shape}); resample it"
         )
-    return to_ras(other, like=mask)[0]
+    return array
 
 
 def describe(

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
-from liver_pipeline.metrics.summaries import summarize_cases
+from liver_pipeline.metrics.summaries import program_detection, summarize_cases
 from liver_pipeline.pairing import Failure, Pair, find_pairs
 from liver_pipeline.report import report_page
 from liver_pipeline.scoring import score_pair
 
 PROTOCOLS = ("lits", "lits-official", "plain")
-BYTES_PER_VOXEL = 16  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
+BYTES_PER_VOXEL = 10  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
 SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
 OUTPUTS = ("metrics.json", "cases.csv", "lesions.csv", "report.html")
@@ -81,8 +81,9 @@ def evaluate_folders(
     Returns:
         What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
         to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement``
-        and ``tumor_free``. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that
-        an empty mask leaves undefined are None.
+        and ``tumor_free``; under ``lits`` also ``lits_official``, what the challenge's program would count. A case that
+        cannot be scored is in ``failures`` and does not stop the others. Figures that an empty mask leaves undefined
+        are None.
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
@@ -250,9 +251,12 @@ def _collect(
     """Lay out ``metrics.json``."""
     metrics: dict[str, Any] = {"protocol": protocol, "n_cases": len(results), "n_failed": len(failures)}
     if protocol != "lits-official":
+        program = {case: row.pop("lits_official") for case, row in results.items() if "lits_official" in row}
         metrics["min_lesion_ml"] = min_lesion_ml
         metrics |= summarize_cases(results, lits=protocol == "lits") if results else {"global": {}, "summary": {}}
         metrics["cases"] = dict(results)
+        if program:
+            metrics["lits_official"] = {"global": program_detection(program), "cases": program}
     else:
         official = {case: row["official"] for case, row in results.items()}
         figures = {case: row["figures"] for case, row in results.items()}

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from liver_pipeline.case_record import Case, as_label_map, describe_case, without_voxels
+from liver_pipeline.describe import describe_files
 from liver_pipeline.failures import PASSING, finding_of
 from liver_pipeline.flight import Bar, MemoryBudget, one_ahead
 from liver_pipeline.inputs import input_sha256
@@ -99,6 +100,8 @@ class FolderRun:
         dry_run: Only print cases, outputs, collisions and predicted memory.
         max_failures: Stop after so many failures.
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
+        describe: Also write ``<case>.description.json``, the clinical table of
+            :func:`liver_pipeline.describe.describe_files`.
         progress: Show a bar on a terminal.
         accept: Intake codes to take as warnings.
         repair: Intake codes to repair, such as "SHEAR"; see :func:`liver_pipeline.scans.read_scan`.
@@ -123,6 +126,7 @@ class FolderRun:
         dry_run: bool = False,
         max_failures: int | None = None,
         overwrite: bool = False,
+        describe: bool = False,
         progress: bool = True,
         accept: Sequence[str] = (),
         repair: Sequence[str] = (),
@@ -145,6 +149,7 @@ class FolderRun:
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
+        self.describe = describe
         self.progress = progress
         self.accept, self.repair = tuple(accept), tuple(repair)
         self.settings = self._settings()
@@ -208,6 +213,7 @@ class FolderRun:
             "inference_yaml_sha256": None if config is None else content_sha256(plain(config)),
             "modality": self.modality,
             "accept": sorted(self.accept),
+            "describe": self.describe,
             "repair": sorted(self.repair),
             "network": settings_of(self.network),
             "preprocessing": settings_of(self.preprocessing),
@@ -342,6 +348,9 @@ class FolderRun:
             with case.stages("write"):
                 case.output.parent.mkdir(parents=True, exist_ok=True)
                 sha256 = write_label_map(case.output, label_map, case.scan, overwrite=True, announce=announce)
+            if self.describe:
+                with case.stages("describe"):
+                    write_json(case.description, describe_files(case.output, case.one.path))
             self._record(case, "done", sha256)
         except Exception as reason:
             self._fail(case, reason, writing=True)

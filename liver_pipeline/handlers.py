@@ -1,8 +1,9 @@
-"""Ignite handlers that YAML names: checkpoints that are whole or absent, a readable log, a progress bar, Dice."""
+"""Ignite handlers that YAML names: checkpoints that are whole or absent, a readable log, Dice."""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,33 +12,15 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
+from ignite.handlers import EarlyStopping
 from ignite.metrics import Metric
-from monai.handlers import IgniteMetricHandler, from_engine
+from monai.handlers import EarlyStopHandler, IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric
 from tqdm import tqdm
 
+from liver_pipeline.checkpoints import save_checkpoint
+
 CLASS_NAMES = ("background", "liver", "tumor")
-
-
-def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that ``path`` is always either the old file or the whole new one.
-
-    Args:
-        path: Target; its folder is made.
-        contents: Tensors, plain Python values and state dictionaries: what ``torch.load(weights_only=True)`` reads.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            torch.save(dict(contents), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -46,11 +29,14 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    try:
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class SaveBest:
@@ -67,6 +53,14 @@ class SaveBest:
         """Save after each validation that is the best so far; a metric that is not a number never is."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best metric so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.best = state["best"]
+
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         metric = float(engine.state.metrics[engine.state.key_metric_name])
         if metric > (-float("inf") if self.best is None else self.best):
@@ -76,26 +70,28 @@ class SaveBest:
             )
 
 
-class SaveLast:
-    """Keep the state of the last finished epoch.
+class EarlyStop(EarlyStopHandler):
+    """MONAI's EarlyStopHandler with a state that a checkpoint can hold."""
 
-    Attach it to the trainer.
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience is used up."""
+        return bool(self._ignite.counter >= self.patience)
 
-    Args:
-        path: The checkpoint.
-        contents: Name to object with ``state_dict``, such as network, optimizer and scheduler.
-    """
+    @property
+    def _ignite(self) -> EarlyStopping:
+        handler: EarlyStopping | None = self._handler
+        assert handler is not None, "set_trainer comes first"
+        return handler
 
-    def __init__(self, path: str | Path, contents: Mapping[str, Any]) -> None:
-        self.path, self.contents = Path(path), contents
+    def state_dict(self) -> dict[str, Any]:
+        """Return the validations since the best one, and its score."""
+        best = self._ignite.best_score
+        return {"counter": self._ignite.counter, "best_score": None if best is None else float(best)}
 
-    def attach(self, engine: Engine) -> None:
-        """Save after each epoch."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
-        states = {name: part.state_dict() for name, part in self.contents.items()}
-        save_checkpoint(self.path, {**states, "epoch": engine.state.epoch})
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; call ``set_trainer`` first."""
+        self._ignite.counter, self._ignite.best_score = state["counter"], state["best_score"]
 
 
 class EpochLog:
@@ -108,8 +104,7 @@ class EpochLog:
         self.path, self.validator, self.optimizer = Path(path), validator, optimizer
         self.rows: list[dict[str, Any]] = []
         self.losses: list[float] = []
-        self.started = time.monotonic()
-        self.best: tuple[float, int] | None = None
+        self.started, self.learning_rate = time.monotonic(), math.nan
 
     def attach(self, engine: Engine) -> None:
         """Collect the losses of an epoch, then write."""
@@ -117,8 +112,23 @@ class EpochLog:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows written so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; the file is written anew after the next epoch."""
+        self.rows = list(state["rows"])
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """The best validation Dice and its epoch; the first of equals."""
+        scored = [(row["val_mean_dice"], row["epoch"]) for row in self.rows if row.get("val_mean_dice") is not None]
+        return max(scored, key=lambda pair: pair[0], default=None)
+
     def _start(self, engine: Engine) -> None:
         self.losses, self.started = [], time.monotonic()
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def _collect(self, engine: Engine) -> None:
         self.losses.append(_loss(engine.state.output))
@@ -128,15 +138,13 @@ class EpochLog:
         row: dict[str, Any] = {
             "epoch": epoch,
             "train_loss": sum(self.losses) / len(self.losses),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": float(self.learning_rate),
             "seconds": round(time.monotonic() - self.started, 2),
+            "data_wait_share": round(getattr(engine.state, "data_wait_share", 0.0), 3),
         }
         names = ["val_mean_dice", *(name for name in self.validator.state.metrics if name != "val_mean_dice")]
         validated = self.validator.state.epoch == epoch and self.validator.state.metrics
         metrics = {name: float(self.validator.state.metrics[name]) if validated else None for name in names}
-        dice = metrics["val_mean_dice"]
-        if dice is not None and (self.best is None or dice > self.best[0]):
-            self.best = (dice, epoch)
         self.rows.append({**row, **metrics})
         write_table(self.path, self.rows)
         shown = " ".join(
@@ -145,15 +153,6 @@ class EpochLog:
         best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
         progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"
         tqdm.write(f"{progress} {shown}{best} | {row['seconds']:.0f} s")
-
-
-class LossBar:
-    """A progress bar over the iterations of an epoch, with the loss; silent where there is no terminal."""
-
-    def attach(self, engine: Engine) -> None:
-        """Show the bar on the trainer."""
-        bar = ProgressBar(disable=None)
-        bar.attach(engine, output_transform=lambda output: {"loss": _loss(output)})
 
 
 def _loss(output: Any) -> float:

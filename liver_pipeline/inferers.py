@@ -145,8 +145,13 @@ class StreamingInferer(Inferer):
     ) -> tuple[LabelMap, dict[str, Any]]:
         """Visit the windows slab by slab; return labels and the record."""
         plan = self._plan(image, meta)
-        batch_shape = (min(self.sw_batch_size, len(plan.order)), image.shape[0], *plan.roi)
-        predictor = Predictor(members, self.engine, batch_shape, device_of(members[0]))
+        predictor = Predictor(
+            members,
+            self.engine,
+            (self.sw_batch_size, image.shape[0], *plan.roi),
+            device_of(members[0]),
+            one_shape=all(n > 0 for n in self.roi_size),
+        )
         upsampler = _Upsampler(LabelCanvas(grid, plan.axis), plan, len(members))
         weights = importance_map(plan.roi, self.mode, self.sigma_scale)
         device = self.device or predictor.device
@@ -208,6 +213,7 @@ class StreamingInferer(Inferer):
             "skipped_windows": len(plan.order) - len(plan.kept),
             "skip_air": plan.note,
             "streaming_axis": plan.axis,
+            "seconds_conversion": round(happened.seconds_conversion, 4),
             "seconds_network": round(happened.seconds_network, 4),
             "seconds_upsampling": round(upsampler.seconds, 4),
         }

@@ -62,6 +62,7 @@ class Happenings:
     backend: str = "torch"
     reason: str = ""
     precision: str = "f32"
+    seconds_conversion: float = 0.0
     seconds_network: float = 0.0
     fallbacks: list[str] = field(default_factory=list)
     compared_voxels: int = 0
@@ -76,15 +77,23 @@ class Predictor:
         engine: How to run them.
         batch_shape: Shape of a full batch of windows (B, C, X, Y, Z).
         device: Where the windows run; the networks' own device.
+        one_shape: Whether all cases have windows of this shape; else converting would not pay.
     """
 
     def __init__(
-        self, networks: Sequence[Network], engine: Engine, batch_shape: Sequence[int], device: torch.device
+        self,
+        networks: Sequence[Network],
+        engine: Engine,
+        batch_shape: Sequence[int],
+        device: torch.device,
+        *,
+        one_shape: bool = True,
     ) -> None:
         self.networks = list(networks)
         self.engine = engine
         self.device = device
         self.batch = int(batch_shape[0])
+        self.one_shape = one_shape
         self.record = Happenings()
         self.converted: list[OpenVinoNetwork] = []
         self._batches = 0
@@ -92,24 +101,30 @@ class Predictor:
 
     def _choose(self, batch_shape: tuple[int, ...]) -> None:
         """Take OpenVINO where it is asked for or pays, and say why not."""
+        begin = time.perf_counter()
         reason = self._why_torch()
         if not reason:
             try:
                 self.converted = [_converted(network, batch_shape, self.engine) for network in self.networks]
             except ConversionError as error:
                 reason = str(error)
+        self.record.seconds_conversion = time.perf_counter() - begin
         if reason and self.engine.backend == "openvino":
             raise ConversionError(f"{reason}; take backend: torch, or auto to fall back by itself")
         self.record.backend = "openvino" if self.converted else "torch"
         self.record.precision = self.converted[0].precision if self.converted else (self.engine.amp or "f32")
         if self.converted and self.record.precision != self.engine.precision:
             reason = f"{self.engine.precision} asked for: this processor has none, f32 is faster"
+        elif self.converted and self.engine.amp is not None:
+            reason = f"amp {self.engine.amp} asked for: it is PyTorch's; take backend: torch, or precision: bf16"
         self.record.reason = reason
 
     def _why_torch(self) -> str:
         """Return why OpenVINO is not even tried, or nothing."""
         if self.engine.backend == "torch":
             return "asked for"
+        if self.engine.backend == "auto" and not self.one_shape:
+            return "roi_size follows the volume: each case would be converted anew"
         if self.device.type != "cpu":
             return f"the network is on {self.device.type}"
         if not all(isinstance(network, nn.Module) for network in self.networks):

@@ -156,7 +156,7 @@ def _unit(name: str) -> Any:
     from pydicom.sr.codedict import codes
 
     return {
-        "ml": codes.UCUM.Milliliter,
+        "ml": codes.UCUM.CubicCentimeter,
         "mm": codes.UCUM.Millimeter,
         "percent": codes.UCUM.Percent,
         "count": codes.UCUM.NoUnits,

@@ -52,7 +52,7 @@ def test_help_has_an_example(command: str) -> None:
 
 def test_networks_lists_every_file_that_can_be_named() -> None:
     output = call("networks").output
-    for kind in ("network", "recipe", "data", "modality", "experiment"):
+    for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         for name in bundle.layer_names(kind):
             assert f"  {name} " in output
 
@@ -100,10 +100,12 @@ def test_a_label_map_of_another_shape_or_with_unknown_values_stops_the_training(
 def test_a_run_is_trained_used_and_never_overwritten_unasked(tmp_path: Path, phantoms: Path) -> None:
     run, masks = tmp_path / "run", tmp_path / "masks"
     assert call("train", run, f"dataset_dir={phantoms}", *TINY).exit_code == 0
-    assert "--overwrite" in refused("train", run, "--network", "unet3d", f"dataset_dir={phantoms}", *TINY)
-    assert "--overwrite" in refused("train", run)
+    assert "finished" in call("train", run, f"dataset_dir={phantoms}", *TINY).output
+    assert "--restart" in refused("train", run, "--network", "segresnet")
+    assert "learning_rate: 0.0003 -> 0.01" in refused("train", run, "learning_rate=0.01")
 
-    assert call("predict", run, phantoms / "volume-1.nii.gz", masks).exit_code == 0
+    assert call("predict", run, phantoms / "volume-1.nii.gz", masks, "--describe").exit_code == 0
+    assert "liver" in (masks / "volume-1.description.json").read_text()
     image, mask = nib.load(phantoms / "volume-1.nii.gz"), nib.load(masks / "volume-1.nii.gz")
     assert mask.get_data_dtype() == np.uint8
     assert mask.shape == image.shape

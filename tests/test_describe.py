@@ -139,6 +139,16 @@ def test_table_is_the_same_for_a_mask_stored_in_another_orientation(tmp_path: Pa
         assert one[key] == pytest.approx(other[key]) if key != "box" else one[key] == other[key]
 
 
+def test_scan_may_be_stored_in_another_orientation_than_its_mask(tmp_path: Path) -> None:
+    label_map = block()
+    hu = scan_of(label_map)
+    hu[12, 13, 7] = 74
+    mask, scan = save(tmp_path / "mask.nii.gz", label_map), save(tmp_path / "straight.nii.gz", hu)
+    turned = nib.load(scan).as_reoriented(np.array([[1, 1], [2, -1], [0, -1]]))
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    assert describe_files(mask, tmp_path / "turned.nii.gz")["lesions"][0]["mean_hu"] == pytest.approx(51.0)
+
+
 def test_command_writes_json_and_csv_and_prints_a_table(tmp_path: Path) -> None:
     mask, scan = save(tmp_path / "mask.nii.gz", block()), save(tmp_path / "scan.nii.gz", scan_of(block()))
     options = ["--json", str(tmp_path / "t.json"), "--csv", str(tmp_path / "t.csv")]
@@ -186,7 +196,7 @@ def write_series(folder: Path, shape: tuple[int, int, int]) -> Path:
         ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
-        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom", "P1", "", "O"
+        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom^A", "P1", "", "O"
         ds.StudyID, ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.ReferringPhysicianName = "1", "", "", "", ""
         ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "CT", 1, z + 1
         ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, z], [1, 0, 0, 0, 1, 0]
@@ -207,15 +217,14 @@ def test_structured_report_holds_the_measurements_and_refers_to_the_series(tmp_p
     write_structured_report(table, series, tmp_path / "report.dcm")
     report = hd.sr.srread(tmp_path / "report.dcm")
     assert report.PatientID == "P1"
-    assert (
-        len(report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence) == 4
-    )
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert len(evidence.ReferencedSOPSequence) == 4
     liver, lesion = report.content.get_image_measurement_groups()
     volumes = {m.name.meaning: m.value for m in liver.get_measurements()}
     assert volumes["Liver volume with tumor"] == pytest.approx(4.0)
     assert volumes["Tumor burden"] == pytest.approx(0.6)
     sizes = {m.name.meaning: m.value for m in lesion.get_measurements()}
-    assert sizes["Long Axis"] == pytest.approx(5.0)
+    assert sizes["Long axis"] == pytest.approx(5.0)
     assert "Mean attenuation" not in sizes  # no scan: left out, not 0
     with pytest.raises(FileExistsError):
         write_structured_report(table, series, tmp_path / "report.dcm")

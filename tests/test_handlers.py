@@ -9,7 +9,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from liver_pipeline.handlers import SaveBest, dice_of_each_class, mean_dice, save_checkpoint, write_table
+from liver_pipeline.checkpoints import save_checkpoint
+from liver_pipeline.handlers import SaveBest, dice_of_each_class, mean_dice, write_table
 
 
 def run_metric(metric: object, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
@@ -51,7 +52,7 @@ def test_only_a_better_validation_replaces_the_weights(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     handler = SaveBest(tmp_path / "model.pt", network)
     engine = Engine(lambda *_: None)
-    engine.state.key_metric_name = "dice"  # type: ignore[attr-defined]
+    engine.state.key_metric_name = "dice"
     for epoch, metric in enumerate([float("nan"), 0.0, 0.5, 0.3, 0.7, float("nan")], start=1):
         engine.state.metrics, engine.state.epoch = {"dice": metric}, epoch
         torch.nn.init.constant_(network.weight, epoch)

@@ -98,6 +98,22 @@ def test_failed_cases_and_wrong_lesions_are_shown(tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in text
 
 
+def test_cases_are_shown_worst_median_best_and_none_twice() -> None:
+    from liver_pipeline.report.gallery import chosen_cases
+
+    dice = {"a": (0.1, 0.9), "b": (0.5, 0.8), "c": (0.9, 0.7), "d": (None, 0.95)}
+    cases = {name: {"tumor": {"dice": tumor}, "liver": {"dice": liver}} for name, (tumor, liver) in dice.items()}
+    pictures = {name: {"case": b"png", "slice": 3, "lesions": []} for name in dice}
+    page = Page(chosen_cases({"cases": cases}, pictures))
+    captions = [str(a["alt"]) for tag, a in page.tags if tag == "img"]
+    assert captions == [
+        "worst tumor Dice 0.100; median liver Dice 0.900: a, slice 3 from the feet",
+        "median tumor Dice 0.500: b, slice 3 from the feet",
+        "best tumor Dice 0.900; worst liver Dice 0.700: c, slice 3 from the feet",
+        "best liver Dice 0.950: d, slice 3 from the feet",
+    ]
+
+
 def test_page_without_any_scored_case_tells_why(tmp_path: Path) -> None:
     metrics, _ = run(tmp_path)
     empty = {key: metrics[key] for key in ("protocol", "failures", "versions")}

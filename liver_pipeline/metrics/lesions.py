@@ -215,12 +215,12 @@ class Detection:
         return None if self.tp_label + self.fn == 0 else self.tp_label / (self.tp_label + self.fn)
 
     def f1(self) -> float | None:
-        """Harmonic mean of precision and recall; 0 if there are lesions but none is found, None if there are none."""
+        """Harmonic mean of precision and recall; 0 if one of them is 0, None if one is undefined and neither is 0."""
         precision, recall = self.precision(), self.recall()
-        if precision is None and recall is None:
-            return None
-        if not precision or not recall:
+        if precision == 0 or recall == 0:
             return 0.0
+        if precision is None or recall is None:
+            return None
         return 2 * precision * recall / (precision + recall)
 
 

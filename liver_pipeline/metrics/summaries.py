@@ -32,8 +32,7 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
         ``global``: one number (or None) per key, means over cases for ``<region>_<figure>``, pooled voxels for
         ``*_global``, pooled lesions for ``lesion_*``; ``summary``: n, mean, bootstrap 95 % interval, median, SD and
         extremes per key, with the numbers of cases whose masks were empty; ``detection`` by IoU threshold and size
-        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``; where cases
-        hold it, ``lits_official``: lesion precision and recall as the challenge's program counts.
+        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``.
 
     Raises:
         ValueError: If there are no cases.
@@ -52,7 +51,7 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
         summary |= lits_summary
         values |= {key: row["mean"] for key, row in lits_summary.items()}
         values |= _lits_values(rows, values, detection)
-    summed: dict[str, Any] = {
+    return {
         "global": values,
         "summary": summary,
         "detection": detection,
@@ -60,9 +59,6 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
         "agreement": {region: _agreement(rows, region) for region in ("liver", "tumor")},
         "tumor_free": _tumor_free(rows),
     }
-    if lits and all("lits_official" in row for row in rows):
-        summed["lits_official"] = _program_detection(rows)
-    return summed
 
 
 def _region_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
@@ -135,15 +131,22 @@ def _lits_values(
     return pooled
 
 
-def _program_detection(rows: Sequence[Case]) -> dict[str, float | None]:
-    """Pooled lesion precision and recall as the challenge's program counts them."""
-    n_pred = sum(row["lits_groups"]["n_predicted_lesions"] for row in rows)
-    n_label = sum(row["lits_groups"]["n_reference_lesions"] for row in rows)
+def program_detection(official: Mapping[str, Case]) -> dict[str, float | None]:
+    """Pooled lesion precision and recall as the challenge's program counts them.
+
+    Args:
+        official: By case, ``counts`` of :func:`liver_pipeline.metrics.lits.official_lesions`.
+
+    Returns:
+        ``lesion_precision``, ``lesion_recall`` and both ``_greater_zero``; None without lesions on that side. They can
+        be negative: so can the program's true positives.
+    """
     pooled = {}
     for suffix, name in (("", "iou>0.5"), ("_greater_zero", "overlap>0")):
-        tp = sum(row["lits_official"]["counts"][name]["TP"] for row in rows)
-        pooled[f"lesion_precision{suffix}"] = ratio(tp, n_pred)
-        pooled[f"lesion_recall{suffix}"] = ratio(tp, n_label)
+        rows = [case["counts"][name] for case in official.values()]
+        tp, fp, fn = (sum(row[key] for row in rows) for key in ("TP", "FP", "FN"))
+        pooled[f"lesion_precision{suffix}"] = ratio(tp, tp + fp)
+        pooled[f"lesion_recall{suffix}"] = ratio(tp, tp + fn)
     return pooled
 
 

@@ -120,7 +120,7 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float | None, str]
                 f'<rect class="series{place}" x="{x + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
                 f'height="{y.at(0) - top:.1f}"><title>{hint}</title></rect>'
             )
-            marks.append(_text(x + width / 2, top - 4 if value < 0.93 else top + 11, f"{value:.2f}", "small"))
+            marks.append(_text(x + width / 2, top - 4, f"{value:.2f}", "small"))
     return _svg(marks, name)
 
 

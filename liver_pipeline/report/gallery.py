@@ -18,23 +18,31 @@ KEY = (
 
 
 def chosen_cases(metrics: Metrics, pictures: Pictures) -> str:
-    """Worst, median and best case by tumor Dice and by liver Dice, the slice with most tumor."""
-    parts = []
+    """Worst, median and best case by tumor Dice and by liver Dice, the slice with most tumor; no case twice."""
+    captions: dict[str, list[str]] = {}
     for region in ("tumor", "liver"):
         ranked = sorted(
             (case[region]["dice"], name)
             for name, case in metrics["cases"].items()
             if case[region]["dice"] is not None and pictures.get(name, {}).get("case")
         )
-        places = {0: "Worst", len(ranked) // 2: "Median", len(ranked) - 1: "Best"} if ranked else {}
-        figures = []
-        for place in sorted(places):
+        for title, place in _places(len(ranked)):
             dice, name = ranked[place]
-            caption = f"{places[place]} {region} Dice {dice:.3f}: {name}, slice {pictures[name]['slice']} from the feet"
-            figures.append(picture(pictures[name]["case"], caption, escape(caption)))
-        if figures:
-            parts.append(f'<div class="pictures">{"".join(figures)}</div>')
-    return KEY + "".join(parts) if parts else ""
+            captions.setdefault(name, []).append(f"{title}{region} Dice {dice:.3f}")
+    figures = []
+    for name, words in captions.items():
+        caption = f"{'; '.join(words)}: {name}, slice {pictures[name]['slice']} from the feet"
+        figures.append(picture(pictures[name]["case"], caption, escape(caption)))
+    return f'{KEY}<div class="pictures">{"".join(figures)}</div>' if figures else ""
+
+
+def _places(count: int) -> list[tuple[str, int]]:
+    """Ranks that are shown of ``count``, with their titles."""
+    if count < 2:
+        return [("", 0)] * count
+    if count == 2:
+        return [("worst ", 0), ("best ", 1)]
+    return [("worst ", 0), ("median ", count // 2), ("best ", count - 1)]
 
 
 def wrong_lesions(metrics: Metrics, pictures: Pictures) -> str:

@@ -212,7 +212,7 @@ def lits(metrics: Metrics) -> str:
         "Precision, any overlap": "lesion_precision_greater_zero",
     }
     rows = [
-        row(escape(title), number(metrics["global"].get(key)), number(metrics["lits_official"].get(key)))
+        row(escape(title), number(metrics["global"].get(key)), number(metrics["lits_official"]["global"].get(key)))
         for title, key in keys.items()
     ]
     reasons = [

@@ -1,0 +1,91 @@
+"""Checkpoint files that are whole or absent, and verified before they are used."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LAST, PREVIOUS = "last.pt", "previous.pt"
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint file whose content is not what was written."""
+
+
+def save_checkpoint(path: str | Path, contents: Mapping[str, Any], *, keep_as: str | None = None) -> None:
+    """Write a checkpoint so that ``path`` is always either the old file or the whole new one.
+
+    Args:
+        path: Target; its folder is made.
+        contents: Tensors, plain Python values and state dictionaries: what ``torch.load(weights_only=True)`` reads.
+        keep_as: Name under which the file that is replaced stays in the folder. Between the two renames only that one
+            exists, whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            torch.save(dict(contents), file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_as is not None and path.exists():
+            path.replace(path.with_name(keep_as))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU after comparing every record with its checksum; torch.load itself does not.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedCheckpointError: If it was cut short or changed since it was written.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file makes zipfile and unpickler fail in any of a dozen ways
+        raise DamagedCheckpointError(f"{path}: {str(error).partition(chr(10))[0]}") from None
+    return contents
+
+
+def load_latest(folder: str | Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read the newest checkpoint of a folder that is whole: ``last.pt``, else ``previous.pt``.
+
+    Returns:
+        Contents, or None when the folder holds neither file; and a line about each file that was passed over.
+
+    Raises:
+        DamagedCheckpointError: If there are files and none is whole.
+    """
+    folder = Path(folder)
+    problems: list[str] = []
+    for name in (LAST, PREVIOUS):
+        try:
+            return load_checkpoint(folder / name), problems
+        except FileNotFoundError:
+            continue
+        except DamagedCheckpointError as error:
+            problems.append(f"damaged checkpoint passed over: {error}")
+    if problems:
+        raise DamagedCheckpointError(f"{'; '.join(problems)}; --restart begins the training anew")
+    return None, problems
+
+
+def remove_partial(folder: str | Path) -> None:
+    """Remove what a killed process left half written in a folder of checkpoints."""
+    for path in Path(folder).glob(".*.pt.*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""What can stop a training from outside the code: a loss that is not a number, a full disk, too little memory."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
+
+
+class LossNotFiniteError(ValueError):
+    """The loss of a batch is nan or infinite."""
+
+
+class StopAtBadLoss:
+    """Stop before the weights are changed by a loss that is nan or infinite, and save which cases gave it.
+
+    Attach it to the trainer.
+
+    Args:
+        path: JSON file with epoch, iteration, loss, cases of the batch, and smallest and largest value of the images.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Look at each loss before it is propagated back."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
+        loss = engine.state.output["loss"].detach()
+        if torch.isfinite(loss):
+            return
+        batch = engine.state.batch
+        cases = list(dict.fromkeys(batch.get("case", [])))
+        image = batch["image"]
+        record = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "loss": str(loss.item()),
+            "cases": cases,
+            "image_range": [str(image.min().item()), str(image.max().item())],
+        }
+        self.path.write_text(json.dumps(record, indent=1) + "\n")
+        raise LossNotFiniteError(
+            f"the loss is {loss.item()} in epoch {engine.state.epoch}, cases {', '.join(cases)} (see {self.path}); the "
+            f"last checkpoint is from before; look at these cases, or lower learning_rate"
+        )
+
+
+def explain(error: BaseException, trainer: SupervisedTrainer, folder: Path) -> Exception | None:
+    """Turn an error that stopped a training into one that says what to do; None if it is of no known kind.
+
+    Args:
+        error: What was raised.
+        trainer: Its batch, network and optimizer serve to find out what would fit into memory.
+        folder: Where the checkpoints are.
+    """
+    chain = list(_chain(error))
+    if any(_is_memory(link) for link in chain):
+        return TooLittleMemoryError(_memory_line(trainer))
+    full = any(isinstance(link, OSError) and link.errno in DISK_FULL for link in chain)
+    if full or (isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(folder).free < DISK_RESERVE):
+        return OSError(
+            f"no space left for {folder}; the last whole checkpoint is intact: make room, then give the same command "
+            f"again to continue"
+        )
+    return None
+
+
+class TooLittleMemoryError(RuntimeError):
+    """Training does not fit into memory."""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_memory(error: BaseException) -> bool:
+    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return cpu or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def _memory_line(trainer: SupervisedTrainer) -> str:
+    batch = trainer.state.batch
+    if not isinstance(batch, Mapping):  # decollated: the step was done, so it was the validation
+        return "out of memory in validation; lower sw_batch_size"
+    windows, _, *roi = batch["image"].shape
+    fit = largest_fit(trainer, batch)
+    advice = f"{fit[0]} windows of {_times(fit[1])} fit" if fit else "not even one window of an eighth of that fits"
+    return (
+        f"out of memory with {windows} windows (batch_size x crops_per_case) of {_times(roi)} (roi_size); {advice}: "
+        f"lower batch_size or crops_per_case, or roi_size, and give --restart"
+    )
+
+
+def _times(sizes: Any) -> str:
+    return "x".join(str(size) for size in sizes)
+
+
+def largest_fit(trainer: SupervisedTrainer, batch: Mapping[str, Any]) -> tuple[int, list[int]] | None:
+    """Try whole training steps with ever fewer windows, then with one ever smaller, until one fits into memory.
+
+    The steps change the weights in memory: the training has ended, and checkpoints are not touched.
+
+    Args:
+        trainer: Its network, loss and optimizer are used.
+        batch: ``image`` (B, C, X, Y, Z) and ``label`` (B, 1, X, Y, Z).
+
+    Returns:
+        Number of windows and their size, or None if an eighth of one (half along each axis) is too much.
+    """
+    windows, _, *roi = batch["image"].shape
+    counts = [count for count in (windows // 2**i for i in range(1, windows.bit_length())) if count > 0]
+    halves = [roi]
+    for axis in (2, 1, 0):  # halved along S first: networks want the axial plane
+        halves.append([n // 2 if i == axis and n > 1 else n for i, n in enumerate(halves[-1])])
+    for count, size in [(count, roi) for count in counts] + [(1, size) for size in halves[1:]]:
+        if _step_fits(trainer, batch, count, size):
+            return count, list(size)
+    return None
+
+
+def _step_fits(trainer: SupervisedTrainer, batch: Mapping[str, Any], count: int, size: list[int]) -> bool:
+    part = (slice(0, count), slice(None), *(slice(0, n) for n in size))
+    device = trainer.state.device
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        image, label = (torch.as_tensor(batch[key])[part].to(device) for key in ("image", "label"))
+        trainer.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, enabled=bool(trainer.amp)):
+            loss = trainer.loss_function(trainer.network(image), label).mean()
+        loss.backward()
+        trainer.optimizer.step()
+    except (RuntimeError, ValueError, MemoryError):  # too much, or a size that the network cannot take
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""Run a training so that it can be stopped at any moment and continued as if it had not been."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest, remove_partial, save_checkpoint
+from liver_pipeline.handlers import EpochLog
+from liver_pipeline.mishaps import explain
+
+
+class Checkpoint:
+    """Keep what the next epoch depends on after each epoch, in ``last.pt``; the one before it is ``previous.pt``.
+
+    The state of random number generators is not among it: see :mod:`liver_pipeline.loading`. Attach it to the trainer
+    after all handlers whose state it saves, as :func:`run` does.
+
+    Args:
+        folder: Of the two files.
+        parts: Name to object with ``state_dict`` and ``load_state_dict``. The name ``lr_scheduler`` is known here.
+    """
+
+    def __init__(self, folder: str | Path, parts: Mapping[str, Any]) -> None:
+        self.folder, self.parts = Path(folder), dict(parts)
+        self._scaler_state: dict[str, Any] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Save after each epoch."""
+        engine.add_event_handler(Events.STARTED, self._restore_scaler)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        counts = {"epoch": engine.state.epoch, "max_epochs": engine.state.max_epochs}
+        scaler = None if engine.scaler is None else engine.scaler.state_dict()
+        save_checkpoint(self.folder / LAST, {**states, **counts, "scaler": scaler}, keep_as=PREVIOUS)
+
+    def _restore_scaler(self, engine: Engine) -> None:  # MONAI's trainer makes it when it starts to run
+        if engine.scaler is not None and self._scaler_state:
+            engine.scaler.load_state_dict(self._scaler_state)
+
+    def resume(self, engine: Engine) -> None:
+        """Bring all parts and the trainer to the end of the last saved epoch; without a checkpoint do nothing.
+
+        A learning-rate schedule whose length is ``max_epochs`` is another one when that number has changed: then the
+        schedule is stepped through the finished epochs, so that the rest of the training has the rates of one that was
+        meant to be that long from the start. ReduceLROnPlateau, which has no length, goes on as it was.
+
+        Raises:
+            DamagedCheckpointError: If there are checkpoints and none is whole.
+            ValueError: If the checkpoint is of another configuration.
+        """
+        remove_partial(self.folder)
+        state, problems = load_latest(self.folder)
+        for problem in problems:
+            tqdm.write(problem)
+        if state is None:
+            return
+        if missing := sorted(({*self.parts} | {"epoch", "max_epochs", "scaler"}) - set(state)):
+            raise ValueError(f"the checkpoint in {self.folder} lacks {missing[0]}; --restart begins the training anew")
+        rates = None if state["max_epochs"] == engine.state.max_epochs else self._replayed_rates(state["epoch"])
+        for name, part in self.parts.items():
+            if name == "lr_scheduler" and rates is not None:
+                continue
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"the checkpoint in {self.folder} is of another configuration ({reason})") from None
+        for group, rate in zip(self.parts["optimizer"].param_groups, rates, strict=True) if rates is not None else ():
+            group["lr"] = rate
+        self._scaler_state = state["scaler"]
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * engine.state.epoch_length
+        tqdm.write(f"continuing after epoch {state['epoch']} of {engine.state.max_epochs}")
+
+    def _replayed_rates(self, epochs: int) -> list[float] | None:
+        """Step the new scheduler through the epochs that are done; return the rates it ends with."""
+        scheduler = self.parts.get("lr_scheduler")
+        if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that no optimizer step came before: here that is meant
+            for _ in range(epochs):
+                scheduler.step()
+        rates: list[float] = scheduler.get_last_lr()
+        return rates
+
+
+def is_finished(epoch: int, max_epochs: int, early_stop: Mapping[str, Any], patience: int) -> bool:
+    """Tell whether a training at the end of ``epoch`` has nothing left to do."""
+    return epoch >= max_epochs or early_stop["counter"] >= patience
+
+
+def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
+    """Train, from the last checkpoint where there is one; a training that is finished is left as it is.
+
+    Args:
+        trainer: MONAI's SupervisedTrainer.
+        log: Attached here, so that it comes after the trainer's own handlers.
+        checkpoint: Attached here, after all whose state it saves.
+
+    Raises:
+        ValueError: See :meth:`Checkpoint.resume`.
+        LossNotFiniteError: The loss became nan or infinite.
+        TooLittleMemoryError: With what would fit.
+        OSError: If the disk is full; the last whole checkpoint is intact.
+    """
+    log.attach(trainer)
+    checkpoint.attach(trainer)
+    checkpoint.resume(trainer)
+    early_stop = checkpoint.parts["early_stop"]
+    if is_finished(trainer.state.epoch, trainer.state.max_epochs, early_stop.state_dict(), early_stop.patience):
+        tqdm.write(finished_line(trainer.state.epoch))
+        return
+    try:
+        trainer.run()
+    except Exception as error:
+        explained = explain(error, trainer, checkpoint.folder)
+        if explained is None:
+            raise
+        raise explained from None
+
+
+def finished_line(epoch: int) -> str:
+    """Say that a training is finished, and what can be done about it."""
+    return f"finished after epoch {epoch}; raise max_epochs (or early_stop_patience) to prolong, --restart begins anew"
