@@ -117,7 +117,7 @@ def test_an_experiment_names_its_layers_and_changes_only_what_differs() -> None:
 
 def test_one_cycle_is_stepped_by_batches() -> None:
     config = bundle.merge_layers({}, experiment="chigurupati_resnet34_unet")["train"]
-    schedule = config["train"]["handlers"][0]
+    schedule = config["train"]["handlers"][2]
     assert (schedule["_target_"], schedule["epoch_level"]) == ("LrScheduleHandler", False)
 
 
