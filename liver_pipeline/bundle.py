@@ -25,11 +25,17 @@ from liver_pipeline.handlers import CLASS_NAMES
 from liver_pipeline.training import finished_line, is_finished
 
 PACKAGE_DIR = Path(__file__).resolve().parent
-KINDS = ("data", "modality", "network", "recipe")
-DEFAULT_LAYERS = {"data": "lits", "modality": "ct", "network": "unet3d", "recipe": "default"}
+KINDS = ("data", "modality", "network", "augmentation", "recipe")
+DEFAULT_LAYERS = {
+    "data": "lits",
+    "modality": "ct",
+    "network": "unet3d",
+    "augmentation": "moderate",
+    "recipe": "default",
+}
 # Which layers make up a workflow, lowest precedence first; the experiment and key=value follow.
 WORKFLOWS = {
-    "train": ("base", "data", "modality", "network", "recipe", "train"),
+    "train": ("base", "data", "modality", "network", "augmentation", "recipe", "train"),
     "evaluate": ("base", "data", "modality", "network", "inference", "evaluate"),
     "inference": ("base", "modality", "network", "inference"),
 }
@@ -51,7 +57,7 @@ def share_dir(name: str) -> Path:
 
 
 def layer_names(kind: str) -> list[str]:
-    """List what can be named as ``kind`` (data, modality, network, recipe or experiment)."""
+    """List what can be named as ``kind`` (data, modality, network, augmentation, recipe or experiment)."""
     return sorted(path.stem for path in (share_dir("configs") / kind).glob("*.yaml"))
 
 
@@ -111,8 +117,8 @@ def merge_layers(
     """Merge the layers of every workflow.
 
     Args:
-        layers: Names (or paths) for ``data``, ``modality``, ``network``, ``recipe``; what is absent comes from the
-            experiment's own ``layers`` key, then from the defaults.
+        layers: Names (or paths) for ``data``, ``modality``, ``network``, ``augmentation``, ``recipe``; what is absent
+            comes from the experiment's own ``layers`` key, then from the defaults.
         experiment: Name or path of an experiment file.
         overrides: Keys that win over everything. A key applies to each workflow that knows it.
 
@@ -280,6 +286,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the network of an inference config on the model zoo's schema of 2024-07-25."""
     labels = {str(i): name for i, name in enumerate(CLASS_NAMES[: config["num_classes"]])}
+    structures = " and ".join(list(labels.values())[1:])
     packages = ("liver-pipeline", "pytorch-ignite", "nibabel", "itk", "segmentation-models-pytorch")
     return {
         "schema": (
@@ -292,8 +299,8 @@ def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         "numpy_version": version("numpy"),
         "required_packages_version": {name: version(name) for name in packages},
         "name": "Liver and liver tumor segmentation",
-        "task": f"Segmentation of {' and '.join(list(labels.values())[1:])} in {config['modality'].upper()}",
-        "description": "A network that labels liver and liver tumor voxels; weights are the user's own training.",
+        "task": f"Segmentation of {structures} in {config['modality'].upper()}",
+        "description": f"A network that labels {structures} voxels; weights are the user's own training.",
         "authors": "The liver_pipeline authors",
         "copyright": "Copyright the liver_pipeline authors",
         "intended_use": "Research; not a medical device. See docs/README.md.",
@@ -306,7 +313,7 @@ def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
                     "num_channels": config["in_channels"],
                     "spatial_shape": config["roi_size"],
                     "dtype": "float32",
-                    "value_range": [0, 1],
+                    "value_range": config["value_range"],
                     "is_patch_data": True,
                     "channel_def": {str(i): "image" for i in range(config["in_channels"])},
                 }

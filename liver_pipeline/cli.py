@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 EXIT_BAD_USAGE = 2
-PATH_KEYS = ("dataset_dir", "output_dir", "split_file", "ckpt_path", "encoder_weights_path")
+PATH_KEYS = ("dataset_dir", "output_dir", "split_file", "ckpt_path", "encoder_weights_path", "converted_dir")
 EXIT_FOUND_ERRORS = 3
 
 
@@ -56,8 +56,9 @@ def layer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose config layers."""
     for name, text in (
         ("experiment", "Experiment: differences from the other layers, such as a source paper."),
-        ("recipe", "Loss, optimizer, schedule, augmentation (default: default)."),
-        ("modality", "ct or mr (default: ct)."),
+        ("recipe", "Loss, optimizer, schedule (default: default)."),
+        ("augmentation", "Random changes of the training windows (default: moderate)."),
+        ("modality", "ct, mr or a variant of them (default: ct)."),
         ("data", "How the data set lies on disk (default: lits)."),
         ("network", "Network (default: unet3d)."),
     ):
@@ -179,10 +180,10 @@ def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
 
 @main.command()
 def networks() -> None:
-    """List the networks, recipes, data layouts, modalities and experiments that can be named."""
+    """List the networks, recipes, augmentations, data layouts, modalities and experiments that can be named."""
     from liver_pipeline import bundle
 
-    for kind in ("network", "recipe", "data", "modality", "experiment"):
+    for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         click.echo(f"{kind}:")
         for name in bundle.layer_names(kind):
             click.echo(f"  {name:<20} {bundle.layer_summary(kind, name)}")
@@ -250,6 +251,7 @@ EXIT_SOME_FAILED = 3
 @click.option("--probabilities", type=click.Path(path_type=Path), help="Folder of probabilities: AUC, calibration.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the scans, for the report's pictures.")
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
+@click.option("--liver-only", is_flag=True, help="Count tumor as liver: for models without a tumor class.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
 @click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")
@@ -261,6 +263,7 @@ def evaluate(
     probabilities: Path | None,
     images: Path | None,
     min_lesion_ml: float,
+    liver_only: bool,
     workers: int | None,
     memory_gb: float | None,
     overwrite: bool,
@@ -277,6 +280,7 @@ def evaluate(
         probability_dir=probabilities,
         image_dir=images,
         min_lesion_ml=min_lesion_ml,
+        liver_only=liver_only,
         workers=workers,
         memory_gb=memory_gb,
     )

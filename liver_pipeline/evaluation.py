@@ -51,6 +51,7 @@ def evaluate_folders(
     probability_dir: Path | str | None = None,
     image_dir: Path | str | None = None,
     min_lesion_ml: float = 0.0,
+    liver_only: bool = False,
     report: bool = True,
     workers: int | None = None,
     memory_gb: float | None = None,
@@ -70,6 +71,8 @@ def evaluate_folders(
             axis); gives AUC-ROC, Brier score and calibration error near the liver. Not for ``lits-official``.
         image_dir: Folder of the scans, of the same names, as background of the report's pictures.
         min_lesion_ml: Smaller lesions are left out of lesion-wise figures (not of the LiTS ones).
+        liver_only: Tumor counts as liver in both label maps, for models without a tumor class: figures of tumors are
+            then undefined. Not for ``lits-official``.
         report: Also write ``report.html``.
         workers: Processes; None takes one per core as far as ``memory_gb`` reaches.
         memory_gb: Memory that all processes may take together; None takes half of the machine's.
@@ -87,8 +90,8 @@ def evaluate_folders(
         FileExistsError: If a table is there and ``overwrite`` is false.
         ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
     """
-    options: dict[str, Any] = {"protocol": protocol, "min_lesion_ml": min_lesion_ml, "report": report}
-    _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report)
+    options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only)
     pairs, failures = find_pairs(
         Path(pred_dir),
         Path(label_dir),
@@ -97,7 +100,14 @@ def evaluate_folders(
         image_dir=None if image_dir is None else Path(image_dir),
     )
     return _evaluate(
-        pairs, failures, Path(output_dir), workers=workers, memory_gb=memory_gb, progress=progress, **options
+        pairs,
+        failures,
+        Path(output_dir),
+        protocol=protocol,
+        workers=workers,
+        memory_gb=memory_gb,
+        progress=progress,
+        **options,
     )
 
 
@@ -108,6 +118,7 @@ def evaluate_cases(
     *,
     protocol: str = "lits",
     overwrite: bool = False,
+    liver_only: bool = False,
 ) -> dict[str, Any]:
     """Score the predictions ``<case>.nii.gz`` of a data set's cases; see :func:`evaluate_folders`.
 
@@ -117,8 +128,9 @@ def evaluate_cases(
         output_dir: As for :func:`evaluate_folders`.
         protocol: As for :func:`evaluate_folders`.
         overwrite: As for :func:`evaluate_folders`.
+        liver_only: As for :func:`evaluate_folders`.
     """
-    _refuse_bad_usage(Path(output_dir), protocol, overwrite)
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite, liver_only=liver_only)
     pairs, failures = [], {}
     for case in cases:
         pred = Path(pred_dir) / f"{case['case']}.nii.gz"
@@ -126,12 +138,16 @@ def evaluate_cases(
             pairs.append(Pair(case["case"], pred, Path(case["label"]), image=Path(case["image"])))
         else:
             failures[case["case"]] = Failure("NO_PREDICTION", f"{pred} does not exist; the case was not segmented")
-    return _evaluate(pairs, failures, Path(output_dir), protocol=protocol)
+    return _evaluate(pairs, failures, Path(output_dir), protocol=protocol, liver_only=liver_only)
 
 
-def _refuse_bad_usage(output: Path, protocol: str, overwrite: bool, *, report: bool = True) -> None:
+def _refuse_bad_usage(
+    output: Path, protocol: str, overwrite: bool, *, report: bool = True, liver_only: bool = False
+) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+    if liver_only and protocol == "lits-official":
+        raise ValueError("the protocol lits-official scores tumors; without a tumor class take lits or plain")
     refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
 
 
@@ -142,13 +158,14 @@ def _evaluate(
     *,
     protocol: str,
     min_lesion_ml: float = 0.0,
+    liver_only: bool = False,
     report: bool = True,
     workers: int | None = None,
     memory_gb: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score pairs and write the tables and the report."""
-    score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml, pictures=report)
+    score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml, liver_only=liver_only, pictures=report)
     results: dict[str, dict[str, Any]] = {}
     pictures: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(pairs), unit="case", disable=None if progress else True) as bar:

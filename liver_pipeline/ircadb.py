@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import zipfile
@@ -13,9 +14,58 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from liver_pipeline.cases import Case, lits_cases
 from liver_pipeline.scans import Scan, read_scan, write_label_map
 
 LIVER, TUMOR = 1, 2
+
+
+def ircadb_cases(dataset_dir: str | Path, converted_dir: str | Path | None = None) -> list[Case]:
+    """Cases of 3D-IRCADb-01; each case folder is a patient. What ``converted_dir`` lacks is converted into it first.
+
+    Args:
+        dataset_dir: Holds the case folders; see :func:`convert_case`.
+        converted_dir: Folder for the NIfTI files, in LiTS layout; None is ``<dataset_dir>_converted`` beside it. A file
+            that is there is used as it is: remove it to convert again.
+
+    Raises:
+        FileNotFoundError: If there is no case folder, or a part of one is missing.
+        ValueError: If two folders have the same number, or masks lie on another grid than their scan.
+        IntakeError: If a series cannot be read.
+    """
+    root = Path(dataset_dir).absolute()
+    target = root.with_name(f"{root.name}_converted") if converted_dir is None else Path(converted_dir)
+    numbers: dict[int, Path] = {}
+    for case_dir in case_folders(root):
+        number = case_number(case_dir)
+        if number in numbers:
+            raise ValueError(f"{numbers[number].name} and {case_dir.name} in {root} are both case {number}; rename one")
+        numbers[number] = case_dir
+    for number, case_dir in numbers.items():
+        if not all((target / f"{name}-{number}.nii.gz").exists() for name in ("volume", "segmentation")):
+            convert_case(case_dir, target, number, overwrite=True)
+    wanted = {f"volume-{number}" for number in numbers}
+    return [case for case in lits_cases(target) if case["case"] in wanted]
+
+
+def case_folders(folder: str | Path) -> list[Path]:
+    """List the case folders directly below ``folder``, by number; ``folder`` itself if it is one.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    folder = Path(folder)
+    candidates = [folder, *folder.iterdir()] if folder.is_dir() else []
+    found = [path for path in candidates if path.is_dir() and any(path.glob("PATIENT_DICOM*"))]
+    if not found:
+        raise FileNotFoundError(f"no folder with PATIENT_DICOM in {folder.resolve()}; 3D-IRCADb has one a patient")
+    return sorted(found, key=lambda path: (case_number(path), path.name))
+
+
+def case_number(case_dir: Path) -> int:
+    """Return the last number in the folder's name (``3Dircadb1.7`` is 7), 0 if there is none."""
+    numbers = re.findall(r"\d+", case_dir.name)
+    return int(numbers[-1]) if numbers else 0
 
 
 def convert_case(

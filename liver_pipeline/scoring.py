@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ class CaseError(ValueError):
 
 
 def score_pair(
-    pair: Pair, *, protocol: str, min_lesion_ml: float = 0.0, pictures: bool = False, threads: int = 1
+    pair: Pair,
+    *,
+    protocol: str,
+    min_lesion_ml: float = 0.0,
+    liver_only: bool = False,
+    pictures: bool = False,
+    threads: int = 1,
 ) -> dict[str, Any] | Failure:
     """Read and score one case; whatever is wrong with it comes back as a failure.
 
@@ -43,7 +50,9 @@ def score_pair(
         if protocol == "lits-official":
             return score_officially(pair)
         lits = protocol == "lits"
-        return score_as_meant(pair, lits=lits, min_lesion_ml=min_lesion_ml, pictures=pictures, threads=threads)
+        return score_as_meant(
+            pair, lits=lits, min_lesion_ml=min_lesion_ml, liver_only=liver_only, pictures=pictures, threads=threads
+        )
     except (IntakeError, CaseError) as error:
         return Failure(error.code, " ".join(str(error).split()))
     except MemoryError:
@@ -53,9 +62,17 @@ def score_pair(
 
 
 def score_as_meant(
-    pair: Pair, *, lits: bool, min_lesion_ml: float = 0.0, pictures: bool = False, threads: int = 1
+    pair: Pair,
+    *,
+    lits: bool,
+    min_lesion_ml: float = 0.0,
+    liver_only: bool = False,
+    pictures: bool = False,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Score one case of the protocols ``lits`` and ``plain``.
+
+    With ``liver_only`` tumor counts as liver in both maps.
 
     With ``lits`` the lesion counts of the challenge's program stand beside ours (``lits_official``). Both maps are
     turned to the axes nearest to right, anterior, superior, so that neither axis order nor flips change a
@@ -67,6 +84,8 @@ def score_as_meant(
     """
     label = read_label_map(pair.label, accept=ACCEPTED)
     pred = read_label_map(pair.pred, accept=ACCEPTED)
+    if liver_only:
+        label, pred = (replace(scan, array=np.minimum(scan.array, 1)) for scan in (label, pred))
     warnings = [f"{path.name}: {f.code}: {f.detail}" for path, scan in ((pair.label, label), (pair.pred, pred))
                 for f in scan.findings if f.code not in ACCEPTED]  # fmt: skip
     warnings += _grid_warnings(pair, pred, label)

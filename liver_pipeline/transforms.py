@@ -186,6 +186,41 @@ class ToModelGridd(MapTransform):
         return MetaTensor(moved, affine=torch.from_numpy(affine), meta=meta)
 
 
+class HuWindowsd(MapTransform):
+    """Show one scan through several windows of Hounsfield units, as channels of one image.
+
+    (1, X, Y, Z) in HU becomes (N, X, Y, Z); each channel maps its window to [0, 1] and clips what lies outside. Three
+    windows make the RGB image that ImageNet encoders expect.
+
+    Args:
+        keys: Images, floating point.
+        hu_windows: Lower and upper value of each of the N windows.
+        allow_missing_keys: Whether a case may lack a key.
+
+    Raises:
+        ValueError: If there is no window, or one is empty; when called, if an image has more than one channel.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, hu_windows: Sequence[Sequence[float]], *, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.hu_windows = [(float(lower), float(upper)) for lower, upper in hu_windows]
+        if not self.hu_windows or any(lower >= upper for lower, upper in self.hu_windows):
+            raise ValueError(f"hu_windows must be pairs of a lower and a higher value, got {self.hu_windows}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with one channel per window."""
+        windowed = dict(data)
+        for key in self.key_iterator(windowed):
+            image = windowed[key]
+            if image.shape[0] != 1:
+                raise ValueError(f"expected one channel (1, X, Y, Z), got shape {tuple(image.shape)}")
+            channels = [((image - low) / (high - low)).clamp_(0.0, 1.0) for low, high in self.hu_windows]
+            windowed[key] = torch.cat(channels)
+        return windowed
+
+
 class WindowHud(MapTransform):
     """Map a window of Hounsfield units to [0, 1] and clip what lies outside.
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle import load_config, run_workflow, write_config
@@ -44,16 +45,19 @@ def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choi
         raise ValueError(
             f"{summary.failed} validation cases could not be segmented; see {folder / 'masks/ledger.jsonl'}"
         )
-    choice = choose_postprocessing([_load(case, folder / "masks") for case in cases], min_gain=min_gain)
+    choice = choose_postprocessing(
+        [_load(case, folder / "masks", parser.get_parsed_content("num_classes")) for case in cases], min_gain=min_gain
+    )
     write_table(folder / "postprocessing.csv", choice.table)
     for workflow in WORKFLOWS:
         _write_choice(run_dir, workflow, choice)
     return choice
 
 
-def _load(case: Case, masks: Path) -> ValidationCase:
+def _load(case: Case, masks: Path, num_classes: int) -> ValidationCase:
     pred = read_label_map(masks / f"{case['case']}.nii.gz")
-    return ValidationCase(pred.array, read_label_map(case["label"]).array, pred.spacing)
+    label = np.minimum(read_label_map(case["label"]).array, num_classes - 1)  # two classes: tumor counts as liver
+    return ValidationCase(pred.array, label, pred.spacing)
 
 
 def _write_choice(run_dir: Path, workflow: str, choice: Choice) -> None:

@@ -5,12 +5,11 @@ Example: python scripts/convert_3dircadb.py 3Dircadb1/ ircadb_lits/
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
-from liver_pipeline.ircadb import convert_case
+from liver_pipeline.ircadb import case_folders, case_number, convert_case
 
 
 @click.command(help=__doc__)
@@ -19,17 +18,9 @@ from liver_pipeline.ircadb import convert_case
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def main(source: Path, output: Path, overwrite: bool) -> None:
     """Convert one case folder, or every case folder directly below ``source``."""
-    below = [path for path in source.iterdir() if path.is_dir() and any(path.glob("PATIENT_DICOM*"))]
-    case_dirs = sorted(below, key=case_number) if below else [source]
-    for case_dir in case_dirs:
+    for case_dir in case_folders(source):
         volume, segmentation = convert_case(case_dir, output, case_number(case_dir), overwrite=overwrite)
         click.echo(f"{case_dir.name}: {volume.name}, {segmentation.name}")
-
-
-def case_number(case_dir: Path) -> int:
-    """Return the last number in the folder's name (``3Dircadb1.7`` is 7), 0 if there is none."""
-    numbers = re.findall(r"\d+", case_dir.name)
-    return int(numbers[-1]) if numbers else 0
 
 
 if __name__ == "__main__":

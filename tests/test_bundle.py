@@ -30,6 +30,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
     "resnet34_unet": {"roi_size": [64, 64, 1]},
     "resnet50_unet": {"roi_size": [64, 64, 1]},
+    "resnet50_unet_deconv": {"roi_size": [32, 32, 1]},
+    "deeplabv3plus_resnet101": {"roi_size": [32, 32, 1]},
+    "vgg16_unet": {"roi_size": [32, 32, 1]},
+    "fcn_resnet50": {"roi_size": [32, 32, 1]},
+    "unet2d": {"network_def::network::features": [4, 4, 8, 8, 8, 4], "roi_size": [32, 32, 1]},
+    "resenc_unet": {
+        "network_def::channels": [4, 8, 8],
+        "network_def::blocks": [1, 1, 1],
+        "roi_size": [16, 16, 16],
+    },
 }
 TINY = {  # one epoch of one step on phantoms of 4 x 3 x 3 dm
     "spacing": [12.0, 12.0, 12.0],
@@ -91,7 +101,7 @@ def test_a_new_argument_that_the_component_knows_is_accepted() -> None:
     assert merged["inference"]["network_def"]["act"] == "LEAKYRELU"
 
 
-@pytest.mark.parametrize("kind", ["network", "data", "modality", "recipe", "experiment"])
+@pytest.mark.parametrize("kind", ["network", "data", "modality", "augmentation", "recipe", "experiment"])
 def test_an_unknown_layer_lists_the_known_ones(kind: str) -> None:
     with pytest.raises(ValueError, match=f"unknown {kind} 'nonesuch'.*known are {bundle.layer_names(kind)[0]}"):
         bundle.layer_file(kind, "nonesuch")

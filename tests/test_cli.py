@@ -52,7 +52,7 @@ def test_help_has_an_example(command: str) -> None:
 
 def test_networks_lists_every_file_that_can_be_named() -> None:
     output = call("networks").output
-    for kind in ("network", "recipe", "data", "modality", "experiment"):
+    for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         for name in bundle.layer_names(kind):
             assert f"  {name} " in output
 
