@@ -59,11 +59,18 @@ def interpolate(block: torch.Tensor, axis: int, part: Taps) -> torch.Tensor:
         return block
     shape = [1] * block.ndim
     shape[axis] = -1
-    lower = block.index_select(axis, torch.from_numpy(part.lower)).mul_(torch.from_numpy(part.weight_lower).view(shape))
+    lower = _take(block, axis, part.lower).mul_(torch.from_numpy(part.weight_lower).view(shape))
     if not part.weight_upper.any():
         return lower
-    upper = block.index_select(axis, torch.from_numpy(part.upper)).mul_(torch.from_numpy(part.weight_upper).view(shape))
+    upper = _take(block, axis, part.upper).mul_(torch.from_numpy(part.weight_upper).view(shape))
     return lower.add_(upper)
+
+
+def _take(block: torch.Tensor, axis: int, index: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Pick ``index`` along ``axis``; along the last one numpy is ten times as fast as torch's index_select."""
+    if axis == block.ndim - 1 and block.device.type == "cpu":
+        return torch.from_numpy(block.numpy().take(index, axis=axis))
+    return block.index_select(axis, torch.from_numpy(index).to(block.device))
 
 
 def _part(whole: Taps, start: int, stop: int, first: int, last: int) -> Taps:
