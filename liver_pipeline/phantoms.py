@@ -17,7 +17,7 @@ from scipy import ndimage
 
 LIVER, TUMOR = 1, 2
 # Mean Hounsfield values in the portal-venous phase, rounded from textbook ranges.
-HU = {"air": -1000, "fat": -100, "muscle": 55, "liver": 110, "tumor": 50, "spleen": 125, "kidney": 180, "bone": 400}
+HU = {"air": -1000, "fat": -100, "muscle": 55, "liver": 110, "tumor": 20, "spleen": 125, "kidney": 180, "bone": 400}
 
 FloatArray = npt.NDArray[np.float32]
 
