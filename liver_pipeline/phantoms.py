@@ -35,7 +35,7 @@ def liver_phantom(
     Args:
         shape: Voxels along R, A, S.
         spacing: Voxel size in mm along R, A, S. The field of view should be about 380 x 310 x 300 mm.
-        n_tumors: Tumors inside the liver, radius 8 to 22 mm; 0 gives a tumor-free liver.
+        n_tumors: Tumors inside the liver, radius 10 to 26 mm; 0 gives a tumor-free liver.
         noise_hu: Standard deviation of the noise in HU.
         seed: Seeds position, size and noise.
 
@@ -74,7 +74,7 @@ def liver_phantom(
     for _ in range(n_tumors):
         direction = rng.normal(size=3)
         place = center + direction / np.linalg.norm(direction) * radii * rng.uniform(0.1, 0.6)
-        tumor = (ball(place, np.full(3, rng.uniform(8, 22))) < 1) & liver
+        tumor = (ball(place, np.full(3, rng.uniform(10, 26))) < 1) & liver
         image[tumor] = HU["tumor"]
         label[tumor] = TUMOR
     image = ndimage.gaussian_filter(image, sigma=[1.2 / s for s in spacing])  # scanner blur of about 3 mm FWHM

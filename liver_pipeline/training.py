@@ -105,7 +105,7 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     Args:
         trainer: MONAI's SupervisedTrainer.
         log: Attached here, so that it comes after the trainer's own handlers.
-        checkpoint: Attached here, after all whose state it saves.
+        checkpoint: Attached here, after all whose state it saves. Its part ``average`` is attached as well.
 
     Raises:
         ValueError: See :meth:`Checkpoint.resume`.
@@ -113,8 +113,10 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
         TooLittleMemoryError: With what would fit.
         OSError: If the disk is full; the last whole checkpoint is intact.
     """
-    log.attach(trainer)
-    checkpoint.attach(trainer)
+    average = checkpoint.parts.get("average")
+    for handler in (average, log, checkpoint):
+        if handler is not None:
+            handler.attach(trainer)
     checkpoint.resume(trainer)
     early_stop = checkpoint.parts["early_stop"]
     if is_finished(trainer.state.epoch, trainer.state.max_epochs, early_stop.state_dict(), early_stop.patience):

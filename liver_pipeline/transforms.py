@@ -18,10 +18,9 @@ from liver_pipeline.geometry import (
     axis_map,
     model_grid_for_size,
     model_grid_for_spacing,
-    resample_linear,
-    resample_nearest,
 )
 from liver_pipeline.intake import settle
+from liver_pipeline.resampling import resample_linear, resample_nearest
 from liver_pipeline.scans import Scan, label_findings, read_label_map, read_scan
 from liver_pipeline.windows import body_blocks, encode_blocks
 

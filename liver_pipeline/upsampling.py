@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from liver_pipeline.geometry import AxisMap, Taps, interpolate
+from liver_pipeline.geometry import AxisMap, Taps
+from liver_pipeline.resampling import interpolate
 
 LabelMap = npt.NDArray[np.uint8]
 

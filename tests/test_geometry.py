@@ -20,9 +20,8 @@ from liver_pipeline.geometry import (
     axis_map,
     model_grid_for_size,
     model_grid_for_spacing,
-    resample_linear,
-    resample_nearest,
 )
+from liver_pipeline.resampling import resample_linear, resample_nearest
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 OBLIQUE = Rotation.from_euler("xyz", (12.0, -9.0, 17.0), degrees=True).as_matrix()
