@@ -186,7 +186,7 @@ def networks() -> None:
     for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         click.echo(f"{kind}:")
         for name in bundle.layer_names(kind):
-            click.echo(f"  {name:<20} {bundle.layer_summary(kind, name)}")
+            click.echo(f"  {name:<28} {bundle.layer_summary(kind, name)}")
 
 
 @main.command()
