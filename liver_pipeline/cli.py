@@ -186,7 +186,7 @@ def networks() -> None:
     for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         click.echo(f"{kind}:")
         for name in bundle.layer_names(kind):
-            click.echo(f"  {name:<20} {bundle.layer_summary(kind, name)}")
+            click.echo(f"  {name:<28} {bundle.layer_summary(kind, name)}")
 
 
 @main.command()
@@ -251,7 +251,7 @@ EXIT_SOME_FAILED = 3
 @click.option("--probabilities", type=click.Path(path_type=Path), help="Folder of probabilities: AUC, calibration.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the scans, for the report's pictures.")
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
-@click.option("--liver-only", is_flag=True, help="Count tumor as liver: for models without a tumor class.")
+@click.option("--liver-only", is_flag=True, help="Count tumor as liver, with the protocol plain.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
 @click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")

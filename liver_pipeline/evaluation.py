@@ -72,7 +72,7 @@ def evaluate_folders(
         image_dir: Folder of the scans, of the same names, as background of the report's pictures.
         min_lesion_ml: Smaller lesions are left out of lesion-wise figures (not of the LiTS ones).
         liver_only: Tumor counts as liver in both label maps, for models without a tumor class: figures of tumors are
-            then undefined. Not for ``lits-official``.
+            then undefined. Only for ``plain``: LiTS counts a case without tumors as a perfect one.
         report: Also write ``report.html``.
         workers: Processes; None takes one per core as far as ``memory_gb`` reaches.
         memory_gb: Memory that all processes may take together; None takes half of the machine's.
@@ -88,7 +88,8 @@ def evaluate_folders(
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
         FileExistsError: If a table is there and ``overwrite`` is false.
-        ValueError: If the protocol is unknown, or a case lacks its prediction or reference.
+        ValueError: If the protocol is unknown or does not go with ``liver_only``, or a case lacks its prediction or
+            reference.
     """
     options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only)
@@ -146,8 +147,8 @@ def _refuse_bad_usage(
 ) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    if liver_only and protocol == "lits-official":
-        raise ValueError("the protocol lits-official scores tumors; without a tumor class take lits or plain")
+    if liver_only and protocol != "plain":
+        raise ValueError(f"the protocol {protocol} scores tumors; liver_only goes with the protocol plain")
     refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
 
 

@@ -260,7 +260,7 @@ def test_every_network_trains_an_epoch_and_predicts_by_both_ways_of_swapping(
     checkpoint = torch.load(run / "models/model.pt", weights_only=True)
     assert checkpoint["epoch"] == 1
     paths = {"dataset_dir": str(phantoms / "volume-0.nii.gz"), "output_dir": str(tmp_path / "masks")}
-    paths["inferer::backend"] = "torch"  # converting Swin UNETR takes a minute; test_inferers covers OpenVINO
+    paths["backend"] = "torch"  # converting Swin UNETR takes a minute; test_inferers covers OpenVINO
     if way is train_by_command:
         bundle.run_workflow(run, "inference", paths)
     else:

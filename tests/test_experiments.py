@@ -84,6 +84,7 @@ def test_every_experiment_trains_predicts_and_is_evaluated(experiment: str, tmp_
     assert 0 <= metrics["global"]["liver_dice"] <= 1
     if config["num_classes"] == 2:  # no tumor class: undefined, not missed
         assert metrics["global"]["tumor_dice"] is None
+        assert "lesion_dice_per_case" not in metrics["global"]
 
 
 @pytest.mark.parametrize(
@@ -154,12 +155,12 @@ def test_liver_only_scoring_takes_the_tumor_for_liver_on_both_sides(tmp_path: Pa
         (tmp_path / folder).mkdir()
         nib.save(nib.Nifti1Image(label_map, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / folder / "a.nii.gz")
     preds, labels = tmp_path / "preds", tmp_path / "labels"
-    metrics = evaluate_folders(preds, labels, tmp_path / "out", liver_only=True, report=False)
+    metrics = evaluate_folders(preds, labels, tmp_path / "out", protocol="plain", liver_only=True, report=False)
     assert (metrics["global"]["liver_dice"], metrics["global"]["tumor_dice"]) == (1.0, None)
     missed = evaluate_folders(preds, labels, tmp_path / "three", report=False)
     assert missed["global"]["tumor_dice"] == 0.0
-    with pytest.raises(ValueError, match="lits-official scores tumors"):
-        evaluate_folders(preds, labels, tmp_path / "official", protocol="lits-official", liver_only=True)
+    with pytest.raises(ValueError, match="lits scores tumors"):
+        evaluate_folders(preds, labels, tmp_path / "lits", liver_only=True)
 
 
 def test_each_window_of_hounsfield_units_is_a_channel_from_0_to_1() -> None:
