@@ -159,8 +159,11 @@ class OpenVinoNetwork:
 
 def _keep(openvino: Any, model: Any, folder: Path) -> None:
     """Write a converted network so that it is there complete or not at all; another process may do the same."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".openvino-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".openvino-", dir=folder.parent))
+    except OSError:
+        return  # a read-only run folder: convert again next time
     try:
         openvino.save_model(model, part / "model.xml", compress_to_fp16=False)
         part.rename(folder)
