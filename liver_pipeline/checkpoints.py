@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint file whose content is not what was written."""
+
+
+def is_main_process() -> bool:
+    """Tell whether this process writes: the only one, or the first of several that train together."""
+    return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any], *, keep_as: str | None = None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from ignite.metrics import Metric
@@ -18,7 +19,7 @@ from monai.handlers import EarlyStopHandler, IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric
 from tqdm import tqdm
 
-from liver_pipeline.checkpoints import save_checkpoint
+from liver_pipeline.checkpoints import is_main_process, save_checkpoint
 
 CLASS_NAMES = ("background", "liver", "tumor")
 
@@ -65,9 +66,10 @@ class SaveBest:
         metric = float(engine.state.metrics[engine.state.key_metric_name])
         if metric > (-float("inf") if self.best is None else self.best):
             self.best = metric
-            save_checkpoint(
-                self.path, {"model": self.network.state_dict(), "epoch": engine.state.epoch, "metric": metric}
-            )
+            if is_main_process():
+                save_checkpoint(
+                    self.path, {"model": self.network.state_dict(), "epoch": engine.state.epoch, "metric": metric}
+                )
 
 
 class EarlyStop(EarlyStopHandler):
@@ -137,7 +139,7 @@ class EpochLog:
         epoch = engine.state.epoch
         row: dict[str, Any] = {
             "epoch": epoch,
-            "train_loss": sum(self.losses) / len(self.losses),
+            "train_loss": mean_over_processes(sum(self.losses) / len(self.losses)),
             "learning_rate": float(self.learning_rate),
             "seconds": round(time.monotonic() - self.started, 2),
             "data_wait_share": round(getattr(engine.state, "data_wait_share", 0.0), 3),
@@ -146,6 +148,8 @@ class EpochLog:
         validated = self.validator.state.epoch == epoch and self.validator.state.metrics
         metrics = {name: float(self.validator.state.metrics[name]) if validated else None for name in names}
         self.rows.append({**row, **metrics})
+        if not is_main_process():
+            return
         write_table(self.path, self.rows)
         shown = " ".join(
             f"{name.removeprefix('val_')} {value:.3f}" for name, value in metrics.items() if value is not None
@@ -153,6 +157,16 @@ class EpochLog:
         best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
         progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"
         tqdm.write(f"{progress} {shown}{best} | {row['seconds']:.0f} s")
+
+
+def mean_over_processes(value: float) -> float:
+    """Return the mean of ``value`` over the processes that train together; with one process the value itself."""
+    if not dist.is_available() or not dist.is_initialized():
+        return value
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()
 
 
 def _loss(output: Any) -> float:

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 from tqdm import tqdm
 
+from liver_pipeline.checkpoints import is_main_process
 from liver_pipeline.curves import draw_training
 from liver_pipeline.handlers import EpochLog
 
@@ -36,7 +37,9 @@ class Progress:
         self.run_started = self.epoch_started = self.asked = self.waited = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Follow the trainer's events."""
+        """Follow the trainer's events, in the process that writes."""
+        if not is_main_process():
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
@@ -105,6 +108,8 @@ class Curves:
 
     def attach(self, engine: Engine) -> None:
         """Draw after the epoch's row is in the log, which is when the next epoch starts, and at the end."""
+        if not is_main_process():
+            return
         engine.add_event_handler(Events.EPOCH_STARTED, self)
         engine.add_event_handler(Events.COMPLETED, self._draw)
 

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest, remove_partial, save_checkpoint
+from liver_pipeline.checkpoints import LAST, PREVIOUS, is_main_process, load_latest, remove_partial, save_checkpoint
 from liver_pipeline.handlers import EpochLog
 from liver_pipeline.mishaps import explain
 
@@ -37,6 +37,8 @@ class Checkpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
+        if not is_main_process():
+            return
         states = {name: part.state_dict() for name, part in self.parts.items()}
         counts = {"epoch": engine.state.epoch, "max_epochs": engine.state.max_epochs}
         scaler = None if engine.scaler is None else engine.scaler.state_dict()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 REAL_DATA = "LIVER_PIPELINE_REAL_DATA"
+
+# Processes that tests start import their functions from tests/; last, so that the installed package wins.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 # A key written twice in a YAML file is an error in tests; MONAI only warns by default.
 os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
