@@ -14,8 +14,8 @@ import torch
 from liver_pipeline import bundle
 from liver_pipeline.phantoms import make_phantom_dataset
 
-# Group normalization and cross-entropy: the mean over two batches is the figure of both together. Plain SGD: Adam blows up
-# what rounding leaves of a gradient that should be zero.
+# Group normalization and cross-entropy: the mean over two batches is the figure of both together. Plain SGD:
+# Adam blows up what rounding leaves of a gradient that should be zero.
 OPTIONS = {
     "network_def::init_filters": 8,
     "network_def::dropout_prob": None,
