@@ -56,6 +56,6 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     first, second = (torch.load(run / "models/last.pt", weights_only=True)["model"] for run in (one, two))
     assert first.keys() == second.keys()  # written without the wrapper's prefix, so that predict reads it
     for key in first:
-        torch.testing.assert_close(second[key], first[key], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(second[key], first[key], rtol=1e-3, atol=1e-4)
     assert sorted(path.name for path in (two / "models").glob("*.pt")) == ["last.pt", "model.pt", "previous.pt"]
     assert len(list((two / "logs").glob("events*"))) == 2  # training and validation, of the first process only
