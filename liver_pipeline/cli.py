@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 EXIT_BAD_USAGE = 2
 PATH_KEYS = ("dataset_dir", "output_dir", "split_file", "ckpt_path", "encoder_weights_path", "converted_dir")
-EXIT_FOUND_ERRORS = 3
+EXIT_SOME_FAILED = 3
 
 
 class OneLineErrors(click.Group):
@@ -199,7 +199,6 @@ def demo(folder: str, overwrite: bool) -> None:
     run_demo(folder, overwrite=overwrite)
 
 
-# --- intake ---
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--labels", type=click.Path(path_type=Path), help="Folder of label maps named as the scans are, or one.")
@@ -227,14 +226,7 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
     if not as_json:
         click.echo("\n".join(summary_lines(reports)))
     if any(report.severity == "error" for report in reports):
-        sys.exit(EXIT_FOUND_ERRORS)
-
-
-# --- end of intake ---
-
-
-# --- evaluate, describe ---
-EXIT_SOME_FAILED = 3
+        sys.exit(EXIT_SOME_FAILED)
 
 
 @main.command()
@@ -336,6 +328,3 @@ def describe(
 
         write_structured_report(table, scan, sr_path, overwrite=overwrite)
     click.echo(text.rstrip() if to_screen else as_text(table))
-
-
-# --- end of evaluate, describe ---
