@@ -21,6 +21,7 @@ from monai.bundle.utils import merge_kv
 from tqdm import tqdm
 
 from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
+from liver_pipeline.files import whole_file, write_json
 from liver_pipeline.handlers import CLASS_NAMES
 from liver_pipeline.training import finished_line, is_finished
 
@@ -257,7 +258,7 @@ def _write_configs(configs: Path, merged: Mapping[str, Mapping[str, Any]]) -> No
     for workflow, config in merged.items():
         write_config(partial / f"{workflow}.yaml", config)
     shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", partial / f"{MULTI_GPU}.yaml")
-    (partial / "metadata.json").write_text(json.dumps(metadata(merged["inference"]), indent=2) + "\n")
+    write_json(partial / "metadata.json", metadata(merged["inference"]))
     shutil.rmtree(configs, ignore_errors=True)
     partial.replace(configs)
 
@@ -275,12 +276,10 @@ def _remove(run_dir: Path, names: Iterable[str]) -> None:
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write a merged config as YAML, whole or not at all."""
     plain = json.loads(json.dumps(config))  # no YAML anchors for values that layers share
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    ConfigParser.export_config_file(
-        plain, partial, fmt="yaml", sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
-    )
-    partial.write_text(GENERATED + partial.read_text())
-    partial.replace(path)
+    style = {"sort_keys": False, "default_flow_style": None, "width": 120, "allow_unicode": True}
+    with whole_file(path) as temporary:
+        ConfigParser.export_config_file(plain, temporary, fmt="yaml", **style)
+        temporary.write_text(GENERATED + temporary.read_text())
 
 
 def metadata(config: Mapping[str, Any]) -> dict[str, Any]:

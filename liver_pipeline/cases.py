@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from liver_pipeline.files import write_json
 from liver_pipeline.inputs import case_name
 
 Case = dict[str, str]
@@ -242,10 +242,7 @@ def load_or_make_split(
     check_split(split)
     settings: dict[str, Any] = {"fractions": list(fractions), "folds": folds, "fold": fold, "seed": seed}
     names = {part: [case["case"] for case in split[part]] for part in PARTS}
-    split_file.parent.mkdir(parents=True, exist_ok=True)
-    partial = split_file.with_name(f".{split_file.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"settings": settings, "cases": names}, indent=2) + "\n")
-    partial.replace(split_file)
+    write_json(split_file, {"settings": settings, "cases": names})
     return split
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from liver_pipeline.files import sync, whole_file
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
@@ -33,18 +34,12 @@ def save_checkpoint(path: str | Path, contents: Mapping[str, Any], *, keep_as: s
             exists, whole.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as file:
             torch.save(dict(contents), file)
-            file.flush()
-            os.fsync(file.fileno())
+        sync(temporary)  # whole on disk before the older one steps aside
         if keep_as is not None and path.exists():
             path.replace(path.with_name(keep_as))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -89,9 +84,3 @@ def load_latest(folder: str | Path) -> tuple[dict[str, Any] | None, list[str]]:
     if problems:
         raise DamagedCheckpointError(f"{'; '.join(problems)}; --restart begins the training anew")
     return None, problems
-
-
-def remove_partial(folder: str | Path) -> None:
-    """Remove what a killed process left half written in a folder of checkpoints."""
-    for path in Path(folder).glob(".*.pt.*"):
-        path.unlink(missing_ok=True)

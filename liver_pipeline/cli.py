@@ -310,7 +310,8 @@ def describe(
 ) -> None:
     """Measure liver and lesions of the label map MASK; with its SCAN, their HU too."""
     from liver_pipeline.describe import as_text, describe_files, lesions_csv
-    from liver_pipeline.evaluation import refuse_existing, write_text
+    from liver_pipeline.evaluation import refuse_existing
+    from liver_pipeline.files import write_text
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]

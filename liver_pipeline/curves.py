@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from liver_pipeline.files import whole_file
 
 
 def draw_training(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -50,10 +51,5 @@ def draw_learning_rates(path: str | Path, rates: Sequence[float], losses: Sequen
 
 
 def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(partial, format="png", dpi=80)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import platform
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +20,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from liver_pipeline.files import write_json, write_text
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import program_detection, summarize_cases
@@ -178,8 +177,7 @@ def _evaluate(
                 results[case] = outcome
             bar.update()
     metrics = _collect(protocol, dict(sorted(results.items())), dict(sorted(failures.items())), min_lesion_ml)
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_json(output / "metrics.json", metrics)
     write_text(output / "cases.csv", _cases_csv(metrics))
     write_text(output / "lesions.csv", _lesions_csv(metrics))
     if report:
@@ -328,13 +326,3 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline=""
-    ) as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)

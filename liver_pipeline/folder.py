@@ -19,11 +19,11 @@ import yaml
 from liver_pipeline.case_record import Case, as_label_map, describe_case, without_voxels
 from liver_pipeline.describe import describe_files
 from liver_pipeline.failures import PASSING, finding_of
+from liver_pipeline.files import remove_temporary, write_json
 from liver_pipeline.flight import Bar, MemoryBudget, one_ahead
 from liver_pipeline.inputs import input_sha256
 from liver_pipeline.intake import CODES, IntakeError, error, refuse
 from liver_pipeline.ledger import Ledger, read_ledger
-from liver_pipeline.nifti import TEMPORARY
 from liver_pipeline.plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.provenance import (
     available_bytes,
@@ -33,7 +33,6 @@ from liver_pipeline.provenance import (
     plain,
     settings_of,
     versions,
-    write_json,
 )
 from liver_pipeline.scans import read_scan, write_label_map
 from liver_pipeline.weights import load_weights, network_sha256
@@ -190,8 +189,7 @@ class FolderRun:
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             ledger = Ledger(self.output_dir / LEDGER)
-            for left in self.output_dir.rglob(f".*{TEMPORARY}"):  # by a run that was killed; the lock is ours
-                left.unlink()
+            remove_temporary(self.output_dir)  # left by a run that was killed; the lock is ours
         except OSError as reason:
             raise IntakeError(self.output_dir, [finding_of(reason, writing=True)]) from reason
         return ledger
@@ -343,14 +341,14 @@ class FolderRun:
                 """Make ledger and provenance know the mask before it is there."""
                 self._record(case, "writing", sha256)
                 record = describe_case(case, label_map, sha256, pred, effects)
-                write_json(case.provenance, {**record, **self._common()})
+                write_json(case.provenance, plain({**record, **self._common()}))
 
             with case.stages("write"):
                 case.output.parent.mkdir(parents=True, exist_ok=True)
                 sha256 = write_label_map(case.output, label_map, case.scan, overwrite=True, announce=announce)
             if self.describe:
                 with case.stages("describe"):
-                    write_json(case.description, describe_files(case.output, case.one.path))
+                    write_json(case.description, plain(describe_files(case.output, case.one.path)))
             self._record(case, "done", sha256)
         except Exception as reason:
             self._fail(case, reason, writing=True)

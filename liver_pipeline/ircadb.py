@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.cases import Case, lits_cases
+from liver_pipeline.files import whole_file
 from liver_pipeline.scans import Scan, read_scan, write_label_map
 
 LIVER, TUMOR = 1, 2
@@ -100,9 +101,8 @@ def convert_case(
     label_map = read_masks(_part(case_dir, "MASKS_DICOM"), scan)
     hu = np.clip(np.rint(scan.array * np.float32(scan.slope) + np.float32(scan.intercept)), -32768, 32767)
     image = nib.Nifti1Image(hu.astype(np.int16), scan.affine, scan.header)
-    partial = volume.with_name(f".partial-{volume.name}")
-    nib.save(image, partial)
-    partial.replace(volume)
+    with whole_file(volume) as temporary:
+        nib.save(image, temporary)
     write_label_map(segmentation, label_map, like=scan, overwrite=overwrite)
     return volume, segmentation
 

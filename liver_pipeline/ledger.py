@@ -6,6 +6,7 @@ it works on network file systems on which SQLite's locks do not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.nifti import sync_folder
+from liver_pipeline.files import sync
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class Ledger:
         except BaseException:
             self._file.close()
             raise
-        sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            sync(path.parent)
         self.last, self.written = _load(path)
 
     def append(self, row: dict[str, Any]) -> None:

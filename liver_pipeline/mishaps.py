@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+
+from liver_pipeline.files import write_json
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
@@ -53,7 +54,7 @@ class StopAtBadLoss:
             "cases": cases,
             "image_range": [str(image.min().item()), str(image.max().item())],
         }
-        self.path.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(self.path, record)
         raise LossNotFiniteError(
             f"the loss is {loss.item()} in epoch {engine.state.epoch}, cases {', '.join(cases)} (see {self.path}); the "
             f"last checkpoint is from before; look at these cases, or lower learning_rate"

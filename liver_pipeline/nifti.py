@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,10 +20,10 @@ import numpy.typing as npt
 from isal import igzip, igzip_lib, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
+from liver_pipeline.files import whole_file
 from liver_pipeline.intake import Finding, error, refuse, warning
 
 CHUNK = 1 << 20
-TEMPORARY = ".liver-pipeline.tmp"  # suffix of files that a killed run may leave behind
 # A 226 MB label map: isal 1 takes 0.07 s for 0.50 MB, zlib-ng 2 0.12 s for 0.47 MB, zlib 1 0.98 s for 1.3 MB.
 GZIP_LEVEL = 1
 MAX_INFLATION = 1032  # deflate cannot expand further: a header that claims more voxels is not worth an allocation
@@ -265,7 +264,8 @@ def write_nifti(
 ) -> str:
     """Write ``array`` (X, Y, Z) behind ``header`` to ``path``, gzip-compressed where the name ends in ``.gz``.
 
-    The file appears by a rename, complete or not at all, and the same array gives the same bytes. Memory: one slab. A
+    The file appears complete or not at all, and the same array gives the same bytes. ``announce`` is called with the
+    sha256 before the file appears; if it raises, the file does not. Memory: one slab. A
     Fortran-ordered array is written 40 times faster than a C-ordered one, which has to be transposed.
 
     Returns:
@@ -282,7 +282,15 @@ def write_nifti(
         if compressor:
             yield compressor.flush()
 
-    return write_atomically(path, chunks, announce)
+    digest = hashlib.sha256()
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as file:
+            for chunk in chunks():
+                digest.update(chunk)
+                file.write(chunk)
+        if announce is not None:
+            announce(digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _raw_chunks(array: npt.NDArray[np.uint8], header: Any) -> Iterator[bytes]:
@@ -290,44 +298,6 @@ def _raw_chunks(array: npt.NDArray[np.uint8], header: Any) -> Iterator[bytes]:
     planes = max(1, 4 * CHUNK // max(1, array.shape[0] * array.shape[1]))
     for start in range(0, array.shape[2], planes):
         yield array[:, :, start : start + planes].tobytes(order="F")
-
-
-def write_atomically(
-    path: Path, chunks: Callable[[], Iterator[bytes]], announce: Callable[[str], None] | None = None
-) -> str:
-    """Write chunks to a temporary file beside ``path``, sync it to disk, rename it; return the sha256.
-
-    ``announce`` is called with the sha256 before the rename; if it raises, the file does not appear.
-
-    Raises:
-        OSError: If it cannot be written; the temporary file is removed.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    digest = hashlib.sha256()
-    try:
-        with temporary.open("wb") as file:
-            for chunk in chunks():
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        if announce is not None:
-            announce(digest.hexdigest())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-    return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut, where the file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def header_findings(path: Path, header: Any) -> list[Finding]:

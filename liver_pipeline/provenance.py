@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import threading
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 
 from liver_pipeline.intake import Affine, spacing_of
-from liver_pipeline.nifti import write_atomically
 
 PACKAGES = (
     "liver-pipeline",
@@ -122,7 +122,9 @@ def content_sha256(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: tensors and arrays as lists, numbers as numbers, the rest as text."""
+    """Return ``value`` as JSON can hold it: lists for tensors and arrays, finite numbers, the rest as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -132,16 +134,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return plain(value.tolist())
     return str(value)
-
-
-def write_json(path: Path, content: Any) -> str:
-    """Write ``content`` as JSON by an atomic rename; return the sha256 of the file.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind.
-    """
-    data = json.dumps(plain(content), indent=1, allow_nan=True).encode() + b"\n"
-    return write_atomically(path, lambda: iter([data]))
 
 
 class Stages:

@@ -11,7 +11,8 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from liver_pipeline.checkpoints import LAST, PREVIOUS, is_main_process, load_latest, remove_partial, save_checkpoint
+from liver_pipeline.checkpoints import LAST, PREVIOUS, is_main_process, load_latest, save_checkpoint
+from liver_pipeline.files import remove_temporary
 from liver_pipeline.handlers import EpochLog
 from liver_pipeline.mishaps import explain
 
@@ -59,7 +60,7 @@ class Checkpoint:
             DamagedCheckpointError: If there are checkpoints and none is whole.
             ValueError: If the checkpoint is of another configuration.
         """
-        remove_partial(self.folder)
+        remove_temporary(self.folder)
         state, problems = load_latest(self.folder)
         for problem in problems:
             tqdm.write(problem)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from liver_pipeline.cases import Case, Split
+from liver_pipeline.files import write_json
 
 CHOICES = ("fail", "skip")
 
@@ -49,7 +49,7 @@ def usable_cases(
         raise ValueError(f"{len(bad)} bad cases: {named}; mend them, or set on_bad_case=skip to train without them")
     Path(skipped_file).unlink(missing_ok=True)
     if bad:
-        _write_json(Path(skipped_file), bad)
+        write_json(skipped_file, bad)
         tqdm.write(f"{len(bad)} bad cases are left out: {', '.join(e['case'] for e in bad)}; see {skipped_file}")
     names = {entry["case"] for entry in bad}
     usable = {part: [case for case in cases if case["case"] not in names] for part, cases in split.items()}
@@ -76,7 +76,7 @@ def _find_bad(
             bad.append({"case": case["case"], "part": part, "found": str(error)})
         else:
             good[case["case"]] = state
-    _write_json(checked_file, good)
+    write_json(checked_file, good)
     return bad
 
 
@@ -87,10 +87,3 @@ def _file_state(case: Case) -> list[Any] | None:
     except OSError:
         return None
     return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)

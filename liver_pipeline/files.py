@@ -1,0 +1,73 @@
+"""Files that appear whole or not at all: written beside their place, synced to disk, renamed."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".liver-pipeline-tmp."  # prefix of what a killed process may leave behind; the suffix stays the target's
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to, in the folder of ``path`` and with its suffix; on leaving, it becomes ``path``.
+
+    The target's folder is made. The bytes are on disk before the rename, and the rename is before this returns, so that
+    a power cut leaves the old file or the new one. An error inside leaves the old file and nothing else.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not every file system syncs folders
+        sync(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all; line ends as they are in ``text``.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as strict JSON, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind.
+        ValueError: If a number is not finite: JSON has no NaN.
+        TypeError: If ``content`` holds what JSON does not know.
+    """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's entries, to disk.
+
+    Raises:
+        OSError: If the disk is full or the file system cannot.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_temporary(folder: str | Path) -> None:
+    """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
+    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
