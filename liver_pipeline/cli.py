@@ -75,16 +75,16 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 @layer_options
 @overwrite_option
 @overrides_argument
-def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **layers: str) -> None:
+def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **chosen: str) -> None:
     """Merge the config layers into RUN_DIR, without training.
 
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr --data lits dataset_dir=LiTS learning_rate=1e-4
     """
-    from liver_pipeline import bundle
+    from liver_pipeline import bundle, layers
 
-    values = bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS)
-    bundle.compose(run_dir, _layers(**layers), experiment=experiment, overrides=values, overwrite=overwrite)
+    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
+    bundle.compose(run_dir, _layers(**chosen), experiment=experiment, overrides=values, overwrite=overwrite)
     click.echo(f"composed {run_dir}; start it with: liver-pipeline train {run_dir}")
 
 
@@ -93,7 +93,7 @@ def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tu
 @layer_options
 @click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
 @overrides_argument
-def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[str, ...], **layers: str) -> None:
+def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[str, ...], **chosen: str) -> None:
     """Train a network into RUN_DIR, which is then a MONAI bundle.
 
     A RUN_DIR that `compose` made is trained as it is; otherwise the layers named here are composed into it first. The
@@ -102,13 +102,13 @@ def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
     """
-    from liver_pipeline import bundle
+    from liver_pipeline import layers, runs
 
-    bundle.train(
+    runs.train(
         run_dir,
-        _layers(**layers),
+        _layers(**chosen),
         experiment=experiment,
-        overrides=bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS),
+        overrides=layers.absolute(layers.parse_overrides(overrides), PATH_KEYS),
         restart=restart,
     )
     click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
@@ -133,11 +133,11 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
     \b
     Example: liver-pipeline predict runs/r34 scans/ masks/
     """
-    from liver_pipeline import bundle
+    from liver_pipeline import bundle, layers
 
-    values = bundle.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    values = layers.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     paths = {"dataset_dir": scans, "output_dir": masks}
-    bundle.run_workflow(run_dir, "inference", bundle.absolute(values | paths, PATH_KEYS))
+    bundle.run_workflow(run_dir, "inference", layers.absolute(values | paths, PATH_KEYS))
 
 
 @main.command()
@@ -169,10 +169,10 @@ def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
     """
-    from liver_pipeline import bundle
+    from liver_pipeline import layers
     from liver_pipeline.find_lr import find_learning_rate
 
-    values = bundle.absolute(bundle.parse_overrides(overrides), PATH_KEYS)
+    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
     found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
     click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
     click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
@@ -181,12 +181,12 @@ def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
 @main.command()
 def networks() -> None:
     """List the networks, recipes, augmentations, data layouts, modalities and experiments that can be named."""
-    from liver_pipeline import bundle
+    from liver_pipeline import layers
 
     for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         click.echo(f"{kind}:")
-        for name in bundle.layer_names(kind):
-            click.echo(f"  {name:<28} {bundle.layer_summary(kind, name)}")
+        for name in layers.layer_names(kind):
+            click.echo(f"  {name:<28} {layers.layer_summary(kind, name)}")
 
 
 @main.command()

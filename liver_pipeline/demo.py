@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from liver_pipeline.bundle import run_workflow, train
+from liver_pipeline.bundle import run_workflow
 from liver_pipeline.evaluation import evaluate_folders
 from liver_pipeline.phantoms import save_phantom
 from liver_pipeline.pictures import case_pictures
+from liver_pipeline.runs import train
 from liver_pipeline.scans import read_label_map, read_scan
 
 UNSEEN = (100, 101, 102)  # numbers, and seeds, of phantoms that the network has not seen

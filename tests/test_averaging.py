@@ -10,7 +10,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.losses import DeepSupervisionLoss
 
-from liver_pipeline import bundle
+from liver_pipeline import layers, runs
 from liver_pipeline.averaging import WeightAverage
 from liver_pipeline.checkpoints import load_checkpoint
 from liver_pipeline.phantoms import make_phantom_dataset
@@ -54,13 +54,13 @@ def test_a_run_with_an_average_keeps_it_and_continues_it(tmp_path: Path) -> None
         "ema_decay": 0.9,
         "lr_scheduler": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@optimizer", "factor": 1.0},
     }
-    bundle.train(tmp_path / "a", {}, overrides={**settings, "max_epochs": 2})
-    bundle.train(tmp_path / "b", {}, overrides={**settings, "max_epochs": 1})
+    runs.train(tmp_path / "a", {}, overrides={**settings, "max_epochs": 2})
+    runs.train(tmp_path / "b", {}, overrides={**settings, "max_epochs": 1})
     first = load_checkpoint(tmp_path / "b/models/last.pt")
     kept = load_checkpoint(tmp_path / "b/models/model.pt")["model"]
     assert all(torch.equal(kept[key], first["average"][key]) for key in kept)
     assert any(not torch.equal(kept[key], first["model"][key]) for key in kept)
-    bundle.train(tmp_path / "b", {}, overrides={"max_epochs": 2})
+    runs.train(tmp_path / "b", {}, overrides={"max_epochs": 2})
     a, b = (load_checkpoint(tmp_path / name / "models/last.pt")["average"] for name in "ab")
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -69,7 +69,7 @@ def test_a_run_with_an_average_keeps_it_and_continues_it(tmp_path: Path) -> None
 def test_the_weights_of_deep_supervision_weigh_its_outputs(
     weights: list[float] | None, expected: tuple[float, ...]
 ) -> None:
-    config = bundle.merge_layers({}, overrides={"deep_supervision_weights": weights})["train"]
+    config = layers.merge_layers({}, overrides={"deep_supervision_weights": weights})["train"]
     config["loss"] = {"_target_": "torch.nn.MSELoss"}
     loss: DeepSupervisionLoss = ConfigParser(config).get_parsed_content("train::loss")
     outputs = [torch.full((1, 1, n, n, n), value) for n, value in ((8, 1.0), (4, 2.0), (2, 3.0))]

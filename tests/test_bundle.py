@@ -16,11 +16,11 @@ import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 
-from liver_pipeline import bundle
+from liver_pipeline import bundle, layers, runs
 from liver_pipeline.phantoms import make_phantom_dataset
 
 REPO = Path(__file__).resolve().parents[1]
-NETWORKS = bundle.layer_names("network")
+NETWORKS = layers.layer_names("network")
 # Small enough for a unit test: what it takes to shrink each network, and a window that suits it.
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"network_def::channels": [4, 8], "roi_size": [16, 16, 16]},
@@ -68,15 +68,15 @@ def network_of(run_dir: Path) -> torch.nn.Module:
 def test_every_key_wins_over_the_layers_below(tmp_path: Path) -> None:
     experiment = tmp_path / "mine.yaml"
     experiment.write_text("layers: {network: segresnet}\nlearning_rate: 1.0\nmax_epochs: 7\n")
-    merged = bundle.merge_layers({}, experiment=str(experiment), overrides={"learning_rate": 2.0})
+    merged = layers.merge_layers({}, experiment=str(experiment), overrides={"learning_rate": 2.0})
     assert merged["train"]["network_def"]["_target_"] == "SegResNet"
     assert (merged["train"]["max_epochs"], merged["train"]["learning_rate"]) == (7, 2.0)
-    chosen = bundle.merge_layers({"network": "unet3d"}, experiment=str(experiment))
+    chosen = layers.merge_layers({"network": "unet3d"}, experiment=str(experiment))
     assert chosen["train"]["network_def"]["_target_"].endswith("UNet3d")  # the command line wins over the experiment
 
 
 def test_inference_carries_no_key_of_the_training() -> None:
-    merged = bundle.merge_layers({})
+    merged = layers.merge_layers({})
     assert not {"optimizer", "loss", "max_epochs", "cases", "train"} & set(merged["inference"])
     assert merged["inference"]["encoder_weights"] is None
     assert merged["train"]["encoder_weights"] == "imagenet"
@@ -93,24 +93,24 @@ def test_inference_carries_no_key_of_the_training() -> None:
 )
 def test_a_mistyped_key_is_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bundle.merge_layers({}, overrides=overrides)
+        layers.merge_layers({}, overrides=overrides)
 
 
 def test_a_new_argument_that_the_component_knows_is_accepted() -> None:
-    merged = bundle.merge_layers({"network": "segresnet"}, overrides={"network_def::act": "LEAKYRELU"})
+    merged = layers.merge_layers({"network": "segresnet"}, overrides={"network_def::act": "LEAKYRELU"})
     assert merged["inference"]["network_def"]["act"] == "LEAKYRELU"
 
 
 @pytest.mark.parametrize("kind", ["network", "data", "modality", "augmentation", "recipe", "experiment"])
 def test_an_unknown_layer_lists_the_known_ones(kind: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown {kind} 'nonesuch'.*known are {bundle.layer_names(kind)[0]}"):
-        bundle.layer_file(kind, "nonesuch")
+    with pytest.raises(ValueError, match=f"unknown {kind} 'nonesuch'.*known are {layers.layer_names(kind)[0]}"):
+        layers.layer_file(kind, "nonesuch")
 
 
 def test_invalid_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
     with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML"):
-        bundle.merge_layers({"network": str(tmp_path / "broken.yaml")})
+        layers.merge_layers({"network": str(tmp_path / "broken.yaml")})
 
 
 @pytest.mark.parametrize(
@@ -126,23 +126,23 @@ def test_invalid_yaml_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_values_are_read_as_a_person_means_them(word: str, value: object) -> None:
-    assert bundle.parse_overrides([f"key={word}"])["key"] == (value if word != "1:2" else 62)
+    assert layers.parse_overrides([f"key={word}"])["key"] == (value if word != "1:2" else 62)
 
 
 def test_a_word_without_equals_sign_is_refused() -> None:
     with pytest.raises(ValueError, match="expected key=value, got 'lr'"):
-        bundle.parse_overrides(["lr"])
+        layers.parse_overrides(["lr"])
 
 
 def test_all_network_files_set_the_same_keys_so_that_one_can_replace_another() -> None:
-    keys = {name: set(yaml.safe_load(bundle.layer_file("network", name).read_text())) for name in NETWORKS}
+    keys = {name: set(yaml.safe_load(layers.layer_file("network", name).read_text())) for name in NETWORKS}
     assert len({frozenset(k) for k in keys.values()}) == 1, keys
 
 
 def test_every_layer_file_says_in_its_first_line_what_it_is() -> None:
-    for kind in (*bundle.KINDS, "experiment"):
-        for name in bundle.layer_names(kind):
-            assert len(bundle.layer_summary(kind, name)) > 20, (kind, name)
+    for kind in (*layers.KINDS, "experiment"):
+        for name in layers.layer_names(kind):
+            assert len(layers.layer_summary(kind, name)) > 20, (kind, name)
 
 
 def test_a_run_is_not_overwritten_and_other_files_survive_overwriting(tmp_path: Path) -> None:
@@ -239,12 +239,12 @@ def test_the_bundle_has_the_properties_that_monai_looks_for(
 
 def train_by_command(run: Path, name: str, phantoms: Path) -> None:
     overrides = {**TINY, **SMALL[name], "dataset_dir": str(phantoms)}
-    bundle.train(run, {"network": name}, overrides=overrides)
+    runs.train(run, {"network": name}, overrides=overrides)
 
 
 def train_by_stock_monai(run: Path, name: str, phantoms: Path) -> None:
     """Swap the network as any MONAI user would: one more YAML file on the command line of ``monai.bundle run``."""
-    configs = [str(REPO / "bundle/configs/train.yaml"), str(bundle.layer_file("network", name))]
+    configs = [str(REPO / "bundle/configs/train.yaml"), str(layers.layer_file("network", name))]
     overrides = {**TINY, **SMALL[name], "dataset_dir": str(phantoms)}
     overrides["encoder_weights"] = "$None"  # monai.bundle.run drops None
     monai.bundle.run(config_file=configs, bundle_root=str(run), meta_file=None, **overrides)
@@ -264,7 +264,7 @@ def test_every_network_trains_an_epoch_and_predicts_by_both_ways_of_swapping(
     if way is train_by_command:
         bundle.run_workflow(run, "inference", paths)
     else:
-        configs = [str(REPO / "bundle/configs/inference.yaml"), str(bundle.layer_file("network", name))]
+        configs = [str(REPO / "bundle/configs/inference.yaml"), str(layers.layer_file("network", name))]
         shrunk = {"spacing": TINY["spacing"], **SMALL[name]}
         monai.bundle.run(config_file=configs, bundle_root=str(run), **shrunk, **paths)
     assert (tmp_path / "masks/volume-0.nii.gz").is_file()
@@ -284,12 +284,12 @@ def test_the_command_line_of_stock_monai_runs_a_run_folder(tmp_path: Path, phant
 def test_a_trained_run_is_not_trained_over(tmp_path: Path, phantoms: Path) -> None:
     train_by_command(tmp_path / "run", "unet3d", phantoms)
     before = (tmp_path / "run/models/model.pt").read_bytes()
-    bundle.train(tmp_path / "run", {})  # finished
+    runs.train(tmp_path / "run", {})  # finished
     with pytest.raises(ValueError, match="network_def::_target_"):
-        bundle.train(tmp_path / "run", {"network": "segresnet"})
+        runs.train(tmp_path / "run", {"network": "segresnet"})
     (tmp_path / "run/models/last.pt").unlink()
     with pytest.raises(FileExistsError, match="no checkpoint to continue from"):
-        bundle.train(tmp_path / "run", {})
+        runs.train(tmp_path / "run", {})
     assert (tmp_path / "run/models/model.pt").read_bytes() == before
 
 

@@ -14,12 +14,12 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from liver_pipeline import bundle
+from liver_pipeline import bundle, layers, runs
 from liver_pipeline.evaluation import evaluate_folders
 from liver_pipeline.phantoms import make_phantom_dataset
 from liver_pipeline.transforms import HuWindowsd
 
-EXPERIMENTS = bundle.layer_names("experiment")
+EXPERIMENTS = layers.layer_names("experiment")
 # What it takes to shrink each network, and a window that suits it; the classes stay the real ones.
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"network_def::channels": [4, 8], "roi_size": [16, 16, 16]},
@@ -47,7 +47,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def brief(experiment: str, dataset_dir: Path) -> dict[str, Any]:
     """Overrides that shrink an experiment to one epoch on a grid of some thousand voxels."""
-    changes = yaml.safe_load(bundle.layer_file("experiment", experiment).read_text())
+    changes = yaml.safe_load(layers.layer_file("experiment", experiment).read_text())
     small = SMALL.get(changes["layers"]["network"], SLICE)
     roi: list[int] = small["roi_size"]
     if changes.get("grid_size"):
@@ -60,7 +60,7 @@ def brief(experiment: str, dataset_dir: Path) -> dict[str, Any]:
 
 def train_and_evaluate(run: Path, experiment: str, dataset_dir: Path, **layers: str) -> dict[str, Any]:
     """Train one epoch, predict and score the test case; return its figures."""
-    bundle.train(run, layers, experiment=experiment, overrides=brief(experiment, dataset_dir))
+    runs.train(run, layers, experiment=experiment, overrides=brief(experiment, dataset_dir))
     # OpenVINO takes longer to convert a large network than PyTorch to run it on these grids
     bundle.run_workflow(run, "evaluate", {"inferer::backend": "torch"})
     metrics: dict[str, Any] = json.loads((run / "evaluation/metrics.json").read_text())
@@ -107,9 +107,9 @@ def test_experiments_on_both_modalities_run_on_mr_in_two_folders(
 
 def test_an_experiment_names_its_layers_and_changes_only_what_differs() -> None:
     for experiment in EXPERIMENTS:
-        changes = yaml.safe_load(bundle.layer_file("experiment", experiment).read_text())
-        layers = changes.pop("layers")
-        below = bundle.merge_layers(layers)
+        changes = yaml.safe_load(layers.layer_file("experiment", experiment).read_text())
+        chosen = changes.pop("layers")
+        below = layers.merge_layers(chosen)
         for key, value in changes.items():
             if "::" not in key:
                 known = [config[key] for config in below.values() if key in config]
@@ -117,13 +117,13 @@ def test_an_experiment_names_its_layers_and_changes_only_what_differs() -> None:
 
 
 def test_one_cycle_is_stepped_by_batches() -> None:
-    config = bundle.merge_layers({}, experiment="chigurupati_resnet34_unet")["train"]
+    config = layers.merge_layers({}, experiment="chigurupati_resnet34_unet")["train"]
     schedule = config["train"]["handlers"][2]
     assert (schedule["_target_"], schedule["epoch_level"]) == ("LrScheduleHandler", False)
 
 
 def test_the_flagship_is_built_at_full_size_with_deep_supervision() -> None:
-    parser = ConfigParser(bundle.merge_layers({}, experiment="flagship")["train"])
+    parser = ConfigParser(layers.merge_layers({}, experiment="flagship")["train"])
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(102.4e6, rel=0.01)
@@ -132,7 +132,7 @@ def test_the_flagship_is_built_at_full_size_with_deep_supervision() -> None:
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(2, [0, 1, 1]), (3, [0, 1, 2])])
 def test_with_two_classes_tumor_counts_as_liver(num_classes: int, expected: list[int]) -> None:
-    parser = ConfigParser(bundle.merge_layers({}, overrides={"num_classes": num_classes})["inference"])
+    parser = ConfigParser(layers.merge_layers({}, overrides={"num_classes": num_classes})["inference"])
     merge = parser.get_parsed_content("loading")[-1]
     label = MetaTensor(torch.tensor([0, 1, 2], dtype=torch.uint8).reshape(1, 3, 1, 1))
     merged = merge({"label": label})["label"]
@@ -142,7 +142,7 @@ def test_with_two_classes_tumor_counts_as_liver(num_classes: int, expected: list
 
 
 def test_the_metadata_of_a_two_class_run_names_no_tumor() -> None:
-    metadata = bundle.metadata(bundle.merge_layers({}, overrides={"num_classes": 2})["inference"])
+    metadata = bundle.metadata(layers.merge_layers({}, overrides={"num_classes": 2})["inference"])
     assert "tumor" not in metadata["task"] + metadata["description"]
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "liver"}
 
@@ -181,7 +181,7 @@ def test_an_empty_window_is_refused(windows: list[list[float]]) -> None:
 
 @pytest.mark.parametrize("equalize", [True, False])
 def test_histogram_equalisation_can_be_left_out(equalize: bool) -> None:
-    config = bundle.merge_layers({"modality": "ct_three_windows"}, overrides={"equalize": equalize})["inference"]
+    config = layers.merge_layers({"modality": "ct_three_windows"}, overrides={"equalize": equalize})["inference"]
     intensity = ConfigParser(config).get_parsed_content("intensity")
     assert [type(transform).__name__ for transform in intensity] == ["HuWindowsd", "HistogramNormalized"][
         : 1 + equalize
@@ -189,7 +189,7 @@ def test_histogram_equalisation_can_be_left_out(equalize: bool) -> None:
 
 
 def test_the_zscore_layer_maps_the_mean_to_0_and_clips() -> None:
-    config = bundle.merge_layers({"modality": "ct_zscore"})["inference"]
+    config = layers.merge_layers({"modality": "ct_zscore"})["inference"]
     (standardise,) = ConfigParser(config).get_parsed_content("intensity")
     image = torch.tensor([99.4, 99.4 + 39.4, 5000.0, -5000.0]).reshape(1, 4, 1, 1)
     values = standardise({"image": image})["image"].flatten()
@@ -197,7 +197,7 @@ def test_the_zscore_layer_maps_the_mean_to_0_and_clips() -> None:
     torch.testing.assert_close(torch.as_tensor(values), torch.tensor([0.0, 1.0, *ends]), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", bundle.layer_names("recipe"))
+@pytest.mark.parametrize("recipe", layers.layer_names("recipe"))
 def test_every_recipe_and_augmentation_has_what_the_training_asks_for(recipe: str) -> None:
     keys = {"max_epochs", "learning_rate", "loss", "optimizer", "lr_scheduler"}
-    assert keys <= set(yaml.safe_load(bundle.layer_file("recipe", recipe).read_text()))
+    assert keys <= set(yaml.safe_load(layers.layer_file("recipe", recipe).read_text()))

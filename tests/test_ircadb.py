@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from liver_pipeline import bundle, ircadb
+from liver_pipeline import ircadb, layers
 from liver_pipeline.phantoms import save_phantom
 
 
@@ -35,7 +35,7 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def cases_by_config(dataset_dir: Path, **overrides: Any) -> list[dict[str, str]]:
-    config = bundle.merge_layers({"data": "ircadb"}, overrides={"dataset_dir": str(dataset_dir), **overrides})["train"]
+    config = layers.merge_layers({"data": "ircadb"}, overrides={"dataset_dir": str(dataset_dir), **overrides})["train"]
     cases: list[dict[str, str]] = ConfigParser(config).get_parsed_content("cases")
     return cases
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from liver_pipeline import bundle
+from liver_pipeline import bundle, runs
 from liver_pipeline.cases import Split
 from liver_pipeline.checkpoints import LAST, load_checkpoint
 from liver_pipeline.mishaps import largest_fit
@@ -48,19 +48,19 @@ def root(error: BaseException) -> str:
 
 def test_a_corrupt_case_is_named_before_the_first_epoch_or_skipped_and_listed(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
-    bundle.train(run, {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
+    runs.train(run, {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
     bad = json.loads((run / "split.json").read_text())["cases"]["train"][0]
     path = data / f"{bad}.nii.gz"
     path.write_bytes(path.read_bytes()[:-2000])
     bundle.compose(tmp_path / "other", {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
     (tmp_path / "other/split.json").write_bytes((run / "split.json").read_bytes())
     with pytest.raises(RuntimeError) as caught:
-        bundle.train(tmp_path / "other", {})
+        runs.train(tmp_path / "other", {})
     assert f"1 bad cases: {bad} (" in root(caught.value)
     assert "TRUNCATED" in root(caught.value) or "GZIP_CRC" in root(caught.value)
     assert not (tmp_path / "other/models" / LAST).exists()
 
-    bundle.train(tmp_path / "other", {}, overrides={"on_bad_case": "skip"})
+    runs.train(tmp_path / "other", {}, overrides={"on_bad_case": "skip"})
     (entry,) = json.loads((tmp_path / "other/skipped_cases.json").read_text())
     assert (entry["case"], entry["part"]) == (bad, "train")
     assert load_checkpoint(tmp_path / "other/models" / LAST)["epoch"] == 1
@@ -99,11 +99,11 @@ def test_skipping_all_cases_or_an_unknown_choice_is_refused(tmp_path: Path) -> N
 
 def test_a_loss_that_is_not_a_number_stops_with_the_cases_saved(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
-    bundle.train(run, {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
+    runs.train(run, {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
     before = load_checkpoint(run / "models" / LAST)
     poisoned = mock.patch("monai.losses.DiceCELoss.forward", lambda self, pred, label: pred.sum() * float("nan"))
     with poisoned, pytest.raises(RuntimeError) as caught:
-        bundle.train(run, {}, overrides={"max_epochs": 2})
+        runs.train(run, {}, overrides={"max_epochs": 2})
     record = json.loads((run / "bad_loss.json").read_text())
     assert (record["epoch"], record["loss"]) == (2, "nan")
     assert set(record["cases"]) <= set(json.loads((run / "split.json").read_text())["cases"]["train"])
@@ -127,11 +127,11 @@ def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(tmp_path: Path
 
     full = mock.patch.object(Checkpoint, "__call__", on_a_disk_that_is_full_in_epoch_2)
     with full, pytest.raises(RuntimeError) as caught:
-        bundle.train(run, {}, overrides={**TINY, "dataset_dir": str(data)})
+        runs.train(run, {}, overrides={**TINY, "dataset_dir": str(data)})
     assert "no space left" in root(caught.value)
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 1
     assert [path for path in run.rglob(".*") if path.is_file()] == []
-    bundle.train(run, {})
+    runs.train(run, {})
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 3
 
 
@@ -175,6 +175,6 @@ def test_too_little_memory_is_said_with_what_fits(tmp_path: Path, data: Path) ->
         return forward(self, image)
 
     with mock.patch.object(UNet3d, "forward", hungry), pytest.raises(RuntimeError) as caught:
-        bundle.train(tmp_path / "run", {}, overrides={**TINY, "dataset_dir": str(data)})
+        runs.train(tmp_path / "run", {}, overrides={**TINY, "dataset_dir": str(data)})
     assert "2 windows (batch_size x crops_per_case) of 16x16x16" in root(caught.value)
     assert "1 windows of 16x16x16 fit" in root(caught.value)

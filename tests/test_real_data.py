@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from liver_pipeline import bundle
+from liver_pipeline import bundle, runs
 from liver_pipeline.ircadb import convert_case
 from liver_pipeline.scans import read_scan
 
@@ -47,7 +47,7 @@ def run(ircadb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     split_file = folder / "split.json"
     split_file.write_text(json.dumps({"cases": {"train": ["volume-1"], "val": ["volume-2"], "test": []}}))
     overrides = {**COARSE, "dataset_dir": str(ircadb), "split_file": str(split_file)}
-    bundle.train(folder / "run", {"network": "unet3d"}, overrides=overrides)
+    runs.train(folder / "run", {"network": "unet3d"}, overrides=overrides)
     return folder / "run"
 
 

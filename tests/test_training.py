@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liver_pipeline import bundle
+from liver_pipeline import bundle, runs
 from liver_pipeline.checkpoints import LAST, PREVIOUS
 from liver_pipeline.handlers import EpochLog
 from liver_pipeline.phantoms import make_phantom_dataset
@@ -57,7 +57,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, Any]) -> Path:
     run = tmp_path_factory.mktemp("reference") / "run"
-    bundle.train(run, {}, overrides=overrides)
+    runs.train(run, {}, overrides=overrides)
     return run
 
 
@@ -71,7 +71,7 @@ def train_until(step: int, run: Path, overrides: dict[str, Any]) -> None:
             raise KeyboardInterrupt
 
     with mock.patch.object(EpochLog, "_collect", interrupted), contextlib.suppress(KeyboardInterrupt):
-        bundle.train(run, {}, overrides=overrides)
+        runs.train(run, {}, overrides=overrides)
 
 
 def content(run: Path, name: str = LAST) -> dict[str, Any]:
@@ -111,14 +111,14 @@ def test_training_equals_training_stopped_at_any_steps_and_continued(
         run = Path(folder) / "run"
         for step in steps:
             train_until(step, run, overrides)
-        bundle.train(run, {}, overrides=overrides)
+        runs.train(run, {}, overrides=overrides)
         assert differing(content(run), content(uninterrupted)) == []
 
 
 def test_the_weights_do_not_depend_on_the_number_of_threads(
     tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]
 ) -> None:
-    bundle.train(tmp_path / "run", {}, overrides={**overrides, "num_workers": 0})
+    runs.train(tmp_path / "run", {}, overrides={**overrides, "num_workers": 0})
     assert differing(content(tmp_path / "run"), content(uninterrupted)) == []
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(
     whole = bytearray(last.read_bytes())
     whole[len(whole) // 2] ^= 1  # one bit of a weight
     last.write_bytes(bytes(whole) if damage is None else damage)
-    bundle.train(run, {}, overrides=overrides)
+    runs.train(run, {}, overrides=overrides)
     shown = capsys.readouterr()
     assert "damaged checkpoint passed over" in shown.out + shown.err
     assert "continuing after epoch 1 of 3" in shown.out + shown.err
@@ -157,19 +157,19 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
     uninterrupted: Path, overrides: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(uninterrupted.rglob("*"))}
-    bundle.train(uninterrupted, {}, overrides=overrides)
-    bundle.train(uninterrupted, {"network": "unet3d"}, overrides=overrides)  # layers named again
+    runs.train(uninterrupted, {}, overrides=overrides)
+    runs.train(uninterrupted, {"network": "unet3d"}, overrides=overrides)  # layers named again
     assert "finished after epoch 3" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in sorted(uninterrupted.rglob("*"))}
 
 
 def test_another_configuration_is_refused_key_by_key(uninterrupted: Path, overrides: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"learning_rate: 0\.0003 -> 0\.001; choose another folder"):
-        bundle.train(uninterrupted, {}, overrides={"learning_rate": 1e-3})
+        runs.train(uninterrupted, {}, overrides={"learning_rate": 1e-3})
     with pytest.raises(ValueError, match=r"max_epochs: 3 -> 2"):
-        bundle.train(uninterrupted, {}, overrides={"max_epochs": 2})
+        runs.train(uninterrupted, {}, overrides={"max_epochs": 2})
     with pytest.raises(ValueError, match=r"network_def::_target_: \"liver_pipeline.networks.UNet3d\" -> \"SegResNet\""):
-        bundle.train(
+        runs.train(
             uninterrupted,
             {"network": "segresnet"},
             overrides={key: value for key, value in overrides.items() if key != "network_def::channels"},
@@ -180,12 +180,12 @@ def test_a_prolonged_run_follows_the_longer_schedule(
     tmp_path: Path, overrides: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, longer = tmp_path / "run", tmp_path / "longer"
-    bundle.train(run, {}, overrides={**overrides, "max_epochs": 1})
-    bundle.train(run, {}, overrides={"max_epochs": 3})
-    bundle.train(longer, {}, overrides=overrides)
+    runs.train(run, {}, overrides={**overrides, "max_epochs": 1})
+    runs.train(run, {}, overrides={"max_epochs": 3})
+    runs.train(longer, {}, overrides=overrides)
     # The first epoch runs at the initial rate under either schedule, so that the two trainings are the same to the bit.
     assert differing(content(run), content(longer)) == []
-    bundle.train(run, {})  # the number is kept in the run
+    runs.train(run, {})  # the number is kept in the run
     assert "finished after epoch 3" in capsys.readouterr().out
 
 
@@ -196,10 +196,10 @@ def test_patience_that_is_used_up_finishes_and_more_of_it_prolongs(
     constant = "$lambda engine: 0.5"  # the first validation is the best; the second uses the patience up
     still = {**overrides, "max_epochs": 4, "early_stop_patience": 1, "validate::early_stop::score_function": constant}
     for _ in range(2):
-        bundle.train(run, {}, overrides=still)
+        runs.train(run, {}, overrides=still)
         assert torch.load(run / "models" / LAST, weights_only=True)["epoch"] == 2
     assert "finished after epoch 2" in capsys.readouterr().out
-    bundle.train(run, {}, overrides={"early_stop_patience": 50})
+    runs.train(run, {}, overrides={"early_stop_patience": 50})
     assert torch.load(run / "models" / LAST, weights_only=True)["epoch"] == 4
 
 
@@ -207,11 +207,11 @@ def test_restart_begins_anew_with_the_configuration_of_the_run(
     tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]
 ) -> None:
     run = tmp_path / "run"
-    bundle.train(run, {}, overrides={**overrides, "max_epochs": 1, "seed": 5})
-    bundle.train(run, {}, overrides={"max_epochs": EPOCHS, "seed": 0}, restart=True)
+    runs.train(run, {}, overrides={**overrides, "max_epochs": 1, "seed": 5})
+    runs.train(run, {}, overrides={"max_epochs": EPOCHS, "seed": 0}, restart=True)
     assert differing(content(run), content(uninterrupted)) == []
     with pytest.raises(ValueError, match="did you mean 'seed'"):
-        bundle.train(run, {}, overrides={"sed": 1}, restart=True)
+        runs.train(run, {}, overrides={"sed": 1}, restart=True)
     assert (run / "models" / LAST).exists()  # refused before anything was removed
 
 
@@ -235,6 +235,6 @@ def test_kill_9_at_any_moment_loses_at_most_one_epoch(wait_s: float, tmp_path: P
         if path.exists()
     )
     assert logged - saved <= 1
-    bundle.train(run, {})
-    bundle.train(reference, {}, overrides=many)
+    runs.train(run, {})
+    runs.train(reference, {}, overrides=many)
     assert differing(content(run), content(reference)) == []

@@ -1,0 +1,141 @@
+"""Train in a run folder: start it, continue it, refuse another configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from liver_pipeline.bundle import TRAINING_OUTPUTS, compose, remove_outputs, run_workflow, write_config, write_configs
+from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
+from liver_pipeline.layers import WORKFLOWS, apply_overrides, merge_layers, read_config, refuse_key
+from liver_pipeline.training import finished_line, is_finished
+
+# Keys that may change while a training goes on: they prolong it, or change no result.
+PROLONGING = ("max_epochs", "early_stop_patience")
+WITHOUT_EFFECT = ("num_workers", "cache_rate")
+
+
+def train(
+    run_dir: str | Path,
+    layers: Mapping[str, str],
+    *,
+    experiment: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    restart: bool = False,
+) -> None:
+    """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
+
+    A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs`` and
+    ``early_stop_patience`` may grow and ``num_workers`` and ``cache_rate`` may change.
+
+    Args:
+        run_dir: The run folder.
+        layers: See :func:`merge_layers`. With none, and no experiment, a composed folder is trained as it is.
+        experiment: See :func:`merge_layers`.
+        overrides: See :func:`merge_layers`; those that change a composed run are written into it.
+        restart: Remove weights, split and logs first; a configuration named here replaces that of the run.
+
+    Raises:
+        FileExistsError: If the folder holds weights that no checkpoint continues.
+        ValueError: If the configuration is not that of the run; the message shows each key that differs. Also see
+            :func:`merge_layers`.
+    """
+    run_dir = Path(run_dir)
+    named = bool(layers) or experiment is not None
+    if not (run_dir / "configs").is_dir():
+        compose(run_dir, layers, experiment=experiment, overrides=overrides)
+    elif restart and named:
+        compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=True)
+    else:
+        wanted = merge_layers(layers, experiment=experiment, overrides=overrides) if named else None
+        _settle_config(run_dir, wanted or _with_overrides(run_dir, overrides or {}), named=named, restart=restart)
+        if restart:
+            remove_outputs(run_dir, TRAINING_OUTPUTS)
+    if finished := _finished(run_dir):
+        tqdm.write(finished)
+        return
+    run_workflow(run_dir, "train")
+
+
+def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a run's configs by workflow, with ``overrides`` in each workflow that knows the key."""
+    configs = {workflow: read_config(run_dir / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
+    unused = set(overrides)
+    for config in configs.values():
+        unused -= apply_overrides(config, overrides)
+    for key in sorted(unused):
+        refuse_key(key, "key=value", {known for config in configs.values() for known in config})
+    return configs
+
+
+def _settle_config(run_dir: Path, wanted: Mapping[str, dict[str, Any]], *, named: bool, restart: bool) -> None:
+    """Refuse a configuration that is not the run's; write the changes that are allowed into the run."""
+    models = run_dir / "models"
+    started = not restart and any((models / name).exists() for name in (LAST, PREVIOUS))
+    if not started and not restart and (models / "model.pt").exists():
+        raise FileExistsError(
+            f"{run_dir} holds weights and no checkpoint to continue from; choose another folder or give --restart"
+        )
+    there = read_config(run_dir / "configs" / "train.yaml")
+    changes = config_difference(there, wanted["train"])
+    if started or named:
+        refused = [change for change in changes if not _may_change(*change)]
+        if refused:
+            shown = "; ".join(f"{key}: {_show(old)} -> {_show(new)}" for key, old, new in refused)
+            raise ValueError(
+                f"{run_dir} has another configuration (its own -> the new one): {shown}; "
+                f"choose another folder, leave the changes out, or give --restart"
+            )
+    if started:
+        for key, _, new in changes:
+            there[key] = new
+        if changes:
+            write_config(run_dir / "configs" / "train.yaml", there)
+    elif not named:
+        write_configs(run_dir / "configs", wanted)
+
+
+ABSENT = object()
+
+
+def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List (key, old value, new value) of each leaf that differs between two configs; ``ABSENT`` where one has none."""
+    flat_old, flat_new = dict(_leaves(old)), dict(_leaves(new))
+    keys = dict.fromkeys([*flat_old, *flat_new])
+    pairs = ((key, flat_old.get(key, ABSENT), flat_new.get(key, ABSENT)) for key in keys)
+    return [(key, a, b) for key, a, b in pairs if a != b]
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items = config.items() if isinstance(config, Mapping) else enumerate(config)
+    for name, value in items:
+        key = f"{prefix}{name}"
+        if isinstance(value, (Mapping, list, tuple)) and value:
+            yield from _leaves(value, f"{key}::")
+        else:
+            yield key, list(value) if isinstance(value, tuple) else value
+
+
+def _show(value: Any) -> str:
+    return "absent" if value is ABSENT else json.dumps(value)
+
+
+def _may_change(key: str, old: Any, new: Any) -> bool:
+    if key in PROLONGING:
+        return isinstance(old, int) and isinstance(new, int) and new > old
+    return key in WITHOUT_EFFECT
+
+
+def _finished(run_dir: Path) -> str | None:
+    """Say so if a run has nothing left to train, before its data are read."""
+    config = read_config(run_dir / "configs" / "train.yaml")
+    limits = [config.get(key) for key in PROLONGING]
+    state, _ = load_latest(run_dir / "models")
+    if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
+        return None
+    finished = is_finished(state["epoch"], limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
+    return finished_line(state["epoch"]) if finished else None
