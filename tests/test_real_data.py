@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from liver_pipeline import bundle, runs
 from liver_pipeline.ircadb import convert_case
 from liver_pipeline.scans import read_scan
+from tests.stock import run_stock_bundle
 
 pytestmark = pytest.mark.real_data
 
@@ -51,10 +53,10 @@ def run(ircadb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def predict(run: Path, scans: Path, masks: Path) -> int:
+def predict(run: Path, scans: Path, masks: Path, **overrides: Any) -> int:
     """Return the exit code."""
     try:
-        bundle.run_workflow(run, "inference", {"dataset_dir": str(scans), "output_dir": str(masks)})
+        bundle.run_workflow(run, "inference", {"dataset_dir": str(scans), "output_dir": str(masks), **overrides})
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -116,6 +118,15 @@ def test_dicom_and_nifti_of_one_scan_give_one_mask_in_patient_space(
     assert dice(a > 0, reference > 0) > 0.9  # it has learned its training case
     hu = np.asarray(nib.as_closest_canonical(image).dataobj)
     assert 90 < hu[a > 0].mean() < 130  # and the mask lies on the liver
+
+
+def test_labels_are_those_of_a_stock_bundles_inference(run: Path, ircadb: Path, tmp_path: Path) -> None:
+    scan = ircadb / "volume-1.nii.gz"
+    assert predict(run, scan, tmp_path / "ours", **{"postprocessing::transforms": [], "skip_air": False}) == 0
+    ours = np.asarray(nib.load(tmp_path / "ours/volume-1.nii.gz").dataobj)
+    stock = run_stock_bundle(run, scan, tmp_path / "stock")
+    assert (ours > 0).sum() > 1_000_000  # it sees a liver
+    assert (ours == stock).mean() >= 0.9999
 
 
 def test_a_whole_abdominal_ct_from_dicom_is_segmented(run: Path, real_data: Path, tmp_path: Path) -> None:
