@@ -11,16 +11,15 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import yaml
-from monai.bundle import ConfigParser
 
 from liver_pipeline import bundle
 
 
 def stock_config(run: Path, scan: Path, masks: Path) -> dict[str, Any]:
     """Return the whole bundle config; the network, its grid and its HU window are the run's own."""
-    own = ConfigParser(bundle.load_config(run, "inference"))
-    low, high = own.get_parsed_content("hu_window")
-    network = {key: value for key, value in own.config.items() if key in ("num_classes", "in_channels", "network_def")}
+    own = bundle.load_config(run, "inference")
+    low, high = own["hu_window"]
+    network = {key: own[key] for key in ("num_classes", "in_channels", "network_def")}
     return {
         "imports": ["$import torch"],
         **network,
@@ -31,7 +30,7 @@ def stock_config(run: Path, scan: Path, masks: Path) -> dict[str, Any]:
             "transforms": [
                 {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
                 {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
-                {"_target_": "Spacingd", "keys": "image", "pixdim": own.config["spacing"], "mode": "bilinear"},
+                {"_target_": "Spacingd", "keys": "image", "pixdim": own["spacing"], "mode": "bilinear"},
                 {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high}
                 | {"b_min": 0.0, "b_max": 1.0, "clip": True},
             ],
@@ -40,9 +39,9 @@ def stock_config(run: Path, scan: Path, masks: Path) -> dict[str, Any]:
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
         "inferer": {
             "_target_": "SlidingWindowInferer",
-            "roi_size": own.config["roi_size"],
-            "sw_batch_size": own.config["sw_batch_size"],
-            "overlap": own.config["overlap"],
+            "roi_size": own["roi_size"],
+            "sw_batch_size": own["sw_batch_size"],
+            "overlap": own["overlap"],
             "mode": "gaussian",
         },
         "postprocessing": {
