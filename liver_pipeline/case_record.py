@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from liver_pipeline.inputs import ScanInput
+from liver_pipeline.inputs import PROBABILITIES, ScanInput
 from liver_pipeline.intake import Finding
 from liver_pipeline.provenance import Stages, geometry
 from liver_pipeline.scans import Scan
+from liver_pipeline.upsampling import LEVELS
 
 
 @dataclass
@@ -33,16 +34,27 @@ class Case:
     data: dict[str, Any] = field(default_factory=dict)
     before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
     failure: Finding | None = None
+    levels: npt.NDArray[np.uint8] | None = None  # probabilities in eight bits, (X, Y, Z, classes), until written
+    classes: int = 0  # of the probabilities that were written
+    probabilities_sha256: str | None = None
 
     @property
     def provenance(self) -> Path:
         """The JSON file beside the mask."""
-        return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ".json")
+        return self._beside(".json")
 
     @property
     def description(self) -> Path:
         """The clinical table beside the mask, where it was asked for."""
-        return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ".description.json")
+        return self._beside(".description.json")
+
+    @property
+    def probabilities(self) -> Path:
+        """The probabilities beside the mask, where they were asked for."""
+        return self._beside(PROBABILITIES)
+
+    def _beside(self, ending: str) -> Path:
+        return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ending)
 
 
 def without_voxels(scan: Scan) -> Scan:
@@ -76,6 +88,7 @@ def describe_case(
         "case": case.one.case,
         "input": {"path": relative(case.one.path, case.root), "sha256": scan.sha256},
         "output": {"path": f"{case.one.case}.nii.gz", "sha256": sha256, **_volumes(label_map, scan)},
+        "probabilities": _probabilities(case),
         "geometry": {
             "scan": geometry(scan.array.shape, scan.affine),
             "model_grid": geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None,
@@ -91,6 +104,13 @@ def describe_case(
             **times,
         },
     }
+
+
+def _probabilities(case: Case) -> dict[str, Any] | None:
+    if case.probabilities_sha256 is None:
+        return None
+    path = f"{case.one.case}{PROBABILITIES}"
+    return {"path": path, "sha256": case.probabilities_sha256, "classes": case.classes, "largest_error": 0.5 / LEVELS}
 
 
 def _volumes(label_map: npt.NDArray[np.uint8], scan: Scan) -> dict[str, dict[str, float]]:

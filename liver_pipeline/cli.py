@@ -122,6 +122,7 @@ def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
+@click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
 @overwrite_option
 @overrides_argument
 def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **options: Any) -> None:
@@ -291,7 +292,7 @@ def evaluate(
 @click.argument("mask", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path), required=False)
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference label map: says which lesions are real.")
-@click.option("--confidence", type=click.Path(path_type=Path), help="Tumor probabilities, three-dimensional NIfTI.")
+@click.option("--confidence", type=click.Path(path_type=Path), help="Probabilities of liver and tumor, or of tumor.")
 @click.option("--segments", type=click.Path(path_type=Path), help="Couinaud map (1 to 8).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON; - for the screen.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")

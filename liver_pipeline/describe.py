@@ -17,6 +17,7 @@ from liver_pipeline.metrics.arrays import Box, LabelMap, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_surface
+from liver_pipeline.probabilities import read_probabilities
 from liver_pipeline.scans import Scan, read_label_map, read_scan
 from liver_pipeline.scoring import ACCEPTED, to_ras
 
@@ -37,6 +38,7 @@ def describe_files(
     reference: Path | str | None = None,
     confidence: Path | str | None = None,
     segments: Path | str | None = None,
+    modality: str = "ct",
 ) -> dict[str, Any]:
     """Describe one label map on disk.
 
@@ -44,8 +46,10 @@ def describe_files(
         mask: Label map: 0 background, 1 liver, 2 tumor.
         scan: The CT it belongs to, on the same grid; gives mean and SD of HU.
         reference: Reference label map on the same grid; gives the match of each lesion and the missed ones.
-        confidence: Tumor probabilities in [0, 1] on the same grid (three-dimensional NIfTI).
+        confidence: Probabilities on the same grid, as ``predict --probabilities`` writes them, or of tumor alone; see
+            :mod:`liver_pipeline.probabilities`.
         segments: Couinaud map (1 to 8) on the same grid; gives shares per segment.
+        modality: Of the scan: "ct" or "mr".
 
     Returns:
         See :func:`describe`.
@@ -57,8 +61,10 @@ def describe_files(
     label_map = read_label_map(mask, accept=ACCEPTED)
     truth = read_label_map(reference, accept=ACCEPTED) if reference else None
     couinaud = read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED) if segments else None
-    ct = read_scan(scan, accept=ACCEPTED) if scan else None
-    probability = read_scan(confidence, modality="label", accept=ACCEPTED) if confidence else None
+    ct = read_scan(scan, modality=modality, accept=ACCEPTED) if scan else None
+    probability = read_probabilities(confidence).get("tumor") if confidence else None
+    if confidence and probability is None:
+        raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
     turned, affine = to_ras(label_map)
     table = describe(
         turned,

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from liver_pipeline.files import write_json, write_text
+from liver_pipeline.inputs import PROBABILITIES
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import program_detection, summarize_cases
@@ -66,8 +67,9 @@ def evaluate_folders(
             program figure for figure) or ``plain`` (everything but LiTS's own figures).
         overwrite: Replace tables that are there.
         cases: Names of the cases to score; None scores all, and then each folder must hold a file for every case.
-        probability_dir: Folder of probabilities (NIfTI of the same names: tumor, or background, liver and tumor as last
-            axis); gives AUC-ROC, Brier score and calibration error near the liver. Not for ``lits-official``.
+        probability_dir: Folder of probabilities, such as ``pred_dir`` itself after ``predict --probabilities`` (what a
+            file may hold: :mod:`liver_pipeline.probabilities`); gives AUC-ROC, Brier score and calibration error near
+            the liver. Not for ``lits-official``.
         image_dir: Folder of the scans, of the same names, as background of the report's pictures.
         min_lesion_ml: Smaller lesions are left out of lesion-wise figures (not of the LiTS ones).
         liver_only: Tumor counts as liver in both label maps, for models without a tumor class: figures of tumors are
@@ -124,7 +126,8 @@ def evaluate_cases(
 
     Args:
         cases: Each with keys ``case``, ``label`` (path of the reference) and ``image`` (path of the scan).
-        pred_dir: Folder of the predictions; one that is missing is a failure NO_PREDICTION of its case.
+        pred_dir: Folder of the predictions; one that is missing is a failure NO_PREDICTION of its case. Probabilities
+            beside one are scored too.
         output_dir: As for :func:`evaluate_folders`.
         protocol: As for :func:`evaluate_folders`.
         overwrite: As for :func:`evaluate_folders`.
@@ -135,7 +138,9 @@ def evaluate_cases(
     for case in cases:
         pred = Path(pred_dir) / f"{case['case']}.nii.gz"
         if pred.is_file():
-            pairs.append(Pair(case["case"], pred, Path(case["label"]), image=Path(case["image"])))
+            probability = pred.with_name(f"{case['case']}{PROBABILITIES}")
+            found = probability if probability.is_file() else None
+            pairs.append(Pair(case["case"], pred, Path(case["label"]), found, Path(case["image"])))
         else:
             failures[case["case"]] = Failure("NO_PREDICTION", f"{pred} does not exist; the case was not segmented")
     return _evaluate(pairs, failures, Path(output_dir), protocol=protocol, liver_only=liver_only)

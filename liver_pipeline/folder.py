@@ -25,6 +25,7 @@ from liver_pipeline.inputs import input_sha256
 from liver_pipeline.intake import CODES, IntakeError, error, refuse
 from liver_pipeline.ledger import Ledger, read_ledger
 from liver_pipeline.plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
+from liver_pipeline.probabilities import write_probabilities
 from liver_pipeline.provenance import (
     available_bytes,
     content_sha256,
@@ -53,6 +54,7 @@ RUN_KEYS = {
     "retry_failed",
     "dry_run",
     "max_failures",
+    "probabilities",  # a row says whether it has them
 }
 MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahead or written behind
 
@@ -81,6 +83,8 @@ class FolderRun:
     a memory budget. A case that fails gets a code and does not stop the others. Each mask appears by a rename, with its
     provenance in a JSON file beside it, and then its row in ``ledger.jsonl``, which is synced to disk: after a kill at
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
+    Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
+    that is done but lacks them is run again.
 
     Args:
         scans: A scan, or a folder that is searched with its sub-folders; or give ``dataset``.
@@ -149,6 +153,7 @@ class FolderRun:
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
         self.describe = describe
+        self.probabilities = bool(getattr(inferer, "probabilities", False))
         self.progress = progress
         self.accept, self.repair = tuple(accept), tuple(repair)
         self.settings = self._settings()
@@ -268,7 +273,7 @@ class FolderRun:
             if self._settled_before(case):
                 return case
             self._guard_output(case)
-            case.reserved = self._memory.reserve(predicted_bytes(case.one.path))
+            case.reserved = self._memory.reserve(predicted_bytes(case.one.path, probabilities=self.probabilities))
             with case.stages("read"):
                 scan = read_scan(case.one.path, modality=self.modality, accept=self.accept, repair=self.repair)
             case.input_sha256 = scan.sha256
@@ -292,6 +297,8 @@ class FolderRun:
             return False
         if not failed and not (case.output.exists() and case.provenance.exists()):
             return False
+        if not failed and self.probabilities and not (row.get("probabilities_sha256") and case.probabilities.exists()):
+            return False
         if row.get("input_sha256") is None or self._hash_input(case) != row["input_sha256"]:
             return False
         if not failed and file_sha256(case.output) != row.get("output_sha256"):
@@ -311,9 +318,10 @@ class FolderRun:
         if self.overwrite:
             return
         known = self._ledger.written.get(case.one.case, set())
-        if case.output.exists() and (case.output.is_dir() or file_sha256(case.output) not in known):
-            detail = "a mask that this folder's ledger did not write, or that was changed; overwrite replaces it"
-            raise refuse(case.output, "OUTPUT_EXISTS", detail)
+        for path in (case.output, case.probabilities):
+            if path.exists() and (path.is_dir() or file_sha256(path) not in known):
+                detail = "a file that this folder's ledger did not write, or that was changed; overwrite replaces it"
+                raise refuse(path, "OUTPUT_EXISTS", detail)
         if case.provenance.exists() and not known:
             detail = "a file lies where the provenance goes; overwrite replaces it"
             raise refuse(case.provenance, "OUTPUT_EXISTS", detail)
@@ -321,7 +329,10 @@ class FolderRun:
     def _infer(self, case: Case) -> torch.Tensor | None:
         try:
             with case.stages("network"), torch.no_grad():
-                return self.inferer(case.data["image"].unsqueeze(0), self.network)
+                pred = self.inferer(case.data["image"].unsqueeze(0), self.network)
+            if self.probabilities:  # taken out at once: MetaTensor copies its meta with every operation
+                case.levels = pred.meta.pop("probabilities")[0].numpy()  # type: ignore[attr-defined]
+            return pred
         except Exception as reason:
             self._fail(case, reason)
             return None
@@ -339,23 +350,43 @@ class FolderRun:
 
             def announce(sha256: str) -> None:
                 """Make ledger and provenance know the mask before it is there."""
-                self._record(case, "writing", sha256)
+                self._record(case, "writing", output_sha256=sha256)
                 record = describe_case(case, label_map, sha256, pred, effects)
                 write_json(case.provenance, plain({**record, **self._common()}))
 
             with case.stages("write"):
                 case.output.parent.mkdir(parents=True, exist_ok=True)
+                self._write_probabilities(case)
                 sha256 = write_label_map(case.output, label_map, case.scan, overwrite=True, announce=announce)
             if self.describe:
                 with case.stages("describe"):
-                    write_json(case.description, plain(describe_files(case.output, case.one.path)))
-            self._record(case, "done", sha256)
+                    self._describe(case)
+            self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
         except Exception as reason:
             self._fail(case, reason, writing=True)
             with contextlib.suppress(OSError):
                 if not case.output.exists():
                     case.provenance.unlink(missing_ok=True)
         self._settle(case)
+
+    def _write_probabilities(self, case: Case) -> None:
+        """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
+        assert case.scan is not None
+        if case.levels is None:
+            case.probabilities.unlink(missing_ok=True)  # ours, or overwrite: see _guard_output
+            return
+
+        def announce(sha256: str) -> None:
+            self._record(case, "writing", probabilities_sha256=sha256)
+
+        case.probabilities_sha256 = write_probabilities(case.probabilities, case.levels, case.scan, announce)
+        case.classes, case.levels = case.levels.shape[-1], None
+
+    def _describe(self, case: Case) -> None:
+        """Write the clinical table."""
+        confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
+        table = describe_files(case.output, case.one.path, confidence=confidence, modality=self.modality)
+        write_json(case.description, plain(table))
 
     def _common(self) -> dict[str, Any]:
         """Return the part of the provenance that all cases share."""
@@ -387,7 +418,7 @@ class FolderRun:
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
         with self._lock:
             self._tally[kind] += 1
-        case.data, case.scan = {}, None
+        case.data, case.scan, case.levels = {}, None, None
         self._memory.release(case.reserved)
         self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
 
@@ -398,7 +429,7 @@ class FolderRun:
         except OSError as reason:
             self._lost = reason
 
-    def _record(self, case: Case, event: str, output_sha256: str | None = None, **more: Any) -> None:
+    def _record(self, case: Case, event: str, **more: Any) -> None:
         self._ledger.append(
             {
                 "case": case.one.case,
@@ -406,7 +437,6 @@ class FolderRun:
                 "input_sha256": case.input_sha256,
                 "config_sha256": self.config_sha256,
                 "weights_sha256": self.weights_sha256,
-                "output_sha256": output_sha256,
                 **more,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }

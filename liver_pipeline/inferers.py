@@ -60,8 +60,10 @@ class StreamingInferer(Inferer):
         cache_dir: Folder for networks converted to OpenVINO; None converts once per process.
         skip_air: Leave out windows that hold only air, according to the scan's ``body`` meta; background there.
         grid: "scan", or "model" for labels on the model grid (validation while training).
+        probabilities: Keep the probabilities of the foreground classes too: one byte a class and voxel of the scan.
 
-    The result's meta holds affine (of its grid), filename_or_obj and ``inference``, a plain dict of what happened.
+    The result's meta holds affine (of its grid), filename_or_obj and ``inference``, a plain dict of what happened; and
+    with ``probabilities`` under that name a uint8 tensor (1, X, Y, Z, K - 1): round(255 p), on the same grid.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class StreamingInferer(Inferer):
         cache_dir: str | Path | None = None,
         skip_air: bool = True,
         grid: str = "scan",
+        probabilities: bool = False,
     ) -> None:
         super().__init__()
         self.roi_size = tuple(int(n) for n in roi_size)
@@ -101,6 +104,7 @@ class StreamingInferer(Inferer):
         self.engine = Engine(backend, precision, amp, tuple(tta), Path(cache_dir).expanduser() if cache_dir else None)
         self.skip_air = skip_air
         self.grid = grid
+        self.probabilities = probabilities
 
     def __call__(
         self, inputs: torch.Tensor, network: Network | Sequence[Network], *args: Any, **kwargs: Any
@@ -130,8 +134,8 @@ class StreamingInferer(Inferer):
         image = inputs.as_tensor()[0] if isinstance(inputs, MetaTensor) else inputs[0]
         grid = self._grid(meta, tuple(image.shape[1:]))
         with evaluating(members), torch.inference_mode():
-            labels, record = self._stream(image, members, grid, meta)
-        return _result(labels, record, meta, inputs, on_scan=self.grid == "scan")
+            canvas, record = self._stream(image, members, grid, meta)
+        return _result(canvas, record, meta, inputs, on_scan=self.grid == "scan")
 
     def _grid(self, meta: dict[str, Any], model_shape: Sequence[int]) -> AxisMap:
         """Return the map between the model grid and the grid of the labels."""
@@ -142,8 +146,8 @@ class StreamingInferer(Inferer):
 
     def _stream(
         self, image: torch.Tensor, members: Sequence[Network], grid: AxisMap, meta: dict[str, Any]
-    ) -> tuple[LabelMap, dict[str, Any]]:
-        """Visit the windows slab by slab; return labels and the record."""
+    ) -> tuple[LabelCanvas, dict[str, Any]]:
+        """Visit the windows slab by slab; return what was painted and the record."""
         plan = self._plan(image, meta)
         predictor = Predictor(
             members,
@@ -152,7 +156,8 @@ class StreamingInferer(Inferer):
             device_of(members[0]),
             one_shape=all(n > 0 for n in self.roi_size),
         )
-        upsampler = _Upsampler(LabelCanvas(grid, plan.axis), plan, len(members))
+        canvas = LabelCanvas(grid, plan.axis, keep_probabilities=self.probabilities)
+        upsampler = _Upsampler(canvas, plan, len(members))
         weights = importance_map(plan.roi, self.mode, self.sigma_scale)
         device = self.device or predictor.device
         stitcher = SlabStitcher(plan.image.shape[1:], plan.axis, weights, upsampler, device)
@@ -170,7 +175,7 @@ class StreamingInferer(Inferer):
             for window, output in zip(batch, logits, strict=True):
                 _add(stitcher, window, output, stitch_on_cpu)
         stitcher.finish()
-        return upsampler.canvas.labels, self._record(plan, predictor, upsampler, len(members))
+        return canvas, self._record(plan, predictor, upsampler, len(members))
 
     def _plan(self, image: torch.Tensor, meta: dict[str, Any]) -> _Plan:
         """Pad the image where it is smaller than a window, order the windows, drop those that hold only air."""
@@ -299,16 +304,18 @@ def case_meta(image: torch.Tensor) -> dict[str, Any]:
 
 
 def _result(
-    labels: LabelMap, record: dict[str, Any], meta: dict[str, Any], inputs: torch.Tensor, *, on_scan: bool
+    canvas: LabelCanvas, record: dict[str, Any], meta: dict[str, Any], inputs: torch.Tensor, *, on_scan: bool
 ) -> MetaTensor:
-    """Wrap labels (X, Y, Z) as a batch of one, without copying them; collated meta where the input's was."""
+    """Wrap what was painted as a batch of one, without copying it; collated meta where the input's was."""
     affine = meta.get("scan_affine" if on_scan else "affine", meta.get("affine", np.eye(4)))
     kept: dict[str, Any] = {"affine": torch.as_tensor(np.asarray(affine), dtype=torch.float64), "inference": record}
     if "filename_or_obj" in meta:
         kept["filename_or_obj"] = str(meta["filename_or_obj"])
-    result = MetaTensor(torch.from_numpy(labels[None, None]))
+    result = MetaTensor(torch.from_numpy(canvas.labels[None, None]))
     batched = isinstance(inputs, MetaTensor) and bool(inputs.is_batch)
     result.meta = default_collate([kept]) if batched else kept
+    if canvas.levels is not None:
+        result.meta["probabilities"] = torch.from_numpy(canvas.levels[None])
     result.is_batch = batched
     return result
 

@@ -15,6 +15,7 @@ from liver_pipeline.intake import IntakeError, refuse
 from liver_pipeline.nifti import peek
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".zip")
+PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
 
 
 @dataclass(frozen=True)

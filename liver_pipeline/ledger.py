@@ -24,7 +24,8 @@ class Ledger:
 
     Attributes:
         last: Case name to its last row.
-        written: Case name to the sha256 of every mask that this ledger says was (about to be) written.
+        written: Case name to the sha256 of every mask and file of probabilities that this ledger says was (about to
+            be) written.
 
     Raises:
         ValueError: If another process has it open.
@@ -88,8 +89,9 @@ def _load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]]]:
 
 def _remember(row: dict[str, Any], last: dict[str, dict[str, Any]], written: dict[str, set[str]]) -> None:
     last[row["case"]] = row
-    if row.get("output_sha256"):
-        written.setdefault(row["case"], set()).add(row["output_sha256"])
+    for key in ("output_sha256", "probabilities_sha256"):
+        if row.get(key):
+            written.setdefault(row["case"], set()).add(row[key])
 
 
 def _cut_torn_line(file: Any) -> int:

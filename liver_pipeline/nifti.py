@@ -75,11 +75,12 @@ class HashingReader(io.RawIOBase):
         super().close()
 
 
-def read_nifti(path: Path) -> NiftiVolume:
+def read_nifti(path: Path, *, channels: bool = False) -> NiftiVolume:
     """Read a ``.nii`` or ``.nii.gz`` file (known by its first bytes, not its name) in one pass.
 
     The voxels are inflated into one preallocated array; checksum and length of the gzip stream are verified and the
-    file is hashed on the way. Trailing axes of length one are dropped.
+    file is hashed on the way. Trailing axes of length one are dropped; with ``channels`` a fourth axis is kept, of any
+    length.
 
     Raises:
         IntakeError: EMPTY_FILE, NOT_A_SCAN, GZIP_CRC, TRUNCATED, BAD_HEADER, UNSUPPORTED_DTYPE, NOT_3D, OUT_OF_MEMORY.
@@ -93,7 +94,7 @@ def read_nifti(path: Path) -> NiftiVolume:
         stream = igzip.IGzipFile(fileobj=io.BufferedReader(hashing, CHUNK), mode="rb") if compressed else hashing
         with _coded_stream_errors(path):
             header = _read_header(path, stream)
-            shape, dtype = _check_header(path, header)
+            shape, dtype = _check_header(path, header, channels=channels)
             capacity = size * MAX_INFLATION if compressed else size
             array = _read_voxels(path, stream, header, dtype, capacity)
             extra = _drain(stream)
@@ -106,7 +107,7 @@ def read_nifti(path: Path) -> NiftiVolume:
     return NiftiVolume(array.reshape(shape, order="F"), header, sha256, tuple(findings))
 
 
-def peek(path: Path) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+def peek(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return shape (X, Y, Z) and voxel type from the header, without reading voxels.
 
     Raises:
@@ -141,8 +142,8 @@ def _read_header(path: Path, stream: Any) -> Any:
     raise refuse(path, "NOT_A_SCAN", f"not a NIfTI file (it begins with {first!r}); convert it to .nii.gz")
 
 
-def _check_header(path: Path, header: Any) -> tuple[tuple[int, int, int], np.dtype[Any]]:
-    """Return shape (X, Y, Z) and voxel type; raise where a field is impossible."""
+def _check_header(path: Path, header: Any, *, channels: bool = False) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape (X, Y, Z), with ``channels`` maybe (X, Y, Z, C), and voxel type; raise for impossible fields."""
     magic = bytes(header["magic"])
     if magic[:3] not in (b"n+1", b"n+2"):
         raise refuse(
@@ -152,11 +153,11 @@ def _check_header(path: Path, header: Any) -> tuple[tuple[int, int, int], np.dty
     if not 1 <= dim[0] <= 7 or any(n < 1 for n in dim[1 : dim[0] + 1]):
         raise refuse(path, "BAD_HEADER", f"dim is {dim}")
     shape = dim[1 : dim[0] + 1]
-    while len(shape) > 3 and shape[-1] == 1:
+    while len(shape) > 3 + channels and shape[-1] == 1:
         shape.pop()
-    if len(shape) != 3 or 1 in shape:
+    if not 3 <= len(shape) <= 3 + channels or 1 in shape[:3]:
         raise refuse(path, "NOT_3D", f"shape {tuple(shape)}; give one 3D volume (X, Y, Z) a file")
-    return (shape[0], shape[1], shape[2]), _voxel_type(path, header)
+    return tuple(shape), _voxel_type(path, header)
 
 
 def _voxel_type(path: Path, header: Any) -> np.dtype[Any]:
@@ -238,8 +239,8 @@ def scaling(path: Path, header: Any) -> tuple[float, float]:
     return slope, intercept
 
 
-def header_like(header: Any, shape: tuple[int, int, int]) -> Any:
-    """Return a header for a uint8 label map on the grid of ``header``: sform, qform, codes and units to the bit.
+def header_like(header: Any, shape: tuple[int, ...]) -> Any:
+    """Return a header for uint8 voxels on the grid of ``header``: sform, qform, codes and units to the bit.
 
     Free text (descrip, aux_file, db_name, intent_name) and extensions are left out: they can name a patient.
     """

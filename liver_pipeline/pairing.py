@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_pipeline.inputs import PROBABILITIES
+
 SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -60,7 +62,8 @@ def find_pairs(
         pred_dir: Folder of predictions; sub-folders are part of the case's name, as are those of ``label_dir``.
         label_dir: Folder of references.
         cases: Names to keep; None keeps all.
-        probability_dir: Folder of probabilities of the same names; a case without any is scored without.
+        probability_dir: Folder of probabilities, ``<case>.probabilities.nii.gz`` or, where there are none of these,
+            of the same names; a case without any is scored without.
         image_dir: Folder of scans of the same names, for pictures; likewise.
 
     Returns:
@@ -90,7 +93,7 @@ def find_pairs(
             if len(files) > 1:
                 names = " and ".join(str(file) for file in files)
                 failures[case] = Failure("DUPLICATE_NAME", f"{names} are both case {case}; keep one")
-    probabilities = {} if probability_dir is None else _by_case(probability_dir)
+    probabilities = {} if probability_dir is None else _probabilities(probability_dir)
     images = {} if image_dir is None else _by_case(image_dir, volumes=True)
     pairs = [
         Pair(case, preds[case][0], labels[case][0], _first(probabilities.get(case)), _first(images.get(case)))
@@ -109,8 +112,25 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def _probabilities(folder: Path) -> dict[str, list[Path]]:
+    """Files of probabilities by case name: those named so, else any label map's name counts."""
+    named = {
+        f"{path.relative_to(folder).as_posix().removesuffix(PROBABILITIES)}.nii.gz": path
+        for path in sorted(folder.rglob(f"*{PROBABILITIES}"))
+    }
+    if not named:
+        return _by_case(folder)
+    return {_name_below(Path(name)): [path] for name, path in named.items()}
+
+
+def _name_below(path: Path) -> str:
+    """Name of a case with the folder that it lies in, relative to the searched one."""
+    inside = path.parent.as_posix()
+    return case_name(path) if inside == "." else f"{inside}/{case_name(path)}"
+
+
 def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
-    """Files below a folder by case name; the folder inside it is part of the name.
+    """Label maps below a folder by case name; the folder inside it is part of the name.
 
     Of a LiTS volume and segmentation side by side the segmentation counts, or with ``volumes`` the volume.
     """
@@ -119,15 +139,16 @@ def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
     files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.name.lower().endswith(SUFFIXES) and path.is_file() and not path.name.startswith(".")
+        if path.name.lower().endswith(SUFFIXES)
+        and path.is_file()
+        and not path.name.startswith(".")
+        and not path.name.endswith(PROBABILITIES)
     ]
     if not files:
         raise FileNotFoundError(f"no .nii or .nii.gz file in {folder.resolve()}; name a folder of label maps")
     by_case: dict[str, list[Path]] = {}
     for path in files:
-        inside = path.parent.relative_to(folder).as_posix()
-        name = case_name(path)
-        by_case.setdefault(name if inside == "." else f"{inside}/{name}", []).append(path)
+        by_case.setdefault(_name_below(path.relative_to(folder)), []).append(path)
     return {case: _of_one_kind(paths, "volume-" if volumes else "segmentation-") for case, paths in by_case.items()}
 
 

@@ -83,10 +83,13 @@ def plan_lines(cases: Sequence[Case], last: Mapping[str, Mapping[str, Any]], bud
     return lines, len(twins)
 
 
-def predicted_bytes(path: Path) -> int:
-    """Predict what a case takes while it is in flight: stored voxels, a float32 model grid as fine, a label map."""
+def predicted_bytes(path: Path, *, probabilities: bool = False) -> int:
+    """Predict what a case takes while it is in flight: stored voxels, a float32 model grid as fine, a label map.
+
+    With ``probabilities`` also a byte each for liver and tumor.
+    """
     voxels, itemsize = voxel_count(path)
-    return voxels * (itemsize + 4 + 1)
+    return voxels * (itemsize + 4 + 1 + (2 if probabilities else 0))
 
 
 def _inside(path: Path, folder: Path) -> bool:

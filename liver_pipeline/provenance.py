@@ -33,7 +33,7 @@ PACKAGES = (
 )
 VOLATILE = ("timing", "machine")  # what two runs of the same thing may differ in
 OWN_CODE = ("liver_pipeline", "monai")  # classes whose attributes are settings
-NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R")
+NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R", "probabilities")
 
 
 def file_sha256(path: Path) -> str:

@@ -19,9 +19,11 @@ from liver_pipeline.metrics.overlap import LIVER, TUMOR, Counts, confusion_matri
 from liver_pipeline.metrics.probabilities import grown, probability_figures
 from liver_pipeline.pairing import Failure, Pair
 from liver_pipeline.pictures import case_pictures
+from liver_pipeline.probabilities import read_probabilities, region_probability
 from liver_pipeline.scans import Scan, read_label_map, read_scan
 
 ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
+PROBABILITY_ROUNDING = 0.005  # liver and tumor, each in eight bits, may add up to 256/255
 
 
 class CaseError(ValueError):
@@ -113,33 +115,31 @@ def score_as_meant(
 
 
 def _probability_figures(path: Path, label: Scan) -> dict[str, Any]:
-    """AUC, Brier score and ECE inside the reference liver and 10 mm around it, from a file of probabilities.
-
-    Three axes hold the probability of tumor; four hold background, liver and tumor, last. Liver is liver or tumor.
+    """AUC, Brier score, ECE and ROC inside the reference liver and 10 mm around it, from a file of probabilities.
 
     Raises:
-        CaseError: PROBABILITY_GRID if the shape is not the reference's, PROBABILITY_RANGE if a value is outside [0, 1].
+        IntakeError: If the file cannot be read.
+        CaseError: PROBABILITY_GRID if it does not lie on the reference's grid, PROBABILITY_RANGE if a value is outside
+            [0, 1].
     """
-    image = nib.load(path)
-    if image.shape not in (label.array.shape, (*label.array.shape, 3)):
-        raise CaseError(
-            "PROBABILITY_GRID",
-            f"{path}: shape {image.shape}; expected {label.array.shape} or it and 3 (background, liver, tumor)",
-        )
+    classes = read_probabilities(path)
+    one = next(iter(classes.values()))
+    same = one.array.shape == label.array.shape
+    if not same or corner_shift_mm(label.array.shape, one.affine, label.affine) > GRID_CLOSE * min(label.spacing):
+        raise CaseError("PROBABILITY_GRID", f"{path}: shape {one.array.shape}; expected the grid of the reference")
     near_liver = grown(label.array >= 1, label.spacing)
     box = bounding_box(near_liver)
     assert box is not None
     truth, region = label.array[box], near_liver[box]
     figures = {}
-    for name, real, channels in (("liver", truth >= 1, (1, 2)), ("tumor", truth == 2, (2,))):
-        if image.ndim == 3 and name == "liver":
+    for name, real in (("liver", truth >= 1), ("tumor", truth == 2)):
+        probability = region_probability(classes, name, box)
+        if probability is None:
             continue
-        layers = [image.dataobj[box] if image.ndim == 3 else image.dataobj[(*box, channel)] for channel in channels]
-        probability = np.asarray(np.sum(layers, axis=0, dtype=np.float32))
-        if not (np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1 + 1e-4):
-            low, high = float(probability.min()), float(probability.max())
+        low, high = float(probability.min()), float(probability.max())
+        if not (low >= 0 and high <= 1 + PROBABILITY_ROUNDING):  # not a number fails both
             raise CaseError("PROBABILITY_RANGE", f"{path}: values {low:g} to {high:g}; expected 0 to 1")
-        figures[name] = probability_figures(probability, real, region)
+        figures[name] = probability_figures(np.minimum(probability, 1.0), real, region)
     return figures
 
 

@@ -25,6 +25,7 @@ CLEAR_MARGIN = 1e-5  # far above what rounding can eat: at most a few 1e-7 for v
 PLANES = 16  # scan planes that are worked on at a time
 SPARSE_SHARE = 0.15  # a box with more undecided voxels than this is interpolated whole
 SPARSE_VOXELS = 2**17  # undecided voxels that are interpolated at a time
+LEVELS = 255  # a kept probability p is stored as round(LEVELS * p): off by at most 1 / (2 * LEVELS), about 0.002
 
 
 def softmax(logits: torch.Tensor, dim: int) -> torch.Tensor:
@@ -92,17 +93,20 @@ class LabelCanvas:
     Args:
         grid: Map between scan and model grid.
         axis: Model axis along which planes arrive, in order and without gaps.
+        keep_probabilities: Also keep the probabilities of the foreground classes.
 
     Attributes:
         labels: uint8 on the scan's grid and axis order, Fortran-ordered as NIfTI stores it; complete after the last
             plane.
     """
 
-    def __init__(self, grid: AxisMap, axis: int) -> None:
+    def __init__(self, grid: AxisMap, axis: int, *, keep_probabilities: bool = False) -> None:
         self.roles = (axis, *[a for a in range(3) if a != axis])  # model axes of a block's planes, rows, columns
         self.taps = tuple(grid.taps_to_scan(a) for a in self.roles)
         self.model_planes = grid.model_shape[axis]
         self.labels: LabelMap = np.zeros(grid.scan_shape, dtype=np.uint8, order="F")
+        self._grid, self._keep = grid, keep_probabilities
+        self._levels: LabelMap | None = None
         self._out = grid.align(self.labels).transpose(self.roles)
         self._arrived = 0  # model planes
         self._carry: torch.Tensor | None = None  # the last model plane that arrived: the next ones are joined to it
@@ -132,7 +136,29 @@ class LabelCanvas:
         start = int(np.searchsorted(self.taps[0].lower, first, side="left"))
         stop = int(np.searchsorted(self.taps[0].lower, first + cells.shape[0], side="left"))
         for begin in range(start, stop, PLANES):
-            self._paint(block, cells, first, begin, min(begin + PLANES, stop))
+            end = min(begin + PLANES, stop)
+            self._paint(block, cells, first, begin, end)
+            if self._keep:
+                self._keep_levels(block, first, slice(begin, end))
+
+    @property
+    def levels(self) -> LabelMap | None:
+        """Foreground probabilities in eight bits, uint8 (X, Y, Z, K - 1), Fortran-ordered; None unless kept.
+
+        Where no plane ever arrived, zeros for two classes.
+        """
+        if self._keep and self._levels is None:
+            self._levels = np.zeros((*self.labels.shape, 2), dtype=np.uint8, order="F")
+        return self._levels
+
+    def _keep_levels(self, block: torch.Tensor, first: int, planes: slice) -> None:
+        """Interpolate the foreground of the scan planes ``planes`` and store it in eight bits."""
+        if self._levels is None:
+            self._levels = np.zeros((*self.labels.shape, block.shape[1] - 1), dtype=np.uint8, order="F")
+        box = (planes, *(slice(0, taps.lower.size) for taps in self.taps[1:]))
+        levels = self._interpolate_box(block[:, 1:], first, box).mul(LEVELS).round_().to(torch.uint8).numpy()
+        for k in range(levels.shape[1]):
+            self._grid.align(self._levels[..., k]).transpose(self.roles)[planes] = levels[:, k]
 
     def _paint(self, block: torch.Tensor, cells: LabelMap, first: int, begin: int, end: int) -> None:
         """Paint scan planes ``begin:end`` from model planes that start with number ``first``; background is there."""
@@ -147,7 +173,7 @@ class LabelCanvas:
         painted = near.take(planes.lower[begin:end] - first - low, axis=0)
         undecided = np.flatnonzero(painted.ravel() == MIXED)
         if undecided.size > SPARSE_SHARE * painted.size:
-            painted = self._interpolate_box(block, first, box)
+            painted = argmax(self._interpolate_box(block, first, box), 1).numpy()
         else:
             for part in range(0, undecided.size, SPARSE_VOXELS):
                 chosen = undecided[part : part + SPARSE_VOXELS]
@@ -155,8 +181,8 @@ class LabelCanvas:
                 painted.ravel()[chosen] = self._interpolate_voxels(block, first, box, place)
         self._out[box] = painted
 
-    def _interpolate_box(self, block: torch.Tensor, first: int, box: tuple[slice, slice, slice]) -> LabelMap:
-        """Interpolate all voxels of a box of the scan; axes in the order X, Y, Z of the model."""
+    def _interpolate_box(self, block: torch.Tensor, first: int, box: tuple[slice, ...]) -> torch.Tensor:
+        """Interpolate all voxels of a box of the scan, (n, K, b, c); axes in the order X, Y, Z of the model."""
         parts = [_cut(taps, span) for taps, span in zip(self.taps, box, strict=True)]
         lows = [int(part.lower[0]) for part in parts]
         p, r, c = (slice(int(part.lower[0]), int(part.upper[-1]) + 1) for part in parts)
@@ -164,7 +190,7 @@ class LabelCanvas:
         dims = (0, 2, 3)
         for role in np.argsort(self.roles):
             values = interpolate(values, dims[role], _shift(parts[role], lows[role]))
-        return argmax(values, 1).numpy()
+        return values
 
     def _interpolate_voxels(
         self, block: torch.Tensor, first: int, box: tuple[slice, slice, slice], place: Sequence[npt.NDArray[np.int64]]

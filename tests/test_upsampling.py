@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liver_pipeline.geometry import AxisMap, axis_map, model_grid_for_spacing
-from liver_pipeline.upsampling import MIXED, LabelCanvas, argmax, clear_labels, softmax, upsample_whole
+from liver_pipeline.resampling import interpolate
+from liver_pipeline.upsampling import LEVELS, MIXED, LabelCanvas, argmax, clear_labels, softmax, upsample_whole
 
 
 def grid_between(scan_shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> AxisMap:
@@ -19,7 +20,7 @@ def grid_between(scan_shape: tuple[int, int, int], spacing: tuple[float, float, 
 
 
 def paint(probabilities: torch.Tensor, grid: AxisMap, axis: int, parts: int) -> LabelCanvas:
-    canvas = LabelCanvas(grid, axis)
+    canvas = LabelCanvas(grid, axis, keep_probabilities=True)
     planes = probabilities.permute(1, 0, 2, 3) if axis == 0 else probabilities.movedim(axis + 1, 0)
     for start in range(0, planes.shape[0], parts):
         canvas.add(planes[start : start + parts].contiguous())
@@ -54,11 +55,22 @@ def test_painting_equals_interpolating_whole_channels(
         probabilities = softmax(logits, 0)
     else:  # few values: many exact ties
         probabilities = torch.randint(0, 3, (3, *grid.model_shape), generator=rng) / 2
-    np.testing.assert_array_equal(paint(probabilities, grid, axis, parts).labels, upsample_whole(probabilities, grid))
+    canvas = paint(probabilities, grid, axis, parts)
+    np.testing.assert_array_equal(canvas.labels, upsample_whole(probabilities, grid))
+    for k in range(3):
+        channel = probabilities[k : k + 1]
+        for dim in range(3):
+            channel = interpolate(channel, dim + 1, grid.taps_to_scan(dim))
+        if k:
+            assert canvas.levels is not None
+            kept = grid.align(canvas.levels[..., k - 1]) / LEVELS
+            np.testing.assert_allclose(kept, channel[0], atol=0.5 / LEVELS + 1e-6)
 
 
 def test_labels_lie_in_memory_as_nifti_stores_them() -> None:
-    assert LabelCanvas(grid_between((4, 5, 6), (2.0, 2.0, 2.0)), 0).labels.flags.f_contiguous
+    canvas = LabelCanvas(grid_between((4, 5, 6), (2.0, 2.0, 2.0)), 0, keep_probabilities=True)
+    assert canvas.labels.flags.f_contiguous
+    assert canvas.levels is not None and canvas.levels.flags.f_contiguous
 
 
 @pytest.mark.parametrize("labels", [2, 3, 5])

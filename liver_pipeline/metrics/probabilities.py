@@ -12,6 +12,7 @@ from scipy import ndimage
 from liver_pipeline.metrics.arrays import FloatArray, Mask, Spacing, check_spacing
 
 BINS = 10
+FALSE_RATES = np.linspace(0.0, 1.0, 101)  # false-positive rates at which a ROC curve is kept
 MARGIN_MM = 10.0  # how far around the liver calibration counts; far background is right by any network
 
 
@@ -28,10 +29,8 @@ class Calibration:
     ece: float
 
 
-def probability_figures(
-    probability: npt.NDArray[np.floating[Any]], truth: Mask, region: Mask
-) -> dict[str, float | int | None]:
-    """Return ``auc_roc``, ``brier``, ``ece`` and ``n_voxels`` of one class inside ``region``.
+def probability_figures(probability: npt.NDArray[np.floating[Any]], truth: Mask, region: Mask) -> dict[str, Any]:
+    """Return ``auc_roc``, ``brier``, ``ece``, ``roc`` and ``n_voxels`` of one class inside ``region``.
 
     Args:
         probability: Probability of the class, shape (X, Y, Z), in [0, 1].
@@ -39,15 +38,16 @@ def probability_figures(
         region: Voxels that count (see :func:`grown`).
 
     Returns:
-        The figures; all None if the region is empty, and AUC None if it holds one class only.
+        The figures; all None if the region is empty, and AUC and ROC None if it holds one class only.
     """
     chosen, real = probability[region].astype(np.float64), truth[region]
     if not len(chosen):
-        return {"auc_roc": None, "brier": None, "ece": None, "n_voxels": 0}
+        return {"auc_roc": None, "brier": None, "ece": None, "roc": None, "n_voxels": 0}
     return {
         "auc_roc": auc_roc(chosen, real),
         "brier": float(np.mean((chosen - real) ** 2)),
         "ece": calibration(chosen, real).ece,
+        "roc": roc_curve(chosen, real),
         "n_voxels": len(chosen),
     }
 
@@ -66,15 +66,37 @@ def auc_roc(probability: npt.NDArray[np.floating[Any]], truth: Mask) -> float | 
         >>> auc_roc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]))
         0.875
     """
+    steps = _steps(probability, truth)
+    return None if steps is None else float(np.trapezoid(steps[1], steps[0]))
+
+
+def roc_curve(probability: npt.NDArray[np.floating[Any]], truth: Mask) -> list[float] | None:
+    """True-positive rates at the false-positive rates :data:`FALSE_RATES`, linear between thresholds.
+
+    Args:
+        probability: As for :func:`auc_roc`.
+        truth: As for :func:`auc_roc`.
+
+    Returns:
+        101 rates, the highest where the curve is vertical; None if all or none are of the class.
+    """
+    steps = _steps(probability, truth)
+    if steps is None:
+        return None
+    last = np.append(np.diff(steps[0]) > 0, True)  # of equal false-positive rates the highest true-positive one
+    return [float(rate) for rate in np.interp(FALSE_RATES, steps[0][last], steps[1][last])]
+
+
+def _steps(probability: npt.NDArray[np.floating[Any]], truth: Mask) -> tuple[FloatArray, FloatArray] | None:
+    """False- and true-positive rates, both from 0 to 1, as the threshold falls; None if a class is absent."""
     n_true = int(truth.sum())
     n_false = len(truth) - n_true
     if n_true == 0 or n_false == 0:
         return None
     _, place = np.unique(probability, return_inverse=True)
-    trues = np.bincount(place, weights=truth)
-    falses = np.bincount(place) - trues
-    below = np.cumsum(falses) - falses
-    return float((trues * (below + falses / 2)).sum() / (n_true * n_false))
+    trues = np.bincount(place, weights=truth)[::-1]
+    falses = np.bincount(place)[::-1] - trues
+    return np.cumsum(np.append(0.0, falses)) / n_false, np.cumsum(np.append(0.0, trues)) / n_true
 
 
 def calibration(probability: npt.NDArray[np.floating[Any]], truth: Mask, *, bins: int = BINS) -> Calibration:

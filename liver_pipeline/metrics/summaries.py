@@ -70,7 +70,7 @@ def _region_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
             if key not in NOT_SUMMED:
                 summary[f"{region}_{key}"] = _summary([row[region][key] for row in rows], emptiness)
         known = [row.get("probabilities", {}).get(region, {}) for row in rows]
-        for key in dict.fromkeys(key for figures in known for key in figures if key != "n_voxels"):
+        for key in dict.fromkeys(key for figures in known for key in figures if key not in ("n_voxels", "roc")):
             summary[f"{region}_{key}"] = _summary([figures.get(key) for figures in known], emptiness)
     emptiness = _emptiness(rows, "liver")
     for key in rows[0]["tumor_burden"]:
