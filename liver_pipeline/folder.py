@@ -24,7 +24,7 @@ from liver_pipeline.flight import Bar, MemoryBudget, one_ahead
 from liver_pipeline.inputs import input_sha256
 from liver_pipeline.intake import CODES, IntakeError, error, refuse
 from liver_pipeline.ledger import Ledger, read_ledger
-from liver_pipeline.plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
+from liver_pipeline.folder_plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.provenance import (
     available_bytes,
     content_sha256,
