@@ -21,10 +21,10 @@ from liver_pipeline.describe import describe_files
 from liver_pipeline.failures import PASSING, finding_of
 from liver_pipeline.files import remove_temporary, write_json
 from liver_pipeline.flight import Bar, MemoryBudget, one_ahead
+from liver_pipeline.folder_plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.inputs import input_sha256
 from liver_pipeline.intake import CODES, IntakeError, error, refuse
 from liver_pipeline.ledger import Ledger, read_ledger
-from liver_pipeline.plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.probabilities import write_probabilities
 from liver_pipeline.provenance import (
     available_bytes,
