@@ -10,7 +10,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import Randomizable
 from torch.utils.data import Sampler
+
+from liver_pipeline.threads import one_core_each
 
 Draw = tuple[int, int]  # position in the epoch, index of the case
 
@@ -133,8 +135,7 @@ class BatchLoader(DataLoader):
         if self.num_threads == 0:
             yield from map(self._load, batches)
             return
-        torch.get_num_threads()  # this thread keeps its number; the workers' own is 1
-        pool = ThreadPoolExecutor(self.num_threads, initializer=torch.set_num_threads, initargs=(1,))
+        pool = one_core_each(self.num_threads)
         try:
             waiting: deque[Future[Any]] = deque()
             for draws in batches:
