@@ -71,7 +71,9 @@ def _describe(value: Any, modules: set[str]) -> Any:
 
 def _name(value: Any, modules: set[str]) -> str:
     if value.__name__ == "<lambda>" or getattr(value, "__closure__", None):
-        raise ValueError(f"{value.__qualname__} in {value.__module__} cannot be told from another; name a plain function")
+        raise ValueError(
+            f"{value.__qualname__} in {value.__module__} cannot be told from another; name a plain function"
+        )
     modules.add(value.__module__)
     return f"{value.__module__}.{value.__qualname__}"
 
@@ -88,7 +90,9 @@ def _sources(modules: Iterable[str]) -> dict[str, str]:
             continue
         source = getattr(module, "__file__", None)
         digests[name] = hashlib.blake2b(Path(source).read_bytes()).hexdigest() if source else ""
-        origins = (v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in vars(module).values())
+        origins = (
+            v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in vars(module).values()
+        )
         todo += [origin for origin in origins if isinstance(origin, str) and origin.partition(".")[0] == package]
     return digests
 

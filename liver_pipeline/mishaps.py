@@ -15,7 +15,6 @@ from monai.engines.utils import IterationEvents
 from liver_pipeline.files import causes, disk_is_full, write_json
 
 
-
 class LossNotFiniteError(ValueError):
     """The loss of a batch is nan or infinite."""
 
