@@ -136,7 +136,7 @@ class CachedCases(Dataset):
 
     Args:
         data: Cases.
-        transform: Applied to a case as it comes from the cache: its volumes may be float16, and are not to be read whole.
+        transform: Applied to a case as it comes from the cache: its volumes are mapped, and may be float16.
         cache: Holds the cases.
     """
 

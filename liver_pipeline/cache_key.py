@@ -44,7 +44,7 @@ def recipe_digest(transforms: Iterable[Any]) -> str:
 
 def _describe(value: Any, modules: set[str]) -> Any:
     """Return ``value`` as what JSON knows; the modules of its classes and functions are added to ``modules``."""
-    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, (Path, enum.Enum, torch.dtype, torch.device, np.dtype, slice)):
         return str(value)
@@ -62,7 +62,7 @@ def _describe(value: Any, modules: set[str]) -> Any:
         return _describe([value.func, value.args, value.keywords], modules)
     if isinstance(value, MethodType):
         return _describe([value.__self__, value.__name__], modules)
-    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return _name(value, modules)
     if hasattr(value, "__dict__"):
         return [_name(type(value), modules), _describe(vars(value), modules)]
@@ -90,10 +90,10 @@ def _sources(modules: Iterable[str]) -> dict[str, str]:
             continue
         source = getattr(module, "__file__", None)
         digests[name] = hashlib.blake2b(Path(source).read_bytes()).hexdigest() if source else ""
-        origins = (
-            v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in vars(module).values()
-        )
-        todo += [origin for origin in origins if isinstance(origin, str) and origin.partition(".")[0] == package]
+        for imported in vars(module).values():
+            origin = imported.__name__ if isinstance(imported, ModuleType) else getattr(imported, "__module__", None)
+            if isinstance(origin, str) and origin.partition(".")[0] == package:
+                todo.append(origin)
     return digests
 
 

@@ -1,4 +1,4 @@
-"""Prepare every case once before the first epoch, so that a damaged one is named then, not in the middle of a training."""
+"""Prepare every case before the first epoch, so that a damaged one is named then, not in the middle of a training."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from liver_pipeline import layers
 from liver_pipeline.cache import CachedCases, CaseCache
 from liver_pipeline.cache_key import recipe_digest
 from liver_pipeline.cache_room import CacheError
-from liver_pipeline.cases import lits_cases
 from liver_pipeline.loading import BatchLoader
 from liver_pipeline.phantoms import make_phantom_dataset
 
@@ -224,7 +223,7 @@ def test_processes_that_share_a_cache_build_each_case_once(tmp_path: Path) -> No
     cache = make_cache(tmp_path, wait_s=0.2)
     for number, case in enumerate(cases):
         assert float(cache.load(case)["image"].min()) == number
-    assert [path for path in (tmp_path / "cache").glob("*.lock")] == []
+    assert list((tmp_path / "cache").glob("*.lock")) == []
 
 
 ENTRY_GB = 6e-6  # (12, 12, 12) float16 is 3.5 kB, and two thirds more for the rest of the file
@@ -270,7 +269,7 @@ def test_a_full_disk_stops_with_what_to_do_and_leaves_nothing_half_written(tmp_p
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(CacheError, match="no space left.*make room"):
+        with pytest.raises(CacheError, match=r"no space left.*make room"):
             cache.prepare(second)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
