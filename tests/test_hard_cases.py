@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,8 +76,7 @@ def test_difficulty_follows_the_latest_epochs() -> None:
     right, wrong = torch.zeros(1, 2, 2, 2, 2), torch.zeros(1, 2, 2, 2, 2)
     right[:, 1], wrong[:, 0] = 1, 1
     output = {"pred": [torch.cat([right, wrong, wrong])], "label": torch.ones(3, 1, 2, 2, 2)}
-    state: Any = SimpleNamespace(output=output, batch={"case": ["c0", "c0", "c1"]})
-    engine.state = state
+    engine.state.output, engine.state.batch = output, {"case": ["c0", "c0", "c1"]}
     for event in (IterationEvents.LOSS_COMPLETED, Events.EPOCH_COMPLETED) * 2:
         engine.fire_event(event)
     assert hard.difficulty.tolist() == pytest.approx([0.25 * 1 + 0.75 * 0.5, 1.0, 1.0])  # c2 was not seen
