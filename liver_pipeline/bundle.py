@@ -19,7 +19,7 @@ from liver_pipeline.layers import apply_overrides, merge_layers, read_config, re
 
 # What a training writes beside the configs, and --restart removes.
 TRAINING_OUTPUTS = (
-    "models", "logs", "split.json", "log.csv", "curves.png", "checked_cases.json", "skipped_cases.json", "bad_loss.json"
+    "models", "logs", "split.json", "log.csv", "curves.png", "skipped_cases.json", "bad_loss.json"
 )  # fmt: skip
 MULTI_GPU = "multi_gpu_train"  # an overlay on train.yaml, as in the model zoo
 GENERATED = "# Merged from the layers in configs/ by `liver-pipeline compose`; edit there, or start a new run.\n"

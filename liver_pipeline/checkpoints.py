@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from liver_pipeline.files import sync, whole_file
+from liver_pipeline.files import DamagedFileError, sync, verify_archive, whole_file
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
-class DamagedCheckpointError(ValueError):
+class DamagedCheckpointError(DamagedFileError):
     """A checkpoint file whose content is not what was written."""
 
 
@@ -43,7 +42,7 @@ def save_checkpoint(path: str | Path, contents: Mapping[str, Any], *, keep_as: s
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU after comparing every record with its checksum; torch.load itself does not.
+    """Read a checkpoint onto the CPU after comparing every record with its checksum.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -51,14 +50,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        verify_archive(path)
         contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # a damaged file makes zipfile and unpickler fail in any of a dozen ways
+    except Exception as error:  # what is damaged makes the unpickler fail in any of a dozen ways
         raise DamagedCheckpointError(f"{path}: {str(error).partition(chr(10))[0]}") from None
     return contents
 

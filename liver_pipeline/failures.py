@@ -6,6 +6,7 @@ import errno
 
 import torch
 
+from liver_pipeline.files import DISK_FULL
 from liver_pipeline.intake import Finding, IntakeError, Severity, error
 
 # Failures that say nothing about the scan: the next run tries again without being asked.
@@ -37,7 +38,7 @@ def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
 
 
 def _write_failure(reason: OSError, line: str) -> Finding:
-    if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if reason.errno in DISK_FULL:
         return error("DISK_FULL", f"{line}; free space and run the same command again")
     if reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return error("OUTPUT_READ_ONLY", f"{line}; choose a folder that can be written to")

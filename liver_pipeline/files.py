@@ -1,12 +1,17 @@
 """Files that appear whole or not at all: written beside their place, synced to disk, renamed."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 TEMPORARY = ".liver-pipeline-tmp."  # prefix of what a killed process may leave behind; the suffix stays the target's
 
 
@@ -52,6 +57,42 @@ def write_json(path: str | Path, content: Any) -> None:
         TypeError: If ``content`` holds what JSON does not know.
     """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Walk from an error down to what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def disk_is_full(error: BaseException, folder: str | Path) -> bool:
+    """Tell whether writing to ``folder`` failed because no space is left; PyTorch does not always say so."""
+    if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in causes(error)):
+        return True
+    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(folder).free < DISK_RESERVE
+
+
+class DamagedFileError(ValueError):
+    """A file whose content is not what was written."""
+
+
+def verify_archive(path: str | Path) -> None:
+    """Compare every record of a zip file, such as ``torch.save`` writes, with its checksum; torch.load itself does not.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it was cut short or changed since it was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file makes zipfile fail in any of a dozen ways
+        raise DamagedFileError(str(error)) from None
+    if damaged is not None:
+        raise DamagedFileError(f"checksum of {damaged} is wrong")
 
 
 def sync(path: Path) -> None:

@@ -9,18 +9,23 @@ from __future__ import annotations
 import copy
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import Randomizable
 from torch.utils.data import Sampler
 
+from liver_pipeline.threads import one_core_each
+
 Draw = tuple[int, int]  # position in the epoch, index of the case
+Order = npt.NDArray[np.int64]  # indices of the cases of an epoch
+Redraw = Callable[[Order, np.random.Generator], Order]
 
 
 def seed_of(*numbers: int) -> int:
@@ -44,17 +49,22 @@ class EpochSampler(Sampler[Draw]):
         seed: Seeds the permutations.
         rank: This process takes the positions ``rank, rank + world, ...``.
         world: Number of processes. All get equally many positions; the last ones start the permutation again.
+        redraw: Makes another order of a permutation, such as ``HardCases.redraw``.
     """
 
-    def __init__(self, size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, size: int, seed: int, *, rank: int = 0, world: int = 1, redraw: Redraw | None = None) -> None:
         self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        self.redraw = redraw
         self.epoch = 0
 
     def __len__(self) -> int:
         return -(-self.size // self.world)
 
     def __iter__(self) -> Iterator[Draw]:
-        order = np.random.default_rng(seed_of(self.seed, self.epoch)).permutation(self.size)
+        rng = np.random.default_rng(seed_of(self.seed, self.epoch))
+        order = rng.permutation(self.size)
+        if self.redraw is not None:
+            order = self.redraw(order, rng)
         for position in range(self.rank, len(self) * self.world, self.world):
             yield position, int(order[position % self.size])
 
@@ -101,6 +111,7 @@ class BatchLoader(DataLoader):
         num_threads: Batches in preparation at the same time; 0 prepares each when it is asked for.
         rank: See :class:`EpochSampler`.
         world: See :class:`EpochSampler`.
+        redraw: See :class:`EpochSampler`.
         options: Other arguments of PyTorch's DataLoader.
     """
 
@@ -113,9 +124,10 @@ class BatchLoader(DataLoader):
         num_threads: int = 0,
         rank: int = 0,
         world: int = 1,
+        redraw: Redraw | None = None,
         **options: Any,
     ) -> None:
-        self.draws = EpochSampler(len(dataset), seed, rank=rank, world=world)
+        self.draws = EpochSampler(len(dataset), seed, rank=rank, world=world, redraw=redraw)
         self.items = SeededItems(dataset, seed)
         super().__init__(self.items, batch_size=batch_size, sampler=self.draws, **options)
         self.num_threads = num_threads
@@ -125,7 +137,8 @@ class BatchLoader(DataLoader):
         self.draws.epoch = self.items.epoch = epoch
 
     def _load(self, draws: Sequence[Draw]) -> Any:
-        return self.collate_fn([self.items[draw] for draw in draws])
+        batch = self.collate_fn([self.items[draw] for draw in draws])
+        return pinned(batch) if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         assert self.batch_sampler is not None
@@ -133,8 +146,7 @@ class BatchLoader(DataLoader):
         if self.num_threads == 0:
             yield from map(self._load, batches)
             return
-        torch.get_num_threads()  # this thread keeps its number; the workers' own is 1
-        pool = ThreadPoolExecutor(self.num_threads, initializer=torch.set_num_threads, initargs=(1,))
+        pool = one_core_each(self.num_threads)
         try:
             waiting: deque[Future[Any]] = deque()
             for draws in batches:
@@ -145,6 +157,14 @@ class BatchLoader(DataLoader):
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def pinned(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch whose CPU tensors lie in memory that a GPU can copy from while it computes."""
+    return {
+        key: value.pin_memory() if isinstance(value, torch.Tensor) and value.device.type == "cpu" else value
+        for key, value in batch.items()
+    }
 
 
 class SeedEpochs:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import gc
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,7 @@ from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 
-from liver_pipeline.files import write_json
-
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
+from liver_pipeline.files import causes, disk_is_full, write_json
 
 
 class LossNotFiniteError(ValueError):
@@ -69,11 +64,9 @@ def explain(error: BaseException, trainer: SupervisedTrainer, folder: Path) -> E
         trainer: Its batch, network and optimizer serve to find out what would fit into memory.
         folder: Where the checkpoints are.
     """
-    chain = list(_chain(error))
-    if any(_is_memory(link) for link in chain):
+    if any(_is_memory(link) for link in causes(error)):
         return TooLittleMemoryError(_memory_line(trainer))
-    full = any(isinstance(link, OSError) and link.errno in DISK_FULL for link in chain)
-    if full or (isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(folder).free < DISK_RESERVE):
+    if disk_is_full(error, folder):
         return OSError(
             f"no space left for {folder}; the last whole checkpoint is intact: make room, then give the same command "
             f"again to continue"
@@ -83,12 +76,6 @@ def explain(error: BaseException, trainer: SupervisedTrainer, folder: Path) -> E
 
 class TooLittleMemoryError(RuntimeError):
     """Training does not fit into memory."""
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _is_memory(error: BaseException) -> bool:

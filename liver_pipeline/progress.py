@@ -87,7 +87,7 @@ class Progress:
             self.warned = True
             tqdm.write(
                 f"{share:.0%} of the time went by waiting for data: the loader is the limit, not the network; raise "
-                f"num_workers, keep more cases in memory (cache_rate), or lighten the augmentation"
+                f"num_workers, put cache_dir on a faster disk, or lighten the augmentation"
             )
 
 

@@ -108,7 +108,7 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     Args:
         trainer: MONAI's SupervisedTrainer.
         log: Attached here, so that it comes after the trainer's own handlers.
-        checkpoint: Attached here, after all whose state it saves. Its part ``average`` is attached as well.
+        checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
 
     Raises:
         ValueError: See :meth:`Checkpoint.resume`.
@@ -116,8 +116,8 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
         TooLittleMemoryError: With what would fit.
         OSError: If the disk is full; the last whole checkpoint is intact.
     """
-    average = checkpoint.parts.get("average")
-    for handler in (average, log, checkpoint):
+    parts = (checkpoint.parts.get(name) for name in ("average", "hard_cases"))
+    for handler in (*parts, log, checkpoint):
         if handler is not None:
             handler.attach(trainer)
     checkpoint.resume(trainer)

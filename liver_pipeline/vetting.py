@@ -1,8 +1,7 @@
-"""Read every case once before the first epoch, so that a damaged one is named then, not in the middle of a training."""
+"""Prepare every case before the first epoch, so that a damaged one is named then, not in the middle of a training."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,33 @@ from tqdm import tqdm
 
 from liver_pipeline.cases import Case, Split
 from liver_pipeline.files import write_json
+from liver_pipeline.threads import one_core_each
 
 CHOICES = ("fail", "skip")
 
 
 def usable_cases(
     split: Split,
-    read: Callable[[Mapping[str, Any]], Any],
+    prepare: Callable[[Mapping[str, Any]], Any],
     *,
     on_bad_case: str,
-    checked_file: str | Path,
     skipped_file: str | Path,
+    num_threads: int = 1,
     parts: Sequence[str] = ("train", "val"),
 ) -> Split:
-    """Return the split without the cases that cannot be read.
+    """Return the split without the cases that cannot be used.
 
     Args:
         split: Cases by part.
-        read: Reads image and label of a case, and raises ValueError (an IntakeError with its code) or OSError.
+        prepare: Reads image and label of a case for training (``cache.CaseCache.prepare``), and raises ValueError (an
+            IntakeError with its code) or OSError where they are bad. What else it raises ends the run.
         on_bad_case: ``fail`` raises and names all bad cases; ``skip`` leaves them out and lists them.
-        checked_file: JSON of the files that were found good, with size and time of change; those are not read again.
         skipped_file: JSON list of what was left out: case, part and what was found. Removed when nothing was.
-        parts: Parts that are read.
+        num_threads: Cases that are prepared at the same time; 0 counts as 1.
+        parts: Parts that are prepared.
 
     Returns:
-        The split; parts that were not read as they were.
+        The split; parts that were not prepared as they were.
 
     Raises:
         ValueError: If ``on_bad_case`` is unknown, a case is bad and that means failure, or no case is left in a part
@@ -43,7 +44,7 @@ def usable_cases(
     """
     if on_bad_case not in CHOICES:
         raise ValueError(f"on_bad_case is {on_bad_case!r}; it can be {' or '.join(CHOICES)}")
-    bad = _find_bad([(part, case) for part in parts for case in split[part]], read, Path(checked_file))
+    bad = _find_bad([(part, case) for part in parts for case in split[part]], prepare, num_threads)
     if bad and on_bad_case == "fail":
         named = "; ".join(f"{entry['case']} ({entry['found']})" for entry in bad)
         raise ValueError(f"{len(bad)} bad cases: {named}; mend them, or set on_bad_case=skip to train without them")
@@ -62,28 +63,24 @@ def usable_cases(
 
 
 def _find_bad(
-    cases: Sequence[tuple[str, Case]], read: Callable[[Mapping[str, Any]], Any], checked_file: Path
+    cases: Sequence[tuple[str, Case]], prepare: Callable[[Mapping[str, Any]], Any], num_threads: int
 ) -> list[dict[str, str]]:
-    good: dict[str, Any] = json.loads(checked_file.read_text()) if checked_file.is_file() else {}
     bad = []
-    for part, case in tqdm(cases, desc="Checking cases", unit="case", disable=None, leave=False):
-        state = _file_state(case)
-        if state is not None and good.get(case["case"]) == state:
-            continue
-        try:
-            read(case)
-        except (ValueError, OSError) as error:
-            bad.append({"case": case["case"], "part": part, "found": str(error)})
-        else:
-            good[case["case"]] = state
-    write_json(checked_file, good)
+    pool = one_core_each(max(num_threads, 1))
+    try:
+        found = [pool.submit(_fault, prepare, case) for _, case in cases]
+        bar = tqdm(found, desc="Preparing cases", unit="case", disable=None, leave=False)
+        for (part, case), fault in zip(cases, bar, strict=True):
+            if (text := fault.result()) is not None:
+                bad.append({"case": case["case"], "part": part, "found": text})
+    finally:
+        pool.shutdown(cancel_futures=True)
     return bad
 
 
-def _file_state(case: Case) -> list[Any] | None:
-    """Return path, size and time of change of the files of a case; None if one does not exist."""
+def _fault(prepare: Callable[[Mapping[str, Any]], Any], case: Case) -> str | None:
     try:
-        stats = [(path, Path(path).stat()) for path in (case["image"], case["label"])]
-    except OSError:
-        return None
-    return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        prepare(case)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None

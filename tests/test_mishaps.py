@@ -66,35 +66,17 @@ def test_a_corrupt_case_is_named_before_the_first_epoch_or_skipped_and_listed(tm
     assert load_checkpoint(tmp_path / "other/models" / LAST)["epoch"] == 1
 
 
-def test_a_case_is_read_again_only_when_its_files_change(tmp_path: Path) -> None:
-    case = {"case": "a", "image": str(tmp_path / "i"), "label": str(tmp_path / "l")}
-    for key in ("image", "label"):
-        Path(case[key]).write_text("x")
-    split: Split = {"train": [case], "val": [], "test": []}
-    seen: list[Mapping[str, Any]] = []
-
-    def check() -> Split:
-        files: Any = {"checked_file": tmp_path / "checked.json", "skipped_file": tmp_path / "skipped.json"}
-        return usable_cases(split, seen.append, on_bad_case="fail", **files)
-
-    assert check() == check() == split
-    assert len(seen) == 1
-    Path(case["image"]).write_text("changed")
-    check()
-    assert len(seen) == 2
-
-
 def test_skipping_all_cases_or_an_unknown_choice_is_refused(tmp_path: Path) -> None:
     split: Split = {"train": [{"case": "a", "image": "i", "label": "l"}], "val": [], "test": []}
-    files: Any = {"checked_file": tmp_path / "checked.json", "skipped_file": tmp_path / "skipped.json"}
+    skipped = tmp_path / "skipped.json"
 
     def read(case: Mapping[str, Any]) -> None:
         raise ValueError("i: CONSTANT: every voxel is 0")
 
     with pytest.raises(ValueError, match=r"no usable case is left in train.*CONSTANT"):
-        usable_cases(split, read, on_bad_case="skip", **files)
+        usable_cases(split, read, on_bad_case="skip", skipped_file=skipped)
     with pytest.raises(ValueError, match="fail or skip"):
-        usable_cases(split, read, on_bad_case="ignore", **files)
+        usable_cases(split, read, on_bad_case="ignore", skipped_file=skipped)
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_cases_saved(tmp_path: Path, data: Path) -> None:

@@ -1,0 +1,82 @@
+"""Keep a folder of files below a number of bytes: the longest unused go first, what a live run needs never."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class CacheError(RuntimeError):
+    """The cache, not a case, is why the work cannot go on."""
+
+
+class Room:
+    """The room in a folder whose files several runs share.
+
+    A run says what it needs in ``in_use/<id>.names`` and holds ``in_use/<id>.lock``; the operating system gives the
+    lock back when the process ends, however it ends, and then nobody needs these files any more.
+
+    Args:
+        folder: Of the files.
+        suffix: Of the files that count and may be removed.
+        max_bytes: Of all of them together.
+    """
+
+    def __init__(self, folder: Path, *, suffix: str, max_bytes: float) -> None:
+        self.folder, self.suffix, self.max_bytes = folder, suffix, max_bytes
+        self._names: Path | None = None
+        self._lock: FileLock | None = None
+
+    def claim(self, name: str) -> None:
+        """Say that this process needs the file of this name (without suffix) until it ends."""
+        if self._names is None:
+            (self.folder / "in_use").mkdir(parents=True, exist_ok=True)
+            self._names = self.folder / "in_use" / f"{uuid.uuid4().hex}.names"
+            self._lock = FileLock(self._names.with_suffix(".lock"), thread_local=False)
+            self._lock.acquire()
+        with self._names.open("a") as file:
+            file.write(f"{name}\n")
+
+    def make(self, size: int) -> None:
+        """Remove what was not used for longest until ``size`` more bytes fit.
+
+        Raises:
+            CacheError: If what live runs need leaves too little.
+        """
+        files = [(stat.st_mtime_ns, stat.st_size, path) for path, stat in self._files()]
+        over = sum(bytes_ for _, bytes_, _ in files) + size - self.max_bytes
+        needed = self._needed() if over > 0 else set()
+        for _, bytes_, path in sorted(files):
+            if over <= 0:
+                break
+            if path.stem not in needed:
+                path.unlink(missing_ok=True)
+                over -= bytes_
+        if over > 0:
+            raise CacheError(
+                f"the cases of this run, and of others at work, need more than the {self.max_bytes / 1e9:g} GB that "
+                f"{self.folder} may hold; raise cache_gb, or name another cache_dir"
+            )
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.glob(f"*{self.suffix}"):
+            with contextlib.suppress(FileNotFoundError):  # another run may remove it now
+                yield path, path.stat()
+
+    def _needed(self) -> set[str]:
+        """Return the names that live runs have claimed; what ended runs claimed is forgotten."""
+        needed: set[str] = set()
+        for names in (self.folder / "in_use").glob("*.names"):
+            lock = FileLock(names.with_suffix(".lock"))
+            try:
+                with lock.acquire(timeout=0):
+                    names.unlink(missing_ok=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+            except Timeout:
+                needed.update(names.read_text().split())
+        return needed
