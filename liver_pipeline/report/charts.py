@@ -181,7 +181,7 @@ def count_chart(values: Sequence[float], *, x_name: str, name: str) -> str:
     """Draw how many values lie in each of about a dozen ranges of equal width, from 0."""
     x = axis(values, LEFT, WIDTH - RIGHT, include=(0.0,))
     y_counts, edges = np.histogram(values, bins=3 * (len(x.ticks) - 1), range=(x.low, x.high))
-    y = axis(y_counts.tolist(), HEIGHT - BOTTOM, TOP, include=(0.0,))
+    y = axis(y_counts.tolist(), HEIGHT - BOTTOM, TOP, include=(0.0, 4.0))  # ticks at whole numbers
     marks = [_grid(y)]
     for count, low, high in zip(y_counts.tolist(), edges, edges[1:], strict=False):
         if count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,14 +13,14 @@ from liver_pipeline.histograms import Histogram
 from liver_pipeline.intake import CODES
 from liver_pipeline.proposal import Value
 from liver_pipeline.report.charts import box_plot, count_chart, curve_chart
-from liver_pipeline.report.html import cell, figure, number, plural, row, sortable, table, words
+from liver_pipeline.report.html import cell, figure, number, plural, sortable, table, words
 from liver_pipeline.report.page import document
-from liver_pipeline.report.texts import BOX_CAPTION
 
 TITLE = "Fingerprint of a data set"
 AXES = ("R", "A", "S")
 MARGIN_HU = 150.0  # shown beside the values of liver and tumor
-CURVE_POINTS = 120
+CURVE_POINTS = 120  # at most
+BOX_CAPTION = "Box: quartiles; line: median; diamond: mean; dots: cases."
 CASE_COLUMNS = (
     "Case", "Patient", "Found", "Size", "Spacing, mm", "Axes", "Liver, ml", "Tumor, ml", "Lesions", "Liver median",
     "Tumor median",
@@ -75,7 +76,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
         ("Lesions", number(summary["n_lesions"]), tumor + lesion),
     ]
     boxes = "".join(
-        f'<div class="card"><span>{escape(name)}</span><b>{escape(value)}</b><span>{escape(note)}</span></div>'
+        f'<div class="card"><span>{escape(name)}</span><b class="long">{escape(value)}</b><span>{escape(note)}</span></div>'
         for name, value, note in cards
     )
     return f'<p class="soft">{line}</p><div class="cards">{boxes}</div>'
@@ -93,7 +94,7 @@ def _range(spread: Mapping[str, Any], digits: int) -> str:
 def _faults(summary: Mapping[str, Any]) -> str:
     if not summary["codes"]:
         return ""
-    rows = [row(f"<code>{code}</code>", str(n), escape(CODES[code])) for code, n in summary["codes"].items()]
+    rows = [f"<tr><td><code>{code}</code></td><td>{n}</td>{words(CODES[code])}</tr>" for code, n in summary["codes"].items()]
     return table(("Code", "Cases", "Meaning"), rows, classes="prose", max_width="760px")
 
 
@@ -149,9 +150,9 @@ def _hu_figure(pooled: Mapping[str, Histogram], values: Mapping[str, Value]) -> 
 
 def _curve(histogram: Histogram, low: float, high: float) -> tuple[list[float], list[float]]:
     """Return centres and heights (largest 1) of equal ranges between ``low`` and ``high``."""
-    heights, edges = np.histogram(
-        histogram.values, bins=CURVE_POINTS, range=(low, high), weights=histogram.counts.astype(np.float64)
-    )
+    step = max(1, math.ceil((high - low) / CURVE_POINTS))  # whole HU, or ranges would hold different numbers of them
+    edges = np.arange(low, high + step, step) - 0.5
+    heights = np.histogram(histogram.values, bins=edges, weights=histogram.counts.astype(np.float64))[0]
     return ((edges[:-1] + edges[1:]) / 2).tolist(), (heights / max(heights.max(), 1.0)).tolist()
 
 
