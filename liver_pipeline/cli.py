@@ -15,6 +15,7 @@ from tqdm import tqdm
 EXIT_BAD_USAGE = 2
 PATH_KEYS = ("dataset_dir", "output_dir", "split_file", "ckpt_path", "encoder_weights_path", "converted_dir")
 EXIT_SOME_FAILED = 3
+EXIT_NONE_DONE = 4
 
 
 class OneLineErrors(click.Group):
@@ -112,6 +113,40 @@ def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[
         restart=restart,
     )
     click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
+
+
+@main.command()
+@click.argument("output_dir", metavar="OUT_DIR")
+@click.option("--gpu-memory-gb", type=click.FloatRange(min=1), default=24.0, show_default=True, help="Of the GPU.")
+@click.option("--modality", metavar="NAME", help="ct, mr or a variant of them (default: ct).")
+@click.option("--data", metavar="NAME", help="How the data set lies on disk (default: lits).")
+@click.option("--network", metavar="NAME", help="Network to plan for (default: unet3d).")
+@overrides_argument
+def plan(output_dir: str, gpu_memory_gb: float, overrides: tuple[str, ...], **chosen: str) -> None:
+    """Look at a data set once; write its fingerprint, a page, and an experiment file that fits it into OUT_DIR.
+
+    The same command again reads only cases that are new or changed. Exit code: 0 all cases can be used, 3 some cannot,
+    4 none can.
+
+    \b
+    Example: liver-pipeline plan plans/lits --network dynunet dataset_dir=LiTS
+             liver-pipeline train runs/lits --experiment plans/lits/experiment.yaml dataset_dir=LiTS
+    """
+    from liver_pipeline import layers
+    from liver_pipeline.planning import plan_training
+
+    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
+    planned = plan_training(output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb)
+    for row in planned.rows:
+        for finding in () if row["usable"] else row["findings"]:
+            click.echo(f"{row['case']}: {finding['file']}: {finding['code']}: {finding['detail']}", err=True)
+    n_cases, n_usable = planned.summary["n_cases"], planned.summary["n_usable"]
+    click.echo(f"{n_usable} of {n_cases} cases can be used; look at {Path(output_dir) / 'fingerprint.html'}")
+    if planned.experiment is None:
+        sys.exit(EXIT_NONE_DONE)
+    click.echo(f"train it with: --experiment {planned.experiment}")
+    if n_usable < n_cases:
+        sys.exit(EXIT_SOME_FAILED)
 
 
 @main.command()

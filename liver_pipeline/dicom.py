@@ -45,7 +45,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class DicomVolume:
-    """Voxels (X, Y, Z) of a series, value = slope * voxel + intercept; affine to RAS mm; sha256 over all slices."""
+    """Voxels (X, Y, Z) of a series, value = slope * voxel + intercept; affine to RAS mm; sha256 over all slices.
+
+    ``slice_files`` names the file of each plane along Z.
+    """
 
     array: npt.NDArray[Any]
     affine: Affine
@@ -53,6 +56,7 @@ class DicomVolume:
     intercept: float
     sha256: str
     findings: tuple[Finding, ...]
+    slice_files: tuple[str, ...]
 
 
 def sop_class(path: Path) -> str | None:
@@ -122,14 +126,15 @@ def _read_files(path: Path, files: Sequence[Path], accept: Sequence[str]) -> Dic
     if ignored := len(files) - len(candidates):
         findings.append(warning("IGNORED_FILES", f"{ignored} of {len(files)} files are no slices and were left out"))
     slices = [_describe(path, file) for file in candidates]
-    _check_same_series(path, slices)
+    findings += settle(path, _series_findings(path, slices), accept)
     slices, positions = _sort(slices)
     findings += gap_findings(positions)
     if len(slices) < 2:
         findings.append(error("FEW_SLICES", "one slice; a volume needs a series"))
     findings = list(settle(path, findings, accept))
     array, slope, intercept = _read_voxels(path, slices)
-    return DicomVolume(array, _affine(slices), slope, intercept, series_sha256(path, candidates), tuple(findings))
+    sha256, names = series_sha256(path, candidates), tuple(one.path.name for one in slices)
+    return DicomVolume(array, _affine(slices), slope, intercept, sha256, tuple(findings), names)
 
 
 @contextmanager
@@ -180,13 +185,17 @@ def _describe(path: Path, file: Path) -> Slice:
     )
 
 
-def _check_same_series(path: Path, slices: Sequence[Slice]) -> None:
+def _series_findings(path: Path, slices: Sequence[Slice]) -> list[Finding]:
+    """Refuse slices that make no volume; different SeriesInstanceUIDs alone are a finding, which can be accepted."""
+    findings = []
     names = ("modality", "SeriesInstanceUID", "image size", "pixel spacing", "orientation")
     for name, values in zip(names, zip(*(s.series for s in slices), strict=True), strict=True):
         if len(set(values)) > 1:
-            raise refuse(
-                path, "MIXED_SERIES", f"{len(set(values))} values of {name}; put each series in its own folder"
-            )
+            detail = f"{len(set(values))} values of {name}; put each series in its own folder"
+            if name != "SeriesInstanceUID":
+                raise refuse(path, "MIXED_SERIES", detail)
+            findings.append(error("MIXED_SERIES", detail))
+    return findings
 
 
 def _sort(slices: Sequence[Slice]) -> tuple[list[Slice], npt.NDArray[np.float64]]:

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.cases import Case, lits_cases
-from liver_pipeline.files import whole_file
+from liver_pipeline.converting import converted_folder, write_volume
 from liver_pipeline.scans import Scan, read_scan, write_label_map
 
 LIVER, TUMOR = 1, 2
@@ -35,7 +34,7 @@ def ircadb_cases(dataset_dir: str | Path, converted_dir: str | Path | None = Non
         IntakeError: If a series cannot be read.
     """
     root = Path(dataset_dir).absolute()
-    target = root.with_name(f"{root.name}_converted") if converted_dir is None else Path(converted_dir)
+    target = converted_folder(root, converted_dir)
     numbers: dict[int, Path] = {}
     for case_dir in case_folders(root):
         number = case_number(case_dir)
@@ -99,10 +98,7 @@ def convert_case(
         raise FileExistsError(f"{taken[0]} exists; give --overwrite to replace it")
     scan = read_scan(_part(case_dir, "PATIENT_DICOM"))
     label_map = read_masks(_part(case_dir, "MASKS_DICOM"), scan)
-    hu = np.clip(np.rint(scan.array * np.float32(scan.slope) + np.float32(scan.intercept)), -32768, 32767)
-    image = nib.Nifti1Image(hu.astype(np.int16), scan.affine, scan.header)
-    with whole_file(volume) as temporary:
-        nib.save(image, temporary)
+    write_volume(volume, scan)
     write_label_map(segmentation, label_map, like=scan, overwrite=overwrite)
     return volume, segmentation
 

@@ -48,6 +48,7 @@ class Scan:
         path: Where it was read from.
         sha256: Of the file; of a DICOM folder over its slices.
         findings: Warnings.
+        slice_files: Name of the file of each plane along Z, of a folder of DICOM slices; empty for anything else.
     """
 
     array: npt.NDArray[Any]
@@ -58,6 +59,7 @@ class Scan:
     path: Path
     sha256: str
     findings: tuple[Finding, ...]
+    slice_files: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -216,8 +218,9 @@ def _from_series(path: Path, modality: str, accept: Collection[str], repair: Col
         header.set_qform(volume.affine, code=1, strip_shears=True)
     header.set_sform(volume.affine, code=1)
     affine = np.asarray(header.get_sform(), dtype=np.float64)  # as float32 holds it: what a reader of the mask sees
+    names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
     return _checked(
-        Scan(volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings),
+        Scan(volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names),
         modality, accept, repair,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: box plots, bars, Bland-Altman. Colours are the page's own, so they follow light and dark."""
+"""Charts as inline SVG: box plots, bars, Bland-Altman, curves, counts. Colours are the page's own, so they follow light and dark."""
 
 from __future__ import annotations
 
@@ -132,9 +132,7 @@ def bland_altman_chart(
     x = axis(means, LEFT, WIDTH - RIGHT, include=(0.0,))
     y = axis(differences, HEIGHT - BOTTOM, TOP, include=(0.0, *known_lines))
     marks = [_grid(y)]
-    for tick in x.ticks:
-        marks.append(_text(x.at(tick), HEIGHT - BOTTOM + 14, _tick(tick), "small"))
-    marks.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_name, "small"))
+    marks += _x_axis(x, x_name)
     for line, kind in zip(lines, ("limit", "bias", "limit"), strict=True):
         if line is not None:
             marks.append(
@@ -145,6 +143,61 @@ def bland_altman_chart(
     for mean, difference in zip(means, differences, strict=True):
         marks.append(f'<circle class="case" cx="{x.at(mean):.1f}" cy="{y.at(difference):.1f}" r="3.4"/>')
     return _svg(marks, name)
+
+
+def curve_chart(
+    curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    x_name: str,
+    name: str,
+    band: tuple[float, float] | None = None,
+) -> str:
+    """Draw curves over one axis, each filled down to 0.
+
+    Args:
+        curves: Label, x values and y values in [0, 1] of each; they get the classes ``curve0``, ``curve1``, ...
+        x_name: Title of the axis below.
+        name: Title of the value axis.
+        band: Range of x to shade.
+    """
+    x = axis([value for _, xs, _ in curves for value in (xs[0], xs[-1])], LEFT, WIDTH - RIGHT)
+    y = axis([], HEIGHT - BOTTOM, TOP, include=(0.0, 1.0))
+    marks = [_grid(y)]
+    if band is not None:
+        left, right = x.at(max(band[0], x.low)), x.at(min(band[1], x.high))
+        marks.insert(0, f'<rect class="band" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" '
+                        f'height="{HEIGHT - BOTTOM - TOP}"/>')  # fmt: skip
+    for number, (label, xs, ys) in enumerate(curves):
+        points = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in zip(xs, ys, strict=True))
+        ends = f"{x.at(xs[0]):.1f},{y.at(0):.1f}", f"{x.at(xs[-1]):.1f},{y.at(0):.1f}"
+        marks.append(f'<polygon class="area curve{number}" points="{ends[0]} {points} {ends[1]}"/>')
+        marks.append(
+            f'<polyline class="line curve{number}" points="{points}"><title>{escape(label)}</title></polyline>'
+        )
+    return _svg([*marks, *_x_axis(x, x_name)], name)
+
+
+def count_chart(values: Sequence[float], *, x_name: str, name: str) -> str:
+    """Draw how many values lie in each of about a dozen ranges of equal width, from 0."""
+    x = axis(values, LEFT, WIDTH - RIGHT, include=(0.0,))
+    y_counts, edges = np.histogram(values, bins=3 * (len(x.ticks) - 1), range=(x.low, x.high))
+    y = axis(y_counts.tolist(), HEIGHT - BOTTOM, TOP, include=(0.0, 4.0))  # ticks at whole numbers
+    marks = [_grid(y)]
+    for count, low, high in zip(y_counts.tolist(), edges, edges[1:], strict=False):
+        if count:
+            hint = escape(f"{low:.4g} to {high:.4g}: {count}")
+            marks.append(
+                f'<rect class="series0" x="{x.at(low) + 1:.1f}" y="{y.at(count):.1f}" '
+                f'width="{x.at(high) - x.at(low) - 2:.1f}" height="{y.at(0) - y.at(count):.1f}">'
+                f"<title>{hint}</title></rect>"
+            )
+    return _svg([*marks, *_x_axis(x, x_name)], name)
+
+
+def _x_axis(x: Axis, name: str) -> list[str]:
+    """Values and title of the axis below."""
+    marks = [_text(x.at(tick), HEIGHT - BOTTOM + 14, _tick(tick), "small") for tick in x.ticks]
+    return [*marks, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, name, "small")]
 
 
 def _signed(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -22,20 +22,31 @@ def report_page(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, 
     Returns:
         A complete HTML document that loads nothing from anywhere.
     """
-    parts = [(name, title, text) for name, title, text in _sections(metrics, pictures or {}) if text]
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts)
-    body = "".join(f'<section id="{name}"><h2>{escape(title)}</h2>{text}</section>' for name, title, text in parts)
+    return document(TITLE, sections.headline(metrics), _sections(metrics, pictures or {}))
+
+
+def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]]) -> str:
+    """Return a page that loads nothing from anywhere.
+
+    Args:
+        title: Of the page.
+        headline: HTML under it.
+        parts: Anchor, title and HTML of each section; a section without HTML is left out.
+    """
+    filled = [part for part in parts if part[2]]
+    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in filled)
+    body = "".join(f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in filled)
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{TITLE}</title><style>{_asset("page.css")}</style>'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{_asset("page.css")}</style>'
     )
-    main = f"<main><h1>{TITLE}</h1>{sections.headline(metrics)}<nav>{links}</nav>{body}</main>"
+    main = f"<main><h1>{escape(title)}</h1>{headline}<nav>{links}</nav>{body}</main>"
     script = f"<script>{_asset('page.js')}</script>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{main}{script}</body></html>\n'
 
 
 def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Anchor, title and content of each section; an empty one is left out by the caller."""
+    """Anchor, title and content of each section; an empty one is left out by :func:`document`."""
     parts = [("failed", "Cases that could not be scored", sections.failures(metrics))]
     if metrics["n_cases"] and metrics["protocol"] == "lits-official":
         parts += [
