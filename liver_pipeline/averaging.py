@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from torch import nn
+
+from liver_pipeline.steps import STEP_COMPLETED, steps_done
 
 
 class WeightAverage:
-    """Follow a network with the average ``d * average + (1 - d) * weights`` after each step.
+    """Follow a network with the average ``d * average + (1 - d) * weights`` after each step of the optimizer.
 
     ``d`` is ``min(decay, (1 + t) / (10 + t))`` in step t, so that the random weights of the start are soon forgotten.
     Buffers, such as the statistics of batch normalisation, are copied. Attach it to the trainer.
@@ -31,12 +33,12 @@ class WeightAverage:
     def attach(self, engine: Engine) -> None:
         """Average after each step."""
         if self.decay is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+            engine.add_event_handler(STEP_COMPLETED, self)
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         assert self.decay is not None
-        step = engine.state.iteration
+        step = steps_done(engine)
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         averages: list[torch.Tensor] = list(self.network.parameters())
         weights: list[torch.Tensor] = list(self.trained.parameters())

@@ -34,9 +34,7 @@ LIVER_GREY = {"ct": (1, 255), "mr": (55, 70)}  # first and last; MR's liver is 6
 ACCEPT = ("MIXED_SERIES",)
 
 
-def chaos_cases(
-    dataset_dir: str | Path, modality: str = "mr", converted_dir: str | Path | None = None
-) -> list[Case]:
+def chaos_cases(dataset_dir: str | Path, modality: str = "mr", converted_dir: str | Path | None = None) -> list[Case]:
     """Cases of CHAOS's training set; what ``converted_dir`` lacks is converted into it first.
 
     All series of a patient have the same ``patient``, so that no split parts them. CT and MR are of different patients.

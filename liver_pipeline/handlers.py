@@ -14,12 +14,13 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from ignite.metrics import Metric
-from monai.handlers import EarlyStopHandler, IgniteMetricHandler, from_engine
+from monai.handlers import EarlyStopHandler, IgniteMetricHandler, LrScheduleHandler, from_engine
 from monai.metrics import DiceMetric
 from tqdm import tqdm
 
 from liver_pipeline.checkpoints import is_main_process, save_checkpoint
 from liver_pipeline.files import whole_file
+from liver_pipeline.steps import STEP_COMPLETED
 
 CLASS_NAMES = ("background", "liver", "tumor")
 
@@ -87,6 +88,24 @@ class EarlyStop(EarlyStopHandler):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; call ``set_trainer`` first."""
         self._ignite.counter, self._ignite.best_score = state["counter"], state["best_score"]
+
+
+class LrSchedule(LrScheduleHandler):
+    """MONAI's LrScheduleHandler, moved on after each epoch or after each step of the optimizer.
+
+    Args:
+        lr_scheduler: Its length is counted in what ``each`` names.
+        each: ``epoch`` or ``step``, as :func:`liver_pipeline.steps.schedule_length` has it.
+        options: Other arguments of LrScheduleHandler.
+    """
+
+    def __init__(self, lr_scheduler: Any, each: str = "epoch", **options: Any) -> None:
+        super().__init__(lr_scheduler, print_lr=False, **options)
+        self.each = each
+
+    def attach(self, engine: Engine) -> None:
+        """Move the schedule on."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED if self.each == "epoch" else STEP_COMPLETED, self)
 
 
 class EpochLog:

@@ -16,7 +16,7 @@ from liver_pipeline.training import finished_line, is_finished
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
 PROLONGING = ("max_epochs", "early_stop_patience")
-WITHOUT_EFFECT = ("num_workers", "cache_dir", "cache_gb")
+WITHOUT_EFFECT = ("num_workers", "cache_dir", "cache_gb", "activation_checkpointing")
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
     A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs`` and
-    ``early_stop_patience`` may grow and ``num_workers``, ``cache_dir`` and ``cache_gb`` may change.
+    ``early_stop_patience`` may grow, and what changes no result may change.
 
     Args:
         run_dir: The run folder.

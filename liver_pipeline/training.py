@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
@@ -53,7 +54,7 @@ class Checkpoint:
         """Bring all parts and the trainer to the end of the last saved epoch; without a checkpoint do nothing.
 
         A learning-rate schedule whose length is ``max_epochs`` is another one when that number has changed: then the
-        schedule is stepped through the finished epochs, so that the rest of the training has the rates of one that was
+        schedule is moved through the finished epochs, so that the rest of the training has the rates of one that was
         meant to be that long from the start. ReduceLROnPlateau, which has no length, goes on as it was.
 
         Raises:
@@ -68,7 +69,9 @@ class Checkpoint:
             return
         if missing := sorted(({*self.parts} | {"epoch", "max_epochs", "scaler"}) - set(state)):
             raise ValueError(f"the checkpoint in {self.folder} lacks {missing[0]}; --restart begins the training anew")
-        rates = None if state["max_epochs"] == engine.state.max_epochs else self._replayed_rates(state["epoch"])
+        rates = None
+        if state["max_epochs"] != engine.state.max_epochs:
+            rates = self._replayed_rates(state["lr_scheduler"].get("last_epoch", state["epoch"]))
         for name, part in self.parts.items():
             if name == "lr_scheduler" and rates is not None:
                 continue
@@ -84,14 +87,14 @@ class Checkpoint:
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
         tqdm.write(f"continuing after epoch {state['epoch']} of {engine.state.max_epochs}")
 
-    def _replayed_rates(self, epochs: int) -> list[float] | None:
-        """Step the new scheduler through the epochs that are done; return the rates it ends with."""
+    def _replayed_rates(self, moves: int) -> list[float] | None:
+        """Move the new scheduler on as often as the old one was; return the rates it ends with."""
         scheduler = self.parts.get("lr_scheduler")
         if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no optimizer step came before: here that is meant
-            for _ in range(epochs):
+            for _ in range(moves):
                 scheduler.step()
         rates: list[float] = scheduler.get_last_lr()
         return rates
@@ -116,6 +119,7 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
         TooLittleMemoryError: With what would fit.
         OSError: If the disk is full; the last whole checkpoint is intact.
     """
+    trainer.add_event_handler(Events.STARTED, _scale_only_fp16)
     parts = (checkpoint.parts.get(name) for name in ("average", "hard_cases"))
     for handler in (*parts, log, checkpoint):
         if handler is not None:
@@ -132,6 +136,12 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
         if explained is None:
             raise
         raise explained from None
+
+
+def _scale_only_fp16(engine: Engine) -> None:
+    """Take the loss scaler away that MONAI's trainer makes for any mixed precision: bf16 has the range of float32."""
+    if engine.scaler is not None and engine.amp_kwargs.get("dtype") is torch.bfloat16:
+        engine.scaler = torch.amp.GradScaler(enabled=False)
 
 
 def finished_line(epoch: int) -> str:

@@ -118,7 +118,7 @@ def _forward(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
     return list(output) if isinstance(output, list | tuple) else [output]
 
 
-class _autocast:  # noqa: N801 (used like torch.autocast, which turns itself off where there is no GPU)
+class _autocast:
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
 

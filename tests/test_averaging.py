@@ -13,7 +13,7 @@ from monai.losses import DeepSupervisionLoss
 from liver_pipeline import layers, runs
 from liver_pipeline.averaging import WeightAverage
 from liver_pipeline.checkpoints import load_checkpoint
-from liver_pipeline.phantoms import make_phantom_dataset
+from tests.small import UNET3D, make_phantoms
 
 
 def test_the_average_is_that_of_the_formula() -> None:
@@ -21,6 +21,7 @@ def test_the_average_is_that_of_the_formula() -> None:
     torch.nn.init.constant_(network.weight, 0.0)
     average = WeightAverage(network, decay=0.5)
     engine = Engine(lambda *_: None)
+    engine.state.epoch_length = 50
     for step in (1, 2, 100):
         torch.nn.init.constant_(network.weight, float(step))
         network.state_dict()["running_mean"].fill_(step)
@@ -42,15 +43,9 @@ def test_without_a_decay_the_network_stands_for_itself() -> None:
 
 
 def test_a_run_with_an_average_keeps_it_and_continues_it(tmp_path: Path) -> None:
-    data = make_phantom_dataset(tmp_path / "data", 3, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
     settings = {
-        "dataset_dir": str(data),
-        "spacing": [12.0, 12.0, 12.0],
-        "roi_size": [16, 16, 16],
-        "network_def::channels": [4, 8],
-        "num_workers": 0,
-        "split_fractions": [0.34, 0.33, 0.33],
-        "device": "$torch.device('cpu')",
+        **UNET3D,
+        "dataset_dir": str(make_phantoms(tmp_path / "data")),
         "ema_decay": 0.9,
         "lr_scheduler": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@optimizer", "factor": 1.0},
     }

@@ -17,46 +17,17 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 
 from liver_pipeline import bundle, layers, runs
-from liver_pipeline.phantoms import make_phantom_dataset
+from tests.small import BRIEF, COARSE, make_phantoms
+from tests.small import NETWORKS as SMALL
 
 REPO = Path(__file__).resolve().parents[1]
 NETWORKS = layers.layer_names("network")
-# Small enough for a unit test: what it takes to shrink each network, and a window that suits it.
-SMALL: dict[str, dict[str, Any]] = {
-    "unet3d": {"network_def::channels": [4, 8], "roi_size": [16, 16, 16]},
-    "segresnet": {"network_def::init_filters": 8, "roi_size": [16, 16, 16]},
-    "dynunet": {"network_def::network::filters": [4, 4, 8, 8, 8], "roi_size": [32, 32, 32]},
-    "swin_unetr": {"network_def::feature_size": 12, "roi_size": [64, 64, 64]},
-    "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
-    "resnet34_unet": {"roi_size": [64, 64, 1]},
-    "resnet50_unet": {"roi_size": [64, 64, 1]},
-    "resnet50_unet_deconv": {"roi_size": [32, 32, 1]},
-    "deeplabv3plus_resnet101": {"roi_size": [32, 32, 1]},
-    "vgg16_unet": {"roi_size": [32, 32, 1]},
-    "fcn_resnet50": {"roi_size": [32, 32, 1]},
-    "unet2d": {"network_def::network::features": [4, 4, 8, 8, 8, 4], "roi_size": [32, 32, 1]},
-    "resenc_unet": {
-        "network_def::channels": [4, 8, 8],
-        "network_def::blocks": [1, 1, 1],
-        "roi_size": [16, 16, 16],
-    },
-}
-TINY = {  # one epoch of one step on phantoms of 4 x 3 x 3 dm
-    "spacing": [12.0, 12.0, 12.0],
-    "max_epochs": 1,
-    "batch_size": 1,
-    "crops_per_case": 2,
-    "num_workers": 0,
-    "encoder_weights": None,
-    "split_fractions": [0.34, 0.33, 0.33],
-}
+TINY = {**BRIEF, **COARSE}
 
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_phantom_dataset(
-        tmp_path_factory.mktemp("phantoms"), 3, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0
-    )
+    return make_phantoms(tmp_path_factory.mktemp("phantoms"))
 
 
 def network_of(run_dir: Path) -> torch.nn.Module:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from liver_pipeline import layers
 from liver_pipeline.cli import main
-from liver_pipeline.phantoms import make_phantom_dataset
+from tests.small import make_phantoms
 
 COMMANDS = ("train", "compose", "predict", "evaluate", "networks", "demo", "check")
 TINY_NETWORK = ["network_def::channels=[4,8]", "roi_size=[16,16,16]", "spacing=[12,12,12]"]
@@ -35,7 +35,7 @@ def refused(*words: object) -> str:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_phantom_dataset(tmp_path_factory.mktemp("data"), 3, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0))
+    return make_phantoms(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,39 +16,21 @@ from monai.data import MetaTensor
 
 from liver_pipeline import bundle, layers, runs
 from liver_pipeline.evaluation import evaluate_folders
-from liver_pipeline.phantoms import make_phantom_dataset
 from liver_pipeline.transforms import HuWindowsd
+from tests.small import BRIEF, NETWORKS, make_phantoms
 
 EXPERIMENTS = layers.layer_names("experiment")
-# What it takes to shrink each network, and a window that suits it; the classes stay the real ones.
-SMALL: dict[str, dict[str, Any]] = {
-    "unet3d": {"network_def::channels": [4, 8], "roi_size": [16, 16, 16]},
-    "unet2d": {"network_def::network::features": [4, 4, 8, 8, 8, 4], "roi_size": [32, 32, 1]},
-    "resenc_unet": {"network_def::channels": [4, 8, 8], "network_def::blocks": [1, 1, 1], "roi_size": [16, 16, 16]},
-}
-SLICE = {"roi_size": [32, 32, 1]}
-BRIEF = {
-    "max_epochs": 1,
-    "val_interval": 1,
-    "batch_size": 1,
-    "crops_per_case": 2,
-    "num_workers": 0,
-    "encoder_weights": None,
-    "split_fractions": [0.34, 0.33, 0.33],
-}
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_phantom_dataset(
-        tmp_path_factory.mktemp("phantoms"), 3, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0
-    )
+    return make_phantoms(tmp_path_factory.mktemp("phantoms"))
 
 
 def brief(experiment: str, dataset_dir: Path) -> dict[str, Any]:
     """Overrides that shrink an experiment to one epoch on a grid of some thousand voxels."""
     changes = yaml.safe_load(layers.layer_file("experiment", experiment).read_text())
-    small = SMALL.get(changes["layers"]["network"], SLICE)
+    small = NETWORKS[changes["layers"]["network"]]
     roi: list[int] = small["roi_size"]
     if changes.get("grid_size"):
         grid = {"grid_size": [min(n, size) for n, size in zip(roi, changes["grid_size"], strict=True)]}
@@ -118,8 +100,9 @@ def test_an_experiment_names_its_layers_and_changes_only_what_differs() -> None:
 
 def test_one_cycle_is_stepped_by_batches() -> None:
     config = layers.merge_layers({}, experiment="chigurupati_resnet34_unet")["train"]
-    schedule = config["train"]["handlers"][2]
-    assert (schedule["_target_"], schedule["epoch_level"]) == ("LrScheduleHandler", False)
+    config["train"]["dataloader"] = [0] * 5
+    config["accumulate_steps"] = 2
+    assert ConfigParser(config).get_parsed_content("schedule_length") == 8 * 3  # epochs, steps of 2, 2 and 1 batches
 
 
 def test_the_flagship_is_built_at_full_size_with_deep_supervision() -> None:

@@ -18,26 +18,16 @@ from liver_pipeline import bundle, runs
 from liver_pipeline.cases import Split
 from liver_pipeline.checkpoints import LAST, load_checkpoint
 from liver_pipeline.mishaps import largest_fit
-from liver_pipeline.phantoms import make_phantom_dataset
 from liver_pipeline.training import Checkpoint
 from liver_pipeline.vetting import usable_cases
+from tests.small import UNET3D, make_phantoms
 
-TINY: dict[str, Any] = {
-    "spacing": [12.0, 12.0, 12.0],
-    "roi_size": [16, 16, 16],
-    "network_def::channels": [4, 8],
-    "max_epochs": 3,
-    "batch_size": 1,
-    "crops_per_case": 2,
-    "num_workers": 0,
-    "split_fractions": [0.5, 0.25, 0.25],
-    "device": "$torch.device('cpu')",
-}
+TINY: dict[str, Any] = {**UNET3D, "max_epochs": 3, "split_fractions": [0.5, 0.25, 0.25]}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return make_phantom_dataset(tmp_path / "data", 4, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
+    return make_phantoms(tmp_path / "data", 4)
 
 
 def root(error: BaseException) -> str:

@@ -12,15 +12,14 @@ import pytest
 import torch
 
 from liver_pipeline import bundle
-from liver_pipeline.phantoms import make_phantom_dataset
+from tests.small import COARSE, NETWORKS, make_phantoms
 
 # Group normalization and cross-entropy: the mean over two batches is the figure of both together. Plain SGD:
 # Adam blows up what rounding leaves of a gradient that should be zero.
 OPTIONS = {
-    "network_def::init_filters": 8,
+    **NETWORKS["segresnet"],
+    **COARSE,
     "network_def::dropout_prob": None,
-    "roi_size": [16, 16, 16],
-    "spacing": [12.0, 12.0, 12.0],
     "loss": {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True, "lambda_dice": 0.0},
     "crops_per_case": 1,
     "max_epochs": 3,
@@ -42,7 +41,7 @@ def losses(run: Path) -> list[float]:
 
 
 def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
-    data = make_phantom_dataset(tmp_path / "data", 7, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0))
+    data = make_phantoms(tmp_path / "data", 7)
     one, two = compose(tmp_path / "one", data, 2), compose(tmp_path / "two", data, 1)
     bundle.run_workflow(one, "train")
     configs = [str(two / "configs" / name) for name in ("train.yaml", "multi_gpu_train.yaml")]

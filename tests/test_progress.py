@@ -14,8 +14,8 @@ from ignite.engine import Engine
 from liver_pipeline import bundle
 from liver_pipeline.cli import main
 from liver_pipeline.curves import draw_training
-from liver_pipeline.phantoms import make_phantom_dataset
 from liver_pipeline.progress import Curves, Progress, duration
+from tests.small import UNET3D, make_phantoms
 
 PNG = b"\x89PNG"
 
@@ -91,20 +91,9 @@ def test_drawing_takes_at_most_a_fiftieth_of_the_time(tmp_path: Path, monkeypatc
 
 
 def test_find_lr_suggests_a_rate_and_leaves_the_run_untrained(tmp_path: Path) -> None:
-    data = make_phantom_dataset(tmp_path / "data", 4, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
-    run = bundle.compose(
-        tmp_path / "run",
-        {},
-        overrides={
-            "dataset_dir": str(data),
-            "spacing": [12.0, 12.0, 12.0],
-            "roi_size": [16, 16, 16],
-            "network_def::channels": [4, 8],
-            "num_workers": 0,
-            "split_fractions": [0.5, 0.25, 0.25],
-            "device": "$torch.device('cpu')",
-        },
-    )
+    data = make_phantoms(tmp_path / "data", 4)
+    settings = {"dataset_dir": str(data), "split_fractions": [0.5, 0.25, 0.25]}
+    run = bundle.compose(tmp_path / "run", {}, overrides={**UNET3D, **settings})
     result = CliRunner().invoke(main, ["find-lr", str(run), "--steps", "40"])
     assert result.exit_code == 0, result.output
     found = float(result.output.split("fastest at ")[1].split()[0])

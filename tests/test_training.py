@@ -23,21 +23,18 @@ from hypothesis import strategies as st
 from liver_pipeline import bundle, runs
 from liver_pipeline.checkpoints import LAST, PREVIOUS
 from liver_pipeline.handlers import EpochLog
-from liver_pipeline.phantoms import make_phantom_dataset
+from tests.small import UNET3D, make_phantoms
 
 TIMES = ("seconds", "data_wait_share")
 EPOCHS, STEPS = 3, 2  # three cases in batches of two
 TINY: dict[str, Any] = {
-    "spacing": [12.0, 12.0, 12.0],
-    "roi_size": [16, 16, 16],
-    "network_def::channels": [4, 8],
+    **UNET3D,
     "max_epochs": EPOCHS,
     "batch_size": 2,
     "crops_per_case": 1,
     "num_workers": 2,
     "deterministic": True,
     "split_fractions": [0.6, 0.2, 0.2],
-    "device": "$torch.device('cpu')",
 }
 
 
@@ -50,8 +47,7 @@ def leave_no_global_state() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("phantoms")
-    make_phantom_dataset(folder, 5, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
-    return {**TINY, "dataset_dir": str(folder)}
+    return {**TINY, "dataset_dir": str(make_phantoms(folder, 5))}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +57,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, overrides: dict[str,
     return run
 
 
-def train_until(step: int, run: Path, overrides: dict[str, Any]) -> None:
+def train_until(step: int, run: Path, overrides: dict[str, Any], **layers: str) -> None:
     """Train, and be interrupted in the given step, counted from the first epoch's first; past the end: not at all."""
     collect = EpochLog._collect
 
@@ -71,7 +67,7 @@ def train_until(step: int, run: Path, overrides: dict[str, Any]) -> None:
             raise KeyboardInterrupt
 
     with mock.patch.object(EpochLog, "_collect", interrupted), contextlib.suppress(KeyboardInterrupt):
-        runs.train(run, {}, overrides=overrides)
+        runs.train(run, layers, overrides=overrides)
 
 
 def content(run: Path, name: str = LAST) -> dict[str, Any]:

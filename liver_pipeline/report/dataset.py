@@ -94,7 +94,9 @@ def _range(spread: Mapping[str, Any], digits: int) -> str:
 def _faults(summary: Mapping[str, Any]) -> str:
     if not summary["codes"]:
         return ""
-    rows = [f"<tr><td><code>{code}</code></td><td>{n}</td>{words(CODES[code])}</tr>" for code, n in summary["codes"].items()]
+    rows = [
+        f"<tr><td><code>{code}</code></td><td>{n}</td>{words(CODES[code])}</tr>" for code, n in summary["codes"].items()
+    ]
     return table(("Code", "Cases", "Meaning"), rows, classes="prose", max_width="760px")
 
 

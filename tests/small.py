@@ -1,0 +1,43 @@
+"""What the tests share to train in seconds: shrunk networks, a coarse grid, small phantoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from liver_pipeline.phantoms import make_phantom_dataset
+
+# What it takes to shrink each network, and a window that suits it; the number of classes stays the real one.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "unet3d": {"network_def::channels": [4, 8], "roi_size": [16, 16, 16]},
+    "segresnet": {"network_def::init_filters": 8, "roi_size": [16, 16, 16]},
+    "dynunet": {"network_def::network::filters": [4, 4, 8, 8, 8], "roi_size": [32, 32, 32]},
+    "swin_unetr": {"network_def::feature_size": 12, "roi_size": [64, 64, 64]},
+    "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
+    "resnet34_unet": {"roi_size": [32, 32, 1]},
+    "resnet50_unet": {"roi_size": [32, 32, 1]},
+    "resnet50_unet_deconv": {"roi_size": [32, 32, 1]},
+    "deeplabv3plus_resnet101": {"roi_size": [32, 32, 1]},
+    "vgg16_unet": {"roi_size": [32, 32, 1]},
+    "fcn_resnet50": {"roi_size": [32, 32, 1]},
+    "unet2d": {"network_def::network::features": [4, 4, 8, 8, 8, 4], "roi_size": [32, 32, 1]},
+    "resenc_unet": {"network_def::channels": [4, 8, 8], "network_def::blocks": [1, 1, 1], "roi_size": [16, 16, 16]},
+}
+# One epoch of three phantoms, one for each part of the split.
+BRIEF: dict[str, Any] = {
+    "max_epochs": 1,
+    "val_interval": 1,
+    "batch_size": 1,
+    "crops_per_case": 2,
+    "num_workers": 0,
+    "encoder_weights": None,
+    "split_fractions": [0.34, 0.33, 0.33],
+}
+COARSE = {"spacing": [12.0, 12.0, 12.0]}  # mm; a phantom is 4 x 3 x 3 dm
+# A 3D U-Net on the processor, the same everywhere.
+UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "$torch.device('cpu')"}
+
+
+def make_phantoms(folder: Path, count: int = 3) -> Path:
+    """Draw phantoms of a few thousand voxels in LiTS layout."""
+    return make_phantom_dataset(folder, count, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
