@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,22 @@ def _deal(patients: list[str], fractions: Sequence[float]) -> dict[str, list[str
     return {part: patients[end - sizes[part] : end] for part, end in zip(PARTS, ends, strict=True)}
 
 
+def held_out_fold(cases: Sequence[Case], *, folds: int, fold: int, seed: int = 0) -> Split:
+    """Split for judging by cross-validation: fold ``fold`` is test, the next one val, the others train.
+
+    Each patient is tested once in all folds, by a network whose checkpoint was chosen on other patients.
+
+    Raises:
+        ValueError: See :func:`make_split`; and a split of two folds leaves nothing to train on.
+    """
+    test, val = (make_split(cases, folds=folds, fold=number, seed=seed)["val"] for number in (fold, (fold + 1) % folds))
+    held = {case["case"] for case in (*test, *val)}
+    train = sorted((case for case in cases if case["case"] not in held), key=lambda case: case["case"])
+    split = {"train": train, "val": val, "test": test}
+    check_split(split)
+    return split
+
+
 def check_split(split: Split) -> None:
     """Refuse a split that leaks.
 
@@ -241,9 +257,14 @@ def load_or_make_split(
     split = make_split(cases, fractions=fractions, folds=folds, fold=fold, seed=seed)
     check_split(split)
     settings: dict[str, Any] = {"fractions": list(fractions), "folds": folds, "fold": fold, "seed": seed}
-    names = {part: [case["case"] for case in split[part]] for part in PARTS}
-    write_json(split_file, {"settings": settings, "cases": names})
+    write_split(split_file, split, settings)
     return split
+
+
+def write_split(split_file: str | Path, split: Split, settings: Mapping[str, Any]) -> None:
+    """Write the names of the cases of each part, with the settings that they came from."""
+    names = {part: [case["case"] for case in split[part]] for part in PARTS}
+    write_json(split_file, {"settings": dict(settings), "cases": names})
 
 
 def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:

@@ -177,6 +177,53 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
 
 
 @main.command()
+@click.argument("out_dir")
+@click.option("--experiments", default="", metavar="A,B,...", help="Experiments, by name or as paths of YAML files.")
+@click.option("--networks", default="", metavar="X,Y,...", help="Networks with the default recipe, likewise.")
+@click.option("--data", metavar="NAME", help="How the data set lies on disk (default: lits).")
+@click.option("--modality", metavar="NAME", help="A modality for all; by default each experiment has its own.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of each experiment.")
+@click.option("--folds", type=click.IntRange(min=3), metavar="N", help="Cross-validate: each patient is tested once.")
+@overrides_argument
+def compare(
+    out_dir: str,
+    experiments: str,
+    networks: str,
+    seeds: int,
+    folds: int | None,
+    overrides: tuple[str, ...],
+    **chosen: str,
+) -> None:
+    """Train and evaluate experiments on one split, and write compare.html, compare.md and compare.csv into OUT_DIR.
+
+    KEY=VALUE applies to all of them. Every run is a bundle, OUT_DIR/EXPERIMENT/seedN. The same command again continues:
+    nothing that is finished is repeated. Exit code: 0 all done, 3 some failed, 4 none done.
+
+    \b
+    Example: liver-pipeline compare runs/paper5 --experiments kurupapu_vgg16,kurupapu_fcn --seeds 3 dataset_dir=LiTS
+    """
+    from liver_pipeline import comparing, layers
+
+    comparison = comparing.compare(
+        out_dir,
+        [name for name in experiments.split(",") if name],
+        networks=[name for name in networks.split(",") if name],
+        layers=_layers(**chosen),
+        seeds=seeds,
+        folds=folds,
+        overrides=layers.absolute(layers.parse_overrides(overrides), PATH_KEYS),
+    )
+    for failed in comparison.failed:
+        click.echo(f"{failed.run}: {failed.stage} failed: {failed.reason}", err=True)
+    if not comparison.results:
+        sys.exit(EXIT_NONE_DONE)
+    done = f"{len(comparison.results)} runs compared, {len(comparison.failed)} failed"
+    click.echo(f"{done}; page: {Path(out_dir) / 'compare.html'}")
+    if comparison.failed or comparison.case_failures:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+@main.command()
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
 @click.option("--min-gain", type=click.FloatRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
 def tune_postprocessing(run_dir: str, min_gain: float) -> None:

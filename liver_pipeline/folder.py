@@ -391,7 +391,11 @@ class FolderRun:
     def _common(self) -> dict[str, Any]:
         """Return the part of the provenance that all cases share."""
         return {
-            "weights": {"file": None if self.ckpt_path is None else self.ckpt_path.name, "sha256": self.weights_sha256},
+            "weights": {
+                "file": None if self.ckpt_path is None else self.ckpt_path.name,
+                "sha256": self.weights_sha256,
+                "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            },
             "config": {"sha256": self.config_sha256, "settings": self.settings},
             "versions": self._versions,
             "machine": self._machine,

@@ -114,6 +114,20 @@ def score_as_meant(
     return result
 
 
+def pair_picture(pair: Pair, *, liver_only: bool = False) -> dict[str, Any]:
+    """Draw a case that was scored: ``case`` (PNG) and ``slice`` of :func:`liver_pipeline.pictures.case_pictures`.
+
+    Raises:
+        IntakeError: If a label map cannot be read.
+    """
+    label, pred = (read_label_map(path, accept=ACCEPTED) for path in (pair.label, pair.pred))
+    scan = None if pair.image is None else _on_grid_of(label, pair.image)
+    (there, affine), (here, _) = to_ras(label), to_ras(pred, like=label)
+    if liver_only:
+        there, here = np.minimum(there, 1), np.minimum(here, 1)
+    return case_pictures(here, there, spacing_of(affine), [], scan)
+
+
 def _probability_figures(path: Path, label: Scan) -> dict[str, Any]:
     """AUC, Brier score, ECE and ROC inside the reference liver and 10 mm around it, from a file of probabilities.
 

@@ -155,10 +155,16 @@ class LabelCanvas:
         """Interpolate the foreground of the scan planes ``planes`` and store it in eight bits."""
         if self._levels is None:
             self._levels = np.zeros((*self.labels.shape, block.shape[1] - 1), dtype=np.uint8, order="F")
-        box = (planes, *(slice(0, taps.lower.size) for taps in self.taps[1:]))
+        low, high = (int(self.taps[0].lower[plane]) - first for plane in (planes.start, planes.stop - 1))
+        visible = (block[low : high + 2, 1:].amax(dim=(0, 1)) >= 0.5 / LEVELS).numpy()  # means of others round to 0
+        filled = np.any(visible, axis=1), np.any(visible, axis=0)
+        rows, columns = (_span(_with_cell_below(line), part) for line, part in zip(filled, self.taps[1:], strict=True))
+        if rows.start == rows.stop or columns.start == columns.stop:
+            return
+        box = (planes, rows, columns)
         levels = self._interpolate_box(block[:, 1:], first, box).mul(LEVELS).round_().to(torch.uint8).numpy()
         for k in range(levels.shape[1]):
-            self._grid.align(self._levels[..., k]).transpose(self.roles)[planes] = levels[:, k]
+            self._grid.align(self._levels[..., k]).transpose(self.roles)[box] = levels[:, k]
 
     def _paint(self, block: torch.Tensor, cells: LabelMap, first: int, begin: int, end: int) -> None:
         """Paint scan planes ``begin:end`` from model planes that start with number ``first``; background is there."""
@@ -255,6 +261,13 @@ def _agree(label: LabelMap, axis: int) -> LabelMap:
     agreed = label.copy()
     np.copyto(agreed[tuple(lower)], np.uint8(MIXED), where=label[tuple(lower)] != label[tuple(upper)])
     return agreed
+
+
+def _with_cell_below(filled: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the cells that have a filled voxel at either end."""
+    cells = filled.copy()
+    cells[:-1] |= filled[1:]
+    return cells
 
 
 def _span(filled_cells: npt.NDArray[np.bool_], part: Taps) -> slice:

@@ -33,7 +33,7 @@ from liver_pipeline.phantoms import liver_phantom
 PLANE = 512
 SCAN_SPACING = (0.75, 0.75, 1.0)  # mm; a field of view of 384 mm
 HU_WINDOW = (-175.0, 250.0)
-CHAINS = ("stock", "ours", "openvino", "bf16", "raw")
+CHAINS = ("stock", "ours", "probabilities", "openvino", "bf16", "raw")
 PRESETS: dict[str, dict[str, Any]] = {
     "unet3d": {"roi": (96, 96, 96), "batch": 1, "spacing": (1.5, 1.5, 2.0), "overlap": 0.5},
     "segresnet": {"roi": (96, 96, 96), "batch": 1, "spacing": (1.5, 1.5, 2.0), "overlap": 0.5},
@@ -194,12 +194,20 @@ def run_stock(scan: Path, output: Path, preset: dict[str, Any], network: nn.Modu
 
 
 def run_ours(
-    scan: Path, output: Path, preset: dict[str, Any], network: nn.Module, *, backend: str, precision: str = "f32"
+    scan: Path,
+    output: Path,
+    preset: dict[str, Any],
+    network: nn.Module,
+    *,
+    backend: str,
+    precision: str = "f32",
+    probabilities: bool = False,
 ) -> dict[str, Any]:
     """Run this package's chain; converting to OpenVINO is a stage of its own, since it happens once per weights."""
     from dataclasses import replace
 
     from liver_pipeline.inferers import StreamingInferer
+    from liver_pipeline.probabilities import write_probabilities
     from liver_pipeline.scans import read_scan, write_label_map
     from liver_pipeline.transforms import LoadScand, ToModelGridd, WindowHud
 
@@ -211,6 +219,7 @@ def run_ours(
         backend=backend,
         precision=precision,
         skip_air=preset["skip_air"],
+        probabilities=probabilities,
     )
     with stages("read"):
         opened = read_scan(scan)
@@ -226,6 +235,10 @@ def run_ours(
     stages.move("convert", "windows", record["seconds_conversion"])
     stages.move("network", "windows", record["seconds_network"])
     stages.move("upsample and argmax", "windows", record["seconds_upsampling"])
+    if probabilities:
+        with stages("write probabilities"):
+            levels = pred.meta.pop("probabilities")[0].numpy()
+            write_probabilities(output.with_name(f"levels_{output.name}"), levels, like)
     with stages("write"):
         write_label_map(output, pred.numpy()[0, 0], like, overwrite=True)
     return {"seconds": stages.seconds, "cpu_seconds": stages.cpu_seconds, "record": record}
@@ -255,9 +268,17 @@ def worker(options: argparse.Namespace) -> None:
     elif options.worker == "raw":
         figures = run_raw(preset, network, options.windows)
     else:
-        backend = "torch" if options.worker == "ours" else "openvino"
+        backend = "torch" if options.worker in ("ours", "probabilities") else "openvino"
         precision = "bf16" if options.worker == "bf16" else "f32"
-        figures = run_ours(scan, output, preset, network, backend=backend, precision=precision)
+        figures = run_ours(
+            scan,
+            output,
+            preset,
+            network,
+            backend=backend,
+            precision=precision,
+            probabilities=options.worker == "probabilities",
+        )
     figures["total"] = sum(figures["seconds"].values()) - figures["seconds"].get("convert", 0.0)  # no imports either
     figures["outside_network"] = figures["total"] - figures["seconds"]["network"]
     figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -36,14 +36,15 @@ class Summary:
         return asdict(self)
 
 
-def summarize(values: Sequence[float | None]) -> Summary:
+def summarize(values: Sequence[float | None], groups: Sequence[Hashable] | None = None) -> Summary:
     """Sum up one figure over cases; None marks a case where it is undefined, which lowers ``n``.
 
     Args:
         values: One value per case.
+        groups: Patient of each case; None takes every case for another patient.
 
     Returns:
-        The summary. The interval is the percentile bootstrap over cases, :data:`RESAMPLES` times, with a fixed seed.
+        The summary. The interval is the percentile bootstrap over patients, :data:`RESAMPLES` times, with a fixed seed.
 
     Example:
         >>> summarize([0.5, None, 1.0]).mean
@@ -52,7 +53,8 @@ def summarize(values: Sequence[float | None]) -> Summary:
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     if not len(known):
         return Summary(0, None, None, None, None, None, None, None)
-    low, high = bootstrap_ratio(known, np.ones(len(known)))
+    owners = range(len(values)) if groups is None else groups
+    low, high = bootstrap_ratio(*group_sums(known, [g for g, v in zip(owners, values, strict=True) if v is not None]))
     return Summary(
         n=len(known),
         mean=math.fsum(known) / len(known),
@@ -63,6 +65,19 @@ def summarize(values: Sequence[float | None]) -> Summary:
         minimum=float(known.min()),
         maximum=float(known.max()),
     )
+
+
+def group_sums(values: Sequence[float] | FloatArray, groups: Sequence[Hashable]) -> tuple[FloatArray, FloatArray]:
+    """Sum and count the values of each group, groups in the order in which they first come.
+
+    Example:
+        >>> group_sums([1.0, 2.0, 5.0], ["a", "b", "a"])
+        (array([6., 2.]), array([2., 1.]))
+    """
+    numbers = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    place = [numbers[group] for group in groups]
+    sums: FloatArray = np.bincount(place, weights=np.asarray(values, dtype=np.float64)).astype(np.float64)
+    return sums, np.bincount(place).astype(np.float64)
 
 
 def bootstrap_ratio(

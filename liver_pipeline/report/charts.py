@@ -11,6 +11,8 @@ import numpy as np
 
 WIDTH, HEIGHT = 430, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 22, 16, 40
+BAR_ROW = 40  # of horizontal bars
+TONES = 8  # colours of the page for experiments
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,79 @@ def _x_axis(x: Axis, name: str) -> list[str]:
     return [*marks, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, name, "small")]
 
 
+Band = tuple[str, float | None, float | None, float | None, str]
+
+
+def interval_bars(bars: Sequence[Band], *, name: str, unit_range: bool = False) -> str:
+    """Draw horizontal bars from zero with their intervals, each under its label.
+
+    Args:
+        bars: Label, value (None draws no bar), lower and upper bound (None draws none) and a note such as "n = 5".
+        name: Title of the value axis.
+        unit_range: Let the axis reach from 0 to 1.
+
+    Returns:
+        An SVG element; bars have the classes ``tone0`` to ``tone7``, in turn.
+    """
+    known = [number for _, *numbers, _ in bars for number in numbers if number is not None]
+    x = axis([] if unit_range else known, 12, WIDTH - 76, include=(0.0, 1.0) if unit_range else (0.0,))
+    bottom = TOP + BAR_ROW * len(bars)
+    marks = []
+    for tick in x.ticks:
+        marks.append(f'<line class="grid" x1="{x.at(tick):.1f}" x2="{x.at(tick):.1f}" y1="{TOP}" y2="{bottom}"/>')
+        marks.append(_text(x.at(tick), bottom + 14, _tick(tick), "small"))
+    for number, (label, value, low, high, note) in enumerate(bars):
+        top = TOP + BAR_ROW * number
+        marks.append(f'<text class="small start" x="12" y="{top + 11}">{escape(label)}</text>')
+        words = "–" if value is None else f"{value:.3f}" if unit_range else f"{value:,.1f}"
+        at = x.stop + 8
+        marks.append(f'<text class="label start" x="{at}" y="{top + 22}">{words}</text>')
+        marks.append(f'<text class="small start" x="{at}" y="{top + 34}">{escape(note)}</text>')
+        if value is not None:
+            width = max(0.0, x.at(value) - x.at(0))
+            marks.append(f'<rect class="bar tone{number % TONES}" x="{x.at(0):.1f}" y="{top + 16}" '
+                         f'width="{width:.1f}" height="14"/>')  # fmt: skip
+        if low is not None and high is not None:
+            left, right = x.at(low), x.at(high)
+            marks.append(f'<path class="span" fill="none" d="M{left:.1f} {top + 19}v8m0-4H{right:.1f}m0-4v8"/>')
+    return _frame(marks, name, bottom + 36, title=_text((12 + x.stop) / 2, bottom + 30, name, "small"))
+
+
+Line = tuple[int, Sequence[tuple[float, float]], str]
+
+
+def line_chart(lines: Sequence[Line], *, x_name: str, name: str, unit_range: bool = False, chance: bool = False) -> str:
+    """Draw lines.
+
+    Args:
+        lines: Number of the tone, points (x, y) and further classes such as "thin" of each.
+        x_name: Title of the horizontal axis.
+        name: Title of the vertical axis.
+        unit_range: Let the vertical axis reach from 0 to 1.
+        chance: Draw the diagonal that a guess would give.
+
+    Returns:
+        An SVG element. A line of one point is a dot.
+    """
+    points = [point for _, each, _ in lines for point in each]
+    x = axis([point[0] for point in points], LEFT, WIDTH - RIGHT)
+    y = axis([] if unit_range else [point[1] for point in points], HEIGHT - BOTTOM, TOP,
+             include=(0.0, 1.0) if unit_range else ())  # fmt: skip
+    marks = [_grid(y)]
+    marks += _x_axis(x, x_name)
+    if chance:
+        ends = f'x1="{x.at(0):.1f}" y1="{y.at(0):.1f}" x2="{x.at(1):.1f}" y2="{y.at(1):.1f}"'
+        marks.append(f'<line class="chance" {ends}/>')
+    for tone, each, classes in lines:
+        kind = f"tone{tone % TONES} {classes}".strip()
+        if len(each) == 1:
+            marks.append(f'<circle class="dot {kind}" cx="{x.at(each[0][0]):.1f}" cy="{y.at(each[0][1]):.1f}" r="3"/>')
+        else:
+            path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in each)
+            marks.append(f'<polyline class="trace {kind}" points="{path}"/>')
+    return _svg(marks, name)
+
+
 def _signed(value: float) -> str:
     text = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.3g}"
     return text.replace("-", "−")
@@ -228,4 +303,8 @@ def _svg(marks: Sequence[str], name: str) -> str:
         f'<text class="small middle" transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)">'
         f"{escape(name)}</text>"
     )
-    return f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {WIDTH} {HEIGHT}">{title}{"".join(marks)}</svg>'
+    return _frame(marks, name, HEIGHT, title=title)
+
+
+def _frame(marks: Sequence[str], name: str, height: float, *, title: str) -> str:
+    return f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {WIDTH} {height}">{title}{"".join(marks)}</svg>'

@@ -26,7 +26,7 @@ def chosen_cases(metrics: Metrics, pictures: Pictures) -> str:
             for name, case in metrics["cases"].items()
             if case[region]["dice"] is not None and pictures.get(name, {}).get("case")
         )
-        for title, place in _places(len(ranked)):
+        for title, place in places(len(ranked)):
             dice, name = ranked[place]
             captions.setdefault(name, []).append(f"{title}{region} Dice {dice:.3f}")
     figures = []
@@ -36,7 +36,7 @@ def chosen_cases(metrics: Metrics, pictures: Pictures) -> str:
     return f'{KEY}<div class="pictures">{"".join(figures)}</div>' if figures else ""
 
 
-def _places(count: int) -> list[tuple[str, int]]:
+def places(count: int) -> list[tuple[str, int]]:
     """Ranks that are shown of ``count``, with their titles."""
     if count < 2:
         return [("", 0)] * count

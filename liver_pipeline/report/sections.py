@@ -141,7 +141,8 @@ def charts(metrics: Metrics) -> str:
         figure("Surface distance per case", box_plot(distances, name="mm, area-weighted"), texts.DISTANCE_CAPTION),
     ]
     figures += [_agreement(metrics, region) for region in ("liver", "tumor")]
-    return f'<div class="charts">{"".join(figures)}</div><h3>Voxels of all cases</h3>{_confusion(metrics)}'
+    matrix = confusion_table(metrics["confusion"])
+    return f'<div class="charts">{"".join(figures)}</div><h3>Voxels of all cases</h3>{matrix}'
 
 
 def _agreement(metrics: Metrics, region: str) -> str:
@@ -158,11 +159,11 @@ def _agreement(metrics: Metrics, region: str) -> str:
     return figure(f"{region.capitalize()} volume (Bland-Altman)", chart, texts.AGREEMENT_CAPTION)
 
 
-def _confusion(metrics: Metrics) -> str:
-    """Counts with the share of each reference class, shaded by the share."""
-    names = ("background", "liver", "tumor")
+def confusion_table(confusion: Sequence[Sequence[int]]) -> str:
+    """Counts, reference classes as rows, with the share of each reference class, shaded by the share."""
+    names = ("background", "liver", "tumor")[: len(confusion)]
     rows = []
-    for name, counts in zip(names, metrics["confusion"], strict=True):
+    for name, counts in zip(names, confusion, strict=True):
         cells = [f"<td>reference {name}</td>"]
         for count in counts:
             share = count / sum(counts) if sum(counts) else 0.0

@@ -64,3 +64,66 @@ surface elements, weighted by area; the others count border voxels, which misjud
 threshold. It is missed, or invented, when it belongs to no group; those in a group below the threshold are partly
 found.</p>
 """
+
+
+def _compared() -> dict[str, str]:
+    names = {
+        "dice": "Dice (F1)", "iou": "IoU (Jaccard)", "precision": "precision", "recall": "recall",
+        "accuracy": "accuracy", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm", "auc_roc": "AUC-ROC",
+    }  # fmt: skip
+    regions = {
+        f"{region}_{key}": f"{region.capitalize()} {name}"
+        for region in ("liver", "tumor")
+        for key, name in names.items()
+    }
+    return {**regions, "lesion_recall": "Lesion recall, IoU > 0.5", "lesion_precision": "Lesion precision, IoU > 0.5"}
+
+
+COMPARED = _compared()
+
+
+def short_name(key: str) -> str:
+    """Name of a compared figure in a table of one region."""
+    return COMPARED[key].removeprefix("Liver ").removeprefix("Tumor ")
+
+
+def digits_of(key: str) -> int:
+    """Digits that a compared figure is shown with: one for mm, three for shares."""
+    return 1 if key.endswith("_mm") else 3
+
+
+def lower_is_better(key: str) -> bool:
+    """Whether a compared figure is a distance."""
+    return key.endswith("_mm")
+
+
+LOSS_CAPTION = "Mean of an epoch. Experiments may train with different losses: shapes can be compared, heights cannot."
+VALIDATION_CAPTION = "Mean Dice over classes on the validation cases, on which the checkpoint was chosen."
+COST = """
+<p class="soft">Median over test cases, from file to mask; converting a network once for OpenVINO is left out. Peak
+memory is that of the whole process on the host, scan included; graphics memory is not in it. Training counts all
+epochs with their validations, mean over runs. Times compare only between runs on one machine with nothing else on
+it.</p>
+"""
+TUMORS = """
+<p class="soft">From the predicted masks, mean over runs, with every predicted lesion, right or wrong. Size is the
+longest diameter within a slice; confidence is the mean probability inside a lesion. compare_tumors.csv has each
+lesion with volume, diameters, place and confidence.</p>
+"""
+COMPARISON = """
+<p><b>Same cases.</b> All experiments are trained, validated and tested on the same patients; the checkpoint is the
+best on the validation cases, and test cases are used for nothing else. With folds, each patient is tested once.</p>
+<p><b>One value a case.</b> With several seeds a case has the mean of its runs. A figure that an empty mask leaves
+undefined in one of them is undefined for that case: it lowers n and is counted, never averaged away. Dice of a case
+without tumor on either side is undefined; where only one side has tumor it is 0.</p>
+<p><b>Intervals</b> are percentile bootstraps of the mean over cases, patients drawn with replacement (2000 draws).
+They show how much the mean depends on which patients were tested, not on the seed: that is the range of the means of
+the seeds.</p>
+<p><b>Tests</b> are two-sided Wilcoxon signed-rank tests over the patients' mean differences, on cases where both
+experiments have the figure. Holm's method corrects over all pairs of experiments, for each figure by itself: who
+looks at many figures will find one below 0.05 by chance.</p>
+<p><b>Figures.</b> Liver is every voxel labelled 1 or 2, as in LiTS. Dice of voxels is F1. Accuracy counts all voxels
+of the scan, so background dominates it. HD95 and ASSD are area-weighted, in mm. Lesion recall and precision are
+shares of a case's lesions with IoU > 0.5. AUC counts voxels in the reference liver and 10 mm around it; probabilities
+are stored in eight bits.</p>
+"""

@@ -1,0 +1,301 @@
+"""Train and evaluate several experiments on one split with one budget, and write what came out side by side.
+
+Every run is a bundle of its own, ``OUT/<experiment>/seed<k>[-fold<j>]``, trained and evaluated in processes of its own:
+memory is then that of one run, and a run that dies does not take the others with it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from liver_pipeline.bundle import run_workflow
+from liver_pipeline.cases import Case, held_out_fold, make_split, write_split
+from liver_pipeline.comparison import Comparison, FailedRun
+from liver_pipeline.failures import finding_of
+from liver_pipeline.files import write_text
+from liver_pipeline.handlers import write_table
+from liver_pipeline.layers import DEFAULT_LAYERS, layer_file, merge_layers, read_config, share_dir
+from liver_pipeline.pairing import Pair
+from liver_pipeline.report.comparison import comparison_page
+from liver_pipeline.report.gallery import places
+from liver_pipeline.report.markdown import comparison_markdown
+from liver_pipeline.run_results import LEDGER, MASKS, METRICS, RunResult, read_run
+from liver_pipeline.runs import train
+from liver_pipeline.scoring import pair_picture
+
+OWN_KEYS = {
+    "seed": "--seeds",
+    "folds": "--folds",
+    "fold": "--folds",
+    "split_file": "the first call makes one split for all",
+    "bundle_root": "OUT_DIR",
+    "output_dir": "OUT_DIR",
+}
+LEAST_FOLDS = 3  # one to test, one to validate, one to train
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An experiment, or a network with the default recipe, and what it is merged from."""
+
+    name: str
+    experiment: str | None
+    layers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a contestant."""
+
+    contestant: Contestant
+    seed: int
+    fold: int | None
+
+    @property
+    def name(self) -> str:
+        """Its folder below the output folder."""
+        return f"{self.contestant.name}/seed{self.seed}" + ("" if self.fold is None else f"-fold{self.fold}")
+
+
+@dataclass
+class Plan:
+    """All that a comparison is about."""
+
+    out_dir: Path
+    contestants: Sequence[Contestant]
+    layers: Mapping[str, str]
+    seeds: int
+    folds: int | None
+    overrides: Mapping[str, Any]
+    cases: list[Case] = field(default_factory=list)
+
+    def trials(self) -> Iterator[Trial]:
+        """Every run; the experiments take turns, so that a comparison that is stopped early is a fair one."""
+        for fold in range(self.folds) if self.folds else (None,):
+            for seed in range(self.seeds):
+                for contestant in self.contestants:
+                    yield Trial(contestant, seed, fold)
+
+    def split_file(self, fold: int | None) -> Path:
+        """The split that all experiments share."""
+        return self.out_dir / ("split.json" if fold is None else f"split-fold{fold}.json")
+
+
+def compare(
+    out_dir: str | Path,
+    experiments: Sequence[str],
+    *,
+    networks: Sequence[str] = (),
+    layers: Mapping[str, str] | None = None,
+    seeds: int = 1,
+    folds: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Train, evaluate and compare; the same call again continues, and repeats nothing that is finished.
+
+    Args:
+        out_dir: Holds the split, a folder an experiment and, at the end, ``compare.csv``, ``compare_tumors.csv``,
+            ``compare.md`` and ``compare.html``.
+        experiments: Names or paths of experiment files.
+        networks: Names or paths of network files, each with the default recipe.
+        layers: Layers for all; the ``data`` layer is one for all in any case.
+        seeds: Number of trainings of each experiment that differ by seed alone.
+        folds: Cross-validation: each patient is tested once, and validated once; None holds out one test part.
+        overrides: Keys for all experiments.
+
+    Returns:
+        What was compared, with the runs that failed.
+
+    Raises:
+        ValueError: If there are fewer than two experiments, names collide or are unknown, a key is this command's own
+            or unknown to all experiments, or the split is another one than that of an earlier call.
+        FileNotFoundError: If there are no data.
+    """
+    overrides = dict(overrides or {})
+    for key in sorted(set(overrides) & set(OWN_KEYS)):
+        raise ValueError(f"compare sets {key} itself ({OWN_KEYS[key]}); leave it out")
+    contestants = _contestants(experiments, networks, layers or {})
+    plan = Plan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
+    classes, failed = _merge_all(plan)
+    _make_splits(plan)
+    results: list[RunResult] = []
+    trials = [trial for trial in plan.trials() if trial.contestant.name in classes]
+    for number, trial in enumerate(trials, 1):
+        result = _run(plan, trial, classes[trial.contestant.name], f"[{number}/{len(trials)}] {trial.name}")
+        if isinstance(result, RunResult):
+            results.append(result)
+        else:
+            failed.append(result)
+    return _write(plan, results, failed)
+
+
+# --- before the first run ---
+
+
+def _contestants(experiments: Sequence[str], networks: Sequence[str], layers: Mapping[str, str]) -> list[Contestant]:
+    """Name the contestants; a file is called as it is without its suffix."""
+    shared = {"data": DEFAULT_LAYERS["data"], **layers}
+    for kind, names in (("experiment", experiments), ("network", networks)):
+        for name in names:
+            layer_file(kind, name)  # refuses what is unknown
+    found = [Contestant(Path(name).stem, name, shared) for name in experiments]
+    found += [Contestant(Path(name).stem, None, {**shared, "network": name}) for name in networks]
+    names = [contestant.name for contestant in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is named twice; give a copy of its file another name")
+    if len(names) < 2:
+        raise ValueError("a comparison needs two experiments or networks; separate their names by commas")
+    return found
+
+
+def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
+    """Return the number of classes of each contestant that can be composed, and those that cannot.
+
+    The cases of the data set are found on the way. What is wrong with all of them is raised.
+    """
+    classes: dict[str, int] = {}
+    failed: list[FailedRun] = []
+    first: Exception | None = None
+    for contestant in plan.contestants:
+        try:
+            merged = merge_layers(contestant.layers, experiment=contestant.experiment, overrides=plan.overrides)
+        except ValueError as reason:
+            first = first or reason
+            failed.append(FailedRun(contestant.name, "configuration", str(reason)))
+            continue
+        if not classes:
+            plan.cases = ConfigParser(merged["train"]).get_parsed_content("cases")
+        classes[contestant.name] = merged["train"]["num_classes"]
+    if not classes:
+        assert first is not None
+        raise first
+    return classes, failed
+
+
+def _make_splits(plan: Plan) -> None:
+    """Write the splits that are not there; refuse those of an earlier call with other settings."""
+    default = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
+    fractions = plan.overrides.get("split_fractions", default)
+    if plan.folds is not None and plan.folds < LEAST_FOLDS:
+        raise ValueError(f"{plan.folds} folds; at least {LEAST_FOLDS}: one to test, one to validate, the rest to train")
+    plan.out_dir.mkdir(parents=True, exist_ok=True)
+    for fold in range(plan.folds) if plan.folds else (None,):
+        settings = {"fractions": fractions} if fold is None else {"folds": plan.folds, "fold": fold}
+        path = plan.split_file(fold)
+        if path.exists():
+            there = json.loads(path.read_text())["settings"]
+            if there != settings:
+                raise ValueError(f"{path} was made with {there}, not {settings}; choose another OUT_DIR")
+            continue
+        if fold is None or plan.folds is None:
+            split = make_split(plan.cases, fractions=fractions)
+        else:
+            split = held_out_fold(plan.cases, folds=plan.folds, fold=fold)
+        if not split["test"]:
+            raise ValueError(f"split_fractions {fractions} leave no case to test")
+        write_split(path, split, settings)
+
+
+# --- one run ---
+
+
+def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
+    """Train, segment, score and read one run; whatever goes wrong comes back with its reason."""
+    folder = plan.out_dir / trial.name
+    stage = "training"
+    try:
+        tqdm.write(f"{title}: training")
+        _alone(_train, folder, trial, plan.split_file(trial.fold), dict(plan.overrides))
+        stage = "evaluation"
+        tqdm.write(f"{title}: evaluation")
+        _alone(_evaluate, folder)
+        patients = {case["case"]: case["patient"] for case in plan.cases}
+        return read_run(
+            folder, experiment=trial.contestant.name, seed=trial.seed, fold=trial.fold, classes=classes,
+            patients=patients,
+        )  # fmt: skip
+    except BrokenProcessPool:
+        reason = "the process died, most likely for want of memory"
+    except Exception as error:
+        reason = finding_of(error).detail
+    tqdm.write(f"{title}: {stage} failed: {reason}")
+    return FailedRun(trial.name, stage, reason)
+
+
+def _alone(work: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in a process of its own; what it raises is raised here."""
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    context = get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])  # the libraries are imported once, not for each process
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(work, *arguments).result()
+
+
+def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, Any]) -> None:
+    """Train, or continue, with a copy of the shared split: the run stays a bundle that can be moved."""
+    split = folder / "split.json"
+    if split.exists() and json.loads(split.read_text())["cases"] != json.loads(split_file.read_text())["cases"]:
+        raise ValueError(f"{folder} was trained on another split; choose another OUT_DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not split.exists():
+        shutil.copyfile(split_file, split)
+    contestant = trial.contestant
+    train(folder, contestant.layers, experiment=contestant.experiment, overrides={**overrides, "seed": trial.seed})
+
+
+def _evaluate(folder: Path) -> None:
+    """Segment the test cases that are not yet segmented, and score anew where a mask has changed."""
+    wanted = {"probabilities": True, "describe": True, "overwrite": True}
+    run_workflow(folder, "evaluate", {**wanted, "run::1": "$None"})
+    metrics = folder / METRICS
+    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / LEDGER).stat().st_mtime_ns:
+        run_workflow(folder, "evaluate", {**wanted, "run::0": "$None"})
+
+
+# --- after the last run ---
+
+
+def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
+    """Write tables and page."""
+    splits = [
+        json.loads(plan.split_file(f).read_text())["cases"] for f in (range(plan.folds) if plan.folds else [None])
+    ]
+    comparison = Comparison(results, failed, splits, budget={**plan.layers, **plan.overrides})
+    if results:
+        write_table(plan.out_dir / "compare.csv", [row for result in results for row in result.rows])
+        write_table(plan.out_dir / "compare_tumors.csv", [row for result in results for row in result.tumors])
+        write_text(plan.out_dir / "compare.md", comparison_markdown(comparison))
+        write_text(plan.out_dir / "compare.html", comparison_page(comparison, _pictures(plan, comparison)))
+    return comparison
+
+
+def _pictures(plan: Plan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
+    """Draw worst, median and best prediction of each experiment; captions and PNGs."""
+    files = {case["case"]: case for case in plan.cases}
+    drawn: dict[str, list[tuple[str, bytes]]] = {}
+    for name in comparison.experiments:
+        region, ranked = comparison.ranked(name)
+        for title, place in places(len(ranked)):
+            dice, result, case = ranked[place]
+            mask = result.folder / MASKS / f"{case}.nii.gz"
+            pair = Pair(case, mask, Path(files[case]["label"]), image=Path(files[case]["image"]))
+            picture = pair_picture(pair, liver_only=result.classes == 2)
+            if picture["case"] is not None:
+                caption = (
+                    f"{title}{region} Dice {dice:.3f}: {case}, {result.name}, slice {picture['slice']} from the feet"
+                )
+                drawn.setdefault(name, []).append((caption, picture["case"]))
+    return drawn
