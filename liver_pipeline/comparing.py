@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
@@ -240,7 +242,8 @@ def _alone(work: Callable[..., None], *arguments: Any) -> None:
     context = get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([__name__])  # the libraries are imported once, not for each process
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    quiet = partial(warnings.filterwarnings, "ignore", message="`torch.jit")  # said to the developers of monai
+    with ProcessPoolExecutor(1, mp_context=context, initializer=quiet) as pool:
         pool.submit(work, *arguments).result()
 
 
@@ -289,13 +292,17 @@ def _pictures(plan: Plan, comparison: Comparison) -> dict[str, list[tuple[str, b
     for name in comparison.experiments:
         region, ranked = comparison.ranked(name)
         for title, place in places(len(ranked)):
-            dice, result, case = ranked[place]
+            case = ranked[place]
+            row, result = next(
+                (row, result) for result in comparison.of(name) for row in result.rows if row["case"] == case
+            )
             mask = result.folder / MASKS / f"{case}.nii.gz"
             pair = Pair(case, mask, Path(files[case]["label"]), image=Path(files[case]["image"]))
             picture = pair_picture(pair, liver_only=result.classes == 2)
             if picture["case"] is not None:
-                caption = (
-                    f"{title}{region} Dice {dice:.3f}: {case}, {result.name}, slice {picture['slice']} from the feet"
-                )
+                mean = comparison.statistics["cases"][name][case][f"{region}_dice"]
+                caption = f"{title}{region} Dice {mean:.3f}: {case}, slice {picture['slice']} from the feet"
+                if len(comparison.of(name)) > 1:
+                    caption += f"; the mean of its runs, of which this is {result.name} ({row[f'{region}_dice']:.3f})"
                 drawn.setdefault(name, []).append((caption, picture["case"]))
     return drawn

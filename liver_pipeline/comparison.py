@@ -142,15 +142,14 @@ class Comparison:
             "confidence": median(confidences) if confidences else None,
         }
 
-    def ranked(self, experiment: str) -> tuple[str, list[tuple[float, RunResult, str]]]:
-        """Dice, run and case of every prediction, worst first, by tumor where there is any, else by liver."""
-        for region in ("tumor", "liver"):
-            scored = [
-                (row[f"{region}_dice"], result, row["case"])
-                for result in self.of(experiment)
-                for row in result.rows
-                if row[f"{region}_dice"] is not None
-            ]
-            if scored and self.knows_tumor(experiment) >= (region == "tumor"):
-                return region, sorted(scored, key=lambda item: (item[0], item[1].name, item[2]))
+    def ranked(self, experiment: str) -> tuple[str, list[str]]:
+        """Region and test cases with a Dice there, worst first: tumor where there is any, else liver."""
+        cases = self.statistics["cases"][experiment]
+        regions = ("tumor", "liver") if self.knows_tumor(experiment) else ("liver",)
+        for region in regions:
+            scored = [case for case in cases if cases[case][f"{region}_dice"] is not None]
+            if scored:
+                return region, sorted(
+                    scored, key=lambda case: (*(cases[case][f"{name}_dice"] for name in regions), case)
+                )
         return "liver", []

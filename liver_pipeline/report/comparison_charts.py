@@ -33,12 +33,16 @@ def bars(comparison: Comparison) -> str:
 
 
 def training(comparison: Comparison) -> str:
-    """Loss and validation Dice over epochs: a thin line a run, a thick one the mean of an experiment."""
+    """Loss and Dice of validation over epochs: a thin line a run, a thick one the mean of an experiment."""
     key = _key(comparison, comparison.experiments)
     loss = line_chart(_lines(comparison, "train_loss"), x_name="epoch", name="training loss")
-    dice = line_chart(_lines(comparison, "val_mean_dice"), x_name="epoch", name="validation Dice", unit_range=True)
-    figures = figure("Loss", loss, texts.LOSS_CAPTION) + figure("Validation", dice, texts.VALIDATION_CAPTION)
-    return f'{key}<div class="charts">{figures}</div>'
+    figures = [figure("Loss", loss, texts.LOSS_CAPTION)]
+    for region in ("liver", "tumor"):
+        lines = _lines(comparison, f"val_dice_{region}")
+        if lines:
+            dice = line_chart(lines, x_name="epoch", name="Dice", unit_range=True)
+            figures.append(figure(f"Validation, {region}", dice, texts.VALIDATION_CAPTION))
+    return f'{key}<div class="charts">{"".join(figures)}</div>'
 
 
 def _lines(comparison: Comparison, column: str) -> list[Line]:

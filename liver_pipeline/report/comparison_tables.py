@@ -40,8 +40,8 @@ def remarks(comparison: Comparison) -> list[str]:
     if comparison.mixed:
         liver_only = [name for name in comparison.experiments if not comparison.knows_tumor(name)]
         found.append(
-            f"{', '.join(liver_only)} know liver only: the others are compared with them on the liver alone "
-            "(tumor counts as liver on both sides), and among themselves on tumors."
+            f"Without a tumor class: {', '.join(liver_only)}. On the liver, where tumor counts as liver on both sides, all "
+            "are compared; on tumors only the others."
         )
     if comparison.n_patients < LEAST_PATIENTS:
         least = 2 / 2**comparison.n_patients
@@ -86,13 +86,14 @@ def figures_of(region: str) -> list[str]:
 
 
 def _results_of(comparison: Comparison, names: Sequence[str], figures: Sequence[str]) -> str:
-    head = ("Experiment", "Runs", *(texts.short_name(key) for key in figures))
+    head = ("Experiment", *(texts.short_name(key) for key in figures))
     rows = []
     for name in names:
         summary = comparison.statistics["summary"][name]
         cells = [f"<td>{_figure(summary[key], key)}</td>" for key in figures]
-        rows.append(f"<tr><td>{escape(name)}</td><td>{len(comparison.of(name))}</td>{''.join(cells)}</tr>")
-    return table(head, rows)
+        runs = plural(len(comparison.of(name)), "run")
+        rows.append(f"<tr><td>{escape(name)}<small>{runs}</small></td>{''.join(cells)}</tr>")
+    return table(head, rows, classes="tight")
 
 
 def _figure(summary: Mapping[str, Any], key: str) -> str:
@@ -101,11 +102,13 @@ def _figure(summary: Mapping[str, Any], key: str) -> str:
     lines = [number(summary["mean"], digits)]
     if summary["ci_low"] is not None:
         lines.append(f"<small>{number(summary['ci_low'], digits)} to {number(summary['ci_high'], digits)}</small>")
-    undefined = f', <span class="bad">{summary["n_undefined"]} undefined</span>' if summary["n_undefined"] else ""
-    lines.append(f"<small>n = {summary['n']}{undefined}</small>")
+    lines.append(f"<small>n = {summary['n']}</small>")
+    if summary["n_undefined"]:
+        lines.append(f'<small class="bad">{summary["n_undefined"]} undefined</small>')
     seeds = list(summary["seeds"].values())
-    if len(seeds) > 1:
-        lines.append(f"<small>seeds {number(min(seeds), digits)} to {number(max(seeds), digits)}</small>")
+    if len(seeds) > 1 and key.endswith("dice"):
+        spread = " to ".join(number(end, digits) for end in (min(seeds), max(seeds)))
+        lines.append(f"<small>seeds: {spread}</small>")
     return "".join(lines)
 
 
@@ -160,7 +163,7 @@ def verdict(pair: Mapping[str, Any], key: str) -> str:
 
 def p_value(p: float | None) -> str:
     """A p value for reading."""
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3g}"
 
 
 def confusions(comparison: Comparison) -> str:
@@ -175,15 +178,14 @@ def confusions(comparison: Comparison) -> str:
 def cost(comparison: Comparison) -> str:
     """Parameters, time and memory."""
     head = (
-        "Experiment", "Parameters, M", "Seconds a volume", "of these in the network", "Seconds a slice",
+        "Experiment", "Parameters", "Seconds a volume", "of these in the network", "Seconds a slice",
         "Peak memory, GB", "Training, minutes",
     )  # fmt: skip
     rows = []
     for name in comparison.experiments:
         figures = comparison.cost(name)
-        millions = None if figures["parameters"] is None else figures["parameters"] / 1e6
         minutes = None if figures["training"] is None else figures["training"] / 60
-        values = [number(millions, 2), *(number(figures[key], 2) for key in ("seconds", "seconds_network"))]
+        values = [number(figures["parameters"]), *(number(figures[key], 2) for key in ("seconds", "seconds_network"))]
         values += [number(figures["seconds_slice"], 4), number(figures["peak_gb"], 2), number(minutes, 1)]
         rows.append(row(escape(name), *values))
     return f"{table(head, rows)}{texts.COST}"

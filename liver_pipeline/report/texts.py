@@ -98,7 +98,9 @@ def lower_is_better(key: str) -> bool:
 
 
 LOSS_CAPTION = "Mean of an epoch. Experiments may train with different losses: shapes can be compared, heights cannot."
-VALIDATION_CAPTION = "Mean Dice over classes on the validation cases, on which the checkpoint was chosen."
+VALIDATION_CAPTION = (
+    "On the validation cases, on the model's grid; the checkpoint is that of the best mean over classes."
+)
 COST = """
 <p class="soft">Median over test cases, from file to mask; converting a network once for OpenVINO is left out. Peak
 memory is that of the whole process on the host, scan included; graphics memory is not in it. Training counts all
