@@ -180,7 +180,7 @@ def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **
 @click.argument("out_dir")
 @click.option("--experiments", default="", metavar="A,B,...", help="Experiments, by name or as paths of YAML files.")
 @click.option("--networks", default="", metavar="X,Y,...", help="Networks with the default recipe, likewise.")
-@click.option("--data", metavar="NAME", help="How the data set lies on disk (default: lits).")
+@click.option("--data", metavar="NAME", help="How the data set lies on disk (default: what they name, or lits).")
 @click.option("--modality", metavar="NAME", help="A modality for all; by default each experiment has its own.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of each experiment.")
 @click.option("--folds", type=click.IntRange(min=3), metavar="N", help="Cross-validate: each patient is tested once.")

@@ -111,7 +111,7 @@ def compare(
             ``compare.md`` and ``compare.html``.
         experiments: Names or paths of experiment files.
         networks: Names or paths of network files, each with the default recipe.
-        layers: Layers for all; the ``data`` layer is one for all in any case.
+        layers: Layers for all. The ``data`` layer is one for all in any case: this, or what an experiment names.
         seeds: Number of trainings of each experiment that differ by seed alone.
         folds: Cross-validation: each patient is tested once, and validated once; None holds out one test part.
         overrides: Keys for all experiments.
@@ -147,10 +147,12 @@ def compare(
 
 def _contestants(experiments: Sequence[str], networks: Sequence[str], layers: Mapping[str, str]) -> list[Contestant]:
     """Name the contestants; a file is called as it is without its suffix."""
-    shared = {"data": DEFAULT_LAYERS["data"], **layers}
-    for kind, names in (("experiment", experiments), ("network", networks)):
-        for name in names:
-            layer_file(kind, name)  # refuses what is unknown
+    for name in networks:
+        layer_file("network", name)  # refuses what is unknown
+    own = {read_config(layer_file("experiment", name)).get("layers", {}).get("data") for name in experiments} - {None}
+    if len(own) > 1 and "data" not in layers:
+        raise ValueError(f"the experiments name different data layouts ({', '.join(sorted(own))}); choose with --data")
+    shared = {"data": own.pop() if own else DEFAULT_LAYERS["data"], **layers}
     found = [Contestant(Path(name).stem, name, shared) for name in experiments]
     found += [Contestant(Path(name).stem, None, {**shared, "network": name}) for name in networks]
     names = [contestant.name for contestant in found]

@@ -40,8 +40,8 @@ def remarks(comparison: Comparison) -> list[str]:
     if comparison.mixed:
         liver_only = [name for name in comparison.experiments if not comparison.knows_tumor(name)]
         found.append(
-            f"Without a tumor class: {', '.join(liver_only)}. On the liver, where tumor counts as liver on both sides, all "
-            "are compared; on tumors only the others."
+            f"Without a tumor class: {', '.join(liver_only)}. All are compared on the liver, where tumor counts as "
+            "liver on both sides; on tumors only the others are."
         )
     if comparison.n_patients < LEAST_PATIENTS:
         least = 2 / 2**comparison.n_patients
