@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -240,12 +240,8 @@ def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | Fail
 
 def _alone(work: Callable[..., None], *arguments: Any) -> None:
     """Run a function in a process of its own; what it raises is raised here."""
-    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    context = get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])  # the libraries are imported once, not for each process
     quiet = partial(warnings.filterwarnings, "ignore", message="`torch.jit")  # said to the developers of monai
-    with ProcessPoolExecutor(1, mp_context=context, initializer=quiet) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet) as pool:
         pool.submit(work, *arguments).result()
 
 
