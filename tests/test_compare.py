@@ -243,5 +243,5 @@ def test_a_bar_ends_at_its_value_and_its_interval_around_it() -> None:
 
 def test_a_line_of_one_point_is_a_dot() -> None:
     text = line_chart([(0, [(1, 0.5)], ""), (9, [(0, 0), (1, 1)], "thin")], x_name="epoch", name="loss")
-    assert text.count("<circle") == 1 and 'class="line tone1 thin"' in text
+    assert text.count("<circle") == 1 and 'class="trace tone1 thin"' in text
     assert number(0.5) in ("0.500",)
