@@ -10,7 +10,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from torch.utils.data import Sampler
 
 from liver_pipeline.threads import one_core_each
 
-Draw = tuple[int, int]  # position in the epoch, index of the case
+Draw = tuple[int, int]  # seed of the item, index of the case
 Order = npt.NDArray[np.int64]  # indices of the cases of an epoch
+Waiting = deque[tuple[list[Draw], Future[Any]]]  # batches in preparation
 Redraw = Callable[[Order, np.random.Generator], Order]
 
 
@@ -66,36 +67,35 @@ class EpochSampler(Sampler[Draw]):
         if self.redraw is not None:
             order = self.redraw(order, rng)
         for position in range(self.rank, len(self) * self.world, self.world):
-            yield position, int(order[position % self.size])
+            yield seed_of(self.seed, self.epoch, position), int(order[position % self.size])
 
 
 class SeededItems(torch.utils.data.Dataset[Any]):
-    """Items of a MONAI dataset whose random transforms are seeded by (seed, epoch, position) before each item.
+    """Items of a MONAI dataset whose random transforms are seeded before each item.
 
     Threads may ask for items at the same time: each works with its own copy of the transforms, while what the dataset
     holds in memory is shared.
 
     Args:
         dataset: Its ``transform`` is a Compose, or anything that is not random.
-        seed: Seeds all items.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset, self.seed, self.epoch = dataset, seed, 0
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
         self._idle: deque[Dataset] = deque()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        position, index = draw
+        seed, index = draw
         try:
             worker = self._idle.pop()
         except IndexError:
             worker = copy.copy(self.dataset)
             worker.transform = copy.deepcopy(self.dataset.transform)
         if isinstance(worker.transform, Randomizable):
-            worker.transform.set_random_state(seed=seed_of(self.seed, self.epoch, position))
+            worker.transform.set_random_state(seed=seed)
         item = worker[index]
         self._idle.append(worker)
         return item
@@ -103,6 +103,8 @@ class SeededItems(torch.utils.data.Dataset[Any]):
 
 class BatchLoader(DataLoader):
     """A DataLoader that prepares batches in threads; their number changes neither order nor content of the batches.
+
+    While an epoch ends and is validated, the threads go on with the first batches of the next one.
 
     Args:
         dataset: A MONAI dataset.
@@ -128,35 +130,51 @@ class BatchLoader(DataLoader):
         **options: Any,
     ) -> None:
         self.draws = EpochSampler(len(dataset), seed, rank=rank, world=world, redraw=redraw)
-        self.items = SeededItems(dataset, seed)
+        self.items = SeededItems(dataset)
         super().__init__(self.items, batch_size=batch_size, sampler=self.draws, **options)
         self.num_threads = num_threads
+        self.epoch = 0
+        self._ahead: tuple[ThreadPoolExecutor, Waiting] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is."""
-        self.draws.epoch = self.items.epoch = epoch
+        self.epoch = epoch
+
+    def _batches(self, epoch: int) -> list[list[Draw]]:
+        assert self.batch_sampler is not None
+        self.draws.epoch = epoch
+        return list(self.batch_sampler)
 
     def _load(self, draws: Sequence[Draw]) -> Any:
         batch = self.collate_fn([self.items[draw] for draw in draws])
         return pinned(batch) if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        assert self.batch_sampler is not None
-        batches = iter(self.batch_sampler)
+        batches = self._batches(self.epoch)
         if self.num_threads == 0:
             yield from map(self._load, batches)
             return
-        pool = one_core_each(self.num_threads)
+        pool, waiting = self._ahead or (one_core_each(self.num_threads), deque())
+        self._ahead = None
+        if [draws for draws, _ in waiting] != batches[: len(waiting)]:  # another epoch, or it was redrawn
+            for _, batch in waiting:
+                batch.cancel()
+            waiting.clear()
+        coming = [*batches, *self._batches(self.epoch + 1)[: self.num_threads]][len(waiting) :]
+        given = 0  # batches
         try:
-            waiting: deque[Future[Any]] = deque()
-            for draws in batches:
-                waiting.append(pool.submit(self._load, draws))
-                if len(waiting) > self.num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            while given < len(batches):
+                while coming and len(waiting) <= self.num_threads:
+                    draws = coming.pop(0)
+                    waiting.append((draws, pool.submit(self._load, draws)))
+                batch = waiting.popleft()[1].result()
+                given += 1
+                if given == len(batches):
+                    self._ahead = (pool, waiting)
+                yield batch
         finally:
-            pool.shutdown(cancel_futures=True)
+            if given < len(batches):
+                pool.shutdown(cancel_futures=True)
 
 
 def pinned(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -220,6 +220,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     parser.get_parsed_content("usable")
     prepared = time.perf_counter() - begin
     trainer, log, checkpoint = (parser.get_parsed_content(f"train::{key}") for key in ("trainer", "log", "checkpoint"))
+    parser.get_parsed_content("validate::early_stop").set_trainer(trainer)  # as the config's `run` does
     watch.attach(trainer)
     return {**watched(watch, lambda: run(trainer, log, checkpoint)), "seconds_prepare": prepared}
 
@@ -508,7 +509,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 14))
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch in the training process; 0: its own choice")
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=[p for p in PARTS if p != "nnunet" or has_nnunet()]
+        "--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "nnunet" or has_nnunet()]
     )
     parser.add_argument("--preprocessing", action="store_true", help="the cost of a case of LiTS' size instead")
     parser.add_argument("--repeat", type=int, default=3, help="times that the case is preprocessed; the median counts")

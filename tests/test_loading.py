@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -49,14 +50,39 @@ def test_an_epoch_does_not_depend_on_those_before_it_and_differs_from_them() -> 
     assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
 
 
+def test_the_next_epoch_is_begun_while_one_ends() -> None:
+    batches = loader(2)
+    loaded: list[Any] = []
+    load = batches._load
+    batches._load = lambda draws: loaded.append(draws) or load(draws)  # type: ignore[method-assign,func-returns-value]
+    epoch(batches, 1)
+    deadline = time.monotonic() + 10
+    while len(loaded) < len(batches) + 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(loaded) == len(batches) + 2
+    for number in (2, 7):  # the one that was begun, and another one
+        for a, b in zip(epoch(batches, number), epoch(loader(0), number), strict=True):
+            assert torch.equal(a["image"], b["image"])
+    assert len(loaded) >= 3 * len(batches) + 2
+    assert len({tuple(draws) for draws in loaded[: 2 * len(batches)]}) == 2 * len(batches)  # none was made twice
+
+
+def test_an_epoch_that_is_redrawn_when_one_ends_is_the_new_one() -> None:
+    batches, turned = loader(2, redraw=lambda order, _: order), loader(0, redraw=lambda order, _: order[::-1])
+    epoch(batches, 1)
+    batches.draws.redraw = turned.draws.redraw
+    for a, b in zip(epoch(batches, 2), epoch(turned, 2), strict=True):
+        assert torch.equal(a["image"], b["image"])
+
+
 def test_an_epoch_that_is_left_early_leaves_no_thread_behind() -> None:
     import threading
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     batches = iter(loader(4))
     next(batches)
     batches.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_processes_share_the_epoch_out_batch_by_batch() -> None:
