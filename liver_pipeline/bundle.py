@@ -15,11 +15,12 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from liver_pipeline.files import whole_file, write_json
 from liver_pipeline.handlers import CLASS_NAMES
-from liver_pipeline.layers import apply_overrides, merge_layers, read_config, refuse_key, share_dir
+from liver_pipeline.layers import Configs, apply_overrides, read_config, refuse_key, share_dir
+from liver_pipeline.stages import LIVER, PREFIX, merge_stages
 
 # What a training writes beside the configs, and --restart removes.
 TRAINING_OUTPUTS = (
-    "models", "logs", "split.json", "log.csv", "curves.png", "skipped_cases.json", "bad_loss.json"
+    "models", "logs", "out_of_fold", "split.json", "log.csv", "curves.png", "skipped_cases.json", "bad_loss.json"
 )  # fmt: skip
 MULTI_GPU = "multi_gpu_train"  # an overlay on train.yaml, as in the model zoo
 GENERATED = "# Merged from the layers in configs/ by `liver-pipeline compose`; edit there, or start a new run.\n"
@@ -33,13 +34,13 @@ def compose(
     overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a run folder: a MONAI bundle that carries its whole configuration.
+    """Write a run folder: a MONAI bundle that carries its whole configuration; of a cascade, also ``liver/`` in it.
 
     Args:
         run_dir: The folder; made when it does not exist.
-        layers: See :func:`merge_layers`.
-        experiment: See :func:`merge_layers`.
-        overrides: See :func:`merge_layers`.
+        layers: See :func:`~liver_pipeline.stages.merge_stages`.
+        experiment: See :func:`~liver_pipeline.stages.merge_stages`.
+        overrides: See :func:`~liver_pipeline.stages.merge_stages`.
         overwrite: Replace an existing run's configs, and remove its weights, split and logs.
 
     Returns:
@@ -47,22 +48,29 @@ def compose(
 
     Raises:
         FileExistsError: If the folder holds a run and ``overwrite`` is false.
-        ValueError: See :func:`merge_layers`.
+        ValueError: See :func:`~liver_pipeline.stages.merge_stages`.
     """
     run_dir = Path(run_dir)
-    merged = merge_layers(layers, experiment=experiment, overrides=overrides)
+    stages = merge_stages(layers, experiment=experiment, overrides=overrides)
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file; the run folder needs another name")
     if (run_dir / "configs").exists():
         if not overwrite:
             raise FileExistsError(f"{run_dir} holds a run already; choose another folder or give --overwrite")
+        remove_outputs(run_dir, (f"{LIVER}/configs", *(f"{LIVER}/{name}" for name in TRAINING_OUTPUTS)))
         remove_outputs(run_dir, ("configs", *TRAINING_OUTPUTS))
-    (run_dir / "models").mkdir(parents=True, exist_ok=True)
-    for name in ("LICENSE", "docs/README.md"):
-        (run_dir / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(share_dir("bundle") / name, run_dir / name)
-    write_configs(run_dir / "configs", merged)
+    for folder, configs in reversed(stages.items()):  # the run's own last: they say that it is complete
+        write_bundle(run_dir / folder, configs)
     return run_dir
+
+
+def write_bundle(folder: Path, configs: Configs) -> None:
+    """Write a bundle without weights: configs, licence, model card; files of that name are replaced."""
+    (folder / "models").mkdir(parents=True, exist_ok=True)
+    for name in ("LICENSE", "docs/README.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(share_dir("bundle") / name, folder / name)
+    write_configs(folder / "configs", configs)
 
 
 def write_configs(configs: Path, merged: Mapping[str, Mapping[str, Any]]) -> None:
@@ -118,34 +126,34 @@ def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         "authors": "The liver_pipeline authors",
         "copyright": "Copyright the liver_pipeline authors",
         "intended_use": "Research; not a medical device. See docs/README.md.",
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "hounsfield" if config["modality"] == "ct" else "magnitude",
-                    "modality": config["modality"].upper(),
-                    "num_channels": config["in_channels"],
-                    "spatial_shape": config["roi_size"],
-                    "dtype": "float32",
-                    "value_range": config["value_range"],
-                    "is_patch_data": True,
-                    "channel_def": {str(i): "image" for i in range(config["in_channels"])},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "image",
-                    "format": "segmentation",
-                    "num_channels": config["num_classes"],
-                    "spatial_shape": config["roi_size"],
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": True,
-                    "channel_def": labels,
-                }
-            },
-        },
+        "network_data_format": _data_format(config),
+        **({f"{LIVER}_data_format": _data_format(config, PREFIX)} if f"{PREFIX}network_def" in config else {}),
     }
+
+
+def _data_format(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Describe what one network takes and gives; keys of a cascade's liver stage have a prefix where they differ."""
+
+    def own(key: str) -> Any:
+        return config.get(prefix + key, config[key])
+
+    common = {"type": "image", "spatial_shape": own("roi_size"), "dtype": "float32", "is_patch_data": True}
+    image = {
+        **common,
+        "format": "hounsfield" if config["modality"] == "ct" else "magnitude",
+        "modality": config["modality"].upper(),
+        "num_channels": own("in_channels"),
+        "value_range": own("value_range"),
+        "channel_def": {str(i): "image" for i in range(own("in_channels"))},
+    }
+    pred = {
+        **common,
+        "format": "segmentation",
+        "num_channels": own("num_classes"),
+        "value_range": [],
+        "channel_def": {str(i): name for i, name in enumerate(CLASS_NAMES[: own("num_classes")])},
+    }
+    return {"inputs": {"image": image}, "outputs": {"pred": pred}}
 
 
 def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def describe_case(
         case: Read, preprocessed and segmented.
         label_map: uint8 (X, Y, Z), as written.
         sha256: Of the mask's file.
-        pred: What the inferer gave; the dict under "inference" in its meta is kept, seconds under ``timing``.
+        pred: What the inferer gave; the dict under "inference" in its meta is kept, seconds under ``timing``. It says
+            ``model_grid`` where that is not the grid of the preprocessed image.
         effects: Name of each cleaning step to the number of voxels it changed.
     """
     assert case.scan is not None
@@ -91,7 +92,7 @@ def describe_case(
         "probabilities": _probabilities(case),
         "geometry": {
             "scan": geometry(scan.array.shape, scan.affine),
-            "model_grid": geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None,
+            "model_grid": inference.pop("model_grid", None) or _model_grid(image),
             "mask": geometry(label_map.shape, scan.affine),
         },
         "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
@@ -111,6 +112,10 @@ def _probabilities(case: Case) -> dict[str, Any] | None:
         return None
     path = f"{case.one.case}{PROBABILITIES}"
     return {"path": path, "sha256": case.probabilities_sha256, "classes": case.classes, "largest_error": 0.5 / LEVELS}
+
+
+def _model_grid(image: Any) -> dict[str, Any] | None:
+    return geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None
 
 
 def _volumes(label_map: npt.NDArray[np.uint8], scan: Scan) -> dict[str, dict[str, float]]:

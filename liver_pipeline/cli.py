@@ -13,7 +13,15 @@ import click
 from tqdm import tqdm
 
 EXIT_BAD_USAGE = 2
-PATH_KEYS = ("dataset_dir", "output_dir", "split_file", "ckpt_path", "encoder_weights_path", "converted_dir")
+PATH_KEYS = (
+    "dataset_dir",
+    "output_dir",
+    "split_file",
+    "ckpt_path",
+    "liver_ckpt_path",
+    "encoder_weights_path",
+    "converted_dir",
+)
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
 

@@ -97,6 +97,8 @@ class FolderRun:
         postprocessing: Takes ``{"pred": MetaTensor (1, X, Y, Z), "image": ...}``, gives "pred" and maybe "effects".
         device: Where the network runs.
         ckpt_path: Weights (see :func:`liver_pipeline.weights.load_weights`); ``None`` keeps those the network has.
+        other_networks: Name to ``{"network", "ckpt_path"}`` of networks that the inferer runs besides; they are loaded
+            and placed as ``network`` is.
         modality: "ct" or "mr"; which values are plausible.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config.
         retry_failed: Run failed cases again although nothing has changed.
@@ -123,6 +125,7 @@ class FolderRun:
         postprocessing: Callable[[Any], Mapping[Any, Any]] | None = None,
         device: str | torch.device = "cpu",
         ckpt_path: str | Path | None = None,
+        other_networks: Mapping[str, Mapping[str, Any]] | None = None,
         modality: str = "ct",
         bundle_root: str | Path | None = None,
         retry_failed: bool = False,
@@ -148,6 +151,7 @@ class FolderRun:
         self.postprocessing = postprocessing
         self.device = torch.device(device)
         self.ckpt_path = None if ckpt_path is None else Path(ckpt_path)
+        self.other_networks = dict(other_networks or {})
         self.modality = modality
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
@@ -178,7 +182,8 @@ class FolderRun:
             return self._print_plan(cases)
         refuse_collisions(cases)
         with contextlib.closing(self._open_ledger()) as self._ledger:
-            self.weights_sha256 = self._load_weights()
+            self._weights = self._load_weights()
+            self.weights_sha256 = content_sha256(self._weights) if self.other_networks else self._weights["sha256"]
             self._versions, self._machine = versions(), machine(self.device)
             return self._run(cases)
 
@@ -199,11 +204,17 @@ class FolderRun:
             raise IntakeError(self.output_dir, [finding_of(reason, writing=True)]) from reason
         return ledger
 
-    def _load_weights(self) -> str:
-        path = self.ckpt_path
-        sha256 = network_sha256(self.network) if path is None else load_weights(self.network, path)
-        self.network.to(self.device).eval()
-        return sha256
+    def _load_weights(self) -> dict[str, Any]:
+        """Load the weights of all networks; return file and hash of the main one, and of each other under its name."""
+        others = {name: self._load(one["network"], one["ckpt_path"]) for name, one in self.other_networks.items()}
+        return {**self._load(self.network, self.ckpt_path), **others}
+
+    def _load(self, network: torch.nn.Module, ckpt_path: str | Path | None) -> dict[str, Any]:
+        path = None if ckpt_path is None else Path(ckpt_path)
+        sha256 = network_sha256(network) if path is None else load_weights(network, path)
+        network.to(self.device).eval()
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return {"file": None if path is None else path.name, "sha256": sha256, "parameters": parameters}
 
     def _settings(self) -> dict[str, Any]:
         """Return all that decides what the masks are, but for input and weights."""
@@ -391,11 +402,7 @@ class FolderRun:
     def _common(self) -> dict[str, Any]:
         """Return the part of the provenance that all cases share."""
         return {
-            "weights": {
-                "file": None if self.ckpt_path is None else self.ckpt_path.name,
-                "sha256": self.weights_sha256,
-                "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
-            },
+            "weights": self._weights,
             "config": {"sha256": self.config_sha256, "settings": self.settings},
             "versions": self._versions,
             "machine": self._machine,

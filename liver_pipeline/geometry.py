@@ -111,8 +111,11 @@ class AxisMap:
 
     def scan_positions(self, axis: int) -> npt.NDArray[np.float64]:
         """Return where each model voxel lies on the aligned scan along model axis ``axis``, in scan voxels."""
-        index = np.arange(self.model_shape[axis], dtype=np.float64)
-        return _steady((index - self.offset[axis]) / self.scale[axis])
+        return self.to_aligned(axis, np.arange(self.model_shape[axis], dtype=np.float64))
+
+    def to_aligned(self, axis: int, positions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return where positions along model axis ``axis``, in model voxels, lie on the aligned scan, in its voxels."""
+        return _steady((positions - self.offset[axis]) / self.scale[axis])
 
     def taps_to_model(self, axis: int) -> Taps:
         """Return, for each model voxel along ``axis``, its two neighbours on the aligned scan."""

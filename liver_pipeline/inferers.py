@@ -135,7 +135,8 @@ class StreamingInferer(Inferer):
         grid = self._grid(meta, tuple(image.shape[1:]))
         with evaluating(members), torch.inference_mode():
             canvas, record = self._stream(image, members, grid, meta)
-        return _result(canvas, record, meta, inputs, on_scan=self.grid == "scan")
+        affine = meta.get("scan_affine" if self.grid == "scan" else "affine", meta.get("affine", np.eye(4)))
+        return as_result(canvas.labels, canvas.levels, record, meta, inputs, affine=affine)
 
     def _grid(self, meta: dict[str, Any], model_shape: Sequence[int]) -> AxisMap:
         """Return the map between the model grid and the grid of the labels."""
@@ -303,19 +304,33 @@ def case_meta(image: torch.Tensor) -> dict[str, Any]:
     return dict(image.meta)
 
 
-def _result(
-    canvas: LabelCanvas, record: dict[str, Any], meta: dict[str, Any], inputs: torch.Tensor, *, on_scan: bool
+def as_result(
+    labels: LabelMap,
+    levels: LabelMap | None,
+    record: dict[str, Any],
+    meta: dict[str, Any],
+    inputs: torch.Tensor,
+    *,
+    affine: Any,
 ) -> MetaTensor:
-    """Wrap what was painted as a batch of one, without copying it; collated meta where the input's was."""
-    affine = meta.get("scan_affine" if on_scan else "affine", meta.get("affine", np.eye(4)))
+    """Wrap labels as a batch of one, without copying them; collated meta where the input's was.
+
+    Args:
+        labels: uint8 (X, Y, Z) on the grid that ``affine`` describes.
+        levels: Probabilities in eight bits, (X, Y, Z, K - 1), if they are kept.
+        record: What happened.
+        meta: Of the case.
+        inputs: What the inferer was given.
+        affine: Voxel index to RAS mm, (4, 4).
+    """
     kept: dict[str, Any] = {"affine": torch.as_tensor(np.asarray(affine), dtype=torch.float64), "inference": record}
     if "filename_or_obj" in meta:
         kept["filename_or_obj"] = str(meta["filename_or_obj"])
-    result = MetaTensor(torch.from_numpy(canvas.labels[None, None]))
+    result = MetaTensor(torch.from_numpy(labels[None, None]))
     batched = isinstance(inputs, MetaTensor) and bool(inputs.is_batch)
     result.meta = default_collate([kept]) if batched else kept
-    if canvas.levels is not None:
-        result.meta["probabilities"] = torch.from_numpy(canvas.levels[None])
+    if levels is not None:
+        result.meta["probabilities"] = torch.from_numpy(levels[None])
     result.is_batch = batched
     return result
 

@@ -30,6 +30,9 @@ WORKFLOWS = {
     "inference": ("base", "modality", "network", "inference"),
 }
 
+Configs = dict[str, dict[str, Any]]  # by workflow
+Source = tuple[str, Mapping[str, Any]]  # what it is called in errors, and the keys that it sets
+
 
 def share_dir(name: str) -> Path:
     """Return the folder ``configs`` or ``bundle`` as installed, or as it lies in a checkout."""
@@ -94,8 +97,8 @@ def _parse_value(text: str) -> Any:
 
 def merge_layers(
     layers: Mapping[str, str], *, experiment: str | None = None, overrides: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Merge the layers of every workflow.
+) -> Configs:
+    """Merge the layers of every workflow of one network; for a cascade see :func:`liver_pipeline.stages.merge_stages`.
 
     Args:
         layers: Names (or paths) for ``data``, ``modality``, ``network``, ``augmentation``, ``recipe``; what is absent
@@ -109,19 +112,30 @@ def merge_layers(
     Raises:
         ValueError: If a layer is unknown, or a key of the experiment or overrides is known to no workflow.
     """
+    files, sources = choose_layers(layers, experiment, overrides)
+    if "stages" in read_config(files["network"]):
+        raise ValueError(f"{files['network']} is a cascade of two networks; name one of them here")
+    merged = merge_workflows(files)
+    set_keys(merged, sources)
+    return merged
+
+
+def choose_layers(
+    layers: Mapping[str, str], experiment: str | None, overrides: Mapping[str, Any] | None
+) -> tuple[dict[str, Path], list[Source]]:
+    """Return the file of each kind of layer, and what is set above them: the experiment, then key=value."""
     changes = read_config(layer_file("experiment", experiment)) if experiment else {}
     chosen = {**DEFAULT_LAYERS, **changes.pop("layers", {}), **layers}
     files = {kind: layer_file(kind, chosen[kind]) for kind in KINDS}
-    for name in ("base", "train", "inference", "evaluate"):
-        files[name] = share_dir("configs") / f"{name}.yaml"
-    merged = {workflow: _merge([read_config(files[part]) for part in parts]) for workflow, parts in WORKFLOWS.items()}
-    for source, pairs in ((f"experiment '{experiment}'", changes), ("key=value", overrides or {})):
-        unused = set(pairs)
-        for config in merged.values():
-            unused -= apply_overrides(config, pairs)
-        for key in sorted(unused):
-            refuse_key(key, source, {known for config in merged.values() for known in config})
-    return merged
+    return files, [(f"experiment '{experiment}'", changes), ("key=value", overrides or {})]
+
+
+def merge_workflows(files: Mapping[str, Path]) -> Configs:
+    """Merge the layers of every workflow, whose files are given for each of ``KINDS``."""
+    shared = {name: share_dir("configs") / f"{name}.yaml" for name in ("base", "train", "inference", "evaluate")}
+    every = {**shared, **files}
+    layers = {workflow: [read_config(every[part]) for part in parts] for workflow, parts in WORKFLOWS.items()}
+    return {workflow: merge_into({}, parts) for workflow, parts in layers.items()}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -137,13 +151,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return config or {}
 
 
-def _merge(configs: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    parser = ConfigParser(config={})
-    for config in configs:
-        for key, value in config.items():
+def merge_into(config: dict[str, Any], layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge layers into ``config``, in place, lowest precedence first; keys such as ``a::b`` and ``+a`` as in MONAI."""
+    parser = ConfigParser(config)
+    for layer in layers:
+        for key, value in layer.items():
             merge_kv(parser, key, value)
-    merged: dict[str, Any] = parser.get()
-    return merged
+    return config
 
 
 def apply_overrides(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str]:
@@ -154,6 +168,22 @@ def apply_overrides(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str
         if key in known:
             merge_kv(parser, key, pairs[key])
     return known
+
+
+def apply_to_all(configs: Configs, pairs: Mapping[str, Any]) -> set[str]:
+    """Set each pair in the workflows that know its key, in place; return the keys that one of them knows."""
+    return {key for config in configs.values() for key in apply_overrides(config, pairs)}
+
+
+def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
+    """Set the keys of each source, in place, the last one winning.
+
+    Raises:
+        ValueError: If no workflow knows a key; the message names the nearest that one knows.
+    """
+    for source, pairs in sources:
+        for key in sorted(set(pairs) - apply_to_all(configs, pairs)):
+            refuse_key(key, source, {known for config in configs.values() for known in config})
 
 
 def _knows(config: Any, key: str) -> bool:

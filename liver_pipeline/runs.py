@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from tqdm import tqdm
 
 from liver_pipeline.bundle import TRAINING_OUTPUTS, compose, remove_outputs, run_workflow, write_config, write_configs
 from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
-from liver_pipeline.layers import WORKFLOWS, apply_overrides, merge_layers, read_config, refuse_key
+from liver_pipeline.layers import WORKFLOWS, Configs, read_config
+from liver_pipeline.stages import LIVER, merge_stages, set_stage_keys
 from liver_pipeline.training import finished_line, is_finished
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
@@ -34,15 +36,17 @@ def train(
 
     Args:
         run_dir: The run folder.
-        layers: See :func:`merge_layers`. With none, and no experiment, a composed folder is trained as it is.
-        experiment: See :func:`merge_layers`.
-        overrides: See :func:`merge_layers`; those that change a composed run are written into it.
+        layers: See :func:`~liver_pipeline.stages.merge_stages`. With none, and no experiment, a composed folder is
+            trained as it is.
+        experiment: See :func:`~liver_pipeline.stages.merge_stages`.
+        overrides: See :func:`~liver_pipeline.stages.merge_stages`; those that change a composed run are written into
+            it.
         restart: Remove weights, split and logs first; a configuration named here replaces that of the run.
 
     Raises:
         FileExistsError: If the folder holds weights that no checkpoint continues.
         ValueError: If the configuration is not that of the run; the message shows each key that differs. Also see
-            :func:`merge_layers`.
+            :func:`~liver_pipeline.stages.merge_stages`.
     """
     run_dir = Path(run_dir)
     named = bool(layers) or experiment is not None
@@ -51,25 +55,45 @@ def train(
     elif restart and named:
         compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=True)
     else:
-        wanted = merge_layers(layers, experiment=experiment, overrides=overrides) if named else None
-        _settle_config(run_dir, wanted or _with_overrides(run_dir, overrides or {}), named=named, restart=restart)
-        if restart:
-            remove_outputs(run_dir, TRAINING_OUTPUTS)
-    if finished := _finished(run_dir):
-        tqdm.write(finished)
+        wanted = merge_stages(layers, experiment=experiment, overrides=overrides) if named else None
+        for folder, configs in (wanted or _with_overrides(run_dir, overrides or {})).items():
+            _settle_config(run_dir / folder, configs, named=named, restart=restart)
+            if restart:
+                remove_outputs(run_dir / folder, TRAINING_OUTPUTS)
+    finished = [_finished(run_dir / folder) for folder in _stages(run_dir)]
+    if finished[0] and all(finished):
+        tqdm.write(finished[0])
         return
     run_workflow(run_dir, "train")
 
 
-def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return a run's configs by workflow, with ``overrides`` in each workflow that knows the key."""
-    configs = {workflow: read_config(run_dir / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
-    unused = set(overrides)
-    for config in configs.values():
-        unused -= apply_overrides(config, overrides)
-    for key in sorted(unused):
-        refuse_key(key, "key=value", {known for config in configs.values() for known in config})
-    return configs
+def train_stage(run_dir: str | Path) -> None:
+    """Train a composed stage that another one builds on, from within the training of that one.
+
+    Raises:
+        ValueError: If several processes train together and the stage is not finished: it is an ordinary run folder,
+            to be trained by itself first.
+    """
+    alone = not dist.is_initialized() or dist.get_world_size() == 1
+    if not alone and _finished(Path(run_dir)) is None:
+        raise ValueError(f"the stage {run_dir} is not trained; several processes train one stage: train that one first")
+    tqdm.write(f"stage {run_dir}")
+    train(run_dir, {})
+
+
+def _stages(run_dir: Path) -> list[str]:
+    """Return the folders of a run's stages: its own, and that of a cascade's liver stage."""
+    return ["", LIVER] if (run_dir / LIVER / "configs").is_dir() else [""]
+
+
+def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, Configs]:
+    """Return a run's configs by stage and workflow, with ``overrides`` wherever the key is known."""
+    stages = {
+        folder: {workflow: read_config(run_dir / folder / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
+        for folder in _stages(run_dir)
+    }
+    set_stage_keys(stages, [("key=value", overrides)])
+    return stages
 
 
 def _settle_config(run_dir: Path, wanted: Mapping[str, dict[str, Any]], *, named: bool, restart: bool) -> None:

@@ -32,7 +32,7 @@ class LoadScand(MapTransform):
 
     ``data[key]`` is a path or a :class:`liver_pipeline.scans.Scan`; it becomes a MetaTensor (1, X, Y, Z) that shares
     the scan's memory. Its meta holds affine (RAS, float64), slope, intercept (``HU = slope * stored + intercept``) and
-    filename_or_obj.
+    filename_or_obj. What is a MetaTensor already stays as it is.
 
     Args:
         keys: What to read.
@@ -69,7 +69,8 @@ class LoadScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with each key read."""
         read = dict(data)
-        scans = {key: self._read(key, read[key]) for key in self.key_iterator(read)}
+        unread = [key for key in self.key_iterator(read) if not isinstance(read[key], MetaTensor)]
+        scans = {key: self._read(key, read[key]) for key in unread}
         image = next((scan for key, scan in scans.items() if key not in self.label_keys), None)
         for key, scan in scans.items():
             if key in self.label_keys and image is not None:

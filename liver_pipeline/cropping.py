@@ -1,0 +1,78 @@
+"""Training windows of a cascade's tumor stage come from the liver's box: transforms that YAML names."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Randomizable
+
+from liver_pipeline.boxes import Box, bounding_box, cut_out, parse_box, whole, widen
+from liver_pipeline.intake import spacing_of
+
+
+class CropToLiverd(MapTransform):
+    """Cut scan and label map down to the liver's box before they are resampled: the fine grid exists only there.
+
+    Takes what :class:`liver_pipeline.transforms.LoadScand` gives, (1, X, Y, Z) on one grid; what comes out shares its
+    memory. The box is ``data["box"]`` (see :func:`liver_pipeline.boxes.box_text`; it is taken out), where "" is the
+    whole scan; without it the box of liver and tumors in the label map. Without liver the whole scan is left.
+
+    Args:
+        keys: What to cut.
+        margin_mm: Added to the box on each side.
+        label_key: The label map.
+    """
+
+    def __init__(self, keys: KeysCollection, *, margin_mm: float, label_key: str = "label") -> None:
+        super().__init__(keys)
+        self.margin_mm = margin_mm
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with each key cut."""
+        cropped = dict(data)
+        label = cropped[self.label_key]
+        text = cropped.pop("box", None)
+        box = bounding_box(label.numpy()[0] > 0) if text is None else parse_box(text)
+        if box is None:
+            return cropped
+        wide = widen(box, self.margin_mm, spacing_of(label.affine.numpy()), label.shape[1:])
+        for key in self.key_iterator(cropped):
+            cropped[key] = cut_out(cropped[key], wide)
+        return cropped
+
+
+class RandNarrowBoxd(Randomizable, MapTransform):
+    """Move each face of a volume inwards by a random distance: at inference the box is not exactly where it should be.
+
+    Args:
+        keys: Volumes (C, X, Y, Z) on one grid; all are cut alike.
+        jitter_mm: Each of the six faces moves by 0 to so much, uniformly; at least one voxel is left.
+    """
+
+    def __init__(self, keys: KeysCollection, *, jitter_mm: float) -> None:
+        super().__init__(keys)
+        if not jitter_mm >= 0:
+            raise ValueError(f"jitter_mm must be 0 or more, got {jitter_mm}")
+        self.jitter_mm = jitter_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with each key cut."""
+        narrowed = dict(data)
+        first: MetaTensor = narrowed[self.keys[0]]
+        box = self._narrow(whole(first.shape[1:]), spacing_of(first.affine.cpu().numpy()))
+        for key in self.key_iterator(narrowed):
+            narrowed[key] = cut_out(narrowed[key], box)
+        return narrowed
+
+    def _narrow(self, box: Box, spacing: tuple[float, float, float]) -> Box:
+        sides = []
+        for (_, length), edge in zip(box, spacing, strict=True):
+            low, high = (self.R.uniform(0.0, self.jitter_mm, size=2) / edge).astype(np.int64)
+            start = min(int(low), length - 1)
+            sides.append((start, max(length - int(high), start + 1)))
+        return sides[0], sides[1], sides[2]

@@ -1,0 +1,92 @@
+"""Boxes for the tumor stage as inference will give them: from liver stages that have not seen the case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from liver_pipeline.boxes import Limits, box_text, find_liver
+from liver_pipeline.bundle import run_workflow, write_bundle
+from liver_pipeline.cases import Case, Split, load_or_make_split
+from liver_pipeline.layers import WORKFLOWS, read_config
+from liver_pipeline.runs import train_stage
+from liver_pipeline.scans import read_label_map
+
+CHOICES = ("reference", "out_of_fold")
+FOLDER = "out_of_fold"  # in the liver stage's: one run folder a fold
+
+
+def with_boxes(split: Split, *, boxes: str, liver_dir: str | Path, folds: int, seed: int, limits: Limits) -> Split:
+    """Return the split whose training and validation cases know the box that a liver stage gives them.
+
+    For training cases that is a model trained on the other folds of the training cases, in
+    ``liver_dir/out_of_fold/fold<i>``: a run folder with the liver stage's configuration, trained here unless it is
+    finished. For validation cases it is the liver stage itself. The masks lie in folders ``masks``, whose ledgers keep
+    each as long as scan, configuration and weights are the same.
+
+    Args:
+        split: Cases by part.
+        boxes: ``out_of_fold``; or ``reference``, which returns the split as it is: boxes are those of the label maps.
+        liver_dir: The liver stage's run folder, trained.
+        folds: Number of fold models.
+        seed: Deals the training cases to folds, patient by patient.
+        limits: What a plausible liver is; a case without one has the whole scan as its box, as at inference.
+
+    Raises:
+        ValueError: If ``boxes`` is unknown, there are fewer patients than folds, a case cannot be segmented, or several
+            processes train together.
+    """
+    if boxes not in CHOICES:
+        raise ValueError(f"boxes is {boxes!r}; it can be {' or '.join(CHOICES)}")
+    if boxes == "reference":
+        return split
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError("boxes: out_of_fold trains on one process; several can train with boxes: reference")
+    liver_dir = Path(liver_dir)
+    boxed = {case["case"]: case for case in _boxed(split["val"], liver_dir, liver_dir / FOLDER / "masks", limits)}
+    for fold in range(folds):
+        folder = liver_dir / FOLDER / f"fold{fold}"
+        held_out = _train_fold(split["train"], liver_dir, folder, folds=folds, fold=fold, seed=seed)
+        boxed |= {case["case"]: case for case in _boxed(held_out, folder, folder / "masks", limits)}
+    return {part: [boxed.get(case["case"], case) for case in cases] for part, cases in split.items()}
+
+
+def _train_fold(
+    cases: Sequence[Case], liver_dir: Path, folder: Path, *, folds: int, fold: int, seed: int
+) -> list[Case]:
+    """Train a liver stage without one fold, or find it finished; return the cases of that fold."""
+    own_split = {"split_file": "$@bundle_root + '/split.json'"}
+    configs = {name: {**read_config(liver_dir / "configs" / f"{name}.yaml"), **own_split} for name in WORKFLOWS}
+    configs["inference"].pop("split_file")
+    write_bundle(folder, configs)
+    split = load_or_make_split(cases, folder / "split.json", folds=folds, fold=fold, seed=seed)
+    train_stage(folder)
+    return split["val"]
+
+
+def _boxed(cases: Sequence[Case], run_dir: Path, masks: Path, limits: Limits) -> list[Case]:
+    """Segment cases with a liver stage, as far as its ledger does not know them; return them with their boxes."""
+    if not cases:
+        return []
+    data: list[Mapping[str, Any]] = [{"image": case["image"], "case": case["case"]} for case in cases]
+    changes = {
+        "dataset::data": data,
+        "output_dir": str(masks),
+        "postprocessing::transforms": [],
+        "run::0": "$@evaluator.run()",
+    }
+    (summary,) = run_workflow(run_dir, "inference", changes)
+    if summary.failed:
+        raise ValueError(f"{summary.failed} of {len(cases)} cases got no liver mask; see {masks / 'ledger.jsonl'}")
+    boxed = []
+    for case in cases:
+        mask = read_label_map(masks / f"{case['case']}.nii.gz")
+        found = find_liver(mask.array, mask.spacing, limits)
+        if found.doubt:
+            tqdm.write(f"{case['case']}: {found.doubt}; its box is the whole scan")
+        boxed.append({**case, "box": box_text(found.box)})
+    return boxed
