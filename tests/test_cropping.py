@@ -1,0 +1,83 @@
+"""Training crops of a cascade's tumor stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from liver_pipeline.boxes import Box, box_text
+from liver_pipeline.cropping import CropToLiverd, RandNarrowBoxd
+
+SPACING = (2.0, 2.0, 5.0)
+
+
+def case(label_box: Box | None, **more: Any) -> dict[str, Any]:
+    label = torch.zeros((1, 20, 16, 10), dtype=torch.uint8)
+    if label_box is not None:
+        (a, b), (c, d), (e, f) = label_box
+        label[:, a:b, c:d, e:f] = 1
+        label[:, a, c, e] = 2
+    image = torch.arange(label.numel(), dtype=torch.int16).reshape(label.shape)
+    affine = torch.diag(torch.tensor([*SPACING, 1.0], dtype=torch.float64))
+    return {"image": MetaTensor(image, affine=affine), "label": MetaTensor(label, affine=affine), **more}
+
+
+def test_scan_and_label_are_cut_to_the_box_of_liver_and_tumor_and_a_margin() -> None:
+    whole = case(((5, 9), (0, 4), (3, 6)))
+    cut = CropToLiverd(["image", "label"], margin_mm=4.0)(whole)
+    # 4 mm are two voxels along X and Y, and one (5 mm) along Z; Y begins at the border
+    torch.testing.assert_close(cut["image"].as_tensor(), whole["image"].as_tensor()[:, 3:11, 0:6, 2:7])
+    torch.testing.assert_close(cut["label"].as_tensor(), whole["label"].as_tensor()[:, 3:11, 0:6, 2:7])
+    np.testing.assert_allclose(cut["image"].affine[:3, 3], [6.0, 0.0, 10.0])
+    assert cut["label"].sum() == whole["label"].sum()
+
+
+def test_a_box_that_the_case_brings_wins_over_its_label_and_is_taken_out() -> None:
+    box: Box = ((0, 3), (0, 3), (0, 3))
+    cut = CropToLiverd(["image", "label"], margin_mm=0.0)(case(((5, 9), (0, 4), (3, 6)), box=box_text(box)))
+    assert cut["image"].shape == cut["label"].shape == (1, 3, 3, 3)
+    assert "box" not in cut
+
+
+@pytest.mark.parametrize("boxless", [case(None), case(((5, 9), (0, 4), (3, 6)), box="")])
+def test_without_a_box_the_scan_stays_whole(boxless: dict[str, Any]) -> None:
+    assert CropToLiverd(["image", "label"], margin_mm=4.0)(boxless)["image"].shape == (1, 20, 16, 10)
+
+
+def test_jitter_moves_each_face_inwards_by_up_to_so_much_and_all_volumes_alike() -> None:
+    narrow = RandNarrowBoxd(["image", "label"], jitter_mm=6.0)
+    shapes = set()
+    for seed in range(200):
+        narrow.set_random_state(seed=seed)
+        cut = narrow(case(((5, 9), (0, 4), (3, 6))))
+        assert cut["image"].shape == cut["label"].shape
+        start = cut["image"].affine[:3, 3].numpy() / SPACING
+        stop = start + cut["image"].shape[1:]
+        assert (start <= np.array([3, 3, 1])).all() and (start >= 0).all()  # below 6 mm: at most 2, 2 and 1 voxels
+        assert (stop >= np.array([17, 13, 9])).all() and (stop <= np.array([20, 16, 10])).all()
+        index = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+        torch.testing.assert_close(cut["image"].as_tensor()[0], case(None)["image"].as_tensor()[0][index])
+        shapes.add(cut["image"].shape)
+    assert {shape[1] for shape in shapes} == {16, 17, 18, 19, 20}
+
+
+def test_the_same_seed_gives_the_same_crop() -> None:
+    crops = []
+    for _ in range(2):
+        narrow = RandNarrowBoxd("image", jitter_mm=10.0)
+        narrow.set_random_state(seed=3)
+        crops.append([narrow(case(None))["image"].shape for _ in range(5)])
+    assert crops[0] == crops[1] and len(set(crops[0])) > 1
+
+
+def test_jitter_leaves_at_least_a_voxel_and_is_not_negative() -> None:
+    narrow = RandNarrowBoxd("image", jitter_mm=500.0)
+    for seed in range(20):
+        narrow.set_random_state(seed=seed)
+        assert min(narrow(case(None))["image"].shape) >= 1
+    with pytest.raises(ValueError, match="jitter_mm must be 0 or more"):
+        RandNarrowBoxd("image", jitter_mm=-1.0)
