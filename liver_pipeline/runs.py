@@ -13,7 +13,7 @@ from tqdm import tqdm
 from liver_pipeline.bundle import TRAINING_OUTPUTS, compose, remove_outputs, run_workflow, write_config, write_configs
 from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
 from liver_pipeline.layers import WORKFLOWS, Configs, read_config
-from liver_pipeline.stages import LIVER, merge_stages, set_stage_keys
+from liver_pipeline.stages import LIVER, STAGE_KEYS, differing_keys, merge_stages, set_stage_keys
 from liver_pipeline.training import finished_line, is_finished
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
@@ -92,7 +92,7 @@ def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, Co
         folder: {workflow: read_config(run_dir / folder / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
         for folder in _stages(run_dir)
     }
-    set_stage_keys(stages, [("key=value", overrides)])
+    set_stage_keys(stages, [("key=value", overrides)], STAGE_KEYS | differing_keys(stages))
     return stages
 
 

@@ -2,14 +2,15 @@
 
 ``configs/network/cascade.yaml`` names a network file for each stage. The tumor stage is the run folder itself, the
 liver stage the folder ``liver`` in it. A key ``liver_<key>`` is the liver stage's ``<key>``. Of the others, those in
-``STAGE_KEYS`` are the tumor stage's alone; the rest go for both stages, unless ``liver_<key>`` is given as well.
+``STAGE_KEYS`` are the tumor stage's alone; the rest go for both stages, unless ``liver_<key>`` is given as well. In a
+run that is composed already they go for both as long as both have the same value.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,23 @@ def _overlay_cascade(tumor: Configs, settings: Mapping[str, Any]) -> None:
         merge_into(config, [settings, overlay])
 
 
-def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source]) -> None:
+def differing_keys(stages: Mapping[str, Configs]) -> set[str]:
+    """Return the keys that the stages of a composed run have with different values."""
+    return {
+        key
+        for workflow, config in stages[""].items()
+        for key, value in stages.get(LIVER, {}).get(workflow, {}).items()
+        if key in config and config[key] != value
+    }
+
+
+def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source], own: Collection[str] = STAGE_KEYS) -> None:
     """Set keys in all stages that they go for, in place; see the module's description.
+
+    Args:
+        stages: Configs by workflow, by stage.
+        sources: What is set, the last one winning.
+        own: Keys that, without ``liver_``, are the tumor stage's alone.
 
     Raises:
         ValueError: If no stage knows a key.
@@ -112,7 +128,7 @@ def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source]) -> 
     used = []
     for _, pairs in sources:
         rest = {key: pairs[key] for key in pairs if _root(key) not in renamed}
-        shared = {key: rest[key] for key in rest if _root(key) not in STAGE_KEYS}
+        shared = {key: rest[key] for key in rest if _root(key) not in own}
         used.append(apply_to_all(tumor, rest) | apply_to_all(liver, shared))
     for (source, pairs), known in zip(sources, used, strict=True):  # last: liver_<key> wins over <key>, wherever set
         for key in sorted(set(pairs) - known):

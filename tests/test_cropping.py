@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from liver_pipeline.cropping import CropToLiverd, RandNarrowBoxd
 SPACING = (2.0, 2.0, 5.0)
 
 
-def case(label_box: Box | None, **more: Any) -> dict[str, Any]:
+def case(label_box: Box | None, **more: str) -> dict[Hashable, Any]:
     label = torch.zeros((1, 20, 16, 10), dtype=torch.uint8)
     if label_box is not None:
         (a, b), (c, d), (e, f) = label_box
@@ -23,7 +24,9 @@ def case(label_box: Box | None, **more: Any) -> dict[str, Any]:
         label[:, a, c, e] = 2
     image = torch.arange(label.numel(), dtype=torch.int16).reshape(label.shape)
     affine = torch.diag(torch.tensor([*SPACING, 1.0], dtype=torch.float64))
-    return {"image": MetaTensor(image, affine=affine), "label": MetaTensor(label, affine=affine), **more}
+    made: dict[Hashable, Any] = {"image": MetaTensor(image, affine=affine), "label": MetaTensor(label, affine=affine)}
+    made.update(more)
+    return made
 
 
 def test_scan_and_label_are_cut_to_the_box_of_liver_and_tumor_and_a_margin() -> None:
@@ -44,7 +47,7 @@ def test_a_box_that_the_case_brings_wins_over_its_label_and_is_taken_out() -> No
 
 
 @pytest.mark.parametrize("boxless", [case(None), case(((5, 9), (0, 4), (3, 6)), box="")])
-def test_without_a_box_the_scan_stays_whole(boxless: dict[str, Any]) -> None:
+def test_without_a_box_the_scan_stays_whole(boxless: dict[Hashable, Any]) -> None:
     assert CropToLiverd(["image", "label"], margin_mm=4.0)(boxless)["image"].shape == (1, 20, 16, 10)
 
 

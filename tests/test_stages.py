@@ -148,11 +148,13 @@ def test_a_composed_cascade_is_two_bundles_whose_metadata_fit_their_networks(tmp
     assert of_liver["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "liver"}
     assert of_liver["inputs"]["image"]["spatial_shape"] == [16, 16, 16]
     assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 3
-    files = {"meta_file": str(run / "configs/metadata.json"), "config_file": str(run / "configs/inference.yaml")}
-    verify_net_in_out(net_id="network_def", device="cpu", **files)
+    config_file = str(run / "configs/inference.yaml")
+    verify_net_in_out(
+        "network_def", meta_file=str(run / "configs/metadata.json"), config_file=config_file, device="cpu"
+    )
     meta_file = tmp_path / "liver.json"  # MONAI's check reads network_data_format only
     meta_file.write_text(json.dumps({**metadata, "network_data_format": of_liver}))
-    verify_net_in_out(net_id="liver_network_def", device="cpu", **{**files, "meta_file": str(meta_file)})
+    verify_net_in_out("liver_network_def", meta_file=str(meta_file), config_file=config_file, device="cpu")
     assert "liver_data_format" not in json.loads((run / "liver/configs/metadata.json").read_text())
 
 
@@ -161,6 +163,10 @@ def test_a_key_set_on_a_composed_cascade_reaches_both_bundles(tmp_path: Path) ->
     changed = runs._with_overrides(run, {"liver_spacing": [4.0, 4.0, 4.0], "hu_window": [0.0, 200.0]})
     assert values(changed, "spacing")[1] == [4.0, 4.0, 4.0] == changed[""]["inference"]["liver_spacing"]
     assert values(changed, "hu_window") == ([0.0, 200.0], [0.0, 200.0])
+    longer = runs._with_overrides(run, {"max_epochs": 400})  # both have 300
+    assert values(longer, "max_epochs") == (400, 400)
+    run = bundle.compose(tmp_path / "other", CASCADE, overrides={"liver_max_epochs": 100})
+    assert values(runs._with_overrides(run, {"max_epochs": 400}), "max_epochs") == (400, 100)
     with pytest.raises(ValueError, match="no key 'stages'"):  # a run's networks are settled
         runs._with_overrides(run, {"stages::liver": "unet2d"})
 
