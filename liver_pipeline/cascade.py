@@ -34,8 +34,8 @@ class CascadeInferer(Inferer):
     is background, so a piece of liver that is not connected to the largest one, and farther from its box than the
     margin, is lost.
 
-    Memory: the fine grid exists inside the box only; besides it one label map of the box and one of the scan. Probabilities,
-    where ``tumor_inferer`` keeps them, are those of the second network, 0 outside the box.
+    Memory: the fine grid exists inside the box only; besides it one label map of the box and one of the scan.
+    Probabilities, where ``tumor_inferer`` keeps them, are those of the second network, 0 outside the box.
 
     Args:
         liver_network: The first network; the second one is given with each call.

@@ -123,10 +123,13 @@ def merge_layers(
 def choose_layers(
     layers: Mapping[str, str], experiment: str | None, overrides: Mapping[str, Any] | None
 ) -> tuple[dict[str, Path], list[Source]]:
-    """Return the file of each kind of layer, and what is set above them: the experiment, then key=value."""
+    """Return the file of each kind of layer, and what is set above them: the experiment, then key=value.
+
+    An experiment may name other layers for a cascade's liver stage, such as ``liver_recipe``.
+    """
     changes = read_config(layer_file("experiment", experiment)) if experiment else {}
     chosen = {**DEFAULT_LAYERS, **changes.pop("layers", {}), **layers}
-    files = {kind: layer_file(kind, chosen[kind]) for kind in KINDS}
+    files = {kind: layer_file(kind.removeprefix("liver_"), name) for kind, name in chosen.items()}
     return files, [(f"experiment '{experiment}'", changes), ("key=value", overrides or {})]
 
 

@@ -62,10 +62,14 @@ def merge_stages(
     if "stages" not in cascade:
         return {"": merge_layers(layers, experiment=experiment, overrides=overrides)}
     networks, sources = _stage_networks(cascade.pop("stages"), files["network"], sources)
-    stages = {stage: merge_workflows({**files, "network": networks[stage or "tumor"]}) for stage in ("", LIVER)}
+    of_liver = {kind.removeprefix(PREFIX): path for kind, path in files.items() if kind.startswith(PREFIX)}
+    stages = {
+        "": merge_workflows({**files, "network": networks["tumor"]}),
+        LIVER: merge_workflows({**files, **of_liver, "network": networks[LIVER]}),
+    }
     _overlay_cascade(stages[""], {key: value for key, value in cascade.items() if not key.startswith(PREFIX)})
-    of_liver = {key.removeprefix(PREFIX): cascade[key] for key in cascade if key.startswith(PREFIX)}
-    apply_to_all(stages[LIVER], of_liver)
+    defaults = {key.removeprefix(PREFIX): cascade[key] for key in cascade if key.startswith(PREFIX)}
+    apply_to_all(stages[LIVER], defaults)
     set_stage_keys(stages, sources)
     return stages
 

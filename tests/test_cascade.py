@@ -65,6 +65,7 @@ def inferer(
     margin_mm: float = 8.0,
     limits: Limits = ANY,
     roi: tuple[int, int, int] = (8, 8, 8),
+    probabilities: bool = False,
 ) -> CascadeInferer:
     grids = [Compose([LoadScand("image"), ToModelGridd("image", spacing=s, air_hu=None)]) for s in (COARSE, FINE)]
     return CascadeInferer(
@@ -72,7 +73,7 @@ def inferer(
         liver_preprocessing=grids[0],
         liver_inferer=StreamingInferer(roi, 2, backend="torch", grid="model"),
         tumor_preprocessing=grids[1],
-        tumor_inferer=StreamingInferer(roi, 2, backend="torch"),
+        tumor_inferer=StreamingInferer(roi, 2, backend="torch", probabilities=probabilities),
         margin_mm=margin_mm,
         limits=limits,
     )
@@ -253,6 +254,22 @@ def test_the_record_tells_of_both_stages() -> None:
     assert told["windows"] > 0 and told["liver_windows"] > 0
     assert told["cascade"]["liver_ml"] == pytest.approx(4 / 3 * np.pi * 1.35**3 - 0.5, rel=0.3)  # ball less its tumor
     assert told["cascade"]["liver_share"] == 1.0
+
+
+def test_probabilities_are_those_of_the_second_stage_and_0_outside_the_box() -> None:
+    cascade = inferer(Above(75.0), margin_mm=4.0, probabilities=True)
+    assert cascade.probabilities
+    result = cascade(scan_of(patient(CENTRE), PATIENT), TUMOR_NET)
+    levels = np.asarray(result.meta["probabilities"][0])
+    labels = result.numpy()[0, 0]
+    inside = tuple(slice(start, stop) for start, stop in happened(result)["box"])
+    assert levels.shape == (*labels.shape, 2)
+    shares = np.concatenate([255.0 - levels.sum(-1, keepdims=True, dtype=float), levels], axis=-1)
+    of_label = np.take_along_axis(shares, labels[..., None].astype(int), -1)[..., 0]
+    assert (of_label >= shares.max(-1) - 1.0)[inside].all()  # two are rounded
+    outside = np.ones(labels.shape, dtype=bool)
+    outside[inside] = False
+    assert outside.any() and not levels[outside].any()
 
 
 def test_more_than_one_scan_is_refused() -> None:

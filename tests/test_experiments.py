@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 
 from liver_pipeline import bundle, layers, runs
 from liver_pipeline.evaluation import evaluate_folders
+from liver_pipeline.stages import merge_stages
 from liver_pipeline.transforms import HuWindowsd
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
@@ -44,7 +45,7 @@ def train_and_evaluate(run: Path, experiment: str, dataset_dir: Path, **layers: 
     """Train one epoch, predict and score the test case; return its figures."""
     runs.train(run, layers, experiment=experiment, overrides=brief(experiment, dataset_dir))
     # OpenVINO takes longer to convert a large network than PyTorch to run it on these grids
-    bundle.run_workflow(run, "evaluate", {"inferer::backend": "torch"})
+    bundle.run_workflow(run, "evaluate", {"backend": "torch"})
     metrics: dict[str, Any] = json.loads((run / "evaluation/metrics.json").read_text())
     assert (metrics["n_cases"], metrics["failures"]) == (1, {})
     return metrics
@@ -91,10 +92,11 @@ def test_an_experiment_names_its_layers_and_changes_only_what_differs() -> None:
     for experiment in EXPERIMENTS:
         changes = yaml.safe_load(layers.layer_file("experiment", experiment).read_text())
         chosen = changes.pop("layers")
-        below = layers.merge_layers(chosen)
+        below = merge_stages(chosen)
         for key, value in changes.items():
             if "::" not in key:
-                known = [config[key] for config in below.values() if key in config]
+                stage, name = ("liver", key.removeprefix("liver_")) if key.startswith("liver_") else ("", key)
+                known = [config[name] for config in below[stage].values() if name in config]
                 assert known and value != known[0], f"{experiment} repeats {key}"
 
 

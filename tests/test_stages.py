@@ -76,6 +76,15 @@ def test_a_key_of_the_liver_stage_wins_wherever_it_is_set(tmp_path: Path) -> Non
     assert values(merged, "network_def")[1]["_target_"] == "SegResNet"
 
 
+def test_the_experiment_gives_its_first_stage_the_papers_recipe() -> None:
+    merged = merge_stages({}, experiment="cascade")
+    paper = layers.merge_layers({}, experiment="srivastava2025_unet3d")["train"]
+    for key in ("network_def", "loss", "optimizer", "learning_rate", "max_epochs", "hu_window", "grid_size", "roi_size",
+                "spacing", "batch_size", "crops_per_case", "augmentation", "num_classes"):  # fmt: skip
+        assert merged["liver"]["train"][key] == paper[key], key
+    assert merged[""]["train"]["loss"]["_target_"] == "DiceCELoss"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -131,7 +140,7 @@ def test_what_differs_is_embedded_with_all_that_depends_on_it() -> None:
         "liver_network": {"_target_": "N", "n": "@liver_size", "m": "@same"},
         "liver_middle": "@liver_network::part",
         "liver_preprocessing": "$[@liver_middle]",
-        "liver_inferer": {"_target_": "I", "x": "@same", "grid": "model"},
+        "liver_inferer": {"_target_": "I", "x": "@same", "grid": "model", "probabilities": False},
     }
     assert liver["inferer"] == {"_target_": "I", "x": "@same"}
 
