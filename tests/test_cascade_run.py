@@ -14,6 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 
 from liver_pipeline import bundle, runs
 from liver_pipeline.boxes import Limits, bounding_box, parse_box
@@ -240,6 +242,32 @@ def test_out_of_fold_boxes_come_from_models_that_have_not_seen_the_case_and_are_
     assert boxed["test"] == split["test"]
     with pytest.raises(ValueError, match="boxes is 'oof'"):
         with_boxes(split, boxes="oof", liver_dir=run / "liver", folds=2, seed=0, limits=limits)
+
+
+def test_training_sees_the_box_and_a_jittered_one_and_validation_what_inference_would_see(
+    few: Path, tmp_path: Path
+) -> None:
+    grid = {"spacing": [12.0, 12.0, 19.0], "margin_mm": 24.0, "jitter_mm": 30.0}  # the phantoms' own grid
+    run = bundle.compose(tmp_path / "run", CASCADE, overrides={**BRIEF, **grid, "dataset_dir": str(few)})
+    parser = ConfigParser(bundle.load_config(run, "train"))
+    case = {name: str(few / f"{kind}-0.nii.gz") for name, kind in (("image", "volume"), ("label", "segmentation"))}
+    seen = parser.get_parsed_content("validate::preprocessing")(case)
+    label = labels_of(Path(case["label"]))
+    liver = bounding_box(label > 0)
+    assert liver is not None
+    margins = (2, 2, 2)  # voxels of 12, 12 and 19 mm that reach 24 mm
+    box = [slice(max(a - m, 0), b + m) for (a, b), m in zip(liver, margins, strict=True)]
+    np.testing.assert_array_equal(seen["label"][0].numpy(), label[tuple(box)])
+    steps = parser.get_parsed_content("train::preprocessing").transforms
+    names = [type(step).__name__ for step in steps]
+    assert names.index("CropToLiverd") < names.index("ToModelGridd") < names.index("RandNarrowBoxd")
+    assert names.index("RandNarrowBoxd") < names.index("SpatialPadd")
+    before = Compose(steps[: names.index("SpatialPadd")])
+    shapes = set()
+    for seed in range(8):
+        before.set_random_state(seed=seed)
+        shapes.add(tuple(before(case)["image"].shape))
+    assert len(shapes) > 1 and all(n <= m for shape in shapes for n, m in zip(shape, seen["image"].shape, strict=True))
 
 
 def test_stages_may_be_2d_with_any_recipe_and_augmentation(few: Path, tmp_path: Path) -> None:
