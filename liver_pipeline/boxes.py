@@ -152,13 +152,14 @@ def shifted(affine: Affine, box: Box) -> Affine:
 
 
 def box_text(box: Box | None) -> str:
-    """Return a box as the text that a case holds (a case is a dictionary of strings); None is ""."""
-    return "" if box is None else json.dumps(box)
+    """Return a box as the text that a case holds (a case is a dictionary of strings)."""
+    return json.dumps(box)
 
 
 def parse_box(text: str) -> Box | None:
     """Read what :func:`box_text` wrote."""
-    if not text:
+    sides = json.loads(text)
+    if sides is None:
         return None
-    (a, b), (c, d), (e, f) = json.loads(text)
+    (a, b), (c, d), (e, f) = sides
     return (a, b), (c, d), (e, f)

@@ -27,7 +27,7 @@ from liver_pipeline.comparison import Comparison, FailedRun
 from liver_pipeline.failures import finding_of
 from liver_pipeline.files import write_text
 from liver_pipeline.handlers import write_table
-from liver_pipeline.layers import DEFAULT_LAYERS, layer_file, merge_layers, read_config, share_dir
+from liver_pipeline.layers import DEFAULT_LAYERS, layer_file, read_config, share_dir
 from liver_pipeline.pairing import Pair
 from liver_pipeline.report.comparison import comparison_page
 from liver_pipeline.report.gallery import places
@@ -35,6 +35,7 @@ from liver_pipeline.report.markdown import comparison_markdown
 from liver_pipeline.run_results import LEDGER, MASKS, METRICS, RunResult, read_run
 from liver_pipeline.runs import train
 from liver_pipeline.scoring import pair_picture
+from liver_pipeline.stages import merge_stages
 
 OWN_KEYS = {
     "seed": "--seeds",
@@ -174,11 +175,12 @@ def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
     first: Exception | None = None
     for contestant in plan.contestants:
         try:
-            merged = merge_layers(contestant.layers, experiment=contestant.experiment, overrides=plan.overrides)
+            stages = merge_stages(contestant.layers, experiment=contestant.experiment, overrides=plan.overrides)
         except ValueError as reason:
             first = first or reason
             failed.append(FailedRun(contestant.name, "configuration", str(reason)))
             continue
+        merged = stages[""]
         if not classes:
             plan.cases = ConfigParser(merged["train"]).get_parsed_content("cases")
         classes[contestant.name] = merged["train"]["num_classes"]

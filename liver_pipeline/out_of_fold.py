@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,21 +48,31 @@ def with_boxes(split: Split, *, boxes: str, liver_dir: str | Path, folds: int, s
     if dist.is_initialized() and dist.get_world_size() > 1:
         raise ValueError("boxes: out_of_fold trains on one process; several can train with boxes: reference")
     liver_dir = Path(liver_dir)
-    boxed = {case["case"]: case for case in _boxed(split["val"], liver_dir, liver_dir / FOLDER / "masks", limits)}
+    usable = _without_skipped(split, liver_dir)
+    boxed = {case["case"]: case for case in _boxed(usable["val"], liver_dir, liver_dir / FOLDER / "masks", limits)}
     for fold in range(folds):
         folder = liver_dir / FOLDER / f"fold{fold}"
-        held_out = _train_fold(split["train"], liver_dir, folder, folds=folds, fold=fold, seed=seed)
+        held_out = _train_fold(usable["train"], liver_dir, folder, folds=folds, fold=fold, seed=seed)
         boxed |= {case["case"]: case for case in _boxed(held_out, folder, folder / "masks", limits)}
     return {part: [boxed.get(case["case"], case) for case in cases] for part, cases in split.items()}
+
+
+def _without_skipped(split: Split, liver_dir: Path) -> Split:
+    """Return the split without the cases that the liver stage could not use; the tumor stage will not either."""
+    skipped_file = liver_dir / "skipped_cases.json"
+    names = {entry["case"] for entry in json.loads(skipped_file.read_text())} if skipped_file.exists() else set()
+    return {part: [case for case in cases if case["case"] not in names] for part, cases in split.items()}
 
 
 def _train_fold(
     cases: Sequence[Case], liver_dir: Path, folder: Path, *, folds: int, fold: int, seed: int
 ) -> list[Case]:
     """Train a liver stage without one fold, or find it finished; return the cases of that fold."""
-    own_split = {"split_file": "$@bundle_root + '/split.json'"}
-    configs = {name: {**read_config(liver_dir / "configs" / f"{name}.yaml"), **own_split} for name in WORKFLOWS}
-    configs["inference"].pop("split_file")
+    configs = {name: read_config(liver_dir / "configs" / f"{name}.yaml") for name in WORKFLOWS}
+    for config in (configs["train"], configs["evaluate"]):
+        config["split_file"] = "$@bundle_root + '/split.json'"
+    cache_dir = configs["train"]["cache_dir"]
+    configs["train"]["cache_dir"] = cache_dir.replace("@bundle_root", "(@bundle_root + '/../..')")  # the liver stage's
     write_bundle(folder, configs)
     split = load_or_make_split(cases, folder / "split.json", folds=folds, fold=fold, seed=seed)
     train_stage(folder)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import ClassesToIndicesd
 
 from liver_pipeline.boxes import Box, box_text
 from liver_pipeline.cropping import CropToLiverd, RandNarrowBoxd
@@ -46,7 +47,7 @@ def test_a_box_that_the_case_brings_wins_over_its_label_and_is_taken_out() -> No
     assert "box" not in cut
 
 
-@pytest.mark.parametrize("boxless", [case(None), case(((5, 9), (0, 4), (3, 6)), box="")])
+@pytest.mark.parametrize("boxless", [case(None), case(((5, 9), (0, 4), (3, 6)), box=box_text(None))])
 def test_without_a_box_the_scan_stays_whole(boxless: dict[Hashable, Any]) -> None:
     assert CropToLiverd(["image", "label"], margin_mm=4.0)(boxless)["image"].shape == (1, 20, 16, 10)
 
@@ -66,6 +67,21 @@ def test_jitter_moves_each_face_inwards_by_up_to_so_much_and_all_volumes_alike()
         torch.testing.assert_close(cut["image"].as_tensor()[0], case(None)["image"].as_tensor()[0][index])
         shapes.add(cut["image"].shape)
     assert {shape[1] for shape in shapes} == {16, 17, 18, 19, 20}
+
+
+def test_listed_voxels_are_listed_by_their_new_places_or_left_out() -> None:
+    whole = case(((0, 9), (0, 4), (3, 10)))
+    listed = ClassesToIndicesd("label", num_classes=3)(whole)
+    narrow = RandNarrowBoxd(["image", "label"], jitter_mm=8.0, indices_key="label_cls_indices")
+    lost = []
+    for seed in range(20):
+        narrow.set_random_state(seed=seed)
+        cut = narrow(listed)
+        expected = ClassesToIndicesd("label", num_classes=3)({"label": cut["label"]})["label_cls_indices"]
+        for new, right in zip(cut["label_cls_indices"], expected, strict=True):
+            np.testing.assert_array_equal(np.sort(new), np.sort(np.asarray(right)))
+        lost.append(len(listed["label_cls_indices"][1]) - len(cut["label_cls_indices"][1]))
+    assert max(lost) > 0  # the liver reaches two faces
 
 
 def test_the_same_seed_gives_the_same_crop() -> None:

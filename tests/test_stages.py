@@ -185,6 +185,11 @@ def test_the_overlays_end_as_the_workflows_that_they_lie_over() -> None:
     overlay = yaml.safe_load((REPO / "configs/cascade/train.yaml").read_text())
     assert overlay["run"][-len(plain["run"]) :] == plain["run"]
     assert overlay["run"][1] == plain["initialize"][0]
-    assert overlay["train::preprocessing::transforms"].endswith(
-        plain["train"]["preprocessing"]["transforms"].removeprefix("$@loading + @intensity + ")
-    )
+    for key, added in (
+        ("cache::transforms", "[@crop] + @loading[1:]"),
+        ("train::preprocessing::transforms", "[@jitter] + "),
+    ):
+        block, item, leaf = (*key.split("::")[:1], *key.split("::")[-2:])
+        below = plain[block][leaf] if block == "cache" else plain[block][item][leaf]
+        changed = overlay[key].replace("[@crop] + ", "").replace("[@jitter] + ", "").replace("[:1] + @loading[1:]", "")
+        assert added in overlay[key] and changed == below
