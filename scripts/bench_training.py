@@ -245,7 +245,6 @@ def run_stock(options: argparse.Namespace) -> dict[str, Any]:
         ConcatDataset([dataset] * EPOCH), batch_size=options.batch, shuffle=True, num_workers=options.workers,
         pin_memory=torch.cuda.is_available(), persistent_workers=options.workers > 0,
     )  # fmt: skip
-    amp = options.precision != "f32"
     trainer = SupervisedTrainer(
         device=device_here(),
         max_epochs=10**6,
@@ -253,8 +252,8 @@ def run_stock(options: argparse.Namespace) -> dict[str, Any]:
         network=parser.get_parsed_content("network"),
         optimizer=parser.get_parsed_content("optimizer"),
         loss_function=parser.get_parsed_content("train::loss"),
-        amp=amp,
-        **({"amp_kwargs": {"dtype": getattr(torch, dtype_of(options.precision))}} if amp else {}),
+        amp=options.precision != "f32",
+        amp_kwargs={"dtype": getattr(torch, dtype_of(options.precision))},
     )
     watch = Watch(options.warmup, options.iterations, device_here())
     watch.attach(trainer)
