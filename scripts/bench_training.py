@@ -153,7 +153,7 @@ def train_config(options: argparse.Namespace) -> dict[str, Any]:
         "augment_device": "$@device" if options.augment_on_gpu else "cpu",
     }
     if amp:
-        settings["train::trainer::amp_kwargs"] = {"dtype": f"$torch.{dtype_of(options.precision)}"}
+        settings["amp_dtype"] = options.precision
     return merge_layers({"network": options.network, "augmentation": options.augmentation}, overrides=settings)["train"]
 
 
