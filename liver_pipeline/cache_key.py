@@ -49,7 +49,7 @@ def _describe(value: Any, modules: set[str]) -> Any:
     if isinstance(value, (Path, enum.Enum, torch.dtype, torch.device, np.dtype, slice)):
         return str(value)
     if isinstance(value, (np.ndarray, np.generic)):
-        return [str(value.dtype), list(value.shape), hashlib.blake2b(np.ascontiguousarray(value)).hexdigest()]
+        return [str(value.dtype), list(value.shape), hashlib.blake2b(value.tobytes()).hexdigest()]
     if isinstance(value, torch.Tensor):
         return _describe(value.detach().cpu().numpy(), modules)
     if isinstance(value, Mapping):

@@ -18,7 +18,7 @@ from liver_pipeline.training import finished_line, is_finished
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
 PROLONGING = ("max_epochs", "early_stop_patience")
-WITHOUT_EFFECT = ("num_workers", "cache_dir", "cache_gb", "activation_checkpointing")
+WITHOUT_EFFECT = ("num_workers", "cache_dir", "cache_gb", "pin_memory", "activation_checkpointing")
 
 
 def train(

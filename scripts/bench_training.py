@@ -153,7 +153,7 @@ def train_config(options: argparse.Namespace) -> dict[str, Any]:
         "augment_device": "$@device" if options.augment_on_gpu else "cpu",
     }
     if amp:
-        settings["train::trainer::amp_kwargs"] = {"dtype": f"$torch.{dtype_of(options.precision)}"}
+        settings["amp_dtype"] = options.precision
     return merge_layers({"network": options.network, "augmentation": options.augmentation}, overrides=settings)["train"]
 
 
@@ -245,7 +245,6 @@ def run_stock(options: argparse.Namespace) -> dict[str, Any]:
         ConcatDataset([dataset] * EPOCH), batch_size=options.batch, shuffle=True, num_workers=options.workers,
         pin_memory=torch.cuda.is_available(), persistent_workers=options.workers > 0,
     )  # fmt: skip
-    amp = options.precision != "f32"
     trainer = SupervisedTrainer(
         device=device_here(),
         max_epochs=10**6,
@@ -253,8 +252,8 @@ def run_stock(options: argparse.Namespace) -> dict[str, Any]:
         network=parser.get_parsed_content("network"),
         optimizer=parser.get_parsed_content("optimizer"),
         loss_function=parser.get_parsed_content("train::loss"),
-        amp=amp,
-        **({"amp_kwargs": {"dtype": getattr(torch, dtype_of(options.precision))}} if amp else {}),
+        amp=options.precision != "f32",
+        amp_kwargs={"dtype": getattr(torch, dtype_of(options.precision))},
     )
     watch = Watch(options.warmup, options.iterations, device_here())
     watch.attach(trainer)

@@ -38,7 +38,7 @@ class Build:
         with Path(self.notes).open("a") as file:
             file.write(f"{item['case']}\n")
         time.sleep(self.wait_s)
-        volume = torch.arange(np.prod(self.shape)).reshape(1, *self.shape).float() % 1000 / 1000 + number
+        volume = torch.arange(int(np.prod(self.shape))).reshape(1, *self.shape).float() % 1000 / 1000 + number
         return {**item, "image": MetaTensor(volume, affine=torch.eye(4), meta={"kept": "text"})}
 
 
@@ -84,7 +84,7 @@ def test_the_first_epoch_is_that_of_transforms_in_memory(
     loader: BatchLoader = parser.get_parsed_content("train::dataloader")
     parts = ["loading", "intensity", "train::window_centres", "train::sampling", "augmentation"]
     reference = Compose([transform for part in parts for transform in parser.get_parsed_content(part)])
-    stock = CacheDataset(loader.dataset.dataset.data, reference, progress=False)
+    stock = CacheDataset(loader.items.dataset.data, reference, progress=False)
     for batches in (loader, expected := BatchLoader(stock, batch_size=2, seed=0)):
         batches.set_epoch(1)
     for batch, wanted in zip(loader, expected, strict=True):
