@@ -49,7 +49,7 @@ def plan_training(
     Args:
         output_dir: Made when it does not exist. ``cases.jsonl`` in it keeps what was measured, so that the same
             command again reads only cases that are new or changed.
-        layers: Names (or paths) for ``data``, ``modality``, ``network``; see :func:`liver_pipeline.layers.merge_layers`.
+        layers: Names (or paths) for ``data``, ``modality``, ``network``; see ``layers.merge_layers``.
         overrides: Keys of the configs, ``dataset_dir`` among them; the others are written into the experiment as they
             are and win over what is proposed.
         gpu_memory_gb: Memory of the GPU that is to train, in 10^9 bytes.

@@ -76,7 +76,8 @@ def _headline(summary: Mapping[str, Any]) -> str:
         ("Lesions", number(summary["n_lesions"]), tumor + lesion),
     ]
     boxes = "".join(
-        f'<div class="card"><span>{escape(name)}</span><b class="long">{escape(value)}</b><span>{escape(note)}</span></div>'
+        f'<div class="card"><span>{escape(name)}</span><b class="long">{escape(value)}</b>'
+        f"<span>{escape(note)}</span></div>"
         for name, value, note in cards
     )
     return f'<p class="soft">{line}</p><div class="cards">{boxes}</div>'
