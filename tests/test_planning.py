@@ -206,6 +206,21 @@ def test_values_that_were_given_win_and_are_written(phantoms: Path, tmp_path: Pa
     assert "dataset_dir" not in values and "hu_mean" not in values  # the layer ct knows no hu_mean
 
 
+def test_an_edited_experiment_is_not_replaced(phantoms: Path, tmp_path: Path) -> None:
+    words = ["plan", tmp_path, f"dataset_dir={phantoms}", TINY_NETWORK]
+    assert call(*words).exit_code == 0
+    experiment = tmp_path / "experiment.yaml"
+    planned = experiment.read_text()
+    assert call(*words, "--gpu-memory-gb", "8").exit_code == 0  # as planned: replaced
+    assert "for a GPU of 8 GB" in experiment.read_text()
+    experiment.write_text(planned.replace("[40, 32, 20]", "[32, 32, 16]"))
+    refused = call(*words)
+    assert refused.exit_code == 2 and "was edited" in refused.stderr
+    assert "[32, 32, 16]" in experiment.read_text()
+    assert call(*words, "--overwrite").exit_code == 0
+    assert experiment.read_text() == planned
+
+
 def test_bad_cases_are_named_and_the_rest_is_planned(phantoms: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     make_phantom_dataset(data, 3, shape=(40, 32, 20), spacing=(10.0, 10.0, 16.0))
