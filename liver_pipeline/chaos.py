@@ -10,7 +10,6 @@ series sorted by position meets its PNGs in reverse.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +126,6 @@ def read_ground(ground: Path, scan: Scan, liver_grey: tuple[int, int]) -> npt.ND
     return label_map
 
 
-def _natural(name: str) -> Sequence[tuple[int, str]]:
+def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key that reads digits as numbers: ``i10`` comes after ``i9``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

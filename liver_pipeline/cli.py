@@ -129,8 +129,9 @@ def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[
 @click.option("--modality", metavar="NAME", help="ct, mr or a variant of them (default: ct).")
 @click.option("--data", metavar="NAME", help="How the data set lies on disk (default: lits).")
 @click.option("--network", metavar="NAME", help="Network to plan for (default: unet3d).")
+@click.option("--overwrite", is_flag=True, help="Replace an experiment.yaml that was edited.")
 @overrides_argument
-def plan(output_dir: str, gpu_memory_gb: float, overrides: tuple[str, ...], **chosen: str) -> None:
+def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tuple[str, ...], **chosen: str) -> None:
     """Look at a data set once; write its fingerprint, a page, and an experiment file that fits it into OUT_DIR.
 
     The same command again reads only cases that are new or changed. Exit code: 0 all cases can be used, 3 some cannot,
@@ -144,7 +145,9 @@ def plan(output_dir: str, gpu_memory_gb: float, overrides: tuple[str, ...], **ch
     from liver_pipeline.planning import plan_training
 
     values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
-    planned = plan_training(output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb)
+    planned = plan_training(
+        output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite
+    )
     for row in planned.rows:
         for finding in () if row["usable"] else row["findings"]:
             click.echo(f"{row['case']}: {finding['file']}: {finding['code']}: {finding['detail']}", err=True)

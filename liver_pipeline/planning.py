@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from liver_pipeline.survey import pooled_histograms, summarize, survey_cases
 from liver_pipeline.training_memory import roi_multiple, training_memory
 
 LAYERS = {kind: DEFAULT_LAYERS[kind] for kind in ("data", "modality", "network")}
+AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced
 NOT_WRITTEN = ("dataset_dir",)  # named when the training is started
 
 
@@ -42,26 +44,36 @@ class Plan:
 
 
 def plan_training(
-    output_dir: str | Path, layers: Mapping[str, str], *, overrides: Mapping[str, Any], gpu_memory_gb: float = 24.0
+    output_dir: str | Path,
+    layers: Mapping[str, str],
+    *,
+    overrides: Mapping[str, Any],
+    gpu_memory_gb: float = 24.0,
+    overwrite: bool = False,
 ) -> Plan:
     """Write ``fingerprint.json``, ``fingerprint.html`` and ``experiment.yaml`` for a data set.
 
     Args:
         output_dir: Made when it does not exist. ``cases.jsonl`` in it keeps what was measured, so that the same
             command again reads only cases that are new or changed.
-        layers: Names (or paths) for ``data``, ``modality``, ``network``; see :func:`liver_pipeline.layers.merge_layers`.
+        layers: Names (or paths) for ``data``, ``modality``, ``network``; see ``layers.merge_layers``.
         overrides: Keys of the configs, ``dataset_dir`` among them; the others are written into the experiment as they
             are and win over what is proposed.
         gpu_memory_gb: Memory of the GPU that is to train, in 10^9 bytes.
+        overwrite: Replace an experiment file that was edited.
 
     Returns:
         The plan. Without a usable case there is no experiment.
 
     Raises:
+        FileExistsError: If the experiment file was edited and ``overwrite`` is false.
         FileNotFoundError: If the data set is not there.
         ValueError: If a key is unknown, or no window fits into the memory.
     """
     output_dir = Path(output_dir)
+    experiment = output_dir / "experiment.yaml"
+    if not overwrite:
+        _refuse_edited(experiment)
     config = merge_layers(layers, overrides={**overrides, "encoder_weights": None})["train"]
     parser = ConfigParser(config)
     loader = parser.get_parsed_content("loading::0")
@@ -73,7 +85,6 @@ def plan_training(
     content = {"liver_pipeline": version("liver-pipeline"), "modality": reading.modality, "summary": summary}
     write_json(output_dir / "fingerprint.json", {**content, "cases": cases})
     usable = [row for row in rows if row["usable"]]
-    experiment = output_dir / "experiment.yaml"
     values: dict[str, Value] = {}
     if usable:
         values = propose(usable, summary, parser, overrides, gpu_memory_gb)
@@ -121,8 +132,10 @@ def _classes(n_cases: int, n_with_tumor: int, num_classes: int) -> dict[str, Val
         return {"num_classes": Value(2, "background, liver: no case has tumor")}
     if num_classes < 3:
         return {}
-    reason = f"background, liver, tumor: {n_with_tumor} of {n_cases} cases have tumor, a third of all windows shows it"
-    return {"class_ratios": Value([1, 1, tumor_ratio(n_cases, n_with_tumor)], reason)}
+    ratio = tumor_ratio(n_cases, n_with_tumor)
+    share = n_with_tumor / n_cases * ratio / (ratio + 2)
+    have = f"{n_with_tumor} of {n_cases} cases with tumor, {share:.0%} of all windows centred on it"
+    return {"class_ratios": Value([1, 1, ratio], f"background, liver, tumor: {have}")}
 
 
 def _windows(
@@ -164,12 +177,26 @@ def experiment_text(
     values: Mapping[str, Value], layers: Mapping[str, str], summary: Mapping[str, Any], gpu_memory_gb: float
 ) -> str:
     """Return the experiment file: valid YAML, a line and a reason for each value."""
-    found = f"{summary['n_usable']} cases of {summary['n_patients']} patients"
-    lines = [f"# Planned by `liver-pipeline plan` from {found}, for a GPU of {gpu_memory_gb:g} GB; edit as you like."]
+    found = f"{summary['n_usable']} usable cases (of {summary['n_cases']})"
+    lines = [f"# Planned by `liver-pipeline plan` from {found} for a GPU of {gpu_memory_gb:g} GB; edit as you like."]
     names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in layers.items()}
     named = ", ".join(f"{kind}: {json.dumps(name)}" for kind, name in names.items())
     lines.append(f"layers: {{{named}}}")
     for key, proposed in values.items():
         head = f"{key}: {json.dumps(proposed.value)}"
         lines.append(f"{head:<41} # {proposed.reason}")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return f"{text}{AS_PLANNED}{_short_sha256(text)}\n"
+
+
+def _refuse_edited(experiment: Path) -> None:
+    """Refuse to replace a file that somebody has edited: its last line tells the hash of those above."""
+    if not experiment.exists():
+        return
+    text, _, sha256 = experiment.read_text(encoding="utf-8").rpartition(AS_PLANNED)
+    if sha256.strip() != _short_sha256(text):
+        raise FileExistsError(f"{experiment} was edited; choose another folder, or --overwrite replaces it")
+
+
+def _short_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 ADAM_BYTES = 16  # a parameter: weight, gradient and two moments in 32 bits; SGD with momentum takes 12
 LOSS_TENSORS = 4  # of the size of the logits in 32 bits that softmax, one-hot labels and the loss keep
 BACKWARD_TENSORS = 2  # of the largest size: gradients of a layer's input and output at the same time
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -63,24 +62,27 @@ def training_memory(
 
 
 def roi_multiple(network: nn.Module, roi_size: Sequence[int], in_channels: int) -> int:
-    """Return the smallest power of two whose multiples a network takes as window sides; sides of 1 stay.
+    """Return the factor by which a network reduces a window at its deepest: sides are multiples of it.
 
-    Raises:
-        ValueError: If it takes multiples of none up to 64.
+    Args:
+        network: As built from its config.
+        roi_size: A window that it takes, in voxels.
+        in_channels: Channels of the image.
     """
-    for multiple in MULTIPLES:
-        if _takes(network, [3 * multiple if side > 1 else 1 for side in roi_size], in_channels):
-            return multiple
-    raise ValueError("the network takes no window whose sides are multiples of 64; set roi_size yourself")
+    side = roi_size[0]
+    sides = {side}
 
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.dim() in (4, 5):
+            sides.add(output.shape[2])
 
-def _takes(network: nn.Module, roi_size: Sequence[int], in_channels: int) -> bool:
-    """Whether a window of this size can be trained on, and comes out as large as it went in."""
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
     try:
-        heads = _forward(network, torch.empty(2, in_channels, *roi_size, device="meta"))
-    except (RuntimeError, ValueError, IndexError):
-        return False
-    return list(heads[0].shape[2:]) == list(roi_size)
+        _forward(network, torch.empty(2, in_channels, *roi_size, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return side // min(n for n in sides if n > 1 and side % n == 0)  # 1: global pooling, which takes any size
 
 
 def _step_bytes(
@@ -95,7 +97,7 @@ def _step_bytes(
             kept[storage._cdata] = storage
         return tensor
 
-    with FakeTensorMode(), _autocast(amp and device == "cuda"):  # type: ignore[no-untyped-call]
+    with FakeTensorMode(), _autocast(amp and device == "cuda"):
         image = torch.empty(windows, in_channels, *roi_size, device=device)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             heads = _forward(network, image)

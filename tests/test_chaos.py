@@ -169,7 +169,7 @@ def test_cases_are_converted_once(train_sets: Path, monkeypatch: pytest.MonkeyPa
 def test_a_missing_png_is_refused_and_nothing_guessed(tmp_path: Path) -> None:
     ct_patient(tmp_path, 1)
     (tmp_path / "CT" / "1" / "Ground" / "liver_GT_004.png").unlink()
-    with pytest.raises(ValueError, match="has 9 PNGs, .* has 10 slices"):
+    with pytest.raises(ValueError, match=r"has 9 PNGs, .* has 10 slices"):
         chaos.chaos_cases(tmp_path, "ct")
     assert not list(tmp_path.with_name(f"{tmp_path.name}_converted").rglob("*.nii.gz"))
 

@@ -14,7 +14,7 @@ from liver_pipeline import layers
 from liver_pipeline.cli import main
 from tests.small import make_phantoms
 
-COMMANDS = ("train", "compose", "predict", "evaluate", "networks", "demo", "check")
+COMMANDS = ("train", "compose", "predict", "evaluate", "networks", "demo", "check", "plan")
 TINY_NETWORK = ["network_def::channels=[4,8]", "roi_size=[16,16,16]", "spacing=[12,12,12]"]
 TINY = [*TINY_NETWORK, "max_epochs=1", "num_workers=0", "split_fractions=[0.34,0.33,0.33]"]
 
@@ -45,7 +45,7 @@ def test_help_shows_what_a_command_does(command: str) -> None:
     assert len(result.output.splitlines()) > 5
 
 
-@pytest.mark.parametrize("command", ["train", "compose", "predict"])
+@pytest.mark.parametrize("command", ["train", "compose", "predict", "plan"])
 def test_help_has_an_example(command: str) -> None:
     assert f"Example: liver-pipeline {command} " in call(command, "--help").output
 

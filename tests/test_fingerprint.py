@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from liver_pipeline import survey
 from liver_pipeline.cases import lits_cases
-from liver_pipeline.fingerprint import Reading, measure
+from liver_pipeline.fingerprint import Reading, measure, read_case
 from liver_pipeline.histograms import Histogram, label_histograms
 from liver_pipeline.scans import read_label_map, read_scan
 
@@ -53,11 +53,10 @@ def rows_of(folder: Path, out: Path) -> list[dict[str, Any]]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cases that were read."""
     names: list[str] = []
-    read = survey.read_case
 
     def noted(case: dict[str, str], reading: Reading) -> Any:
         names.append(case["case"])
-        return read(case, reading)
+        return read_case(case, reading)
 
     monkeypatch.setattr(survey, "read_case", noted)
     return names

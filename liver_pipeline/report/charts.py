@@ -1,4 +1,4 @@
-"""Charts as inline SVG: box plots, bars, Bland-Altman, curves, counts. Colours are the page's own, so they follow light and dark."""
+"""Charts as inline SVG: box plots, bars, Bland-Altman, curves, counts; in the page's own colours, light and dark."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from liver_pipeline.histograms import Histogram
-from liver_pipeline.intake import CODES
+from liver_pipeline.intake import CODES, Severity
 from liver_pipeline.proposal import Value
 from liver_pipeline.report.charts import box_plot, count_chart, curve_chart
 from liver_pipeline.report.html import cell, figure, number, plural, sortable, table, words
@@ -22,8 +22,8 @@ MARGIN_HU = 150.0  # shown beside the values of liver and tumor
 CURVE_POINTS = 120  # at most
 BOX_CAPTION = "Box: quartiles; line: median; diamond: mean; dots: cases."
 CASE_COLUMNS = (
-    "Case", "Patient", "Found", "Size", "Spacing, mm", "Axes", "Liver, ml", "Tumor, ml", "Lesions", "Liver median",
-    "Tumor median",
+    "Case", "Patient", "Size", "Spacing, mm", "Axes", "Liver, ml", "Tumor, ml", "Lesions", "Liver median",
+    "Tumor median", "Found",
 )  # fmt: skip
 
 Row = Mapping[str, Any]
@@ -76,7 +76,8 @@ def _headline(summary: Mapping[str, Any]) -> str:
         ("Lesions", number(summary["n_lesions"]), tumor + lesion),
     ]
     boxes = "".join(
-        f'<div class="card"><span>{escape(name)}</span><b class="long">{escape(value)}</b><span>{escape(note)}</span></div>'
+        f'<div class="card"><span>{escape(name)}</span><b class="long">{escape(value)}</b>'
+        f"<span>{escape(note)}</span></div>"
         for name, value, note in cards
     )
     return f'<p class="soft">{line}</p><div class="cards">{boxes}</div>'
@@ -168,15 +169,18 @@ def _rank(one: Row) -> tuple[int, str]:
 
 
 def _case(one: Row) -> str:
-    found = "; ".join(f"{f['file']}: {f['code']}: {f['detail']}" for f in one["findings"])
-    rank = str(_rank(one)[0])
-    tone = "words" if one["usable"] else "words bad"
     cells = [cell(one["case"], one["case"]), cell(one["patient"], one["patient"])]
-    cells.append(f'<td class="{tone}" data-value="{rank}">{escape(found)}</td>')
-    if not one["usable"]:
-        return f"<tr>{''.join(cells)}{cell('–', None) * (len(CASE_COLUMNS) - len(cells))}</tr>"
+    cells += _figures(one) if one["usable"] else [cell("–", None)] * (len(CASE_COLUMNS) - 3)
+    shown = [f for f in one["findings"] if one["usable"] or f["severity"] == Severity.ERROR]
+    found = "; ".join(f"{f['file']}: {f['code']}: {f['detail']}" for f in shown)
+    tone = "words" if one["usable"] else "words bad"
+    cells.append(f'<td class="{tone}" data-value="{_rank(one)[0]}">{escape(found)}</td>')
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _figures(one: Row) -> list[str]:
     medians = [None if (part := one["intensity"][name]) is None else part["p50"] for name in ("liver", "tumor")]
-    cells += [
+    return [
         cell(_by(one["shape"], 0), one["shape"][2]),
         cell(_by(one["spacing_mm"], 2), one["spacing_mm"][2]),
         cell(one["orientation"], one["orientation"]),
@@ -185,4 +189,3 @@ def _case(one: Row) -> str:
         cell(str(len(one["lesions"])), len(one["lesions"])),
         *(cell(number(value, 1), value) for value in medians),
     ]
-    return f"<tr>{''.join(cells)}</tr>"

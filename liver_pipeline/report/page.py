@@ -38,7 +38,8 @@ def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]]) -
     body = "".join(f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in filled)
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{_asset("page.css")}</style>'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
+        f"<style>{_asset('page.css')}</style>"
     )
     main = f"<main><h1>{escape(title)}</h1>{headline}<nav>{links}</nav>{body}</main>"
     script = f"<script>{_asset('page.js')}</script>"
