@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from liver_pipeline.files import whole_file, write_json
 from liver_pipeline.handlers import CLASS_NAMES
 from liver_pipeline.layers import apply_overrides, merge_layers, read_config, refuse_key, share_dir
+from liver_pipeline.locks import lock_run
 
 # What a training writes beside the configs, and --restart removes.
 TRAINING_OUTPUTS = (
@@ -47,21 +48,22 @@ def compose(
 
     Raises:
         FileExistsError: If the folder holds a run and ``overwrite`` is false.
-        ValueError: See :func:`merge_layers`.
+        ValueError: If another process is training in it; see also :func:`merge_layers`.
     """
     run_dir = Path(run_dir)
     merged = merge_layers(layers, experiment=experiment, overrides=overrides)
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file; the run folder needs another name")
-    if (run_dir / "configs").exists():
-        if not overwrite:
-            raise FileExistsError(f"{run_dir} holds a run already; choose another folder or give --overwrite")
-        remove_outputs(run_dir, ("configs", *TRAINING_OUTPUTS))
-    (run_dir / "models").mkdir(parents=True, exist_ok=True)
-    for name in ("LICENSE", "docs/README.md"):
-        (run_dir / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(share_dir("bundle") / name, run_dir / name)
-    write_configs(run_dir / "configs", merged)
+    with lock_run(run_dir):
+        if (run_dir / "configs").exists():
+            if not overwrite:
+                raise FileExistsError(f"{run_dir} holds a run already; choose another folder or give --overwrite")
+            remove_outputs(run_dir, ("configs", *TRAINING_OUTPUTS))
+        (run_dir / "models").mkdir(parents=True, exist_ok=True)
+        for name in ("LICENSE", "docs/README.md"):
+            (run_dir / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(share_dir("bundle") / name, run_dir / name)
+        write_configs(run_dir / "configs", merged)
     return run_dir
 
 

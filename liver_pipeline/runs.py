@@ -12,6 +12,7 @@ from tqdm import tqdm
 from liver_pipeline.bundle import TRAINING_OUTPUTS, compose, remove_outputs, run_workflow, write_config, write_configs
 from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
 from liver_pipeline.layers import WORKFLOWS, apply_overrides, merge_layers, read_config, refuse_key
+from liver_pipeline.locks import lock_run
 from liver_pipeline.training import finished_line, is_finished
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
@@ -41,24 +42,24 @@ def train(
 
     Raises:
         FileExistsError: If the folder holds weights that no checkpoint continues.
-        ValueError: If the configuration is not that of the run; the message shows each key that differs. Also see
-            :func:`merge_layers`.
+        ValueError: If the configuration is not that of the run; the message shows each key that differs. Or if another
+            process is training in it. Also see :func:`merge_layers`.
     """
     run_dir = Path(run_dir)
     named = bool(layers) or experiment is not None
-    if not (run_dir / "configs").is_dir():
-        compose(run_dir, layers, experiment=experiment, overrides=overrides)
-    elif restart and named:
-        compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=True)
-    else:
-        wanted = merge_layers(layers, experiment=experiment, overrides=overrides) if named else None
-        _settle_config(run_dir, wanted or _with_overrides(run_dir, overrides or {}), named=named, restart=restart)
-        if restart:
-            remove_outputs(run_dir, TRAINING_OUTPUTS)
-    if finished := _finished(run_dir):
-        tqdm.write(finished)
-        return
-    run_workflow(run_dir, "train")
+    new = not (run_dir / "configs").is_dir()
+    if new or (restart and named):
+        compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=not new)
+    with lock_run(run_dir):
+        if not new and not (restart and named):
+            wanted = merge_layers(layers, experiment=experiment, overrides=overrides) if named else None
+            _settle_config(run_dir, wanted or _with_overrides(run_dir, overrides or {}), named=named, restart=restart)
+            if restart:
+                remove_outputs(run_dir, TRAINING_OUTPUTS)
+        if finished := _finished(run_dir):
+            tqdm.write(finished)
+            return
+        run_workflow(run_dir, "train")
 
 
 def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
