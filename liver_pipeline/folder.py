@@ -93,10 +93,11 @@ class FolderRun:
         preprocessing: Takes ``{"image": Scan}``, gives ``{"image": MetaTensor (C, X', Y', Z')}``.
         inferer: Called as ``inferer(inputs, network)`` with inputs (1, C, X', Y', Z'); gives labels (1, 1, X, Y, Z) on
             the scan's grid. A dict under ``inference`` in the meta of its result goes into the provenance.
-        network: Put on ``device`` and set to eval mode.
+        network: Put on ``device`` and set to eval mode; a ``ModuleList`` is an ensemble.
         postprocessing: Takes ``{"pred": MetaTensor (1, X, Y, Z), "image": ...}``, gives "pred" and maybe "effects".
         device: Where the network runs.
-        ckpt_path: Weights (see :func:`liver_pipeline.weights.load_weights`); ``None`` keeps those the network has.
+        ckpt_path: Weights (see :func:`liver_pipeline.weights.load_weights`), of an ensemble one file for each member;
+            ``None`` keeps those the network has.
         modality: "ct" or "mr"; which values are plausible.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config.
         retry_failed: Run failed cases again although nothing has changed.
@@ -122,7 +123,7 @@ class FolderRun:
         preprocessing: Callable[[Any], Mapping[Any, Any]] | None = None,
         postprocessing: Callable[[Any], Mapping[Any, Any]] | None = None,
         device: str | torch.device = "cpu",
-        ckpt_path: str | Path | None = None,
+        ckpt_path: str | Path | Sequence[str | Path] | None = None,
         modality: str = "ct",
         bundle_root: str | Path | None = None,
         retry_failed: bool = False,
@@ -147,7 +148,8 @@ class FolderRun:
         self.network = network
         self.postprocessing = postprocessing
         self.device = torch.device(device)
-        self.ckpt_path = None if ckpt_path is None else Path(ckpt_path)
+        paths = [ckpt_path] if isinstance(ckpt_path, str | Path) else ckpt_path or []
+        self.ckpt_paths = [Path(path) for path in paths]
         self.modality = modality
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
@@ -178,7 +180,8 @@ class FolderRun:
             return self._print_plan(cases)
         refuse_collisions(cases)
         with contextlib.closing(self._open_ledger()) as self._ledger:
-            self.weights_sha256 = self._load_weights()
+            self._weights = self._load_weights()
+            self.weights_sha256 = self._weights[0] if len(self._weights) == 1 else content_sha256(self._weights)
             self._versions, self._machine = versions(), machine(self.device)
             return self._run(cases)
 
@@ -199,11 +202,15 @@ class FolderRun:
             raise IntakeError(self.output_dir, [finding_of(reason, writing=True)]) from reason
         return ledger
 
-    def _load_weights(self) -> str:
-        path = self.ckpt_path
-        sha256 = network_sha256(self.network) if path is None else load_weights(self.network, path)
+    def _load_weights(self) -> list[str]:
+        """Give each network its weights; return their hashes."""
+        networks = list(self.network) if isinstance(self.network, torch.nn.ModuleList) else [self.network]
+        if self.ckpt_paths:
+            hashes = [load_weights(*pair) for pair in zip(networks, self.ckpt_paths, strict=True)]
+        else:
+            hashes = [network_sha256(network) for network in networks]
         self.network.to(self.device).eval()
-        return sha256
+        return hashes
 
     def _settings(self) -> dict[str, Any]:
         """Return all that decides what the masks are, but for input and weights."""
@@ -391,14 +398,21 @@ class FolderRun:
     def _common(self) -> dict[str, Any]:
         """Return the part of the provenance that all cases share."""
         return {
-            "weights": {
-                "file": None if self.ckpt_path is None else self.ckpt_path.name,
-                "sha256": self.weights_sha256,
-                "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
-            },
+            "weights": self._weights_record(),
             "config": {"sha256": self.config_sha256, "settings": self.settings},
             "versions": self._versions,
             "machine": self._machine,
+        }
+
+    def _weights_record(self) -> dict[str, Any]:
+        files = [path.name for path in self.ckpt_paths] if self.ckpt_paths else [None] * len(self._weights)
+        pairs = zip(files, self._weights, strict=True)
+        members = [{"file": file, "sha256": sha256} for file, sha256 in pairs]
+        return {
+            "file": files[0] if len(files) == 1 else None,
+            "sha256": self.weights_sha256,
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            **({"members": members} if len(members) > 1 else {}),
         }
 
     def _fail(self, case: Case, reason: BaseException, *, writing: bool = False) -> None:

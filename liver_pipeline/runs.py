@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle import TRAINING_OUTPUTS, compose, remove_outputs, run_workflow, write_config, write_configs
 from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
+from liver_pipeline.files import write_json
 from liver_pipeline.layers import WORKFLOWS, apply_overrides, merge_layers, read_config, refuse_key
 from liver_pipeline.locks import lock_run
 from liver_pipeline.training import finished_line, is_finished
@@ -27,6 +28,7 @@ def train(
     experiment: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     restart: bool = False,
+    split: Mapping[str, Any] | None = None,
 ) -> None:
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
@@ -39,6 +41,7 @@ def train(
         experiment: See :func:`merge_layers`.
         overrides: See :func:`merge_layers`; those that change a composed run are written into it.
         restart: Remove weights, split and logs first; a configuration named here replaces that of the run.
+        split: Content of ``split.json`` where the run has none; by default the training deals the cases.
 
     Raises:
         FileExistsError: If the folder holds weights that no checkpoint continues.
@@ -56,9 +59,11 @@ def train(
             _settle_config(run_dir, wanted or _with_overrides(run_dir, overrides or {}), named=named, restart=restart)
             if restart:
                 remove_outputs(run_dir, TRAINING_OUTPUTS)
-        if finished := _finished(run_dir):
-            tqdm.write(finished)
+        if line := finished(run_dir):
+            tqdm.write(line)
             return
+        if split is not None and not (run_dir / "split.json").exists():
+            write_json(run_dir / "split.json", split)
         run_workflow(run_dir, "train")
 
 
@@ -131,12 +136,14 @@ def _may_change(key: str, old: Any, new: Any) -> bool:
     return key in WITHOUT_EFFECT
 
 
-def _finished(run_dir: Path) -> str | None:
+def finished(run_dir: Path) -> str | None:
     """Say so if a run has nothing left to train, before its data are read."""
+    if not (run_dir / "configs" / "train.yaml").is_file():
+        return None
     config = read_config(run_dir / "configs" / "train.yaml")
     limits = [config.get(key) for key in PROLONGING]
     state, _ = load_latest(run_dir / "models")
     if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
         return None
-    finished = is_finished(state["epoch"], limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
-    return finished_line(state["epoch"]) if finished else None
+    done = is_finished(state["epoch"], limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
+    return finished_line(state["epoch"]) if done else None

@@ -17,6 +17,7 @@ from ignite.engine import Engine
 from liver_pipeline import bundle, runs
 from liver_pipeline.cases import Split
 from liver_pipeline.checkpoints import LAST, load_checkpoint
+from liver_pipeline.files import TEMPORARY
 from liver_pipeline.mishaps import largest_fit
 from liver_pipeline.training import Checkpoint
 from liver_pipeline.vetting import usable_cases
@@ -102,7 +103,7 @@ def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(tmp_path: Path
         runs.train(run, {}, overrides={**TINY, "dataset_dir": str(data)})
     assert "no space left" in root(caught.value)
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 1
-    assert [path for path in run.rglob(".*") if path.is_file()] == []
+    assert list(run.rglob(f"{TEMPORARY}*")) == []
     runs.train(run, {})
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 3
 
