@@ -1,4 +1,4 @@
-"""Several run folders as one model: the mean of their probabilities, such as that of the folds of a cross-validation."""
+"""Several run folders as one model: the mean of their probabilities, such as the folds of a cross-validation."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ from liver_pipeline.training import finished_line, is_finished
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
 PROLONGING = ("max_epochs", "early_stop_patience")
-WITHOUT_EFFECT = ("num_workers", "cache_dir", "cache_gb", "activation_checkpointing")
+WITHOUT_EFFECT = (
+    "num_workers", "cache_dir", "cache_gb", "activation_checkpointing",
+    "network_graph", "overlay_interval", "tracking_uri",
+)  # fmt: skip
 
 
 def train(

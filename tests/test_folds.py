@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from liver_pipeline import bundle, folds
@@ -126,7 +127,7 @@ def test_folds_predict_the_mean_of_their_probabilities(trained: Path, data: Path
 
     networks = []
     for fold in range(3):
-        parser = bundle.ConfigParser(bundle.load_config(trained / f"fold{fold}", "inference"))
+        parser = ConfigParser(bundle.load_config(trained / f"fold{fold}", "inference"))
         networks.append(parser.get_parsed_content("network").eval())
         state = torch.load(trained / f"fold{fold}/models/model.pt", weights_only=True)["model"]
         networks[-1].load_state_dict(state)
