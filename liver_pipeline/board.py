@@ -78,8 +78,8 @@ def overlay(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> np.
     shown = torch.Tensor.as_subclass(image[0], torch.Tensor).float().cpu().numpy()
     low, high = float(shown.min()), float(shown.max())
     scale = 300.0 / max(high - low, 1e-6)  # the pictures' window is 300 HU wide, from -100
-    labels = [torch.Tensor.as_subclass(x, torch.Tensor).cpu().numpy().astype(np.uint8) for x in (pred, label)]
-    drawn = case_pictures(*labels, tuple(spacing), [], (shown, scale, -100.0 - low * scale))
+    found, reference = (torch.as_tensor(x).cpu().numpy().astype(np.uint8) for x in (pred, label))
+    drawn = case_pictures(found, reference, tuple(spacing), [], (shown, scale, -100.0 - low * scale))
     if drawn["case"] is None:
         return None
     picture: np.ndarray[Any, Any] = (imread(io.BytesIO(drawn["case"]))[..., :3] * 255).round().astype(np.uint8)
