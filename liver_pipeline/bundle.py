@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from liver_pipeline.files import whole_file, write_json
 from liver_pipeline.handlers import CLASS_NAMES
 from liver_pipeline.layers import Configs, apply_overrides, read_config, refuse_key, share_dir
+from liver_pipeline.locks import lock_run
 from liver_pipeline.stages import LIVER, PREFIX, merge_stages
 
 # What a training writes beside the configs, and --restart removes.
@@ -48,19 +49,20 @@ def compose(
 
     Raises:
         FileExistsError: If the folder holds a run and ``overwrite`` is false.
-        ValueError: See :func:`~liver_pipeline.stages.merge_stages`.
+        ValueError: If another process is training in it; see also :func:`~liver_pipeline.stages.merge_stages`.
     """
     run_dir = Path(run_dir)
     stages = merge_stages(layers, experiment=experiment, overrides=overrides)
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file; the run folder needs another name")
-    if (run_dir / "configs").exists():
-        if not overwrite:
-            raise FileExistsError(f"{run_dir} holds a run already; choose another folder or give --overwrite")
-        remove_outputs(run_dir, (f"{LIVER}/configs", *(f"{LIVER}/{name}" for name in TRAINING_OUTPUTS)))
-        remove_outputs(run_dir, ("configs", *TRAINING_OUTPUTS))
-    for folder, configs in reversed(stages.items()):  # the run's own last: they say that it is complete
-        write_bundle(run_dir / folder, configs)
+    with lock_run(run_dir):
+        if (run_dir / "configs").exists():
+            if not overwrite:
+                raise FileExistsError(f"{run_dir} holds a run already; choose another folder or give --overwrite")
+            remove_outputs(run_dir, (f"{LIVER}/configs", *(f"{LIVER}/{name}" for name in TRAINING_OUTPUTS)))
+            remove_outputs(run_dir, ("configs", *TRAINING_OUTPUTS))
+        for folder, configs in reversed(stages.items()):  # the run's own last: they say that it is complete
+            write_bundle(run_dir / folder, configs)
     return run_dir
 
 

@@ -101,8 +101,18 @@ def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tu
 @click.argument("run_dir")
 @layer_options
 @click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
+@click.option("--folds", type=click.IntRange(min=2), metavar="N", help="Cross-validate: RUN_DIR/fold0, fold1, ...")
+@click.option("--fold", type=click.IntRange(min=0), metavar="K", help="With --folds: only this one, from 0.")
 @overrides_argument
-def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[str, ...], **chosen: str) -> None:
+def train(
+    run_dir: str,
+    experiment: str | None,
+    restart: bool,
+    folds: int | None,
+    fold: int | None,
+    overrides: tuple[str, ...],
+    **chosen: str,
+) -> None:
     """Train a network into RUN_DIR, which is then a MONAI bundle.
 
     A RUN_DIR that `compose` made is trained as it is; otherwise the layers named here are composed into it first. The
@@ -112,14 +122,17 @@ def train(run_dir: str, experiment: str | None, restart: bool, overrides: tuple[
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
     """
     from liver_pipeline import layers, runs
+    from liver_pipeline.folds import SUMMARY, train_folds
 
-    runs.train(
-        run_dir,
-        _layers(**chosen),
-        experiment=experiment,
-        overrides=layers.absolute(layers.parse_overrides(overrides), PATH_KEYS),
-        restart=restart,
-    )
+    if fold is not None and folds is None:
+        raise click.UsageError("--fold needs --folds, the number of all of them")
+    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
+    options: Any = {"experiment": experiment, "overrides": values, "restart": restart}
+    if folds is not None:
+        done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
+        click.echo(f"{done} of {folds} folds are finished; validation: {Path(run_dir) / SUMMARY}")
+        return
+    runs.train(run_dir, _layers(**chosen), **options)
     click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
 
 
@@ -169,22 +182,30 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
 @overrides_argument
-def predict(run_dir: str, scans: str, masks: str, overrides: tuple[str, ...], **options: Any) -> None:
+def predict(
+    run_dir: str, scans: str, masks: str, ensemble: tuple[str, ...], overrides: tuple[str, ...], **options: Any
+) -> None:
     """Segment INPUT with the network in RUN_DIR: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
     INPUT is a NIfTI file, a folder searched recursively, or a DICOM series (folder or zip). The same command again
-    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done.
+    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN_DIR that holds the folds of a
+    cross-validation gives the mean of their probabilities, as --ensemble does for any runs on the same grid.
 
     \b
     Example: liver-pipeline predict runs/r34 scans/ masks/
     """
     from liver_pipeline import bundle, layers
+    from liver_pipeline.ensembles import fold_dirs
 
     values = layers.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    first, *others = [*(fold_dirs(run_dir) or [Path(run_dir)]), *map(Path, ensemble)]
+    if others:
+        values["ensemble"] = [str(run.absolute()) for run in others]
     paths = {"dataset_dir": scans, "output_dir": masks}
-    bundle.run_workflow(run_dir, "inference", layers.absolute(values | paths, PATH_KEYS))
+    bundle.run_workflow(first, "inference", layers.absolute(values | paths, PATH_KEYS))
 
 
 @main.command()

@@ -13,6 +13,7 @@ from monai.utils import set_determinism
 from liver_pipeline.bundle import load_config
 from liver_pipeline.curves import draw_learning_rates
 from liver_pipeline.handlers import write_table
+from liver_pipeline.locks import lock_run
 
 LOWEST, HIGHEST = 1e-6, 1.0
 
@@ -33,11 +34,16 @@ def find_learning_rate(
         The learning rate where the smoothed loss falls fastest, and the one in the run's config.
 
     Raises:
-        ValueError: If the loss did not fall, or there were fewer than 10 steps.
+        ValueError: If the loss did not fall, there were fewer than 10 steps, or another process is training in the run.
     """
     if steps < 10:
         raise ValueError(f"steps is {steps}; fewer than 10 show no curve")
-    parser = ConfigParser(load_config(run_dir, "train", overrides))
+    config = load_config(run_dir, "train", overrides)
+    with lock_run(run_dir):
+        return _find(Path(run_dir), ConfigParser(config), steps)
+
+
+def _find(run_dir: Path, parser: ConfigParser, steps: int) -> tuple[float, float]:
     set_determinism(seed=parser.get_parsed_content("seed"))
     optimizer = parser.get_parsed_content("optimizer")
     present = float(optimizer.param_groups[0]["lr"])
@@ -46,7 +52,7 @@ def find_learning_rate(
     finder = LearningRateFinder(parser.get_parsed_content("network"), optimizer, loss, device=device, verbose=False)
     finder.range_test(loader, start_lr=LOWEST, end_lr=HIGHEST, num_iter=steps, smooth_f=0.2)
     rates, losses = finder.get_lrs_and_losses()
-    folder = Path(run_dir) / "find_lr"
+    folder = run_dir / "find_lr"
     write_table(
         folder / "learning_rates.csv", [{"learning_rate": r, "loss": x} for r, x in zip(rates, losses, strict=True)]
     )

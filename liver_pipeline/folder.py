@@ -93,10 +93,11 @@ class FolderRun:
         preprocessing: Takes ``{"image": Scan}``, gives ``{"image": MetaTensor (C, X', Y', Z')}``.
         inferer: Called as ``inferer(inputs, network)`` with inputs (1, C, X', Y', Z'); gives labels (1, 1, X, Y, Z) on
             the scan's grid. A dict under ``inference`` in the meta of its result goes into the provenance.
-        network: Put on ``device`` and set to eval mode.
+        network: Put on ``device`` and set to eval mode; a ``ModuleList`` is an ensemble.
         postprocessing: Takes ``{"pred": MetaTensor (1, X, Y, Z), "image": ...}``, gives "pred" and maybe "effects".
         device: Where the network runs.
-        ckpt_path: Weights (see :func:`liver_pipeline.weights.load_weights`); ``None`` keeps those the network has.
+        ckpt_path: Weights (see :func:`liver_pipeline.weights.load_weights`), of an ensemble one file for each member;
+            ``None`` keeps those the network has.
         other_networks: Name to ``{"network", "ckpt_path"}`` of networks that the inferer runs besides; they are loaded
             and placed as ``network`` is.
         modality: "ct" or "mr"; which values are plausible.
@@ -124,7 +125,7 @@ class FolderRun:
         preprocessing: Callable[[Any], Mapping[Any, Any]] | None = None,
         postprocessing: Callable[[Any], Mapping[Any, Any]] | None = None,
         device: str | torch.device = "cpu",
-        ckpt_path: str | Path | None = None,
+        ckpt_path: str | Path | Sequence[str | Path] | None = None,
         other_networks: Mapping[str, Mapping[str, Any]] | None = None,
         modality: str = "ct",
         bundle_root: str | Path | None = None,
@@ -150,7 +151,7 @@ class FolderRun:
         self.network = network
         self.postprocessing = postprocessing
         self.device = torch.device(device)
-        self.ckpt_path = None if ckpt_path is None else Path(ckpt_path)
+        self.ckpt_path = ckpt_path
         self.other_networks = dict(other_networks or {})
         self.modality = modality
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
@@ -205,16 +206,24 @@ class FolderRun:
         return ledger
 
     def _load_weights(self) -> dict[str, Any]:
-        """Load the weights of all networks; return file and hash of the main one, and of each other under its name."""
+        """Load the weights of all networks; return files and hashes of the main one, of each other under its name."""
         others = {name: self._load(one["network"], one["ckpt_path"]) for name, one in self.other_networks.items()}
         return {**self._load(self.network, self.ckpt_path), **others}
 
-    def _load(self, network: torch.nn.Module, ckpt_path: str | Path | None) -> dict[str, Any]:
-        path = None if ckpt_path is None else Path(ckpt_path)
-        sha256 = network_sha256(network) if path is None else load_weights(network, path)
+    def _load(self, network: torch.nn.Module, ckpt_path: str | Path | Sequence[str | Path] | None) -> dict[str, Any]:
+        members = list(network) if isinstance(network, torch.nn.ModuleList) else [network]
+        paths: Sequence[str | Path | None] = [ckpt_path] if isinstance(ckpt_path, str | Path) else ckpt_path or []
+        records: list[dict[str, Any]] = []
+        for member, path in zip(members, paths or [None] * len(members), strict=True):
+            sha256 = network_sha256(member) if path is None else load_weights(member, Path(path))
+            parameters = sum(parameter.numel() for parameter in member.parameters())
+            file = None if path is None else Path(path).name
+            records.append({"file": file, "sha256": sha256, "parameters": parameters})
         network.to(self.device).eval()
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        return {"file": None if path is None else path.name, "sha256": sha256, "parameters": parameters}
+        if len(records) == 1:
+            return records[0]
+        parameters = sum(record["parameters"] for record in records)
+        return {"file": None, "sha256": content_sha256(records), "parameters": parameters, "members": records}
 
     def _settings(self) -> dict[str, Any]:
         """Return all that decides what the masks are, but for input and weights."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.files import sync
+from liver_pipeline.locks import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._file = path.open("a+b", buffering=0)
         try:
-            _lock_file(self._file.fileno(), path)
+            busy = f"another run is writing to {path.parent}; wait for it, or choose another folder"
+            lock_file(self._file.fileno(), busy)
             self._size = _cut_torn_line(self._file)
         except BaseException:
             self._file.close()
@@ -104,14 +106,3 @@ def _cut_torn_line(file: Any) -> int:
     if whole < size:
         file.truncate(whole)
     return whole
-
-
-def _lock_file(handle: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two runs into one folder are not kept apart
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as reason:
-        raise ValueError(f"another run is writing to {path.parent}; wait for it, or choose another folder") from reason

@@ -113,15 +113,15 @@ class ComboLoss(_Loss):
 
     Args:
         weights: Weight of each part by name: ``dice``, ``cross_entropy``, ``focal_tversky``; what is left out is 0.
-        include_background: Whether channel 0 counts as a class.
-        to_onehot_y: Whether the target holds labels, (B, 1, X, Y, Z), to be converted to K channels.
-        sigmoid: Classes are independent of each other; exactly one of sigmoid and softmax must be true.
-        softmax: Each voxel has one class.
-        alpha: Weight of false positives in the Focal Tversky part.
-        beta: Weight of false negatives in the Focal Tversky part.
-        gamma: Exponent of the Focal Tversky part.
+        include_background: This and what follows: see :class:`FocalTverskyLoss`.
+        to_onehot_y: See there.
+        sigmoid: See there; exactly one of sigmoid and softmax must be true.
+        softmax: See there.
+        alpha: Of the Focal Tversky part.
+        beta: Of the Focal Tversky part.
+        gamma: Of the Focal Tversky part.
         reduction: ``mean`` or ``sum``, of each part.
-        batch: Whether Dice and Focal Tversky sum their counts over the batch.
+        batch: Of the Dice and Focal Tversky parts.
 
     Raises:
         ValueError: If a weight is unknown or negative, or not exactly one of ``sigmoid`` and ``softmax`` is true, or

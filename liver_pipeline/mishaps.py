@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 
+from liver_pipeline.acceleration import recompute_activations
 from liver_pipeline.files import causes, disk_is_full, write_json
 
 
@@ -88,11 +89,14 @@ def _memory_line(trainer: SupervisedTrainer) -> str:
     if not isinstance(batch, Mapping):  # decollated: the step was done, so it was the validation
         return "out of memory in validation; lower sw_batch_size"
     windows, _, *roi = batch["image"].shape
+    asked = f"out of memory with {windows} windows (batch_size x crops_per_case) of {_times(roi)} (roi_size)"
     fit = largest_fit(trainer, batch)
+    if recompute_activations(trainer.network) and _step_fits(trainer, batch, windows, roi):
+        return f"{asked}; they fit with activation_checkpointing=true: the same command with it continues"
     advice = f"{fit[0]} windows of {_times(fit[1])} fit" if fit else "not even one window of an eighth of that fits"
     return (
-        f"out of memory with {windows} windows (batch_size x crops_per_case) of {_times(roi)} (roi_size); {advice}: "
-        f"lower batch_size or crops_per_case, or roi_size, and give --restart"
+        f"{asked}; {advice}: lower batch_size or crops_per_case (accumulate_steps=2 makes a step of two batches), or "
+        f"roi_size, and give --restart"
     )
 
 
@@ -132,7 +136,7 @@ def _step_fits(trainer: SupervisedTrainer, batch: Mapping[str, Any], count: int,
     try:
         image, label = (torch.as_tensor(batch[key])[part].to(device) for key in ("image", "label"))
         trainer.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, enabled=bool(trainer.amp)):
+        with torch.autocast(device.type, enabled=bool(trainer.amp), **trainer.amp_kwargs):
             loss = trainer.loss_function(trainer.network(image), label).mean()
         loss.backward()
         trainer.optimizer.step()

@@ -12,13 +12,18 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle import TRAINING_OUTPUTS, compose, remove_outputs, run_workflow, write_config, write_configs
 from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
+from liver_pipeline.files import write_json
 from liver_pipeline.layers import WORKFLOWS, Configs, read_config
+from liver_pipeline.locks import lock_run
 from liver_pipeline.stages import LIVER, STAGE_KEYS, differing_keys, merge_stages, set_stage_keys
 from liver_pipeline.training import finished_line, is_finished
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
 PROLONGING = ("max_epochs", "early_stop_patience")
-WITHOUT_EFFECT = ("num_workers", "cache_dir", "cache_gb", "pin_memory", "activation_checkpointing")
+WITHOUT_EFFECT = (
+    "num_workers", "cache_dir", "cache_gb", "pin_memory", "activation_checkpointing",
+    "network_graph", "overlay_interval", "tracking_uri",
+)  # fmt: skip
 
 
 def train(
@@ -28,6 +33,7 @@ def train(
     experiment: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     restart: bool = False,
+    split: Mapping[str, Any] | None = None,
 ) -> None:
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
@@ -42,29 +48,32 @@ def train(
         overrides: See :func:`~liver_pipeline.stages.merge_stages`; those that change a composed run are written into
             it.
         restart: Remove weights, split and logs first; a configuration named here replaces that of the run.
+        split: Content of ``split.json`` where the run has none; by default the training deals the cases.
 
     Raises:
         FileExistsError: If the folder holds weights that no checkpoint continues.
-        ValueError: If the configuration is not that of the run; the message shows each key that differs. Also see
-            :func:`~liver_pipeline.stages.merge_stages`.
+        ValueError: If the configuration is not that of the run; the message shows each key that differs. Or if another
+            process is training in it. Also see :func:`~liver_pipeline.stages.merge_stages`.
     """
     run_dir = Path(run_dir)
     named = bool(layers) or experiment is not None
-    if not (run_dir / "configs").is_dir():
-        compose(run_dir, layers, experiment=experiment, overrides=overrides)
-    elif restart and named:
-        compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=True)
-    else:
-        wanted = merge_stages(layers, experiment=experiment, overrides=overrides) if named else None
-        for folder, configs in (wanted or _with_overrides(run_dir, overrides or {})).items():
-            _settle_config(run_dir / folder, configs, named=named, restart=restart)
-            if restart:
-                remove_outputs(run_dir / folder, TRAINING_OUTPUTS)
-    finished = [_finished(run_dir / folder) for folder in _stages(run_dir)]
-    if finished[0] and all(finished):
-        tqdm.write(finished[0])
-        return
-    run_workflow(run_dir, "train")
+    new = not (run_dir / "configs").is_dir()
+    if new or (restart and named):
+        compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=not new)
+    with lock_run(run_dir):
+        if not new and not (restart and named):
+            wanted = merge_stages(layers, experiment=experiment, overrides=overrides) if named else None
+            for folder, configs in (wanted or _with_overrides(run_dir, overrides or {})).items():
+                _settle_config(run_dir / folder, configs, named=named, restart=restart)
+                if restart:
+                    remove_outputs(run_dir / folder, TRAINING_OUTPUTS)
+        lines = [finished(run_dir / folder) for folder in _stages(run_dir)]
+        if lines[0] and all(lines):
+            tqdm.write(lines[0])
+            return
+        if split is not None and not (run_dir / "split.json").exists():
+            write_json(run_dir / "split.json", split)
+        run_workflow(run_dir, "train")
 
 
 def train_stage(run_dir: str | Path) -> None:
@@ -75,7 +84,7 @@ def train_stage(run_dir: str | Path) -> None:
             to be trained by itself first.
     """
     alone = not dist.is_initialized() or dist.get_world_size() == 1
-    if not alone and _finished(Path(run_dir)) is None:
+    if not alone and finished(Path(run_dir)) is None:
         raise ValueError(f"the stage {run_dir} is not trained; several processes train one stage: train that one first")
     tqdm.write(f"stage {run_dir}")
     train(run_dir, {})
@@ -154,12 +163,14 @@ def _may_change(key: str, old: Any, new: Any) -> bool:
     return key in WITHOUT_EFFECT
 
 
-def _finished(run_dir: Path) -> str | None:
+def finished(run_dir: Path) -> str | None:
     """Say so if a run has nothing left to train, before its data are read."""
+    if not (run_dir / "configs" / "train.yaml").is_file():
+        return None
     config = read_config(run_dir / "configs" / "train.yaml")
     limits = [config.get(key) for key in PROLONGING]
     state, _ = load_latest(run_dir / "models")
     if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
         return None
-    finished = is_finished(state["epoch"], limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
-    return finished_line(state["epoch"]) if finished else None
+    done = is_finished(state["epoch"], limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
+    return finished_line(state["epoch"]) if done else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from liver_pipeline.checkpoints import LAST, PREVIOUS, is_main_process, load_latest, save_checkpoint
 from liver_pipeline.files import remove_temporary
 from liver_pipeline.handlers import EpochLog
+from liver_pipeline.locks import lock_run
 from liver_pipeline.mishaps import explain
 
 
@@ -114,11 +116,17 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
         checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
 
     Raises:
-        ValueError: See :meth:`Checkpoint.resume`.
+        ValueError: If another process is training in the run folder; see also :meth:`Checkpoint.resume`.
         LossNotFiniteError: The loss became nan or infinite.
         TooLittleMemoryError: With what would fit.
         OSError: If the disk is full; the last whole checkpoint is intact.
     """
+    # processes that train together are one, and the first of them keeps others away
+    with lock_run(checkpoint.folder.parent) if is_main_process() else contextlib.nullcontext():
+        _run(trainer, log, checkpoint)
+
+
+def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     trainer.add_event_handler(Events.STARTED, _scale_only_fp16)
     parts = (checkpoint.parts.get(name) for name in ("average", "hard_cases"))
     for handler in (*parts, log, checkpoint):

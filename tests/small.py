@@ -39,6 +39,7 @@ BRIEF: dict[str, Any] = {
     "crops_per_case": 2,
     "num_workers": 0,
     "encoder_weights": None,
+    "network_graph": False,
     "split_fractions": [0.34, 0.33, 0.33],
 }
 COARSE = {"spacing": [12.0, 12.0, 12.0]}  # mm; a phantom is 4 x 3 x 3 dm

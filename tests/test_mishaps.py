@@ -15,8 +15,10 @@ import torch
 from ignite.engine import Engine
 
 from liver_pipeline import bundle, runs
+from liver_pipeline.acceleration import _Recomputed
 from liver_pipeline.cases import Split
 from liver_pipeline.checkpoints import LAST, load_checkpoint
+from liver_pipeline.files import TEMPORARY
 from liver_pipeline.mishaps import largest_fit
 from liver_pipeline.training import Checkpoint
 from liver_pipeline.vetting import usable_cases
@@ -102,7 +104,7 @@ def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(tmp_path: Path
         runs.train(run, {}, overrides={**TINY, "dataset_dir": str(data)})
     assert "no space left" in root(caught.value)
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 1
-    assert [path for path in run.rglob(".*") if path.is_file()] == []
+    assert list(run.rglob(f"{TEMPORARY}*")) == []
     runs.train(run, {})
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 3
 
@@ -131,22 +133,34 @@ def test_what_fits_into_memory_is_found(voxels: int, fit: object) -> None:
         loss_function=torch.nn.MSELoss(),
         optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
         amp=False,
+        amp_kwargs={},
         state=SimpleNamespace(device=torch.device("cpu")),
     )
     assert largest_fit(trainer, {"image": torch.rand(4, 1, 8, 8, 8), "label": torch.rand(4, 1, 8, 8, 8)}) == fit
 
 
-def test_too_little_memory_is_said_with_what_fits(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize(
+    ("checkpointing_helps", "advice"),
+    [
+        (False, ("1 windows of 16x16x16 fit", "accumulate_steps=2 makes a step of two batches", "--restart")),
+        (True, ("they fit with activation_checkpointing=true: the same command with it continues",)),
+    ],
+)
+def test_too_little_memory_is_said_with_what_fits(
+    checkpointing_helps: bool, advice: tuple[str, ...], tmp_path: Path, data: Path
+) -> None:
     from liver_pipeline.networks import UNet3d
 
     forward = UNet3d.forward
 
     def hungry(self: UNet3d, image: torch.Tensor) -> torch.Tensor:
-        if self.training and len(image) > 1:
+        relieved = checkpointing_helps and isinstance(self.encoder[0], _Recomputed)
+        if self.training and len(image) > 1 and not relieved:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, image)
 
     with mock.patch.object(UNet3d, "forward", hungry), pytest.raises(RuntimeError) as caught:
         runs.train(tmp_path / "run", {}, overrides={**TINY, "dataset_dir": str(data)})
-    assert "2 windows (batch_size x crops_per_case) of 16x16x16" in root(caught.value)
-    assert "1 windows of 16x16x16 fit" in root(caught.value)
+    said = root(caught.value)
+    assert "2 windows (batch_size x crops_per_case) of 16x16x16" in said
+    assert all(text in said for text in advice)
