@@ -302,6 +302,7 @@ def run_nnunet(options: argparse.Namespace) -> dict[str, Any]:
         def set_deep_supervision_enabled(self, enabled: bool) -> None:
             """Nothing to switch."""
 
+    plans["continue_training"] = False  # nnunetv2 2.8 takes it from there
     trainer = Trainer(plans, "3d_fullres", "all", description, device=device_here())
     trainer.enable_deep_supervision = False
     trainer.on_train_start()
