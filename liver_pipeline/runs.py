@@ -60,9 +60,8 @@ def train(
             _settle_config(run_dir / folder, configs, named=named, restart=restart)
             if restart:
                 remove_outputs(run_dir / folder, TRAINING_OUTPUTS)
-    finished = [_finished(run_dir / folder) for folder in _stages(run_dir)]
-    if finished[0] and all(finished):
-        tqdm.write(finished[0])
+    if finished := finished_training(run_dir):
+        tqdm.write(finished)
         return
     run_workflow(run_dir, "train")
 
@@ -154,8 +153,14 @@ def _may_change(key: str, old: Any, new: Any) -> bool:
     return key in WITHOUT_EFFECT
 
 
+def finished_training(run_dir: Path) -> str | None:
+    """Say so if a run, with the liver stage of a cascade, has nothing left to train, before its data are read."""
+    lines = [_finished(run_dir / folder) for folder in _stages(run_dir)]
+    return lines[0] if all(lines) else None
+
+
 def _finished(run_dir: Path) -> str | None:
-    """Say so if a run has nothing left to train, before its data are read."""
+    """Say so of one stage."""
     config = read_config(run_dir / "configs" / "train.yaml")
     limits = [config.get(key) for key in PROLONGING]
     state, _ = load_latest(run_dir / "models")
