@@ -7,15 +7,16 @@ memory is then that of one run, and a run that dies does not take the others wit
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -245,12 +246,24 @@ def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | Fail
 
 def _alone(work: Callable[..., None], *arguments: Any) -> str | None:
     """Run a function in a process of its own; return why it failed, None if it did not."""
-    quiet = partial(warnings.filterwarnings, "ignore", message="`torch.jit")  # said to the developers of monai
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin_process) as pool:
         try:
             return pool.submit(_attempt, work, *arguments).result()
         except BrokenProcessPool:
             return "the process died, most likely for want of memory"
+
+
+def _begin_process() -> None:
+    """Let this process end with the one that started it: else the same command again meets a training that goes on."""
+    warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:

@@ -7,6 +7,9 @@ import json
 import os
 import re
 import signal
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,33 @@ def test_a_run_has_a_process_of_its_own_whose_death_is_survived() -> None:
     assert comparing._alone(live) is None
     assert comparing._alone(die) == "the process died, most likely for want of memory"
     assert comparing._alone(complain) == "ValueError: as planned"
+
+
+def wait_in_a_process(pid_file: Path) -> None:
+    comparing._alone(wait, pid_file)
+
+
+def wait(pid_file: Path) -> None:
+    pid_file.write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited two minutes")
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    command = get_context("spawn").Process(target=wait_in_a_process, args=(pid_file,))
+    command.start()
+    until(lambda: pid_file.exists() and bool(pid_file.read_text()))
+    command.kill()
+    until(lambda: not Path(f"/proc/{pid_file.read_text()}").exists())
 
 
 # --- the page, from planted results ---
