@@ -7,15 +7,16 @@ memory is then that of one run, and a run that dies does not take the others wit
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -33,7 +34,7 @@ from liver_pipeline.report.comparison import comparison_page
 from liver_pipeline.report.gallery import places
 from liver_pipeline.report.markdown import comparison_markdown
 from liver_pipeline.run_results import LEDGER, MASKS, METRICS, RunResult, read_run
-from liver_pipeline.runs import train
+from liver_pipeline.runs import finished, train
 from liver_pipeline.scoring import pair_picture
 from liver_pipeline.stages import merge_stages
 
@@ -220,31 +221,58 @@ def _make_splits(plan: Plan) -> None:
 def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
     """Train, segment, score and read one run; whatever goes wrong comes back with its reason."""
     folder = plan.out_dir / trial.name
-    stage = "training"
+    steps: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = [
+        ("training", _train, (folder, trial, plan.split_file(trial.fold), dict(plan.overrides))),
+        ("evaluation", _evaluate, (folder,)),
+    ]
+    for stage, work, arguments in steps:
+        tqdm.write(f"{title}: {stage}")
+        apart = not (stage == "training" and (folder / "configs").is_dir() and finished(folder))
+        if reason := (_alone if apart else _attempt)(work, *arguments):  # a finished training is only looked at
+            tqdm.write(f"{title}: {stage} failed: {reason}")
+            return FailedRun(trial.name, stage, reason)
     try:
-        tqdm.write(f"{title}: training")
-        _alone(_train, folder, trial, plan.split_file(trial.fold), dict(plan.overrides))
-        stage = "evaluation"
-        tqdm.write(f"{title}: evaluation")
-        _alone(_evaluate, folder)
-        patients = {case["case"]: case["patient"] for case in plan.cases}
         return read_run(
-            folder, experiment=trial.contestant.name, seed=trial.seed, fold=trial.fold, classes=classes,
-            patients=patients,
-        )  # fmt: skip
-    except BrokenProcessPool:
-        reason = "the process died, most likely for want of memory"
+            folder,
+            experiment=trial.contestant.name,
+            seed=trial.seed,
+            fold=trial.fold,
+            classes=classes,
+            patients={case["case"]: case["patient"] for case in plan.cases},
+        )
+    except (OSError, ValueError) as error:
+        return FailedRun(trial.name, "evaluation", finding_of(error).detail)
+
+
+def _alone(work: Callable[..., None], *arguments: Any) -> str | None:
+    """Run a function in a process of its own; return why it failed, None if it did not."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin_process) as pool:
+        try:
+            return pool.submit(_attempt, work, *arguments).result()
+        except BrokenProcessPool:
+            return "the process died, most likely for want of memory"
+
+
+def _begin_process() -> None:
+    """Let this process end with the one that started it: else the same command again meets a training that goes on."""
+    warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
+
+
+def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:
+    """Run a function; return why it failed, None if it did not. Here and not in the parent: causes are not pickled."""
+    try:
+        work(*arguments)
     except Exception as error:
-        reason = finding_of(error).detail
-    tqdm.write(f"{title}: {stage} failed: {reason}")
-    return FailedRun(trial.name, stage, reason)
-
-
-def _alone(work: Callable[..., None], *arguments: Any) -> None:
-    """Run a function in a process of its own; what it raises is raised here."""
-    quiet = partial(warnings.filterwarnings, "ignore", message="`torch.jit")  # said to the developers of monai
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quiet) as pool:
-        pool.submit(work, *arguments).result()
+        return finding_of(error).detail
+    return None
 
 
 def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, Any]) -> None:

@@ -67,9 +67,8 @@ def train(
                 _settle_config(run_dir / folder, configs, named=named, restart=restart)
                 if restart:
                     remove_outputs(run_dir / folder, TRAINING_OUTPUTS)
-        lines = [finished(run_dir / folder) for folder in _stages(run_dir)]
-        if lines[0] and all(lines):
-            tqdm.write(lines[0])
+        if line := finished(run_dir):
+            tqdm.write(line)
             return
         if split is not None and not (run_dir / "split.json").exists():
             write_json(run_dir / "split.json", split)
@@ -164,7 +163,13 @@ def _may_change(key: str, old: Any, new: Any) -> bool:
 
 
 def finished(run_dir: Path) -> str | None:
-    """Say so if a run has nothing left to train, before its data are read."""
+    """Say so if a run, with the liver stage of a cascade, has nothing left to train, before its data are read."""
+    lines = [_finished(run_dir / folder) for folder in _stages(run_dir)]
+    return lines[0] if all(lines) else None
+
+
+def _finished(run_dir: Path) -> str | None:
+    """Say so of one stage."""
     if not (run_dir / "configs" / "train.yaml").is_file():
         return None
     config = read_config(run_dir / "configs" / "train.yaml")

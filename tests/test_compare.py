@@ -7,8 +7,9 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from liver_pipeline import comparing
 from liver_pipeline.cases import held_out_fold
 from liver_pipeline.cli import main
 from liver_pipeline.comparison import Comparison, FailedRun
-from liver_pipeline.phantoms import make_phantom_dataset
 from liver_pipeline.report import comparison_tables
 from liver_pipeline.report.charts import interval_bars, line_chart
 from liver_pipeline.report.html import number
 from liver_pipeline.run_results import RunResult
+from tests.small import make_phantoms
 
 COMMON: dict[str, Any] = {
     "spacing": [12.0, 12.0, 19.0],
@@ -35,10 +36,6 @@ COMMON: dict[str, Any] = {
 SECTIONS = (
     "failed", "results", "bars", "tests", "curves", "roc", "confusion", "pictures", "cost", "tumors", "cases", "about",
 )  # fmt: skip
-
-
-def in_this_process(work: Callable[..., None], *arguments: Any) -> None:
-    work(*arguments)
 
 
 def command(folder: Path, *more: str) -> Result:
@@ -53,11 +50,11 @@ def command(folder: Path, *more: str) -> Result:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison of two small networks, one of liver alone, and one that cannot work."""
     folder = tmp_path_factory.mktemp("compare")
-    make_phantom_dataset(folder / "phantoms", 6, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
+    make_phantoms(folder / "phantoms", 6)
     for name, changes in (("both", {}), ("liver", {"num_classes": 2}), ("broken", {"roi_size": [15, 15, 15]})):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"layers": {"network": "unet3d"}, **COMMON, **changes}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "_alone", in_this_process)
+        patch.setattr(comparing, "_alone", comparing._attempt)
         result = command(folder)
     assert result.exit_code == 3, result.output
     return folder
@@ -113,7 +110,7 @@ def test_page_has_every_section_and_loads_nothing(folder: Path) -> None:
 def test_the_same_command_trains_nothing_and_redoes_only_what_is_gone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "_alone", in_this_process)
+    monkeypatch.setattr(comparing, "_alone", comparing._attempt)
     kept = [*(folder / "out").glob("*/seed*/models/model.pt"), *(folder / "out").glob("*/seed*/evaluation/m*/*.nii.gz")]
     kept += [*(folder / "out").glob("*/seed*/log.csv")]
     scores = sorted((folder / "out").glob("*/seed*/evaluation/metrics.json"))
@@ -176,20 +173,53 @@ def test_in_folds_each_patient_is_tested_once_and_never_chosen_on() -> None:
     assert sorted(tested) == [f"p{i}" for i in range(7)]
 
 
+def live() -> None:
+    pass
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def complain() -> None:
-    raise ValueError("as planned")
+    try:
+        raise ValueError("as planned")
+    except ValueError as error:
+        raise RuntimeError("as MONAI wraps it") from error
 
 
 @pytest.mark.slow
 def test_a_run_has_a_process_of_its_own_whose_death_is_survived() -> None:
-    with pytest.raises(BrokenProcessPool):
-        comparing._alone(die)
-    with pytest.raises(ValueError, match="as planned"):
-        comparing._alone(complain)
+    assert comparing._alone(live) is None
+    assert comparing._alone(die) == "the process died, most likely for want of memory"
+    assert comparing._alone(complain) == "ValueError: as planned"
+
+
+def wait_in_a_process(pid_file: Path) -> None:
+    comparing._alone(wait, pid_file)
+
+
+def wait(pid_file: Path) -> None:
+    pid_file.write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited two minutes")
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    command = get_context("spawn").Process(target=wait_in_a_process, args=(pid_file,))
+    command.start()
+    until(lambda: pid_file.exists() and bool(pid_file.read_text()))
+    command.kill()
+    until(lambda: not Path(f"/proc/{pid_file.read_text()}").exists())
 
 
 # --- the page, from planted results ---
