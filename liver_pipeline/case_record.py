@@ -18,6 +18,8 @@ from liver_pipeline.provenance import Stages, geometry
 from liver_pipeline.scans import Scan
 from liver_pipeline.upsampling import LEVELS
 
+COUNTED = 2**22  # voxels at a time: bincount takes eight bytes for each
+
 
 @dataclass
 class Case:
@@ -119,7 +121,10 @@ def _model_grid(image: Any) -> dict[str, Any] | None:
 
 
 def _volumes(label_map: npt.NDArray[np.uint8], scan: Scan) -> dict[str, dict[str, float]]:
-    counts = np.bincount(label_map.ravel(order="K"), minlength=3)
+    flat = label_map.ravel(order="K")
+    parts = range(0, flat.size, COUNTED)
+    counts = sum((np.bincount(flat[start : start + COUNTED], minlength=256) for start in parts), np.zeros(256, int))
+    counts = counts[: max(3, int(flat.max(initial=0)) + 1)]
     voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000.0  # 1 ml = 1000 mm^3
     return {
         "voxels": {str(label): int(n) for label, n in enumerate(counts)},

@@ -17,6 +17,7 @@ PATH_KEYS = (
     "dataset_dir",
     "output_dir",
     "split_file",
+    "cache_dir",
     "ckpt_path",
     "liver_ckpt_path",
     "encoder_weights_path",

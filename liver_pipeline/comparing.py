@@ -284,7 +284,9 @@ def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, An
     if not split.exists():
         shutil.copyfile(split_file, split)
     contestant = trial.contestant
-    train(folder, contestant.layers, experiment=contestant.experiment, overrides={**overrides, "seed": trial.seed})
+    cache_dir = str((split_file.parent / "cache").absolute())  # for all: what is preprocessed alike is so once
+    values = {"cache_dir": cache_dir, **overrides, "seed": trial.seed}
+    train(folder, contestant.layers, experiment=contestant.experiment, overrides=values)
 
 
 def _evaluate(folder: Path) -> None:

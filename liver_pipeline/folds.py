@@ -60,8 +60,9 @@ def train_folds(
         raise ValueError(f"fold {fold} of {folds}: they are counted from 0")
     if restart and fold is None:
         (run_dir / FOLDS).unlink(missing_ok=True)
+    cache_dir = str((run_dir / "cache").absolute())  # each case is prepared once for all folds
     for number in range(folds) if fold is None else [fold]:
-        own = {**(overrides or {}), "folds": folds, "fold": number}
+        own = {"cache_dir": cache_dir, **(overrides or {}), "folds": folds, "fold": number}
         split = _split(run_dir, merge_stages(layers, experiment=experiment, overrides=own)[""]["train"])
         train(run_dir / f"fold{number}", layers, experiment=experiment, overrides=own, restart=restart, split=split)
         write_table(run_dir / SUMMARY, summary(run_dir))

@@ -121,8 +121,14 @@ def _costs(provenance: Mapping[str, Any]) -> dict[str, float | None]:
         "seconds_network": timing.get("seconds_network"),
         "slices": _axial_slices(provenance["geometry"]["scan"]),
         "peak_mb": max(stage["process_peak_mb"] for stage in stages.values()),
-        "parameters": provenance["weights"]["parameters"],
+        "parameters": _parameters(provenance["weights"]),
     }
+
+
+def _parameters(weights: Mapping[str, Any]) -> int:
+    """Count those of the network, and of others that run with it, such as a cascade's liver stage."""
+    networks = [weights, *(other for other in weights.values() if isinstance(other, Mapping))]
+    return sum(int(network["parameters"]) for network in networks)
 
 
 def _axial_slices(geometry: Mapping[str, Any]) -> int:
