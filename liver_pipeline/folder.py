@@ -15,28 +15,28 @@ from typing import Any
 
 import torch
 import yaml
+from monai.data import Dataset
 
 from liver_pipeline.case_record import Case, as_label_map, describe_case, without_voxels
 from liver_pipeline.describe import describe_files
-from liver_pipeline.failures import PASSING, finding_of
+from liver_pipeline.earlier import EarlierRuns, hash_input
+from liver_pipeline.failures import finding_of
 from liver_pipeline.files import remove_temporary, write_json
 from liver_pipeline.flight import Bar, MemoryBudget, one_ahead
 from liver_pipeline.folder_plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
-from liver_pipeline.inputs import input_sha256
-from liver_pipeline.intake import CODES, IntakeError, error, refuse
+from liver_pipeline.intake import IntakeError
 from liver_pipeline.ledger import Ledger, read_ledger
 from liver_pipeline.probabilities import write_probabilities
 from liver_pipeline.provenance import (
     available_bytes,
     content_sha256,
-    file_sha256,
     machine,
     plain,
     settings_of,
     versions,
 )
 from liver_pipeline.scans import read_scan, write_label_map
-from liver_pipeline.weights import load_weights, network_sha256
+from liver_pipeline.weights import load_networks
 
 __all__ = ["FolderRun", "Summary", "find_scans"]
 
@@ -87,10 +87,9 @@ class FolderRun:
     that is done but lacks them is run again.
 
     Args:
-        scans: A scan, or a folder that is searched with its sub-folders; or give ``dataset``.
-        dataset: A MONAI Dataset whose data is from :func:`find_scans` and whose transform is the preprocessing.
+        dataset: A MONAI Dataset whose data is from :func:`find_scans` and whose transform is the preprocessing: takes
+            ``{"image": Scan}``, gives ``{"image": MetaTensor (C, X', Y', Z')}``.
         output_dir: Masks ``<case>.nii.gz`` go here; the tree of the input is mirrored.
-        preprocessing: Takes ``{"image": Scan}``, gives ``{"image": MetaTensor (C, X', Y', Z')}``.
         inferer: Called as ``inferer(inputs, network)`` with inputs (1, C, X', Y', Z'); gives labels (1, 1, X, Y, Z) on
             the scan's grid. A dict under ``inference`` in the meta of its result goes into the provenance.
         network: Put on ``device`` and set to eval mode; a ``ModuleList`` is an ensemble.
@@ -117,12 +116,10 @@ class FolderRun:
     def __init__(
         self,
         *,
+        dataset: Dataset,
         output_dir: str | Path,
         inferer: Callable[[torch.Tensor, torch.nn.Module], torch.Tensor],
         network: torch.nn.Module,
-        scans: str | Path | None = None,
-        dataset: Any = None,
-        preprocessing: Callable[[Any], Mapping[Any, Any]] | None = None,
         postprocessing: Callable[[Any], Mapping[Any, Any]] | None = None,
         device: str | torch.device = "cpu",
         ckpt_path: str | Path | Sequence[str | Path] | None = None,
@@ -139,14 +136,10 @@ class FolderRun:
         repair: Sequence[str] = (),
         memory_limit_gb: float | None = None,
     ) -> None:
-        if (scans is None) == (dataset is None):
-            raise ValueError("give either scans or dataset")
         if max_failures is not None and max_failures < 1:
             raise ValueError(f"max_failures is {max_failures}; expected at least 1, or null")
-        self.scans = scans
         self.dataset = dataset
         self.output_dir = Path(output_dir)
-        self.preprocessing = preprocessing if preprocessing is not None else getattr(dataset, "transform", None)
         self.inferer = inferer
         self.network = network
         self.postprocessing = postprocessing
@@ -178,13 +171,17 @@ class FolderRun:
             IntakeError: NOT_FOUND, NO_SCANS, DUPLICATE_NAME, OUTPUT_READ_ONLY, DISK_FULL: nothing was run.
             ValueError: If the weights belong to another network, outputs would replace inputs, or another run is at it.
         """
-        cases = plan_cases(find_scans(self.scans) if self.scans is not None else self.dataset.data, self.output_dir)
+        cases = plan_cases(self.dataset.data, self.output_dir)
         if self.dry_run:
             return self._print_plan(cases)
         refuse_collisions(cases)
         with contextlib.closing(self._open_ledger()) as self._ledger:
-            self._weights = self._load_weights()
+            self._weights = load_networks(self.network, self.ckpt_path, self.other_networks, self.device)
             self.weights_sha256 = content_sha256(self._weights) if self.other_networks else self._weights["sha256"]
+            self._earlier = EarlierRuns(
+                self._ledger, self.config_sha256, self.weights_sha256,
+                retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.probabilities,
+            )  # fmt: skip
             self._versions, self._machine = versions(), machine(self.device)
             return self._run(cases)
 
@@ -205,26 +202,6 @@ class FolderRun:
             raise IntakeError(self.output_dir, [finding_of(reason, writing=True)]) from reason
         return ledger
 
-    def _load_weights(self) -> dict[str, Any]:
-        """Load the weights of all networks; return files and hashes of the main one, of each other under its name."""
-        others = {name: self._load(one["network"], one["ckpt_path"]) for name, one in self.other_networks.items()}
-        return {**self._load(self.network, self.ckpt_path), **others}
-
-    def _load(self, network: torch.nn.Module, ckpt_path: str | Path | Sequence[str | Path] | None) -> dict[str, Any]:
-        members = list(network) if isinstance(network, torch.nn.ModuleList) else [network]
-        paths: Sequence[str | Path | None] = [ckpt_path] if isinstance(ckpt_path, str | Path) else ckpt_path or []
-        records: list[dict[str, Any]] = []
-        for member, path in zip(members, paths or [None] * len(members), strict=True):
-            sha256 = network_sha256(member) if path is None else load_weights(member, Path(path))
-            parameters = sum(parameter.numel() for parameter in member.parameters())
-            file = None if path is None else Path(path).name
-            records.append({"file": file, "sha256": sha256, "parameters": parameters})
-        network.to(self.device).eval()
-        if len(records) == 1:
-            return records[0]
-        parameters = sum(record["parameters"] for record in records)
-        return {"file": None, "sha256": content_sha256(records), "parameters": parameters, "members": records}
-
     def _settings(self) -> dict[str, Any]:
         """Return all that decides what the masks are, but for input and weights."""
         config: Any = None
@@ -239,7 +216,7 @@ class FolderRun:
             "describe": self.describe,
             "repair": sorted(self.repair),
             "network": settings_of(self.network),
-            "preprocessing": settings_of(self.preprocessing),
+            "preprocessing": settings_of(self.dataset.transform),
             "inferer": settings_of(self.inferer),
             "postprocessing": settings_of(self.postprocessing),
         }
@@ -290,61 +267,19 @@ class FolderRun:
         """Read and preprocess one case (in the read-ahead thread), unless an earlier run settled it."""
         try:
             case.started = time.time()
-            if self._settled_before(case):
+            if self._earlier.settles(case):
                 return case
-            self._guard_output(case)
+            self._earlier.guard_output(case)
             case.reserved = self._memory.reserve(predicted_bytes(case.one.path, probabilities=self.probabilities))
             with case.stages("read"):
                 scan = read_scan(case.one.path, modality=self.modality, accept=self.accept, repair=self.repair)
             case.input_sha256 = scan.sha256
             with case.stages("preprocess"):
-                read = {"image": scan}
-                case.data = dict(read if self.preprocessing is None else self.preprocessing(read))
+                case.data = dict(self.dataset.transform({"image": scan}))
             case.scan = without_voxels(scan)
         except Exception as reason:
             self._fail(case, reason)
         return case
-
-    def _settled_before(self, case: Case) -> bool:
-        """Find out whether an earlier run ended with this case and nothing has changed since."""
-        row = self._ledger.last.get(case.one.case)
-        if row is None or row.get("event") not in ("done", "failed"):
-            return False
-        if (row.get("config_sha256"), row.get("weights_sha256")) != (self.config_sha256, self.weights_sha256):
-            return False
-        failed = row["event"] == "failed"
-        if failed and (self.retry_failed or row.get("code") not in CODES or row["code"] in PASSING):
-            return False
-        if not failed and not (case.output.exists() and case.provenance.exists()):
-            return False
-        if not failed and self.probabilities and not (row.get("probabilities_sha256") and case.probabilities.exists()):
-            return False
-        if row.get("input_sha256") is None or self._hash_input(case) != row["input_sha256"]:
-            return False
-        if not failed and file_sha256(case.output) != row.get("output_sha256"):
-            logger.warning("%s was changed since it was written; it is left as it is", case.output)
-        case.before = row["event"]
-        if failed:
-            case.failure = error(row["code"], row.get("detail", ""))
-            logger.warning("%s: %s before; retry_failed tries again", case.one.path, row["code"])
-        return True
-
-    def _guard_output(self, case: Case) -> None:
-        """Refuse to replace what this folder's ledger did not write.
-
-        Raises:
-            IntakeError: OUTPUT_EXISTS.
-        """
-        if self.overwrite:
-            return
-        known = self._ledger.written.get(case.one.case, set())
-        for path in (case.output, case.probabilities):
-            if path.exists() and (path.is_dir() or file_sha256(path) not in known):
-                detail = "a file that this folder's ledger did not write, or that was changed; overwrite replaces it"
-                raise refuse(path, "OUTPUT_EXISTS", detail)
-        if case.provenance.exists() and not known:
-            detail = "a file lies where the provenance goes; overwrite replaces it"
-            raise refuse(case.provenance, "OUTPUT_EXISTS", detail)
 
     def _infer(self, case: Case) -> torch.Tensor | None:
         try:
@@ -393,7 +328,7 @@ class FolderRun:
         """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
         assert case.scan is not None
         if case.levels is None:
-            case.probabilities.unlink(missing_ok=True)  # ours, or overwrite: see _guard_output
+            case.probabilities.unlink(missing_ok=True)  # ours, or overwrite: see EarlierRuns.guard_output
             return
 
         def announce(sha256: str) -> None:
@@ -421,14 +356,7 @@ class FolderRun:
         case.failure = finding_of(reason, writing=writing)
         logger.debug("%s failed", case.one.case, exc_info=reason)
         if case.input_sha256 is None:
-            case.input_sha256 = self._hash_input(case)
-
-    @staticmethod
-    def _hash_input(case: Case) -> str | None:
-        """Return the hash of an input, ``None`` where it cannot be read."""
-        with contextlib.suppress(OSError):
-            return input_sha256(case.one.path)
-        return None
+            case.input_sha256 = hash_input(case)
 
     def _settle(self, case: Case) -> None:
         """Count a case that has come to its end, and record a failure."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from liver_pipeline.provenance import file_sha256
+from liver_pipeline.provenance import content_sha256, file_sha256
 
 
 def load_weights(network: torch.nn.Module, path: Path | str) -> str:
@@ -36,6 +36,45 @@ def load_weights(network: torch.nn.Module, path: Path | str) -> str:
         raise ValueError(f"{path} belongs to another network: {problem}; use the network_def it was trained with")
     network.load_state_dict(state)
     return file_sha256(path)
+
+
+def load_networks(
+    network: torch.nn.Module,
+    ckpt_path: str | Path | Sequence[str | Path] | None,
+    others: Mapping[str, Mapping[str, Any]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Load weights into the networks of a run and put these on ``device``, in eval mode.
+
+    Args:
+        network: A ``ModuleList`` is an ensemble.
+        ckpt_path: Of an ensemble one file for each member; ``None`` keeps the weights that the network has.
+        others: Name to ``{"network", "ckpt_path"}`` of networks that run besides.
+        device: For all.
+
+    Returns:
+        The network's ``file``, ``sha256`` and number of ``parameters``, of an ensemble also those of its ``members``;
+        and the same of each other network under its name.
+
+    Raises:
+        FileNotFoundError: See :func:`load_weights`.
+        ValueError: See :func:`load_weights`; or if there are not as many files as members.
+    """
+    records = {name: load_networks(one["network"], one["ckpt_path"], {}, device) for name, one in others.items()}
+    members = list(network) if isinstance(network, torch.nn.ModuleList) else [network]
+    paths: Sequence[str | Path | None] = [ckpt_path] if isinstance(ckpt_path, str | Path) else ckpt_path or []
+    own = [_load_member(*pair) for pair in zip(members, paths or [None] * len(members), strict=True)]
+    network.to(device).eval()
+    if len(own) == 1:
+        return {**own[0], **records}
+    parameters = sum(member["parameters"] for member in own)
+    return {"file": None, "sha256": content_sha256(own), "parameters": parameters, "members": own, **records}
+
+
+def _load_member(network: torch.nn.Module, path: str | Path | None) -> dict[str, Any]:
+    sha256 = network_sha256(network) if path is None else load_weights(network, path)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"file": None if path is None else Path(path).name, "sha256": sha256, "parameters": parameters}
 
 
 def _state_dict(path: Path) -> Mapping[str, Any]:

@@ -77,9 +77,9 @@ def write_scan(path: Path, seed: int = 0, voxel: float | None = None) -> None:
 def folder_run(scans: Path, masks: Path, **options: Any) -> FolderRun:
     options.setdefault("network", TinyNetwork())
     options.setdefault("inferer", TinyInferer())
-    return FolderRun(
-        scans=scans, output_dir=masks, preprocessing=LoadScand("image"), postprocessing=clean, progress=False, **options
-    )
+    if "dataset" not in options:
+        options["dataset"] = Dataset(find_scans(scans), LoadScand("image"))
+    return FolderRun(output_dir=masks, postprocessing=clean, progress=False, **options)
 
 
 def rows(masks: Path) -> list[dict[str, Any]]:
@@ -203,15 +203,6 @@ def test_max_failures_stops_the_run_and_the_rest_runs_next_time(tmp_path: Path) 
     assert folder_run(scans, masks).run() == Summary(done=3, failed=2, skipped=1, exit_code=3)
 
 
-def test_a_monai_dataset_gives_the_same_masks(scans: Path, tmp_path: Path) -> None:
-    folder_run(scans, tmp_path / "one").run()
-    dataset = Dataset(find_scans(scans), LoadScand("image"))
-    summary = FolderRun(
-        dataset=dataset, output_dir=tmp_path / "two", inferer=TinyInferer(), network=TinyNetwork(), progress=False
-    ).run()
-    assert summary.done == 3 and masks_of(tmp_path / "one") == masks_of(tmp_path / "two")
-
-
 def test_the_next_case_is_read_while_the_network_runs_and_no_more_than_one(tmp_path: Path) -> None:
     for name in "abcd":
         write_scan(tmp_path / "scans" / f"{name}.nii.gz")
@@ -237,10 +228,8 @@ def test_the_next_case_is_read_while_the_network_runs_and_no_more_than_one(tmp_p
                 assert not reading.wait_for(lambda: len(read) > Waits.calls + 1, timeout=0.05)
             return super().__call__(inputs, network)
 
-    run = FolderRun(
-        scans=tmp_path / "scans", output_dir=tmp_path / "masks", preprocessing=preprocess, inferer=Waits(),
-        network=TinyNetwork(), progress=False,
-    )  # fmt: skip
+    dataset = Dataset(find_scans(tmp_path / "scans"), preprocess)
+    run = folder_run(tmp_path / "scans", tmp_path / "masks", dataset=dataset, inferer=Waits())
     assert run.run().done == 4 and read == list("abcd")
 
 
@@ -343,7 +332,8 @@ def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_
 
     def config_hash(text: str) -> str:
         (tmp_path / "configs" / "inference.yaml").write_text(text)
-        return folder_run(tmp_path, tmp_path / "masks", bundle_root=tmp_path).config_sha256
+        run = folder_run(tmp_path, tmp_path / "masks", dataset=Dataset([], None), bundle_root=tmp_path)
+        return run.config_sha256
 
     first = config_hash("overlap: 0.5\noutput_dir: one\n")
     assert config_hash("overlap: 0.5  # half\noutput_dir: two\n") == first
