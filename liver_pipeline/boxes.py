@@ -115,6 +115,9 @@ def widen(box: Box, margin_mm: float, spacing: Sequence[float], shape: Sequence[
     return x, y, z
 
 
+ON_BORDER = 1e-6  # voxels; a centre on the border is inside, however the numbers were rounded
+
+
 def box_on_scan(box: Box, grid: AxisMap) -> Box:
     """Return the scan voxels whose centres lie inside a box of the model grid, at least one along each axis.
 
@@ -131,8 +134,8 @@ def box_on_scan(box: Box, grid: AxisMap) -> Box:
     for axis, (start, stop) in enumerate(box):
         length = grid.aligned_shape[axis]
         low, high = grid.to_aligned(axis, np.array([start - 0.5, stop - 0.5]))
-        first = min(max(int(np.ceil(low)), 0), length - 1)
-        behind = max(min(int(np.floor(high)) + 1, length), first + 1)
+        first = min(max(int(np.ceil(low - ON_BORDER)), 0), length - 1)
+        behind = max(min(int(np.floor(high + ON_BORDER)) + 1, length), first + 1)
         sides[grid.order[axis]] = (length - behind, length - first) if grid.flipped[axis] else (first, behind)
     return sides[0], sides[1], sides[2]
 
