@@ -10,6 +10,8 @@ from ignite.engine import Engine, Events
 
 from liver_pipeline.handlers import EpochLog
 
+EXPERIMENT = "liver_pipeline"
+
 
 class Tracking:
     """MONAI's MLFlowHandler with the rows of ``log.csv`` as metrics; nothing goes anywhere else.
@@ -35,10 +37,11 @@ class Tracking:
         from monai.handlers import MLFlowHandler
 
         self.metric, self.log, self.sent = mlflow.entities.Metric, log, 0
+        self.run_name = Path(run_dir).resolve().name
         self.handler = MLFlowHandler(
             tracking_uri=tracking_uri,
-            experiment_name="liver_pipeline",
-            run_name=Path(run_dir).resolve().name,
+            experiment_name=EXPERIMENT,
+            run_name=self.run_name,
             iteration_log=False,
             epoch_log=False,
             close_on_complete=True,
@@ -53,6 +56,19 @@ class Tracking:
 
     def _start(self, engine: Engine) -> None:
         self.sent = engine.state.epoch
+        if self.sent:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Go on in the newest MLflow run of this name, also if it had ended; MONAI's handler would begin another."""
+        client = self.handler.client
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        known = client.search_runs([experiment.experiment_id]) if experiment else []  # newest first
+        for run in known:
+            if run.info.run_name == self.run_name:
+                client.update_run(run.info.run_id, status="RUNNING")
+                self.handler.cur_run = client.get_run(run.info.run_id)
+                return
 
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         run: Any = self.handler.cur_run
