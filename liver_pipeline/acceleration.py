@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from liver_pipeline.predictors import AMP_TYPES
+
 # Outermost modules with at most so many convolutions or matrices are recomputed as one: a residual or transformer
 # block, a level of a U-Net. Fewer would keep more inputs of blocks, more would have more activations while recomputing.
 BLOCK_WEIGHTS = 6
 GRAPH_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 COMPILE_MODES = ("default", *GRAPH_MODES, "max-autotune-no-cudagraphs")
-AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def accelerated(

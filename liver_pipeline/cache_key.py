@@ -16,7 +16,7 @@ import monai
 import numpy as np
 import torch
 
-from liver_pipeline.files import write_json
+from liver_pipeline.files import file_sha256, write_json
 
 NAMES = ("case", "patient")  # fields of a case that never are paths
 BY_VERSION = ("monai", "torch", "numpy", "builtins")  # packages whose code counts by their version
@@ -132,7 +132,6 @@ def _content(path: Path, memory: Path) -> str:
             return str(known[3])
     except (OSError, ValueError, TypeError):
         pass
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "blake2b").hexdigest()
+    digest = file_sha256(path)
     write_json(remembered, [*state, digest])
     return digest

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from liver_pipeline.files import DamagedFileError, sync, verify_archive, whole_file
 
@@ -16,11 +15,6 @@ LAST, PREVIOUS = "last.pt", "previous.pt"
 
 class DamagedCheckpointError(DamagedFileError):
     """A checkpoint file whose content is not what was written."""
-
-
-def is_main_process() -> bool:
-    """Tell whether this process writes: the only one, or the first of several that train together."""
-    return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any], *, keep_as: str | None = None) -> None:

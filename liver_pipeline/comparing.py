@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -277,16 +276,13 @@ def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:
 
 def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, Any]) -> None:
     """Train, or continue, with a copy of the shared split: the run stays a bundle that can be moved."""
-    split = folder / "split.json"
-    if split.exists() and json.loads(split.read_text())["cases"] != json.loads(split_file.read_text())["cases"]:
+    shared, own = json.loads(split_file.read_text()), folder / "split.json"
+    if own.exists() and json.loads(own.read_text())["cases"] != shared["cases"]:
         raise ValueError(f"{folder} was trained on another split; choose another OUT_DIR")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not split.exists():
-        shutil.copyfile(split_file, split)
     contestant = trial.contestant
     cache_dir = str((split_file.parent / "cache").absolute())  # for all: what is preprocessed alike is so once
     values = {"cache_dir": cache_dir, **overrides, "seed": trial.seed}
-    train(folder, contestant.layers, experiment=contestant.experiment, overrides=values)
+    train(folder, contestant.layers, experiment=contestant.experiment, overrides=values, split=shared)
 
 
 def _evaluate(folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from liver_pipeline.files import file_sha256
 from liver_pipeline.intake import Affine, Finding, error, gap_findings, refuse, settle, warning
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -257,10 +258,7 @@ def _pixels(one: Slice) -> npt.NDArray[Any]:
 def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
     """Return sha256 of a zip file, or over the sorted hashes of the slices of a folder (names do not matter)."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    digests = []
-    for one in files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]:
-        with one.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").digest())
-    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+        return file_sha256(path)
+    slices = files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]
+    digests = sorted(bytes.fromhex(file_sha256(one)) for one in slices)
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from liver_pipeline.case_record import Case
 from liver_pipeline.failures import PASSING
+from liver_pipeline.files import file_sha256
 from liver_pipeline.inputs import input_sha256
 from liver_pipeline.intake import CODES, error, refuse
 from liver_pipeline.ledger import Ledger
-from liver_pipeline.provenance import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -93,6 +94,16 @@ def verify_archive(path: str | Path) -> None:
         raise DamagedFileError(str(error)) from None
     if damaged is not None:
         raise DamagedFileError(f"checksum of {damaged} is wrong")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, which is read in parts.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -58,8 +58,6 @@ RUN_KEYS = {
 }
 MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahead or written behind
 
-Data = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Summary:

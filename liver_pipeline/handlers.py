@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from ignite.metrics import Metric
@@ -18,8 +18,9 @@ from monai.handlers import EarlyStopHandler, IgniteMetricHandler, LrScheduleHand
 from monai.metrics import DiceMetric
 from tqdm import tqdm
 
-from liver_pipeline.checkpoints import is_main_process, save_checkpoint
+from liver_pipeline.checkpoints import save_checkpoint
 from liver_pipeline.files import whole_file
+from liver_pipeline.processes import is_main_process, process_count, sum_over_processes
 from liver_pipeline.steps import STEP_COMPLETED
 
 CLASS_NAMES = ("background", "liver", "tumor")
@@ -68,11 +69,6 @@ class SaveBest:
 
 class EarlyStop(EarlyStopHandler):
     """MONAI's EarlyStopHandler with a state that a checkpoint can hold."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the patience is used up."""
-        return bool(self._ignite.counter >= self.patience)
 
     @property
     def _ignite(self) -> EarlyStopping:
@@ -151,7 +147,7 @@ class EpochLog:
         epoch = engine.state.epoch
         row: dict[str, Any] = {
             "epoch": epoch,
-            "train_loss": mean_over_processes(sum(self.losses) / len(self.losses)),
+            "train_loss": float(sum_over_processes(np.array(sum(self.losses) / len(self.losses)))) / process_count(),
             "learning_rate": float(self.learning_rate),
             "seconds": round(time.monotonic() - self.started, 2),
             "data_wait_share": round(getattr(engine.state, "data_wait_share", 0.0), 3),
@@ -169,16 +165,6 @@ class EpochLog:
         best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
         progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"
         tqdm.write(f"{progress} {shown}{best} | {row['seconds']:.0f} s")
-
-
-def mean_over_processes(value: float) -> float:
-    """Return the mean of ``value`` over the processes that train together; with one process the value itself."""
-    if not dist.is_available() or not dist.is_initialized():
-        return value
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    total = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
 
 
 def _loss(output: Any) -> float:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+
+from liver_pipeline.processes import sum_over_processes
 
 MEMORY = 0.5  # weight of what was known before in the difficulty after another epoch
 EASIEST = 0.01  # least difficulty, so that no case is left out for good
@@ -76,7 +77,7 @@ class HardCases:
                 if not np.isnan(value):
                     sums[self.index[case]] += (value, 1)
         self._seen.clear()
-        total, count = _over_processes(sums).T
+        total, count = sum_over_processes(sums).T
         seen = count > 0
         latest = 1 - total[seen] / count[seen]
         self.difficulty[seen] = np.maximum(MEMORY * self.difficulty[seen] + (1 - MEMORY) * latest, EASIEST)
@@ -98,12 +99,3 @@ def window_dice(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         a, b = (found == value).flatten(1), (wanted == value).flatten(1)
         scores.append(2.0 * (a & b).sum(1) / (a.sum(1) + b.sum(1)))  # 0 / 0 is nan
     return torch.stack(scores).nanmean(0)
-
-
-def _over_processes(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    if not dist.is_available() or not dist.is_initialized():
-        return sums
-    total = torch.from_numpy(sums).to("cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(total)
-    summed: npt.NDArray[np.float64] = total.cpu().numpy()
-    return summed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,8 @@ from monai.networks.blocks import Convolution
 from monai.networks.nets import FlexibleUNet
 from torch import nn
 from torchvision.models.segmentation import fcn_resnet50
+
+from liver_pipeline.files import file_sha256
 
 
 class Slicewise(nn.Module):
@@ -333,7 +334,7 @@ def _downloaded_encoder(encoder_name: str, in_channels: int, encoder_weights: st
 def _load_encoder(encoder: nn.Module, path: Path, sha256: str | None) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no encoder weights at {path.resolve()}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     if digest != sha256:
         raise ValueError(
             f"{path} has sha256 {digest}, encoder_weights_sha256 is {sha256}; check where the file is from"

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from tqdm import tqdm
 
 from liver_pipeline.boxes import Limits, box_text, find_liver
 from liver_pipeline.bundle import run_workflow, write_bundle
 from liver_pipeline.cases import Case, Split, load_or_make_split
 from liver_pipeline.layers import WORKFLOWS, read_config
+from liver_pipeline.processes import process_count
 from liver_pipeline.runs import train_stage
 from liver_pipeline.scans import read_label_map
 
@@ -45,7 +45,7 @@ def with_boxes(split: Split, *, boxes: str, liver_dir: str | Path, folds: int, s
         raise ValueError(f"boxes is {boxes!r}; it can be {' or '.join(CHOICES)}")
     if boxes == "reference":
         return split
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if process_count() > 1:
         raise ValueError("boxes: out_of_fold trains on one process; several can train with boxes: reference")
     liver_dir = Path(liver_dir)
     usable = _without_skipped(split, liver_dir)

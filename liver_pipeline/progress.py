@@ -11,9 +11,9 @@ from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 from tqdm import tqdm
 
-from liver_pipeline.checkpoints import is_main_process
 from liver_pipeline.curves import draw_training
 from liver_pipeline.handlers import EpochLog
+from liver_pipeline.processes import is_main_process
 
 WAIT_WARNING = 0.2  # share of an epoch's steps; above it the loader is worth a look
 

@@ -36,12 +36,6 @@ OWN_CODE = ("liver_pipeline", "monai")  # classes whose attributes are settings
 NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R", "probabilities")
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that touch voxels."""
     found = {"python": platform.python_version()}

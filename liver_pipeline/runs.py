@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from tqdm import tqdm
 
 from liver_pipeline.bundle import TRAINING_OUTPUTS, compose, remove_outputs, run_workflow, write_config, write_configs
@@ -15,6 +14,7 @@ from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest
 from liver_pipeline.files import write_json
 from liver_pipeline.layers import WORKFLOWS, Configs, read_config
 from liver_pipeline.locks import lock_run
+from liver_pipeline.processes import process_count
 from liver_pipeline.stages import LIVER, STAGE_KEYS, differing_keys, merge_stages, set_stage_keys
 from liver_pipeline.training import finished_line, is_finished
 
@@ -82,8 +82,7 @@ def train_stage(run_dir: str | Path) -> None:
         ValueError: If several processes train together and the stage is not finished: it is an ordinary run folder,
             to be trained by itself first.
     """
-    alone = not dist.is_initialized() or dist.get_world_size() == 1
-    if not alone and finished(Path(run_dir)) is None:
+    if process_count() > 1 and finished(Path(run_dir)) is None:
         raise ValueError(f"the stage {run_dir} is not trained; several processes train one stage: train that one first")
     tqdm.write(f"stage {run_dir}")
     train(run_dir, {})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +18,7 @@ from liver_pipeline.fingerprint import REGIONS, VERSION, Reading, Row, intensiti
 from liver_pipeline.histograms import EMPTY, Histogram
 from liver_pipeline.inputs import input_sha256
 from liver_pipeline.ledger import Ledger
+from liver_pipeline.provenance import content_sha256
 
 
 def survey_cases(cases: Sequence[Case], reading: Reading, ledger_path: Path, *, root: Path) -> list[Row]:
@@ -106,8 +105,7 @@ def _content_key(case: Case, reading: Reading) -> str | None:
 
 
 def _key(image: str, label: str, reading: Reading) -> str:
-    content = json.dumps([VERSION, image, label, asdict(reading)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return content_sha256([VERSION, image, label, asdict(reading)])
 
 
 def _describe(case: Case, measured: Row, root: Path) -> Row:

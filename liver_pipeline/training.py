@@ -13,11 +13,12 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from liver_pipeline.checkpoints import LAST, PREVIOUS, is_main_process, load_latest, save_checkpoint
+from liver_pipeline.checkpoints import LAST, PREVIOUS, load_latest, save_checkpoint
 from liver_pipeline.files import remove_temporary
 from liver_pipeline.handlers import EpochLog
 from liver_pipeline.locks import lock_run
 from liver_pipeline.mishaps import explain
+from liver_pipeline.processes import is_main_process
 
 
 class Checkpoint:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from liver_pipeline.provenance import content_sha256, file_sha256
+from liver_pipeline.files import file_sha256
+from liver_pipeline.provenance import content_sha256
 
 
 def load_weights(network: torch.nn.Module, path: Path | str) -> str:

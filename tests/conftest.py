@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 REAL_DATA = "LIVER_PIPELINE_REAL_DATA"
 
@@ -24,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason=f"{REAL_DATA} does not name a folder of real scans"))
+
+
+@pytest.fixture(scope="module")
+def leave_no_global_state() -> Iterator[None]:
+    """For modules that train with ``deterministic: true``: the ones after them are free again."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from typing import Any
 
@@ -17,18 +16,16 @@ from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 from monai.transforms import Compose
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from liver_pipeline.boxes import Limits
 from liver_pipeline.cascade import CascadeInferer
 from liver_pipeline.geometry import Affine
 from liver_pipeline.inferers import StreamingInferer, labels_unbounded
 from liver_pipeline.transforms import LoadScand, ToModelGridd
+from tests.orientations import every_orientation, every_rotation
 
 COARSE, FINE = (4.0, 4.0, 5.0), (1.5, 1.5, 2.0)
 ANY = Limits()
-ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
-OBLIQUE = Rotation.from_euler("xyz", (14.0, -8.0, 11.0), degrees=True).as_matrix()
 
 
 class Above(torch.nn.Module):
@@ -162,8 +159,8 @@ def test_the_cascade_equals_an_unbounded_one(
     np.testing.assert_array_equal(result.numpy()[0, 0], unbounded(volume, own, first, second, margin_mm, roi))
 
 
-@pytest.mark.parametrize("rotation", [np.eye(3), OBLIQUE], ids=["straight", "oblique"])
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
+@every_rotation
+@every_orientation
 def test_mask_of_a_reordered_scan_is_the_reordered_mask(
     permutation: tuple[int, ...], flips: tuple[int, ...], rotation: npt.NDArray[np.float64]
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +20,8 @@ from liver_pipeline.geometry import (
     model_grid_for_spacing,
 )
 from liver_pipeline.resampling import resample_linear, resample_nearest
+from tests.orientations import ORIENTATIONS
 
-ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 OBLIQUE = Rotation.from_euler("xyz", (12.0, -9.0, 17.0), degrees=True).as_matrix()
 
 

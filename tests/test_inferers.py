@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,15 +20,12 @@ from monai.data.utils import list_data_collate
 from monai.inferers import sliding_window_inference
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd, ScaleIntensityRanged, Spacingd
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from liver_pipeline.geometry import Affine
 from liver_pipeline.inferers import StreamingInferer, labels_unbounded
 from liver_pipeline.openvino_network import ConversionError
 from liver_pipeline.transforms import LoadScand, ToModelGridd, WindowHud
-
-ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
-OBLIQUE = Rotation.from_euler("xyz", (14.0, -8.0, 11.0), degrees=True).as_matrix()
+from tests.orientations import OBLIQUE, every_orientation, every_rotation
 
 
 def small_net(labels: int = 3, *, flat: bool = False, seed: int = 0) -> torch.nn.Module:
@@ -105,8 +101,8 @@ def test_noise_is_interpolated_everywhere_and_still_equal() -> None:
         np.testing.assert_array_equal(result.numpy()[0, 0], labels_unbounded(image, small_net(), roi, 3))
 
 
-@pytest.mark.parametrize("rotation", [np.eye(3), OBLIQUE], ids=["straight", "oblique"])
-@pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
+@every_rotation
+@every_orientation
 def test_mask_of_a_reordered_scan_is_the_reordered_mask(
     permutation: tuple[int, ...], flips: tuple[int, ...], rotation: npt.NDArray[np.float64]
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,8 @@ from tests.test_training import content, differing, train_until
 
 # Group normalization and cross-entropy, so that the mean over two batches is the figure of both together; plain SGD,
 # which does not blow up what rounding leaves of a gradient that should be zero.
+pytestmark = pytest.mark.usefixtures("leave_no_global_state")
+
 EXACT: dict[str, Any] = {
     **{key: value for key, value in UNET3D.items() if not key.startswith("network_def")},
     **NETWORKS["segresnet"],
@@ -35,12 +36,6 @@ EXACT: dict[str, Any] = {
     "deterministic": True,
 }
 CASES, STEPS = 4, 2  # in batches of two cases
-
-
-@pytest.fixture(scope="module", autouse=True)
-def leave_no_global_state() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +24,8 @@ from liver_pipeline.checkpoints import LAST, PREVIOUS
 from liver_pipeline.handlers import EpochLog
 from tests.small import UNET3D, make_phantoms
 
+pytestmark = pytest.mark.usefixtures("leave_no_global_state")
+
 TIMES = ("seconds", "data_wait_share")
 EPOCHS, STEPS = 3, 2  # three cases in batches of two
 TINY: dict[str, Any] = {
@@ -36,12 +37,6 @@ TINY: dict[str, Any] = {
     "deterministic": True,
     "split_fractions": [0.6, 0.2, 0.2],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def leave_no_global_state() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,6 @@ FIGURES = (
     *(f"{region}_{key}" for region in REGIONS for key in (*REGION_FIGURES, "auc_roc")),
     *LESION_FIGURES,
 )
-LOWER_IS_BETTER = ("hd95_mm", "assd_mm")
 DIGITS = 12  # differences that are equal but for rounding are ties
 
 Row = Mapping[str, Any]
