@@ -14,7 +14,7 @@ import yaml
 from monai.bundle import ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
 
-PACKAGE_DIR = Path(__file__).resolve().parent
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
 KINDS = ("data", "modality", "network", "augmentation", "recipe")
 DEFAULT_LAYERS = {
     "data": "lits",

@@ -16,7 +16,7 @@ from liver_pipeline.bundle.layers import Configs, layer_file, merge_layers
 from liver_pipeline.bundle.stages import embed, merge_stages
 from liver_pipeline.commands.train import _with_overrides
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 CASCADE = {"network": "cascade"}
 
 

@@ -27,7 +27,7 @@ from liver_pipeline.geometry.affines import repair_shear, shear_deg
 from liver_pipeline.io.findings import CODES, IntakeError, Severity
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan, write_label_map
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_bad_nifti.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_bad_nifti.py"
 
 
 def load_script() -> ModuleType:

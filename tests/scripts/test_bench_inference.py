@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_inference.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_inference.py"
 
 
 def bench(folder: Path, *options: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_training.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_training.py"
 
 
 def bench(folder: Path, *options: str) -> dict[str, Any]:
