@@ -80,4 +80,4 @@ def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, An
 
 
 def _asset(name: str) -> str:
-    return files("liver_pipeline.report").joinpath(name).read_text(encoding="utf-8")
+    return files("liver_pipeline.reports").joinpath(name).read_text(encoding="utf-8")
