@@ -22,8 +22,8 @@ from liver_pipeline.commands import compare
 from liver_pipeline.comparison.results import RunResult
 from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.splits import held_out_fold
+from liver_pipeline.reports import comparison_tables
 from liver_pipeline.reports.charts import interval_bars, line_chart
-from liver_pipeline.reports.comparison_tables import headline, remarks, tests
 from liver_pipeline.reports.html import number
 from tests.small import make_phantoms
 
@@ -243,12 +243,12 @@ def planted(experiment: str, shift: float, *, classes: int = 3, cases: int = 8) 
 def test_the_page_calls_the_planted_better_model_better() -> None:
     split = {"train": ["a"], "val": ["b"], "test": ["c"]}
     comparison = Comparison([planted("poor", 0.0), planted("good", 0.1)], [], [split], {})
-    text = tests(comparison)
+    text = comparison_tables.tests(comparison)
     assert text.count("good better") == 2  # higher Dice, shorter distance
     assert "poor better" not in text
     (dice,) = (pair for pair in comparison.statistics["pairs"] if pair["figure"] == "liver_dice")
     assert dice["ci_high"] < 0 and dice["p_holm"] == pytest.approx(2 / 2**8)
-    assert remarks(comparison) == []
+    assert comparison_tables.remarks(comparison) == []
     cost = comparison.cost("good")
     assert (cost["seconds_slice"], cost["training"], cost["peak_gb"]) == (0.02, 60.0, 0.9)
 
@@ -257,7 +257,7 @@ def test_few_patients_mixed_classes_and_missing_runs_are_said_first() -> None:
     results = [planted("a", 0.0, cases=3), planted("b", 0.1, classes=2, cases=3)]
     more = RunResult(**{**vars(results[0]), "seed": 1})
     comparison = Comparison([*results, more], [FailedRun("b/seed1", "training", "<no>")], [], {})
-    text = headline(comparison)
+    text = comparison_tables.headline(comparison)
     assert "Without a tumor class: b" in text and "below 0.25" in text and "a 2, b 1" in text
     assert comparison.confusion("b") == [[9, 1], [0, 5]]
     assert comparison.in_region("tumor") == ["a"]
