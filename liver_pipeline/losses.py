@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.loss import _Loss
 
 TINY: Final = 1e-7  # below it 1 - TI counts as 0: x ** gamma has an infinite slope at 0 where gamma < 1
-PARTS: Final = ("dice", "cross_entropy", "focal_tversky")
+_PARTS: Final = ("dice", "cross_entropy", "focal_tversky")
 
 
 class FocalTverskyLoss(_Loss):
@@ -142,8 +142,10 @@ class ComboLoss(_Loss):
         batch: bool = False,
     ) -> None:
         super().__init__(reduction=reduction)
-        if not weights or not set(weights) <= set(PARTS) or min(weights.values()) < 0:
-            raise ValueError(f"weights must give some of {', '.join(PARTS)} a number of 0 or more, got {dict(weights)}")
+        if not weights or not set(weights) <= set(_PARTS) or min(weights.values()) < 0:
+            raise ValueError(
+                f"weights must give some of {', '.join(_PARTS)} a number of 0 or more, got {dict(weights)}"
+            )
         if sigmoid == softmax:
             raise ValueError(f"exactly one of sigmoid and softmax must be true, got {sigmoid} and {softmax}")
         if reduction not in ("mean", "sum"):

@@ -74,7 +74,7 @@ class Trial:
 
 
 @dataclass
-class Plan:
+class ComparisonPlan:
     """All that a comparison is about."""
 
     out_dir: Path
@@ -131,7 +131,7 @@ def compare(
     for key in sorted(set(overrides) & set(OWN_KEYS)):
         raise ValueError(f"compare sets {key} itself ({OWN_KEYS[key]}); leave it out")
     contestants = _contestants(experiments, networks, layers or {})
-    plan = Plan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
+    plan = ComparisonPlan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
     classes, failed = _merge_all(plan)
     _make_splits(plan)
     results: list[RunResult] = []
@@ -167,7 +167,7 @@ def _contestants(experiments: Sequence[str], networks: Sequence[str], layers: Ma
     return found
 
 
-def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
+def _merge_all(plan: ComparisonPlan) -> tuple[dict[str, int], list[FailedRun]]:
     """Return the number of classes of each contestant that can be composed, and those that cannot.
 
     The cases of the data set are found on the way. What is wrong with all of them is raised.
@@ -192,7 +192,7 @@ def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
     return classes, failed
 
 
-def _make_splits(plan: Plan) -> None:
+def _make_splits(plan: ComparisonPlan) -> None:
     """Write the splits that are not there; refuse those of an earlier call with other settings."""
     default = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
     fractions = plan.overrides.get("split_fractions", default)
@@ -219,7 +219,7 @@ def _make_splits(plan: Plan) -> None:
 # --- one run ---
 
 
-def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
+def _run(plan: ComparisonPlan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
     """Train, segment, score and read one run; whatever goes wrong comes back with its reason."""
     folder = plan.out_dir / trial.name
     steps: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = [
@@ -299,7 +299,7 @@ def _evaluate(folder: Path) -> None:
 # --- after the last run ---
 
 
-def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
+def _write(plan: ComparisonPlan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
     """Write tables and page."""
     splits = [
         json.loads(plan.split_file(f).read_text())["cases"] for f in (range(plan.folds) if plan.folds else [None])
@@ -313,7 +313,7 @@ def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Com
     return comparison
 
 
-def _pictures(plan: Plan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
+def _pictures(plan: ComparisonPlan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
     """Draw worst, median and best prediction of each experiment; captions and PNGs."""
     files = {case["case"]: case for case in plan.cases}
     drawn: dict[str, list[tuple[str, bytes]]] = {}
