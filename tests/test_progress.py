@@ -15,6 +15,7 @@ from liver_pipeline import bundle
 from liver_pipeline.cli import main
 from liver_pipeline.curves import draw_training
 from liver_pipeline.progress import Curves, Progress, duration
+from liver_pipeline.step_losses import StepLosses
 from tests.small import UNET3D, make_phantoms
 
 PNG = b"\x89PNG"
@@ -41,7 +42,7 @@ def train(clock: Clock, wait_s: float, step_s: float, epochs: int, steps: int = 
         return [{"loss": 0.0}]
 
     engine, validator = Engine(step), SimpleNamespace(state=SimpleNamespace(metrics={}, key_metric_name="dice"))
-    progress = Progress(validator, clock)
+    progress = Progress(validator, StepLosses(), clock)
     progress.attach(engine)
     engine.run(batches(), max_epochs=epochs, epoch_length=steps)
     return progress, engine
