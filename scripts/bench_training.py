@@ -147,7 +147,7 @@ def device_here() -> torch.device:
 
 def train_config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the training's config for the options, as ``liver-pipeline train`` would merge it."""
-    from liver_pipeline.layers import merge_layers
+    from liver_pipeline.bundle.layers import merge_layers
 
     amp = options.precision != "f32"
     settings: dict[str, Any] = {
@@ -180,7 +180,7 @@ def parser_for(options: argparse.Namespace, name: str) -> Any:
     """Return a config parser whose run folder is ``name``."""
     from monai.bundle import ConfigParser
 
-    from liver_pipeline.acceleration import settle_randomness
+    from liver_pipeline.networks.acceleration import settle_randomness
 
     root = Path(options.folder) / name
     (root / "models").mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ def run_network(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Train as ``liver-pipeline train`` does."""
-    from liver_pipeline.training import run
+    from liver_pipeline.engines.training import run
 
     shutil.rmtree(Path(options.folder) / f"ours_{options.network}", ignore_errors=True)  # else it would go on
     parser = parser_for(options, f"ours_{options.network}")
@@ -404,7 +404,7 @@ def nnunet_plans(options: argparse.Namespace, root: Path) -> tuple[dict[str, Any
 
 def draw_phantoms(options: argparse.Namespace) -> None:
     """Draw the training cases, on the model grid and larger than a window; those that are there are kept."""
-    from liver_pipeline.phantoms import save_phantom
+    from liver_pipeline.data.phantoms import save_phantom
 
     folder, shape = Path(options.folder) / "phantoms", [max(n, options.patch) for n in options.shape]
     missing = [n for n in range(CASES) if not (folder / f"segmentation-{n}.nii.gz").exists()]
@@ -424,7 +424,7 @@ def run_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
     if chain is None:
         from monai.bundle import ConfigParser
 
-        from liver_pipeline.cache import CaseCache
+        from liver_pipeline.data.cache import CaseCache
 
         parser = ConfigParser({**config, "bundle_root": options.folder})
         keys = ("loading", "intensity", "train::window_centres")
@@ -447,7 +447,7 @@ def run_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
 
 def scan_case(folder: Path) -> list[dict[str, str]]:
     """Return the case of LiTS' size; drawn where it is not there."""
-    from liver_pipeline.phantoms import make_phantom_dataset
+    from liver_pipeline.data.phantoms import make_phantom_dataset
 
     make_phantom_dataset(folder, 1, **SCAN)
     return [{"case": "scan", "image": str(folder / "volume-0.nii.gz"), "label": str(folder / "segmentation-0.nii.gz")}]

@@ -1,0 +1,16 @@
+from .bad_loss import StopAtBadLoss as StopAtBadLoss
+from .checkpoint import Checkpoint as Checkpoint
+from .dice import dice_of_each_class as dice_of_each_class
+from .dice import mean_dice as mean_dice
+from .early_stop import EarlyStop as EarlyStop
+from .ema import WeightAverage as WeightAverage
+from .epoch_log import EpochLog as EpochLog
+from .mlflow import Tracking as Tracking
+from .progress import Curves as Curves
+from .progress import Progress as Progress
+from .save_best import SaveBest as SaveBest
+from .schedule import LrSchedule as LrSchedule
+from .schedule import schedule_length as schedule_length
+from .step_losses import StepLosses as StepLosses
+from .tensorboard import Board as Board
+from .tensorboard import Overlays as Overlays
