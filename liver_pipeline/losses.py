@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
-from monai.losses import DiceLoss, TverskyLoss
+from monai.losses import DeepSupervisionLoss, DiceLoss, TverskyLoss
 from monai.networks import one_hot
 from torch import Tensor, nn
 from torch.nn import functional
@@ -97,6 +97,24 @@ class FocalTverskyLoss(_Loss):
             if self.reduction == "none":
                 return loss
             return loss.mean() if self.reduction == "mean" else loss.sum()
+
+
+class DeepSupervision(DeepSupervisionLoss):
+    """MONAI's DeepSupervisionLoss, equal to the bit, whose sum does not begin with a number from the host.
+
+    That number would make the processor wait for a GPU in each step.
+    """
+
+    def forward(self, input: Tensor | list[Tensor] | None, target: Tensor) -> Tensor:
+        """Return the loss of one output (B, K, X, Y, Z), or the weighted sum over several, full resolution first."""
+        if not isinstance(input, (list, tuple)):
+            return super().forward(input, target)
+        weights = self.get_weights(levels=len(input))
+        parts = [w * self.get_loss(part.float(), target) for w, part in zip(weights, input, strict=False)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
 
 
 class ComboLoss(_Loss):
