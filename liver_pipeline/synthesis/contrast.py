@@ -1,8 +1,8 @@
 """Intensities: CT in three contrast phases, or random contrast, from which a network also learns MR.
 
-Random contrast follows SynthSeg (Billot et al., "SynthSeg: Segmentation of brain MRI scans of any contrast and resolution
-without retraining", Medical Image Analysis 2023): each tissue gets an intensity without regard to what it is, so that
-only shape and neighbourhood remain to be learned. CT values are those of textbooks.
+Random contrast follows SynthSeg (Billot et al., "SynthSeg: Segmentation of brain MRI scans of any contrast and
+resolution without retraining", Medical Image Analysis 2023): each tissue gets an intensity without regard to what it
+is, so that only shape and neighbourhood remain to be learned. CT values are those of textbooks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from liver_pipeline.synthesis.draw import Draw, blur
 from liver_pipeline.synthesis.tissues import N_CODES, N_NEIGHBOURS, Tissue
 
+NATIVE, ARTERIAL, PORTAL_VENOUS = range(3)
 LOW_HU, HIGH_HU = -200.0, 300.0  # what the network sees of CT; random contrast is drawn within it
 
 
@@ -25,7 +26,7 @@ class Contrast:
     Attributes:
         means: One a code.
         ct: Whether they are HU.
-        phase: 0 native, 1 arterial, 2 portal venous.
+        phase: ``NATIVE``, ``ARTERIAL`` or ``PORTAL_VENOUS``.
     """
 
     means: list[float]
@@ -40,7 +41,7 @@ class Contrast:
 
 def ct_contrast(draw: Draw) -> Contrast:
     """Draw a contrast phase and HU of all tissues in it; spleen, kidneys and heart are now and then like the liver."""
-    phase = draw.choice((0, 1, 2), (0.25, 0.2, 0.55))
+    phase = draw.choice((NATIVE, ARTERIAL, PORTAL_VENOUS), (0.25, 0.2, 0.55))
     u, enhanced = draw.uniform, phase > 0
     liver = (u(38, 66), u(55, 95), u(85, 145))[phase]
     if draw.chance(0.08):  # fatty
@@ -101,7 +102,7 @@ def random_contrast(draw: Draw) -> Contrast:
     means[Tissue.VESSEL] = liver + draw.choice((-1, 1)) * draw.uniform(15, 200)
     if draw.chance(0.5):
         means[Tissue.FAT] = _shade(draw, 0.6, 1)
-    return Contrast(means, False, 0)
+    return Contrast(means, False, NATIVE)
 
 
 def paint(draw: Draw, codes: Tensor, contrast: Contrast) -> Tensor:
@@ -111,14 +112,15 @@ def paint(draw: Draw, codes: Tensor, contrast: Contrast) -> Tensor:
     strength[Tissue.AIR] = strength[Tissue.GAS] = 0.0
     table = draw.tensor([contrast.means, strength])
     mean, amplitude = table[:, codes.long()]
-    texture = draw.smooth(draw.uniform(24, 66))[0] * 0.7 + draw.smooth(draw.uniform(7.5, 15))[0] * draw.uniform(0.2, 0.9)
-    return mean + amplitude * texture
+    coarse, fine = draw.smooth(draw.uniform(24, 66))[0], draw.smooth(draw.uniform(7.5, 15))[0]
+    image: Tensor = mean + amplitude * (0.7 * coarse + draw.uniform(0.2, 0.9) * fine)
+    return image
 
 
 CURVE_HU = (-1000.0, -850.0, -300.0, -110.0, -70.0, 0.0, 25.0, 50.0, 80.0, 110.0, 150.0, 220.0, 400.0, 1000.0)
 
 
-def remap(draw: Draw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> tuple[Tensor, Tensor]:
+def remap(draw: Draw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> Tensor:
     """Give a real CT random contrast: a random curve from HU to intensity, the same for all voxels.
 
     The liver itself is drawn towards one value, for a steep curve would turn its noise into a pattern.
@@ -128,9 +130,6 @@ def remap(draw: Draw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> tuple[T
         image: HU, (X, Y, Z).
         liver: Where it is liver without tumor.
         liver_hu: The liver's mean, without dimensions.
-
-    Returns:
-        The image, and what became of the liver's mean.
     """
     fat = _shade(draw, 0.15, 1)
     values = [
@@ -146,6 +145,5 @@ def remap(draw: Draw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> tuple[T
         return torch.lerp(heights[upper - 1], heights[upper], share)
 
     mapped = curve(blur(image, [draw.uniform(0.4, 0.9)] * 3))
-    mean = curve(liver_hu)
     inside = blur(liver.float(), (0.5,) * 3) * draw.uniform(0.4, 0.9)
-    return mapped + inside * (mean - mapped), mean
+    return mapped + inside * (curve(liver_hu) - mapped)

@@ -33,7 +33,9 @@ class Grid:
 
     def __init__(self, size: Sequence[int], spacing: float, device: torch.device | str = "cpu") -> None:
         if len(size) != 3 or min(size) < 8 or not spacing > 0:
-            raise ValueError(f"a window needs three sides of 8 voxels or more and a spacing in mm, got {size}, {spacing}")
+            raise ValueError(
+                f"a window needs three sides of 8 voxels or more and a spacing in mm, got {size}, {spacing}"
+            )
         self.size, self.spacing, self.device = (int(size[0]), int(size[1]), int(size[2])), spacing, torch.device(device)
         self.half = [(n - 1) / 2 * spacing for n in self.size]
         axes = [
@@ -105,8 +107,8 @@ class Draw:
             step: Of the fields, mm; the lines are about this far apart.
             thickness: Of the lines, as a share of ``step``, roughly.
         """
-        first, second = self.smooth(step, 2)
-        return first.square() + second.square() < thickness * thickness
+        fields = self.smooth(step, 2)
+        return fields.square().sum(0) < thickness * thickness
 
     def ellipsoid(
         self,
@@ -151,7 +153,9 @@ def blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
     return blurred[0, 0]
 
 
-def sample(volume: Tensor, position: Tensor, spacing: float, *, mode: str = "bilinear", beyond: str = "zeros") -> Tensor:
+def sample(
+    volume: Tensor, position: Tensor, spacing: float, *, mode: str = "bilinear", beyond: str = "zeros"
+) -> Tensor:
     """Read a volume at positions.
 
     Args:

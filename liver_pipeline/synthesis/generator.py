@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from liver_pipeline.synthesis.acquisition import Box, Scanner, acquire, field_of_view, seen, to_network
-from liver_pipeline.synthesis.contrast import Contrast, ct_contrast, paint, random_contrast, remap
+from liver_pipeline.synthesis.contrast import PORTAL_VENOUS, Contrast, ct_contrast, paint, random_contrast, remap
 from liver_pipeline.synthesis.draw import Draw, Grid, blur
 from liver_pipeline.synthesis.lesions import add_distractors, add_tumors, plan_lesions, push_aside
 from liver_pipeline.synthesis.organs import invent_anatomy
@@ -38,14 +38,14 @@ UNSEEN_HU = -1024.0  # outside the field of view of a CT
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A sample before lesions and scanner: intensities, the liver, its mean, where it lies."""
+    """A sample before lesions and scanner: intensities, the liver, its mean, where it lies, the contrast of lesions."""
 
     image: Tensor
     liver: Tensor
     liver_mean: Tensor | float
     pose: Pose
     shape: Shape | RealScan
-    ct: bool
+    contrast: Contrast
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ class ScanGenerator:
         if len(shares) != len(KINDS) or min(shares) < 0 or not sum(shares):
             raise ValueError(f"shares are {list(shares)}; expected four numbers, for {', '.join(KINDS)}")
         if scans is None and any(shares[1:]):
-            raise ValueError(f"shares {list(shares)} use real scans, and scans is null; name their file, or [1, 0, 0, 0]")
+            raise ValueError(
+                f"shares {list(shares)} use real scans, and scans is null; name their file, or [1, 0, 0, 0]"
+            )
         self.grid = Grid(size, spacing, device)
         self.seed, self.shares = seed, list(shares)
         device = self.grid.device
@@ -155,14 +157,14 @@ class ScanGenerator:
             "invented": self._invented, "template": self._template, "hybrid": self._hybrid, "real": self._real,
         }[kind](draw, contrast)  # fmt: skip
         box = self._box(draw, anatomy)
-        image, tumor = self._lesions(draw, anatomy, contrast, box)
-        liver = tumor[1]
+        image, tumor, liver = self._lesions(draw, anatomy, box)
         if not ct and not painted:
             mean = anatomy.liver_mean
-            image, _ = remap(draw, image, liver & ~tumor[0], mean if isinstance(mean, Tensor) else draw.tensor([mean])[0])
+            mean = mean if isinstance(mean, Tensor) else draw.tensor([mean])[0]
+            image = remap(draw, image, liver & ~tumor, mean)
         image = acquire(draw, image, self._scanner(painted), ct=ct)
         mask = seen(draw, box)
-        label = liver.to(torch.uint8) + (tumor[0] & liver).to(torch.uint8)
+        label = liver.to(torch.uint8) + tumor.to(torch.uint8)
         if mask is not None:
             label = label * mask
             image = torch.where(mask, image, image.new_full((), UNSEEN_HU if ct else 0.0))
@@ -173,11 +175,9 @@ class ScanGenerator:
         (low, high), (sharp, soft) = self.scanner.noise, self.scanner.blur
         return self.scanner if painted else Scanner((0.4 * low, 0.7 * high), (0.3 * sharp, 0.7 * soft))
 
-    def _lesions(
-        self, draw: Draw, anatomy: Anatomy, contrast: Contrast, box: Box | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _lesions(self, draw: Draw, anatomy: Anatomy, box: Box | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the image with all lesions, and the masks of tumor and of the liver, whose surface they may move."""
-        image, liver, mean = anatomy.image, anatomy.liver, anatomy.liver_mean
+        image, liver, mean, contrast = anatomy.image, anatomy.liver, anatomy.liver_mean, anatomy.contrast
         points = anatomy.pose.to_window(anatomy.shape.points)
         low, high = np.array(box).T if box is not None else (np.negative(self.grid.half), np.array(self.grid.half))
         low, high = np.maximum(low, np.negative(self.grid.half)), np.minimum(high, self.grid.half)
@@ -187,7 +187,7 @@ class ScanGenerator:
             image, liver = push_aside(draw, image, liver, lesions)
         image = add_distractors(draw, image, liver, mean, contrast, places)
         image, tumor = add_tumors(draw, image, liver, mean, contrast, lesions)
-        return image, (tumor, liver)
+        return image, tumor, liver
 
     # ---- where the window lies
 
@@ -233,13 +233,13 @@ class ScanGenerator:
 
     def _invented(self, draw: Draw, contrast: Contrast) -> Anatomy:
         shape = self._shape(draw)
-        pose = self._moved(draw, place_shape(draw, shape, self._origin(draw).tolist()), shape)
+        pose = self._moved(draw, place_shape(draw, shape, self._origin(draw)), shape)
         codes, liver = invent_anatomy(draw, shape, pose)
-        return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, shape, contrast.ct)
+        return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, shape, contrast)
 
     def _scan(self, draw: Draw, kind: str) -> RealScan:
         """Choose a scan: slabs serve as they are only, and seldom."""
-        weights = [float(scan.whole or scan.named_organs and kind != "hybrid") for scan in self.scans]
+        weights = [float(scan.whole or (scan.named_organs and kind != "hybrid")) for scan in self.scans]
         return draw.choice(self.scans, [weight or 0.15 * (kind == "real") for weight in weights])
 
     def _template(self, draw: Draw, contrast: Contrast) -> Anatomy:
@@ -255,7 +255,7 @@ class ScanGenerator:
             tubes = draw.tubes(draw.uniform(24, 45), draw.uniform(0.05, 0.16)) | draw.tubes(18, 0.08)
             codes = placed.codes.masked_fill(liver, int(Tissue.LIVER)).masked_fill(liver & tubes, int(Tissue.VESSEL))
         codes = vary_template(draw, codes)
-        return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, owner, contrast.ct)
+        return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, owner, contrast)
 
     def _hybrid(self, draw: Draw, contrast: Contrast) -> Anatomy:
         scan, shape = self._scan(draw, "hybrid"), self._shape(draw)
@@ -265,7 +265,7 @@ class ScanGenerator:
         contrast = shifted_to(contrast, scan.means[Tissue.LIVER] + draw.uniform(-15, 25))
         painted = blur(paint(draw, codes, contrast), [draw.uniform(0.3, 0.6)] * 3)
         image = blend(draw, placed, painted, liver | rest)
-        return Anatomy(image, liver & placed.inside, contrast.liver, pose, shape, True)
+        return Anatomy(image, liver & placed.inside, contrast.liver, pose, shape, contrast)
 
     def _real(self, draw: Draw, contrast: Contrast) -> Anatomy:
         scan = self._scan(draw, "real")
@@ -273,4 +273,6 @@ class ScanGenerator:
         placed = read_scan(draw, scan, pose)
         image = other_phase(draw, placed, scan, contrast) if draw.chance(0.8) else placed.image
         mean = (image * placed.liver).sum() / placed.liver.sum().clamp(min=1)
-        return Anatomy(image, placed.liver, mean, pose, scan, True)
+        if not scan.named_organs:  # its phase is its own: contrast-enhanced scans hide their organs from thresholds
+            contrast = Contrast(contrast.means, True, PORTAL_VENOUS)
+        return Anatomy(image, placed.liver, mean, pose, scan, contrast)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liver_pipeline.synthesis.contrast import Contrast
+from liver_pipeline.synthesis.contrast import PORTAL_VENOUS, Contrast
 from liver_pipeline.synthesis.draw import Draw, blur, sample
 from liver_pipeline.synthesis.pose import Points
 
@@ -147,7 +147,7 @@ def draw_look(draw: Draw, contrast: Contrast) -> Look:
         rim = u(-80, 80) if draw.chance(0.2) else 0.0
         return Look(sign * u(40, 190), edge, texture, core, rim, u(1, 4))
     hypervascular = draw.chance((0.04, 0.4, 0.15)[contrast.phase])
-    if hypervascular and contrast.phase == 2:  # washout, with a capsule that enhances
+    if hypervascular and contrast.phase == PORTAL_VENOUS:  # washout, with a capsule that enhances
         return Look(-u(8, 32), edge, texture, 0.0, u(15, 55) if draw.chance(0.6) else 0.0, u(0.8, 2.0))
     if hypervascular:
         core = -u(10, 60) if draw.chance(0.3) else 0.0
@@ -158,9 +158,7 @@ def draw_look(draw: Draw, contrast: Contrast) -> Look:
     return Look(step, edge, texture, core, rim, u(1.0, 4.0))
 
 
-def _add_tumor(
-    draw: Draw, lesion: Lesion, look: Look, base: Tensor | float, volumes: tuple[Tensor, ...]
-) -> None:
+def _add_tumor(draw: Draw, lesion: Lesion, look: Look, base: Tensor | float, volumes: tuple[Tensor, ...]) -> None:
     """Change image and tumor mask in place, near the lesion only."""
     region = _region(draw, lesion, 2 * lesion.radius + 10)
     image, liver, tumor, texture, anatomy = (volumes[i][region[1:]] for i in (0, 1, 2, 3, 5))
@@ -197,7 +195,7 @@ def _distance(draw: Draw, lesion: Lesion, region: tuple[slice, ...], wobble: Ten
 def add_distractors(
     draw: Draw, image: Tensor, liver: Tensor, base: Tensor | float, contrast: Contrast, places: Points
 ) -> Tensor:
-    """Paint what is not a tumor: cysts (sharp, water), hemangiomas (nodular, as bright as vessels), focal fat or sparing.
+    """Paint what is not a tumor: cysts (sharp, water), hemangiomas (nodular, bright as vessels), focal fat or sparing.
 
     They stay liver in the label map.
     """
@@ -221,9 +219,7 @@ def add_distractors(
     return image
 
 
-def _fill(
-    draw: Draw, image: Tensor, liver: Tensor, lesion: Lesion, value: Tensor | float, *, edge: float
-) -> None:
+def _fill(draw: Draw, image: Tensor, liver: Tensor, lesion: Lesion, value: Tensor | float, *, edge: float) -> None:
     """Give an ellipsoid in the liver one value, in place."""
     region = _region(draw, lesion, 1.5 * lesion.radius + 4)
     part = image[region[1:]]

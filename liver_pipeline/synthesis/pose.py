@@ -33,7 +33,8 @@ class Pose:
 
     def to_window(self, points: Points) -> Points:
         """Return where points of the object, shape (n, 3), lie in the window; without displacement."""
-        return (points - self.target) @ np.linalg.inv(self.matrix).T + self.origin
+        moved: Points = (points - self.target) @ np.linalg.inv(self.matrix).T + self.origin
+        return moved
 
     def to_object(self, draw: Draw, displacement: Tensor) -> Tensor:
         """Return the object's points under all voxels of the window, shape (3, X, Y, Z)."""
@@ -55,7 +56,8 @@ def random_matrix(draw: Draw, *, scale: tuple[float, float], turn: float, shear:
         matrix = matrix @ rotation
     sizes = np.diag([draw.uniform(0.92, 1.08) for _ in range(3)]) * draw.uniform(*scale)
     skew = np.array([[1.0 if i == j else draw.normal(0, shear) for j in range(3)] for i in range(3)])
-    return matrix @ sizes @ skew
+    made: Matrix = matrix @ sizes @ skew
+    return made
 
 
 def random_displacement(draw: Draw, wide: float = 10.0, fine: float = 3.5) -> Tensor:
@@ -70,8 +72,8 @@ def bounds(points: Points) -> tuple[Matrix, Matrix]:
 
 def inside(points: Points, low: Sequence[float] | Matrix, high: Sequence[float] | Matrix) -> npt.NDArray[np.bool_]:
     """Tell which points lie in a box."""
-    mask: npt.NDArray[np.bool_] = ((points >= np.asarray(low)) & (points <= np.asarray(high))).all(1)
-    return mask
+    within = (points >= np.asarray(low)) & (points <= np.asarray(high))
+    return np.asarray(within.all(1))
 
 
 def points_of(mask: npt.NDArray[np.bool_], spacing: float, count: int = 3000) -> Points:

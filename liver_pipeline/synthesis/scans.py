@@ -62,7 +62,8 @@ def load_scans(file: str | Path, device: torch.device | str = "cpu") -> dict[str
     with np.load(file) as arrays:
         for name in sorted({key.split(".")[0] for key in arrays.files}):
             spacing = float(arrays[f"{name}.spacing"]) if f"{name}.spacing" in arrays.files else 3.0
-            scans[name] = make_scan(*(arrays[f"{name}.{part}"] for part in ("img", "lab", "codes")), spacing, device)
+            image, liver, codes = (arrays[f"{name}.{part}"] for part in ("img", "lab", "codes"))
+            scans[name] = make_scan(image, liver, codes, spacing, device)
     return scans
 
 
@@ -121,7 +122,8 @@ def swap_liver(
     Returns:
         Tissue codes; the new liver's mask; the mask of what was filled; the new liver's pose.
     """
-    origin = pose.origin + [draw.normal(0, 9), draw.normal(0, 9), draw.normal(0 if scan.whole else 18, 15)]
+    shift = [draw.normal(0, 9), draw.normal(0, 9), draw.normal(0 if scan.whole else 18, 15)]
+    origin = pose.origin + np.array(shift)
     old_extent = (scan.points.max(0) - scan.points.min(0)) * (1.0, 1.0, 1.0 if scan.whole else 1.15)
     new_pose = place_shape(draw, shape, origin, old_extent if draw.chance(0.85) else None)
     liver, vessels = draw_liver(draw, shape, new_pose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from liver_pipeline.synthesis.draw import Draw, Grid, sample
-from liver_pipeline.synthesis.pose import Points, Pose, points_of, random_displacement, random_matrix, to_device
+from liver_pipeline.synthesis.pose import Matrix, Points, Pose, points_of, random_displacement, random_matrix, to_device
 
 VESSEL_LABELS = 16  # in a shape file, 1-8 are Couinaud segments or liver, these or 16 more are vessel
 
@@ -91,9 +90,7 @@ def invent_shape(seed: int, spacing: float = 3.0, device: torch.device | str = "
     return make_shape(liver.to(torch.uint8).cpu().numpy(), spacing, device)
 
 
-def place_shape(
-    draw: Draw, shape: Shape, origin: Sequence[float], fit: npt.NDArray[np.float64] | None = None
-) -> Pose:
+def place_shape(draw: Draw, shape: Shape, origin: Matrix, fit: npt.NDArray[np.float64] | None = None) -> Pose:
     """Draw how a liver lies in the window.
 
     Args:
@@ -106,11 +103,11 @@ def place_shape(
     if fit is not None:
         matrix = matrix @ np.diag(np.clip(shape.extent / np.maximum(fit, 1.0), 0.8, 1.3))
     middle = (shape.points.max(0) + shape.points.min(0)) / 2
-    return Pose(matrix, np.array(origin, dtype=np.float64), middle)
+    return Pose(matrix, origin, middle)
 
 
 def draw_liver(draw: Draw, shape: Shape, pose: Pose) -> tuple[Tensor, Tensor]:
-    """Return the masks of the liver and of its vessels in the window; the vessels are known ones, invented ones, or both."""
+    """Return masks of the liver and of its vessels in the window; vessels are known ones, invented ones, or both."""
     where = pose.to_object(draw, random_displacement(draw))
     known = torch.stack((shape.labels > 0, shape.labels == 2)).float()
     liver, vessels = sample(known, where, shape.spacing)
