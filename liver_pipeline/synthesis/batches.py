@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -76,6 +77,17 @@ class SyntheticBatches:
                 first = ((self.epoch - 1) * self.batches + batch) * self.batch_size
                 chosen = [self.generator.window(first + i) for i in range(self.batch_size)]
             yield self._collate(chosen, rng)
+
+    def attach(self, engine: Engine) -> None:
+        """End the threads when a training ends, however it does."""
+        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(event, self._close_for, event)
+
+    def _close_for(self, *args: Any) -> None:
+        self.close()
+        for argument in args:
+            if isinstance(argument, BaseException):  # a handler of exceptions takes their place
+                raise argument
 
     def close(self) -> None:
         """End the threads and free the pool."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,12 @@ class ScanGenerator:
         self.random_share, self.tumor_share, self.lesion_sizes = random_share, tumor_share, list(lesion_sizes)
         self.scanner = Scanner((noise_hu[0], noise_hu[1]), (blur_mm[0], blur_mm[1]))
         self.box_margin_mm, self.box_jitter_mm = box_margin_mm, box_jitter_mm
+
+    def with_seed(self, seed: int) -> ScanGenerator:
+        """Return a generator of other samples that shares shapes and scans with this one."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     @torch.no_grad()
     def sample(self, index: int, *, kind: str | None = None, ct: bool | None = None) -> Sample:
