@@ -141,8 +141,9 @@ def remap(draw: Draw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> Tensor:
     def curve(hu: Tensor) -> Tensor:
         hu = hu.clamp(-999, 999)
         upper = torch.bucketize(hu, knots).clamp(1, len(CURVE_HU) - 1)
-        share = (hu - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
-        return torch.lerp(heights[upper - 1], heights[upper], share)
+        below = knots.take(upper - 1)  # indexing with a tensor of no dimensions would wait for the device
+        share = (hu - below) / (knots.take(upper) - below)
+        return torch.lerp(heights.take(upper - 1), heights.take(upper), share)
 
     mapped = curve(blur(image, [draw.uniform(0.4, 0.9)] * 3))
     inside = blur(liver.float(), (0.5,) * 3) * draw.uniform(0.4, 0.9)
