@@ -1,8 +1,15 @@
-"""Train, swap, run and judge networks that segment the liver and liver tumors in CT and MR, configured in YAML."""
+"""Train, swap, run and judge networks that segment the liver and liver tumors in CT and MR, configured in YAML.
+
+The public API is the command line's verbs, by the same names, and reading and writing of scans and label maps.
+Names load on first use: ``import liver_pipeline`` itself loads neither torch nor MONAI.
+"""
 
 import os
 from importlib.metadata import version
 
+import lazy_loader
+
 # MONAI imports MLflow where it is installed, and since 3.2 that reports its use to its makers unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 __version__ = version("liver-pipeline")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

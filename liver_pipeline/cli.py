@@ -12,6 +12,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+import liver_pipeline as lp
+
 EXIT_BAD_USAGE = 2
 PATH_KEYS = (
     "dataset_dir",
@@ -91,10 +93,10 @@ def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tu
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr --data lits dataset_dir=LiTS learning_rate=1e-4
     """
-    from liver_pipeline import bundle, layers
+    from liver_pipeline.bundle.layers import absolute, parse_overrides
 
-    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
-    bundle.compose(run_dir, _layers(**chosen), experiment=experiment, overrides=values, overwrite=overwrite)
+    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    lp.compose(run_dir, _layers(**chosen), experiment=experiment, overrides=values, overwrite=overwrite)
     click.echo(f"composed {run_dir}; start it with: liver-pipeline train {run_dir}")
 
 
@@ -122,18 +124,18 @@ def train(
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
     """
-    from liver_pipeline import layers, runs
-    from liver_pipeline.folds import SUMMARY, train_folds
+    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.commands.folds import SUMMARY, train_folds
 
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds, the number of all of them")
-    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
+    values = absolute(parse_overrides(overrides), PATH_KEYS)
     options: Any = {"experiment": experiment, "overrides": values, "restart": restart}
     if folds is not None:
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
         click.echo(f"{done} of {folds} folds are finished; validation: {Path(run_dir) / SUMMARY}")
         return
-    runs.train(run_dir, _layers(**chosen), **options)
+    lp.train(run_dir, _layers(**chosen), **options)
     click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
 
 
@@ -155,10 +157,10 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
     Example: liver-pipeline plan plans/lits --network dynunet dataset_dir=LiTS
              liver-pipeline train runs/lits --experiment plans/lits/experiment.yaml dataset_dir=LiTS
     """
-    from liver_pipeline import layers
-    from liver_pipeline.planning import plan_training
+    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.commands.plan import plan_training
 
-    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
+    values = absolute(parse_overrides(overrides), PATH_KEYS)
     planned = plan_training(
         output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite
     )
@@ -198,15 +200,16 @@ def predict(
     \b
     Example: liver-pipeline predict runs/r34 scans/ masks/
     """
-    from liver_pipeline import bundle, layers
-    from liver_pipeline.ensembles import fold_dirs
+    from liver_pipeline.bundle.ensembles import fold_dirs
+    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.workflow import run_workflow
 
-    values = layers.parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     first, *others = [*(fold_dirs(run_dir) or [Path(run_dir)]), *map(Path, ensemble)]
     if others:
         values["ensemble"] = [str(run.absolute()) for run in others]
     paths = {"dataset_dir": scans, "output_dir": masks}
-    bundle.run_workflow(first, "inference", layers.absolute(values | paths, PATH_KEYS))
+    run_workflow(first, "inference", absolute(values | paths, PATH_KEYS))
 
 
 @main.command()
@@ -235,16 +238,17 @@ def compare(
     \b
     Example: liver-pipeline compare runs/paper5 --experiments kurupapu_vgg16,kurupapu_fcn --seeds 3 dataset_dir=LiTS
     """
-    from liver_pipeline import comparing, layers
+    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.commands.compare import compare
 
-    comparison = comparing.compare(
+    comparison = compare(
         out_dir,
         [name for name in experiments.split(",") if name],
         networks=[name for name in networks.split(",") if name],
         layers=_layers(**chosen),
         seeds=seeds,
         folds=folds,
-        overrides=layers.absolute(layers.parse_overrides(overrides), PATH_KEYS),
+        overrides=absolute(parse_overrides(overrides), PATH_KEYS),
     )
     for failed in comparison.failed:
         click.echo(f"{failed.run}: {failed.stage} failed: {failed.reason}", err=True)
@@ -265,7 +269,7 @@ def tune_postprocessing(run_dir: str, min_gain: float) -> None:
     \b
     Example: liver-pipeline tune-postprocessing runs/r34
     """
-    from liver_pipeline.tune import tune_postprocessing as tune
+    from liver_pipeline.commands.tune_postprocessing import tune_postprocessing as tune
 
     choice = tune(run_dir, min_gain=min_gain)
     for row in choice.table:
@@ -285,10 +289,10 @@ def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
     """
-    from liver_pipeline import layers
-    from liver_pipeline.find_lr import find_learning_rate
+    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.commands.find_lr import find_learning_rate
 
-    values = layers.absolute(layers.parse_overrides(overrides), PATH_KEYS)
+    values = absolute(parse_overrides(overrides), PATH_KEYS)
     found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
     click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
     click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
@@ -297,12 +301,12 @@ def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
 @main.command()
 def networks() -> None:
     """List the networks, recipes, augmentations, data layouts, modalities and experiments that can be named."""
-    from liver_pipeline import layers
+    from liver_pipeline.bundle.layers import layer_names, layer_summary
 
     for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         click.echo(f"{kind}:")
-        for name in layers.layer_names(kind):
-            click.echo(f"  {name:<28} {layers.layer_summary(kind, name)}")
+        for name in layer_names(kind):
+            click.echo(f"  {name:<28} {layer_summary(kind, name)}")
 
 
 @main.command()
@@ -310,7 +314,7 @@ def networks() -> None:
 @overwrite_option
 def demo(folder: str, overwrite: bool) -> None:
     """Run everything once on phantoms, about two minutes on a CPU: data, training, prediction, evaluation, pictures."""
-    from liver_pipeline.demo import run_demo
+    from liver_pipeline.commands.demo import run_demo
 
     run_demo(folder, overwrite=overwrite)
 
@@ -326,8 +330,8 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
 
     Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
     """
-    from liver_pipeline.check import check_inputs, summary_lines  # here: --help answers at once
-    from liver_pipeline.inputs import find_inputs
+    from liver_pipeline.commands.check import check_inputs, summary_lines
+    from liver_pipeline.io.discovery import find_inputs
 
     inputs = find_inputs(path)
     reports = []
@@ -377,7 +381,7 @@ def evaluate(
     overwrite: bool,
 ) -> None:
     """Score the label maps of PRED_DIR against those of LABEL_DIR; tables and a report go to OUTPUT_DIR."""
-    from liver_pipeline.evaluation import evaluate_folders
+    from liver_pipeline.commands.evaluate import evaluate_folders
 
     metrics = evaluate_folders(
         pred_dir,
@@ -425,9 +429,8 @@ def describe(
     overwrite: bool,
 ) -> None:
     """Measure liver and lesions of the label map MASK; with its SCAN, their HU too."""
-    from liver_pipeline.describe import as_text, describe_files, lesions_csv
-    from liver_pipeline.evaluation import refuse_existing
-    from liver_pipeline.files import write_text
+    from liver_pipeline.evaluation.description import as_text, describe_files, lesions_csv
+    from liver_pipeline.io.files import refuse_existing, write_text
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
@@ -441,7 +444,7 @@ def describe(
     if csv_path is not None:
         write_text(csv_path, lesions_csv(table))
     if sr_path is not None and scan is not None:
-        from liver_pipeline.structured_report import write_structured_report
+        from liver_pipeline.dicom_results.structured_report import write_structured_report
 
         write_structured_report(table, scan, sr_path, overwrite=overwrite)
     click.echo(text.rstrip() if to_screen else as_text(table))

@@ -126,8 +126,8 @@ def medpy_distances(pred: Path, label: Path) -> dict[str, Any]:
 
 def whole_case(pred: Path, label: Path) -> dict[str, Any]:
     """Everything ``evaluate`` does for one case of protocol ``lits``, reading and pictures included."""
-    from liver_pipeline.pairing import Pair
-    from liver_pipeline.scoring import score_pair
+    from liver_pipeline.evaluation.pairing import Pair
+    from liver_pipeline.evaluation.scoring import score_pair
 
     figures = score_pair(Pair("case", pred, label), protocol="lits", pictures=True, threads=os.cpu_count() or 1)
     assert isinstance(figures, dict), figures

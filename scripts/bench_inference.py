@@ -28,7 +28,7 @@ import torch
 from isal import igzip
 from torch import nn
 
-from liver_pipeline.phantoms import liver_phantom
+from liver_pipeline.data.phantoms import liver_phantom
 
 PLANE = 512
 SCAN_SPACING = (0.75, 0.75, 1.0)  # mm; a field of view of 384 mm
@@ -80,7 +80,7 @@ def make_network(name: str) -> nn.Module:
     elif name.startswith("resnet"):
         import segmentation_models_pytorch as smp
 
-        from liver_pipeline.networks import Slicewise
+        from liver_pipeline.networks.slicewise import Slicewise
 
         body = Slicewise(smp.Unet(name, encoder_weights=None, in_channels=1, classes=3))
     return PhantomNetwork(body, flat=PRESETS[name]["roi"][2] == 1).eval()
@@ -206,10 +206,12 @@ def run_ours(
     """Run this package's chain; converting to OpenVINO is a stage of its own, since it happens once per weights."""
     from dataclasses import replace
 
-    from liver_pipeline.inferers import StreamingInferer
-    from liver_pipeline.probabilities import write_probabilities
-    from liver_pipeline.scans import read_scan, write_label_map
-    from liver_pipeline.transforms import LoadScand, ToModelGridd, WindowHud
+    from liver_pipeline.inferers.streaming import StreamingInferer
+    from liver_pipeline.io.probabilities import write_probabilities
+    from liver_pipeline.io.volumes import read_scan, write_label_map
+    from liver_pipeline.transforms.intensity import WindowHud
+    from liver_pipeline.transforms.load import LoadScand
+    from liver_pipeline.transforms.spatial import ToModelGridd
 
     stages = Stages()
     inferer = StreamingInferer(

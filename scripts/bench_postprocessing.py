@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from monai.transforms import FillHoles, KeepLargestConnectedComponent, RemoveSmallObjects
 
-from liver_pipeline.postprocessing import (
-    TUMOR,
-    LabelMap,
+from liver_pipeline.labels import TUMOR, LabelMap
+from liver_pipeline.transforms.postprocessing import (
     drop_small_tumors,
     drop_tumors_off_liver,
     fill_liver_holes,

@@ -134,7 +134,7 @@ def device_here() -> torch.device:
 
 def train_config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the training's config for the options, as ``liver-pipeline train`` would merge it."""
-    from liver_pipeline.layers import merge_layers
+    from liver_pipeline.bundle.layers import merge_layers
 
     amp = options.precision != "f32"
     settings: dict[str, Any] = {
@@ -211,7 +211,7 @@ def run_network(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Train as ``liver-pipeline train`` does."""
-    from liver_pipeline.training import run
+    from liver_pipeline.engines.training import run
 
     parser = parser_for(options, f"ours_{options.network}")
     watch = Watch(options.warmup, options.iterations, device_here())
@@ -366,7 +366,7 @@ def nnunet_plans(options: argparse.Namespace, root: Path) -> tuple[dict[str, Any
 
 def draw_phantoms(folder: Path, patch: int) -> None:
     """Draw the training cases, on the model grid and larger than a window."""
-    from liver_pipeline.phantoms import make_phantom_dataset
+    from liver_pipeline.data.phantoms import make_phantom_dataset
 
     shape = [max(n, patch) for n in (256, 208, 150)]
     make_phantom_dataset(folder, CASES, shape=shape, spacing=SPACING)
@@ -384,7 +384,7 @@ def run_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
     if chain is None:
         from monai.bundle import ConfigParser
 
-        from liver_pipeline.cache import CaseCache
+        from liver_pipeline.data.cache import CaseCache
 
         parser = ConfigParser({**config, "bundle_root": options.folder})
         keys = ("loading", "intensity", "train::window_centres")
@@ -407,7 +407,7 @@ def run_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
 
 def scan_case(folder: Path) -> list[dict[str, str]]:
     """Return the case of LiTS' size; drawn where it is not there."""
-    from liver_pipeline.phantoms import make_phantom_dataset
+    from liver_pipeline.data.phantoms import make_phantom_dataset
 
     make_phantom_dataset(folder, 1, **SCAN)
     return [{"case": "scan", "image": str(folder / "volume-0.nii.gz"), "label": str(folder / "segmentation-0.nii.gz")}]

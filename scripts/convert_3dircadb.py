@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from liver_pipeline.ircadb import case_folders, case_number, convert_case
+from liver_pipeline.data.ircadb import case_folders, case_number, convert_case
 
 
 @click.command(help=__doc__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from liver_pipeline.bundle import compose
+from liver_pipeline.bundle.compose import compose
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 

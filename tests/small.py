@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.phantoms import make_phantom_dataset
+from liver_pipeline.data.phantoms import make_phantom_dataset
 
 # What it takes to shrink each network, and a window that suits it; the number of classes stays the real one.
 NETWORKS: dict[str, dict[str, Any]] = {

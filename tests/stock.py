@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from liver_pipeline import bundle
+from liver_pipeline.bundle.workflow import load_config
 
 
 def stock_config(run: Path, scan: Path, masks: Path) -> dict[str, Any]:
     """Return the whole bundle config; the network, its grid and its HU window are the run's own."""
-    own = bundle.load_config(run, "inference")
+    own = load_config(run, "inference")
     low, high = own["hu_window"]
     network = {key: own[key] for key in ("num_classes", "in_channels", "network_def")}
     return {

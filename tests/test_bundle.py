@@ -16,12 +16,14 @@ import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 
-from liver_pipeline import bundle, layers, runs
+import liver_pipeline as lp
+from liver_pipeline.bundle.layers import KINDS, layer_file, layer_names, layer_summary, merge_layers, parse_overrides
+from liver_pipeline.bundle.workflow import load_config, run_workflow
 from tests.small import BRIEF, COARSE, make_phantoms
 from tests.small import NETWORKS as SMALL
 
 REPO = Path(__file__).resolve().parents[1]
-NETWORKS = [name for name in layers.layer_names("network") if name != "cascade"]  # two of them: see test_stages
+NETWORKS = [name for name in layer_names("network") if name != "cascade"]  # two of them: see test_stages
 TINY = {**BRIEF, **COARSE}
 
 
@@ -31,7 +33,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network_of(run_dir: Path) -> torch.nn.Module:
-    parser = ConfigParser(bundle.load_config(run_dir, "inference"))
+    parser = ConfigParser(load_config(run_dir, "inference"))
     network: torch.nn.Module = parser.get_parsed_content("network_def")
     return network.eval()
 
@@ -39,15 +41,15 @@ def network_of(run_dir: Path) -> torch.nn.Module:
 def test_every_key_wins_over_the_layers_below(tmp_path: Path) -> None:
     experiment = tmp_path / "mine.yaml"
     experiment.write_text("layers: {network: segresnet}\nlearning_rate: 1.0\nmax_epochs: 7\n")
-    merged = layers.merge_layers({}, experiment=str(experiment), overrides={"learning_rate": 2.0})
+    merged = merge_layers({}, experiment=str(experiment), overrides={"learning_rate": 2.0})
     assert merged["train"]["network_def"]["_target_"] == "SegResNet"
     assert (merged["train"]["max_epochs"], merged["train"]["learning_rate"]) == (7, 2.0)
-    chosen = layers.merge_layers({"network": "unet3d"}, experiment=str(experiment))
+    chosen = merge_layers({"network": "unet3d"}, experiment=str(experiment))
     assert chosen["train"]["network_def"]["_target_"].endswith("UNet3d")  # the command line wins over the experiment
 
 
 def test_inference_carries_no_key_of_the_training() -> None:
-    merged = layers.merge_layers({})
+    merged = merge_layers({})
     assert not {"optimizer", "loss", "max_epochs", "cases", "train"} & set(merged["inference"])
     assert merged["inference"]["encoder_weights"] is None
     assert merged["train"]["encoder_weights"] == "imagenet"
@@ -64,24 +66,24 @@ def test_inference_carries_no_key_of_the_training() -> None:
 )
 def test_a_mistyped_key_is_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        layers.merge_layers({}, overrides=overrides)
+        merge_layers({}, overrides=overrides)
 
 
 def test_a_new_argument_that_the_component_knows_is_accepted() -> None:
-    merged = layers.merge_layers({"network": "segresnet"}, overrides={"network_def::act": "LEAKYRELU"})
+    merged = merge_layers({"network": "segresnet"}, overrides={"network_def::act": "LEAKYRELU"})
     assert merged["inference"]["network_def"]["act"] == "LEAKYRELU"
 
 
 @pytest.mark.parametrize("kind", ["network", "data", "modality", "augmentation", "recipe", "experiment"])
 def test_an_unknown_layer_lists_the_known_ones(kind: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown {kind} 'nonesuch'.*known are {layers.layer_names(kind)[0]}"):
-        layers.layer_file(kind, "nonesuch")
+    with pytest.raises(ValueError, match=f"unknown {kind} 'nonesuch'.*known are {layer_names(kind)[0]}"):
+        layer_file(kind, "nonesuch")
 
 
 def test_invalid_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
     with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML"):
-        layers.merge_layers({"network": str(tmp_path / "broken.yaml")})
+        merge_layers({"network": str(tmp_path / "broken.yaml")})
 
 
 @pytest.mark.parametrize(
@@ -97,39 +99,39 @@ def test_invalid_yaml_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_values_are_read_as_a_person_means_them(word: str, value: object) -> None:
-    assert layers.parse_overrides([f"key={word}"])["key"] == (value if word != "1:2" else 62)
+    assert parse_overrides([f"key={word}"])["key"] == (value if word != "1:2" else 62)
 
 
 def test_a_word_without_equals_sign_is_refused() -> None:
     with pytest.raises(ValueError, match="expected key=value, got 'lr'"):
-        layers.parse_overrides(["lr"])
+        parse_overrides(["lr"])
 
 
 def test_all_network_files_set_the_same_keys_so_that_one_can_replace_another() -> None:
-    keys = {name: set(yaml.safe_load(layers.layer_file("network", name).read_text())) for name in NETWORKS}
+    keys = {name: set(yaml.safe_load(layer_file("network", name).read_text())) for name in NETWORKS}
     assert len({frozenset(k) for k in keys.values()}) == 1, keys
 
 
 def test_every_layer_file_says_in_its_first_line_what_it_is() -> None:
-    for kind in (*layers.KINDS, "experiment"):
-        for name in layers.layer_names(kind):
-            assert len(layers.layer_summary(kind, name)) > 20, (kind, name)
+    for kind in (*KINDS, "experiment"):
+        for name in layer_names(kind):
+            assert len(layer_summary(kind, name)) > 20, (kind, name)
 
 
 def test_a_run_is_not_overwritten_and_other_files_survive_overwriting(tmp_path: Path) -> None:
-    run = bundle.compose(tmp_path / "run", {})
+    run = lp.compose(tmp_path / "run", {})
     (run / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="--overwrite"):
-        bundle.compose(run, {})
-    bundle.compose(run, {"network": "segresnet"}, overwrite=True)
+        lp.compose(run, {})
+    lp.compose(run, {"network": "segresnet"}, overwrite=True)
     assert (run / "notes.txt").read_text() == "mine"
     assert "SegResNet" in (run / "configs/train.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_maps_its_window_to_one_channel_per_label(name: str, tmp_path: Path) -> None:
-    run = bundle.compose(tmp_path / "run", {"network": name}, overrides=SMALL[name])
-    config = bundle.load_config(run, "inference")
+    run = lp.compose(tmp_path / "run", {"network": name}, overrides=SMALL[name])
+    config = load_config(run, "inference")
     with torch.no_grad():
         logits = network_of(run)(torch.rand(1, 1, *config["roi_size"]))
     assert logits.shape == (1, 3, *config["roi_size"])
@@ -139,7 +141,7 @@ def test_a_network_maps_its_window_to_one_channel_per_label(name: str, tmp_path:
 def test_the_metadata_of_a_run_fits_the_schema_and_its_network(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = bundle.compose(tmp_path / "run", {"network": name}, overrides=SMALL[name])
+    run = lp.compose(tmp_path / "run", {"network": name}, overrides=SMALL[name])
     metadata = run / "configs" / "metadata.json"
     schema_file = REPO / "tests" / "meta_schema_20240725.json"
     jsonschema.validate(json.loads(metadata.read_text()), json.loads(schema_file.read_text()))
@@ -150,14 +152,14 @@ def test_the_metadata_of_a_run_fits_the_schema_and_its_network(
 
 
 def test_monais_own_metadata_check_passes(tmp_path: Path) -> None:
-    run = bundle.compose(tmp_path / "run", {})
+    run = lp.compose(tmp_path / "run", {})
     local_schema = tmp_path / "schema.json"  # the check downloads unless the file is there
     local_schema.write_bytes((REPO / "tests" / "meta_schema_20240725.json").read_bytes())
     monai.bundle.verify_metadata(meta_file=str(run / "configs/metadata.json"), filepath=str(local_schema))
 
 
 def test_the_released_bundle_is_what_the_layers_make_today(tmp_path: Path) -> None:
-    run = bundle.compose(tmp_path / "run", {})
+    run = lp.compose(tmp_path / "run", {})
     for path in sorted((run / "configs").glob("*.yaml")):
         assert path.read_text() == (REPO / "bundle/configs" / path.name).read_text(), "run `make bundle`"
     ours, released = (json.loads((root / "configs/metadata.json").read_text()) for root in (run, REPO / "bundle"))
@@ -171,7 +173,7 @@ def test_the_released_bundle_is_what_the_layers_make_today(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["unet3d", "resnet34_unet"])
 def test_a_checkpoint_exports_to_torchscript_that_computes_the_same(name: str, tmp_path: Path) -> None:
-    run = bundle.compose(tmp_path / "run", {"network": name}, overrides=SMALL[name])
+    run = lp.compose(tmp_path / "run", {"network": name}, overrides=SMALL[name])
     network = network_of(run)
     torch.save({"model": network.state_dict()}, run / "models/model.pt")
     exported = tmp_path / "model.ts"
@@ -183,7 +185,7 @@ def test_a_checkpoint_exports_to_torchscript_that_computes_the_same(name: str, t
         config_file=str(run / "configs/inference.yaml"),
         key_in_ckpt="model",
     )
-    image = torch.rand(1, 1, *bundle.load_config(run, "inference")["roi_size"])
+    image = torch.rand(1, 1, *load_config(run, "inference")["roi_size"])
     torch.testing.assert_close(torch.jit.load(str(exported))(image), network(image))  # type: ignore[no-untyped-call]
 
 
@@ -192,7 +194,7 @@ def test_the_bundle_has_the_properties_that_monai_looks_for(
     workflow: str, tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = {**TINY, **SMALL["unet3d"], "dataset_dir": str(phantoms)}
-    run = bundle.compose(tmp_path / "run", {}, overrides=overrides)
+    run = lp.compose(tmp_path / "run", {}, overrides=overrides)
     monkeypatch.chdir(tmp_path)
     if workflow == "evaluate":
         names = {"train": ["volume-0"], "val": ["volume-1"], "test": ["volume-2"]}
@@ -210,12 +212,12 @@ def test_the_bundle_has_the_properties_that_monai_looks_for(
 
 def train_by_command(run: Path, name: str, phantoms: Path) -> None:
     overrides = {**TINY, **SMALL[name], "dataset_dir": str(phantoms)}
-    runs.train(run, {"network": name}, overrides=overrides)
+    lp.train(run, {"network": name}, overrides=overrides)
 
 
 def train_by_stock_monai(run: Path, name: str, phantoms: Path) -> None:
     """Swap the network as any MONAI user would: one more YAML file on the command line of ``monai.bundle run``."""
-    configs = [str(REPO / "bundle/configs/train.yaml"), str(layers.layer_file("network", name))]
+    configs = [str(REPO / "bundle/configs/train.yaml"), str(layer_file("network", name))]
     overrides = {**TINY, **SMALL[name], "dataset_dir": str(phantoms)}
     overrides["encoder_weights"] = "$None"  # monai.bundle.run drops None
     monai.bundle.run(config_file=configs, bundle_root=str(run), meta_file=None, **overrides)
@@ -233,16 +235,16 @@ def test_every_network_trains_an_epoch_and_predicts_by_both_ways_of_swapping(
     paths = {"dataset_dir": str(phantoms / "volume-0.nii.gz"), "output_dir": str(tmp_path / "masks")}
     paths["backend"] = "torch"  # converting Swin UNETR takes a minute; test_inferers covers OpenVINO
     if way is train_by_command:
-        bundle.run_workflow(run, "inference", paths)
+        run_workflow(run, "inference", paths)
     else:
-        configs = [str(REPO / "bundle/configs/inference.yaml"), str(layers.layer_file("network", name))]
+        configs = [str(REPO / "bundle/configs/inference.yaml"), str(layer_file("network", name))]
         shrunk = {"spacing": TINY["spacing"], **SMALL[name]}
         monai.bundle.run(config_file=configs, bundle_root=str(run), **shrunk, **paths)
     assert (tmp_path / "masks/volume-0.nii.gz").is_file()
 
 
 def test_the_command_line_of_stock_monai_runs_a_run_folder(tmp_path: Path, phantoms: Path) -> None:
-    run = bundle.compose(tmp_path / "run", {}, overrides={**TINY, **SMALL["unet3d"], "dataset_dir": str(phantoms)})
+    run = lp.compose(tmp_path / "run", {}, overrides={**TINY, **SMALL["unet3d"], "dataset_dir": str(phantoms)})
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(run / "configs/train.yaml")]
     finished = subprocess.run(
         [*command, "--bundle_root", str(run)], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False
@@ -255,12 +257,12 @@ def test_the_command_line_of_stock_monai_runs_a_run_folder(tmp_path: Path, phant
 def test_a_trained_run_is_not_trained_over(tmp_path: Path, phantoms: Path) -> None:
     train_by_command(tmp_path / "run", "unet3d", phantoms)
     before = (tmp_path / "run/models/model.pt").read_bytes()
-    runs.train(tmp_path / "run", {})  # finished
+    lp.train(tmp_path / "run", {})  # finished
     with pytest.raises(ValueError, match="network_def::_target_"):
-        runs.train(tmp_path / "run", {"network": "segresnet"})
+        lp.train(tmp_path / "run", {"network": "segresnet"})
     (tmp_path / "run/models/last.pt").unlink()
     with pytest.raises(FileExistsError, match="no checkpoint to continue from"):
-        runs.train(tmp_path / "run", {})
+        lp.train(tmp_path / "run", {})
     assert (tmp_path / "run/models/model.pt").read_bytes() == before
 
 

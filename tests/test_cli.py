@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from liver_pipeline import layers
+from liver_pipeline.bundle.layers import layer_names
 from liver_pipeline.cli import main
 from tests.small import make_phantoms
 
@@ -53,7 +53,7 @@ def test_help_has_an_example(command: str) -> None:
 def test_networks_lists_every_file_that_can_be_named() -> None:
     output = call("networks").output
     for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
-        for name in layers.layer_names(kind):
+        for name in layer_names(kind):
             assert f"  {name} " in output
 
 

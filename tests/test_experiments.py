@@ -14,10 +14,13 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from liver_pipeline import bundle, layers, runs
-from liver_pipeline.evaluation import evaluate_folders
-from liver_pipeline.stages import merge_stages
-from liver_pipeline.transforms import HuWindowsd
+import liver_pipeline as lp
+from liver_pipeline.bundle import layers
+from liver_pipeline.bundle.metadata import metadata
+from liver_pipeline.bundle.stages import merge_stages
+from liver_pipeline.bundle.workflow import load_config, run_workflow
+from liver_pipeline.commands.evaluate import evaluate_folders
+from liver_pipeline.transforms.intensity import HuWindowsd
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
 EXPERIMENTS = layers.layer_names("experiment")
@@ -43,9 +46,9 @@ def brief(experiment: str, dataset_dir: Path) -> dict[str, Any]:
 
 def train_and_evaluate(run: Path, experiment: str, dataset_dir: Path, **layers: str) -> dict[str, Any]:
     """Train one epoch, predict and score the test case; return its figures."""
-    runs.train(run, layers, experiment=experiment, overrides=brief(experiment, dataset_dir))
+    lp.train(run, layers, experiment=experiment, overrides=brief(experiment, dataset_dir))
     # OpenVINO takes longer to convert a large network than PyTorch to run it on these grids
-    bundle.run_workflow(run, "evaluate", {"backend": "torch"})
+    run_workflow(run, "evaluate", {"backend": "torch"})
     metrics: dict[str, Any] = json.loads((run / "evaluation/metrics.json").read_text())
     assert (metrics["n_cases"], metrics["failures"]) == (1, {})
     return metrics
@@ -62,7 +65,7 @@ def test_every_experiment_trains_predicts_and_is_evaluated(experiment: str, tmp_
     checkpoint = torch.load(tmp_path / "run/models/model.pt", weights_only=True)
     assert checkpoint["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in checkpoint["model"].values())
-    config = bundle.load_config(tmp_path / "run", "inference")
+    config = load_config(tmp_path / "run", "inference")
     assert highest_label(tmp_path / "run") < config["num_classes"]
     assert 0 <= metrics["global"]["liver_dice"] <= 1
     if config["num_classes"] == 2:  # no tumor class: undefined, not missed
@@ -127,9 +130,9 @@ def test_with_two_classes_tumor_counts_as_liver(num_classes: int, expected: list
 
 
 def test_the_metadata_of_a_two_class_run_names_no_tumor() -> None:
-    metadata = bundle.metadata(layers.merge_layers({}, overrides={"num_classes": 2})["inference"])
-    assert "tumor" not in metadata["task"] + metadata["description"]
-    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "liver"}
+    described = metadata(layers.merge_layers({}, overrides={"num_classes": 2})["inference"])
+    assert "tumor" not in described["task"] + described["description"]
+    assert described["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "liver"}
 
 
 def test_liver_only_scoring_takes_the_tumor_for_liver_on_both_sides(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from liver_pipeline import bundle, runs
-from liver_pipeline.ircadb import convert_case
-from liver_pipeline.scans import read_scan
+import liver_pipeline as lp
+from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.data.ircadb import convert_case
+from liver_pipeline.io.volumes import read_scan
 from tests.stock import run_stock_bundle
 
 pytestmark = pytest.mark.real_data
@@ -49,14 +50,14 @@ def run(ircadb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     split_file = folder / "split.json"
     split_file.write_text(json.dumps({"cases": {"train": ["volume-1"], "val": ["volume-2"], "test": []}}))
     overrides = {**COARSE, "dataset_dir": str(ircadb), "split_file": str(split_file)}
-    runs.train(folder / "run", {"network": "unet3d"}, overrides=overrides)
+    lp.train(folder / "run", {"network": "unet3d"}, overrides=overrides)
     return folder / "run"
 
 
 def predict(run: Path, scans: Path, masks: Path, **overrides: Any) -> int:
     """Return the exit code."""
     try:
-        bundle.run_workflow(run, "inference", {"dataset_dir": str(scans), "output_dir": str(masks), **overrides})
+        run_workflow(run, "inference", {"dataset_dir": str(scans), "output_dir": str(masks), **overrides})
     except SystemExit as end:
         return int(end.code or 0)
     return 0

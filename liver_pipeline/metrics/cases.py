@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from liver_pipeline.metrics.arrays import Box, LabelMap, Spacing, check_pair, check_spacing, joint_box
+from liver_pipeline.geometry.boxes import Box, joint_box
+from liver_pipeline.labels import LabelMap, Spacing
+from liver_pipeline.metrics.arrays import check_pair, check_spacing
 from liver_pipeline.metrics.lesions import Detection, Group, Lesions, detect, find_lesions, match_lesions
 from liver_pipeline.metrics.lits import OBJECT_KEYS, group_figures, grouped_case, tumor_burden
-from liver_pipeline.metrics.overlap import LIVER, PARENCHYMA, TUMOR, Counts, confusion_matrix, overlap_figures
+from liver_pipeline.metrics.overlap import PARENCHYMA, TUMORS, WHOLE_LIVER, Counts, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.shapes import SIZE_CLASSES, LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_distances, surface_figures
 
-REGIONS = {"liver": LIVER, "tumor": TUMOR, "parenchyma": PARENCHYMA}
+REGIONS = {"liver": WHOLE_LIVER, "tumor": TUMORS, "parenchyma": PARENCHYMA}
 IOU_THRESHOLDS = (0.0, 0.1, 0.25, 0.5)
 EMPTY_REASONS = {
     "both_empty": "both masks are empty",

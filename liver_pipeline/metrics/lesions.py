@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from liver_pipeline.metrics.arrays import IntArray, Mask, as_mask, bounding_box, check_pair
+from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.labels import IntArray, Mask
+from liver_pipeline.metrics.arrays import as_mask, check_pair
 
 ComponentMap = npt.NDArray[np.int32]
 

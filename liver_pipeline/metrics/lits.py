@@ -28,7 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from liver_pipeline.metrics.arrays import Box, IntArray, Mask, Spacing, check_pair, joint_box
+from liver_pipeline.geometry.boxes import Box, joint_box
+from liver_pipeline.labels import IntArray, Mask, Spacing
+from liver_pipeline.metrics.arrays import check_pair
 from liver_pipeline.metrics.lesions import ComponentMap, Group, Lesions, find_lesions, match_lesions, passes
 from liver_pipeline.metrics.surfaces import SurfaceDistances, lits_distances
 

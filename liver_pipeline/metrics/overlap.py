@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.metrics.arrays import IntArray, LabelMap, check_pair, joint_box
+from liver_pipeline.geometry.boxes import joint_box
+from liver_pipeline.labels import LIVER, TUMOR, IntArray, LabelMap
+from liver_pipeline.metrics.arrays import check_pair
 
-LIVER = (1, 2)  # LiTS's reading: tumor is part of the liver
-PARENCHYMA = (1,)  # nnU-Net's and the Medical Segmentation Decathlon's reading of label 1
-TUMOR = (2,)
+WHOLE_LIVER = (LIVER, TUMOR)  # LiTS's reading: tumor is part of the liver
+PARENCHYMA = (LIVER,)  # nnU-Net's and the Medical Segmentation Decathlon's reading of label 1
+TUMORS = (TUMOR,)
 
 
 def confusion_matrix(pred: LabelMap, label: LabelMap, *, n_classes: int = 3) -> IntArray:

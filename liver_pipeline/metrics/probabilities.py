@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from liver_pipeline.metrics.arrays import FloatArray, Mask, Spacing, check_spacing
+from liver_pipeline.labels import FloatArray, Mask, Spacing
+from liver_pipeline.metrics.arrays import check_spacing
 
 BINS = 10
 FALSE_RATES = np.linspace(0.0, 1.0, 101)  # false-positive rates at which a ROC curve is kept

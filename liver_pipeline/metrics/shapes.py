@@ -8,7 +8,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from liver_pipeline.metrics.arrays import Box, FloatArray, Mask, Spacing, check_spacing
+from liver_pipeline.geometry.boxes import Box
+from liver_pipeline.labels import FloatArray, Mask, Spacing
+from liver_pipeline.metrics.arrays import check_spacing
 from liver_pipeline.metrics.lesions import ComponentMap
 
 SMALL_MM, LARGE_MM = 10.0, 20.0

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from liver_pipeline.metrics.arrays import FloatArray, IntArray
+from liver_pipeline.labels import FloatArray, IntArray
 
 RESAMPLES = 2000
 SEED = 20170904  # fixed, so that the same cases give the same interval

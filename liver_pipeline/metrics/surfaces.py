@@ -21,15 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from liver_pipeline.metrics.arrays import (
-    FloatArray,
-    Mask,
-    Spacing,
-    as_mask,
-    bounding_box,
-    check_pair,
-    check_spacing,
-)
+from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.labels import FloatArray, Mask, Spacing
+from liver_pipeline.metrics.arrays import as_mask, check_pair, check_spacing
 
 TOLERANCES_MM = (1, 2, 3)
 LEAF_POINTS = 32  # points in a leaf of the k-d tree; a fifth faster than 16 for masks far apart, equal elsewhere

@@ -1,0 +1,1 @@
+"""Config layers, keys and run folders: what makes a run a MONAI bundle."""

@@ -1,0 +1,71 @@
+"""Several run folders as one model: the mean of their probabilities, such as the folds of a cross-validation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from liver_pipeline.bundle.layers import read_config, share_dir
+from liver_pipeline.bundle.workflow import load_config
+
+# What members may have of their own; all else, such as grid, intensities and classes, is the same for all of them.
+OWN = {
+    "bundle_root", "ckpt_path", "device", "network", "network_def", "sw_batch_size", "crops_per_case",
+    "encoder_weights", "encoder_weights_path", "encoder_weights_sha256",
+}  # fmt: skip
+
+
+def fold_dirs(run_dir: str | Path) -> list[Path]:
+    """List the run folders ``fold0``, ``fold1``, ... in a folder, by number; none if it is a run folder itself."""
+    run_dir = Path(run_dir)
+    if (run_dir / "configs").is_dir():
+        return []
+    numbered = {
+        int(match[1]): path for path in run_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))
+    }
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def members(
+    network: nn.Module, run_dirs: Sequence[str | Path], bundle_root: str | Path, device: torch.device | str
+) -> nn.Module:
+    """Return the network and those of more run folders, as StreamingInferer takes them; their weights come later.
+
+    Args:
+        network: That of ``bundle_root``.
+        run_dirs: The other run folders; with none the network is returned as it is.
+        bundle_root: What the other runs have to agree with.
+        device: For all.
+
+    Raises:
+        FileNotFoundError: If a folder is no run.
+        ValueError: If a run differs in anything but its network.
+    """
+    if not run_dirs:
+        return network
+    first = _shared(load_config(bundle_root, "inference"))
+    networks = [network]
+    for run_dir in run_dirs:
+        config = load_config(run_dir, "inference")
+        other = _shared(config)
+        if differing := sorted(key for key in {*first, *other} if first.get(key) != other.get(key)):
+            raise ValueError(
+                f"{run_dir} and {bundle_root} cannot be an ensemble, they differ in {', '.join(differing)}; "
+                f"its members share all but the network"
+            )
+        parser = ConfigParser(config)
+        parser["device"] = device
+        networks.append(parser.get_parsed_content("network"))
+    return nn.ModuleList(networks)
+
+
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what all members agree in; how they are run is up to the first of them."""
+    running = read_config(share_dir("configs") / "inference.yaml").keys()
+    return {key: value for key, value in config.items() if key not in OWN and key not in running}

@@ -1,0 +1,103 @@
+"""Check scans and label maps without using them: what ``liver-pipeline check`` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
+from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
+from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What was found in one file."""
+
+    path: Path
+    findings: tuple[Finding, ...]
+
+    @property
+    def severity(self) -> Severity | None:
+        """The worst severity; ``None`` where nothing was found."""
+        found = {finding.severity for finding in self.findings}
+        return next((s for s in (Severity.ERROR, Severity.WARNING) if s in found), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return path, codes, severity and detail, ready for JSON."""
+        return {
+            "path": str(self.path),
+            "codes": [finding.code for finding in self.findings],
+            "severity": None if self.severity is None else str(self.severity),
+            "detail": "; ".join(f"{finding.code}: {finding.detail}" for finding in self.findings),
+        }
+
+
+def check_inputs(
+    inputs: Iterable[ScanInput],
+    *,
+    labels: Path | None = None,
+    modality: str = "ct",
+    allowed: Collection[int] = (0, 1, 2),
+    accept: Collection[str] = (),
+) -> Iterator[FileReport]:
+    """Read every scan, and its label map where a folder (or file) of them is named; yield one report a file.
+
+    Args:
+        inputs: From :func:`liver_pipeline.io.discovery.find_inputs`.
+        labels: A folder with a label map of the same case name for each scan, or the label map of a single scan.
+        modality: "ct" or "mr".
+        allowed: Labels that may occur.
+        accept: Codes of errors to take as warnings.
+    """
+    inputs = list(inputs)
+    twins = same_names(inputs)
+    doubled = {path: case for case, paths in twins.items() for path in paths}
+    label_paths = _label_paths(inputs, labels)
+    for one in inputs:
+        scan, findings = _try_read(lambda path=one.path: read_scan(path, modality=modality, accept=accept))  # type: ignore[misc]
+        if one.path in doubled:
+            findings = (*findings, error("DUPLICATE_NAME", f"{len(twins[doubled[one.path]])} inputs are {one.case}"))
+        yield FileReport(one.path, findings)
+        if labels is not None:
+            yield _check_label(label_paths.get(one.case), one, scan, allowed, accept)
+
+
+def _label_paths(inputs: list[ScanInput], labels: Path | None) -> dict[str, Path]:
+    if labels is None:
+        return {}
+    found = find_inputs(labels)
+    if labels.is_file() and len(inputs) == 1:
+        return {inputs[0].case: labels}
+    return {one.case: one.path for one in found}
+
+
+def _check_label(
+    path: Path | None, one: ScanInput, scan: Scan | None, allowed: Collection[int], accept: Collection[str]
+) -> FileReport:
+    if path is None:
+        return FileReport(one.path, (error("LABEL_MISSING", f"no label map is called {one.case}.nii.gz"),))
+    label, findings = _try_read(lambda: read_label_map(path, allowed=allowed, accept=accept))
+    if scan is not None and label is not None:
+        findings = (*findings, *label_findings(scan, label))
+    return FileReport(path, findings)
+
+
+def _try_read(read: Callable[[], Scan]) -> tuple[Scan | None, tuple[Finding, ...]]:
+    try:
+        scan = read()
+    except IntakeError as reason:
+        return None, reason.findings
+    return scan, scan.findings
+
+
+def summary_lines(reports: Collection[FileReport]) -> list[str]:
+    """Return the counts: files, errors, warnings, and each code with its meaning."""
+    worst = Counter(report.severity for report in reports)
+    lines = [f"{len(reports)} files: {worst[Severity.ERROR]} with errors, {worst[Severity.WARNING]} with warnings only"]
+    codes = Counter(code for report in reports for code in {finding.code for finding in report.findings})
+    lines += [f"  {count:5d} {code:22s} {CODES[code]}" for code, count in codes.most_common()]
+    return lines

@@ -1,0 +1,106 @@
+"""Cross-validation as run folders: RUN/fold0, RUN/fold1, ..., ordinary bundles on folds dealt once by patient."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from liver_pipeline.bundle.ensembles import fold_dirs
+from liver_pipeline.bundle.stages import merge_stages
+from liver_pipeline.commands.train import finished, train
+from liver_pipeline.data.splits import make_split
+from liver_pipeline.io.checkpoints import load_latest
+from liver_pipeline.io.files import write_json
+from liver_pipeline.io.tables import write_table
+
+FOLDS, SUMMARY = "folds.json", "folds.csv"
+
+
+def train_folds(
+    run_dir: str | Path,
+    layers: Mapping[str, str],
+    *,
+    folds: int,
+    fold: int | None = None,
+    experiment: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    restart: bool = False,
+) -> int:
+    """Train ``RUN/fold0`` to ``RUN/fold{folds - 1}``, or one of them; what is finished stays, the rest continues.
+
+    ``RUN/folds.json`` says which cases each fold holds out; it is dealt by the first call, by patient, and is the same
+    for all. ``RUN/folds.csv`` has the best validation of each finished fold, mean and standard deviation.
+
+    Args:
+        run_dir: Holds the folds.
+        layers: See :func:`liver_pipeline.commands.train.train`.
+        folds: How many.
+        fold: Only this one, from 0: for one job of an array.
+        experiment: See :func:`liver_pipeline.commands.train.train`.
+        overrides: See :func:`liver_pipeline.commands.train.train`.
+        restart: Begin anew; without ``fold`` the cases are dealt anew as well.
+
+    Returns:
+        How many folds are finished.
+
+    Raises:
+        FileExistsError: If ``run_dir`` is a run itself.
+        ValueError: If there are too few patients, ``folds.json`` has another number of folds, or see
+            :func:`liver_pipeline.commands.train.train`.
+    """
+    run_dir = Path(run_dir)
+    if (run_dir / "configs").exists():
+        raise FileExistsError(f"{run_dir} is a run itself; name another folder for the folds")
+    if fold is not None and not 0 <= fold < folds:
+        raise ValueError(f"fold {fold} of {folds}: they are counted from 0")
+    if restart and fold is None:
+        (run_dir / FOLDS).unlink(missing_ok=True)
+    cache_dir = str((run_dir / "cache").absolute())  # each case is prepared once for all folds
+    for number in range(folds) if fold is None else [fold]:
+        own = {"cache_dir": cache_dir, **(overrides or {}), "folds": folds, "fold": number}
+        split = _split(run_dir, merge_stages(layers, experiment=experiment, overrides=own)[""]["train"])
+        train(run_dir / f"fold{number}", layers, experiment=experiment, overrides=own, restart=restart, split=split)
+        write_table(run_dir / SUMMARY, summary(run_dir))
+    return sum(finished(path) is not None for path in fold_dirs(run_dir))
+
+
+def _split(run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a fold's split.json; deal the cases if that was not done."""
+    folds, fold, path = config["folds"], config["fold"], run_dir / FOLDS
+    if not path.is_file():
+        parser = ConfigParser({**config, "bundle_root": str((run_dir / f"fold{fold}").absolute())})
+        cases, seed = parser.get_parsed_content("cases"), parser.get_parsed_content("seed")
+        dealt = [make_split(cases, folds=folds, fold=number, seed=seed)["val"] for number in range(folds)]
+        names = [[case["case"] for case in part] for part in dealt]
+        write_json(path, {"settings": {"folds": folds, "seed": seed}, "folds": names})
+    stored = json.loads(path.read_text())
+    held_out: list[list[str]] = stored["folds"]
+    if len(held_out) != folds:
+        raise ValueError(f"{path} has {len(held_out)} folds, not {folds}; choose another folder or give --restart")
+    train_names = sorted(name for number, part in enumerate(held_out) if number != fold for name in part)
+    parts = {"train": train_names, "val": sorted(held_out[fold]), "test": []}
+    return {"settings": {**stored["settings"], "fold": fold}, "cases": parts}
+
+
+def summary(run_dir: str | Path) -> list[dict[str, Any]]:
+    """Return rows of the best validation of each finished fold, then their mean and standard deviation (n - 1)."""
+    rows: list[dict[str, Any]] = []
+    for path in fold_dirs(run_dir):
+        if finished(path) is None:
+            continue
+        state, _ = load_latest(path / "models")
+        assert state is not None
+        validated = [row for row in state["log"]["rows"] if row.get("val_mean_dice") is not None]
+        if validated:
+            best = max(validated, key=lambda row: float(row["val_mean_dice"]))
+            scores = {key: value for key, value in best.items() if key.startswith("val_")}
+            rows.append({"fold": path.name.removeprefix("fold"), "epoch": best["epoch"], **scores})
+    names = [key for key in (rows[0] if rows else {}) if key.startswith("val_")]
+    means = {"fold": "mean", **{name: mean(row[name] for row in rows) for name in names}}
+    deviations = {"fold": "sd", **{name: stdev(row[name] for row in rows) for name in names if len(rows) > 1}}
+    return [*rows, means, deviations]

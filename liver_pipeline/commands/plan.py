@@ -1,0 +1,202 @@
+"""``liver-pipeline plan``: look at a data set once, write its fingerprint, a page, and an experiment file to edit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
+from liver_pipeline.io.files import write_json, write_text
+from liver_pipeline.planning.fingerprint import Reading, Row
+from liver_pipeline.planning.rules import (
+    Value,
+    batch_size,
+    intensity_values,
+    median_size,
+    memory_budget,
+    patch_size,
+    target_spacing,
+    tumor_ratio,
+)
+from liver_pipeline.planning.survey import pooled_histograms, summarize, survey_cases
+from liver_pipeline.planning.training_memory import roi_multiple, training_memory
+from liver_pipeline.reports.dataset import dataset_page
+
+LAYERS = {kind: DEFAULT_LAYERS[kind] for kind in ("data", "modality", "network")}
+AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced
+NOT_WRITTEN = ("dataset_dir",)  # named when the training is started
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found and written: rows of all cases, the summary, and the experiment file (None without cases)."""
+
+    rows: list[Row]
+    summary: dict[str, Any]
+    experiment: Path | None
+
+
+def plan_training(
+    output_dir: str | Path,
+    layers: Mapping[str, str],
+    *,
+    overrides: Mapping[str, Any],
+    gpu_memory_gb: float = 24.0,
+    overwrite: bool = False,
+) -> Plan:
+    """Write ``fingerprint.json``, ``fingerprint.html`` and ``experiment.yaml`` for a data set.
+
+    Args:
+        output_dir: Made when it does not exist. ``cases.jsonl`` in it keeps what was measured, so that the same
+            command again reads only cases that are new or changed.
+        layers: Names (or paths) for ``data``, ``modality``, ``network``; see ``layers.merge_layers``.
+        overrides: Keys of the configs, ``dataset_dir`` among them; the others are written into the experiment as they
+            are and win over what is proposed.
+        gpu_memory_gb: Memory of the GPU that is to train, in 10^9 bytes.
+        overwrite: Replace an experiment file that was edited.
+
+    Returns:
+        The plan. Without a usable case there is no experiment.
+
+    Raises:
+        FileExistsError: If the experiment file was edited and ``overwrite`` is false.
+        FileNotFoundError: If the data set is not there.
+        ValueError: If a key is unknown, or no window fits into the memory.
+    """
+    output_dir = Path(output_dir)
+    experiment = output_dir / "experiment.yaml"
+    if not overwrite:
+        _refuse_edited(experiment)
+    config = merge_layers(layers, overrides={**overrides, "encoder_weights": None})["train"]
+    parser = ConfigParser(config)
+    loader = parser.get_parsed_content("loading::0")
+    reading = Reading(loader.modality, loader.accept, loader.repair, loader.allowed_labels)
+    root = Path(parser.get_parsed_content("dataset_dir"))
+    rows = survey_cases(parser.get_parsed_content("cases"), reading, output_dir / "cases.jsonl", root=root)
+    summary = summarize(rows, reading.modality)
+    cases = [{key: value for key, value in row.items() if key != "histograms"} for row in rows]
+    content = {"liver_pipeline": version("liver-pipeline"), "modality": reading.modality, "summary": summary}
+    write_json(output_dir / "fingerprint.json", {**content, "cases": cases})
+    usable = [row for row in rows if row["usable"]]
+    values: dict[str, Value] = {}
+    if usable:
+        values = propose(usable, summary, parser, overrides, gpu_memory_gb)
+        write_text(experiment, experiment_text(values, {**LAYERS, **layers}, summary, gpu_memory_gb))
+    else:
+        experiment.unlink(missing_ok=True)  # of another state of the data set
+    pooled = pooled_histograms(usable) if reading.modality == "ct" else None
+    write_text(output_dir / "fingerprint.html", dataset_page(rows, summary, pooled, values))
+    return Plan(rows, summary, experiment if usable else None)
+
+
+def propose(
+    rows: Sequence[Row],
+    summary: Mapping[str, Any],
+    parser: ConfigParser,
+    overrides: Mapping[str, Any],
+    gpu_memory_gb: float,
+) -> dict[str, Value]:
+    """Propose values for the keys that the configs know.
+
+    Args:
+        rows: Usable cases.
+        summary: Of the data set.
+        parser: The training's config; gives the network, its channels and ``crops_per_case``.
+        overrides: Keys that are settled.
+        gpu_memory_gb: See :func:`plan_training`.
+
+    Returns:
+        Value and reason by key, in the order in which they are written.
+    """
+    settled = {key: Value(value, "as given") for key, value in overrides.items() if key not in NOT_WRITTEN}
+    spacings, shapes = [row["spacing_mm"] for row in rows], [row["shape"] for row in rows]
+    spacing = settled.get("spacing") or target_spacing(spacings, shapes)
+    size = median_size(spacings, shapes, spacing.value)
+    values = {"spacing": spacing, **_windows(parser, size, spacing.value, settled, len(rows), gpu_memory_gb)}
+    if summary["intensity"] is not None:
+        values |= intensity_values(summary["intensity"]["foreground"])
+    values |= _classes(len(rows), summary["n_cases_with_tumor"], parser.get_parsed_content("num_classes"))
+    known = parser.get()
+    return {key: value for key, value in values.items() if key in known} | settled
+
+
+def _classes(n_cases: int, n_with_tumor: int, num_classes: int) -> dict[str, Value]:
+    if not n_with_tumor:
+        return {"num_classes": Value(2, "background, liver: no case has tumor")}
+    if num_classes < 3:
+        return {}
+    ratio = tumor_ratio(n_cases, n_with_tumor)
+    share = n_with_tumor / n_cases * ratio / (ratio + 2)
+    have = f"{n_with_tumor} of {n_cases} cases with tumor, {share:.0%} of all windows centred on it"
+    return {"class_ratios": Value([1, 1, ratio], f"background, liver, tumor: {have}")}
+
+
+def _windows(
+    parser: ConfigParser,
+    size: Sequence[int],
+    spacing: Sequence[float],
+    settled: Mapping[str, Value],
+    n_cases: int,
+    gpu_memory_gb: float,
+) -> dict[str, Value]:
+    """Propose ``roi_size``, ``crops_per_case`` and ``batch_size``."""
+    network, own_roi, channels, crops = (
+        parser.get_parsed_content(key) for key in ("network_def", "roi_size", "in_channels", "crops_per_case")
+    )
+    memory = training_memory(network, own_roi, channels)
+    budget = memory_budget(gpu_memory_gb)
+    if "roi_size" in settled:
+        sides, reason = settled["roi_size"].value, "as given"
+    else:
+        multiple = roi_multiple(network, own_roi, channels)
+        sides = patch_size(size, spacing, memory, multiple=multiple, windows=crops, budget=budget)
+        reason = f"voxels; multiples of {multiple}. The median case has {_times(size)}"
+    fit = memory.windows(budget, sides)
+    batch = batch_size(sides, size, n_cases, crops_per_case=crops, windows=fit)
+    used = memory.bytes(batch * crops, sides) / 1e9
+    fits = f"{fit} windows fit into {gpu_memory_gb:g} GB with mixed precision; this takes about {used:.1f} GB"
+    return {
+        "roi_size": Value(list(sides), reason),
+        "crops_per_case": Value(crops, "windows of a case in a step; as the network's file has it"),
+        "batch_size": Value(batch, f"cases in a step; {fits}"),
+    }
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "x".join(str(int(size)) for size in sizes)
+
+
+def experiment_text(
+    values: Mapping[str, Value], layers: Mapping[str, str], summary: Mapping[str, Any], gpu_memory_gb: float
+) -> str:
+    """Return the experiment file: valid YAML, a line and a reason for each value."""
+    found = f"{summary['n_usable']} usable cases (of {summary['n_cases']})"
+    lines = [f"# Planned by `liver-pipeline plan` from {found} for a GPU of {gpu_memory_gb:g} GB; edit as you like."]
+    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in layers.items()}
+    named = ", ".join(f"{kind}: {json.dumps(name)}" for kind, name in names.items())
+    lines.append(f"layers: {{{named}}}")
+    for key, proposed in values.items():
+        head = f"{key}: {json.dumps(proposed.value)}"
+        lines.append(f"{head:<41} # {proposed.reason}")
+    text = "\n".join(lines) + "\n"
+    return f"{text}{AS_PLANNED}{_short_sha256(text)}\n"
+
+
+def _refuse_edited(experiment: Path) -> None:
+    """Refuse to replace a file that somebody has edited: its last line tells the hash of those above."""
+    if not experiment.exists():
+        return
+    text, _, sha256 = experiment.read_text(encoding="utf-8").rpartition(AS_PLANNED)
+    if sha256.strip() != _short_sha256(text):
+        raise FileExistsError(f"{experiment} was edited; choose another folder, or --overwrite replaces it")
+
+
+def _short_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,5 @@
+"""What a data set is: cases, splits, layouts on disk, the disk cache, loaders and synthetic phantoms."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

@@ -1,0 +1,14 @@
+from .cache import CachedCases as CachedCases
+from .cache import CaseCache as CaseCache
+from .chaos import chaos_cases as chaos_cases
+from .hard_cases import HardCases as HardCases
+from .ircadb import ircadb_cases as ircadb_cases
+from .layouts import folder_cases as folder_cases
+from .layouts import lits_cases as lits_cases
+from .layouts import msd_cases as msd_cases
+from .loaders import BatchLoader as BatchLoader
+from .loaders import SeedEpochs as SeedEpochs
+from .phantoms import make_phantom_dataset as make_phantom_dataset
+from .prepare import usable_cases as usable_cases
+from .splits import load_or_make_split as load_or_make_split
+from .splits import load_split as load_split

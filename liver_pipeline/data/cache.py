@@ -1,0 +1,195 @@
+"""Preprocessed cases on disk, built once and memory-mapped: a training item reads its window, not the volume."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from monai.data import Dataset, MetaTensor
+from tqdm import tqdm
+
+from liver_pipeline.data.cache_key import case_digest, digest_of, recipe_digest
+from liver_pipeline.data.cache_room import CacheError, Room
+from liver_pipeline.io.files import DamagedFileError, disk_is_full, verify_archive, whole_file
+
+FORMAT = 1  # of the files
+SUFFIX = ".pt"
+Item = dict[str, Any]
+
+
+class CaseCache:
+    """Cases after the transforms that are the same each time, one file a case.
+
+    A file's name is a digest of the contents of the case's files, of the transforms with all their settings, and of
+    their code. It appears whole or not at all, so that runs and processes may share the folder: they wait for what
+    another one builds. Images are kept as float16, which rounds a value by at most 1/2048 of itself (0.1 HU in a window
+    of 425 HU; values beyond 65504 stay float32); whole numbers are kept as they are.
+
+    Args:
+        folder: Of the cache.
+        transforms: Applied in order to a case's dictionary of paths; none of them random.
+        max_gb: Room for all cases; when it is used up, those not used for longest go, but none that a live run needs.
+        window: Voxels of a training window along R, A, S. The axis along which it is thinnest lies slowest on disk, so
+            that a slice is read as few pages.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        transforms: Sequence[Callable[[Item], Item]],
+        *,
+        max_gb: float,
+        window: Sequence[int],
+    ) -> None:
+        self.folder, self.transforms = Path(folder), list(transforms)
+        self.order = [int(axis) for axis in np.argsort(window, kind="stable")]
+        self.recipe = digest_of([FORMAT, self.order, recipe_digest(self.transforms)])
+        self.room = Room(self.folder, suffix=SUFFIX, max_bytes=max_gb * 1e9)
+        self._paths: dict[str, Path] = {}  # by case, once prepared
+
+    def path(self, case: Mapping[str, Any]) -> Path:
+        """Return the file of a case as its scans are now, whether it is there or not.
+
+        Raises:
+            OSError: If a scan cannot be read.
+        """
+        return self.folder / f"{digest_of([self.recipe, case_digest(case, self.folder / 'sources')])}{SUFFIX}"
+
+    def prepare(self, case: Mapping[str, Any]) -> None:
+        """See to it that a case is in the cache, whole; one that is there is compared with its checksums.
+
+        Raises:
+            ValueError: What is wrong with the case (an IntakeError with its code).
+            OSError: If its files cannot be read.
+            CacheError: If the disk or the cache is full, or the folder cannot be written.
+        """
+        path = self.path(case)
+        self.room.claim(path.stem)
+        if not self._is_whole(path):
+            with FileLock(path.with_suffix(".lock")):
+                if not self._is_whole(path):
+                    self._build(case, path)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+        self._paths[case["case"]] = path
+
+    def load(self, case: Mapping[str, Any]) -> Item:
+        """Return a prepared case; its volumes are mapped from disk, and writing to them does not change the file."""
+        if case["case"] not in self._paths:
+            self.prepare(case)
+        try:
+            return read_entry(self._paths[case["case"]])
+        except FileNotFoundError:  # removed by hand
+            self.prepare(case)
+            return read_entry(self._paths[case["case"]])
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            verify_archive(path)
+            os.utime(path)  # used now
+        except FileNotFoundError:
+            return False
+        except DamagedFileError as error:
+            tqdm.write(f"{path} is damaged ({error}) and is built again")
+            return False
+        return True
+
+    def _build(self, case: Mapping[str, Any], path: Path) -> None:
+        item = dict(case)
+        for transform in self.transforms:  # not Compose, which hides errors in RuntimeErrors
+            item = transform(item)
+        content = {key: self._packed(value) for key, value in item.items()}
+        self.room.make(_bytes(content))
+        try:
+            with whole_file(path) as temporary, temporary.open("wb") as file:
+                torch.save(content, file)
+        except (OSError, RuntimeError) as error:
+            reason = "no space left" if disk_is_full(error, self.folder) else str(error).partition("\n")[0]
+            raise CacheError(
+                f"the cache in {self.folder} cannot be written ({reason}); make room, or name another cache_dir; what "
+                f"is in it serves the next run"
+            ) from None
+
+    def _packed(self, value: Any) -> Any:
+        if isinstance(value, MetaTensor):
+            meta = {key: _plain(entry) for key, entry in value.meta.items() if key != "affine"}
+            return {"volume": self._compact(value.as_tensor()), "affine": value.affine.clone(), "meta": meta}
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            return self._compact(torch.as_tensor(value))
+        return [self._packed(entry) for entry in value] if isinstance(value, (list, tuple)) else _plain(value)
+
+    def _compact(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy of (C, X, Y, Z), or of anything else as it is, in the dtype and the order of the file."""
+        axes = [0, *(1 + axis for axis in self.order)] if tensor.ndim == 4 else list(range(tensor.ndim))
+        dtype = torch.float16 if tensor.dtype == torch.float32 and _fits_half(tensor) else tensor.dtype
+        stored = torch.empty([tensor.shape[axis] for axis in axes], dtype=dtype).copy_(tensor.permute(axes))
+        return stored.permute(np.argsort(axes).tolist())
+
+
+class CachedCases(Dataset):
+    """A MONAI dataset of cases from a :class:`CaseCache`.
+
+    Args:
+        data: Cases.
+        transform: Applied to a case as it comes from the cache: its volumes are mapped, and may be float16.
+        cache: Holds the cases.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Any, cache: CaseCache) -> None:
+        super().__init__(data, transform)
+        self.cache = cache
+
+    def _transform(self, index: int) -> Any:
+        return self.transform(self.cache.load(self.data[index]))
+
+
+def read_entry(path: Path) -> Item:
+    """Return the item in a file of the cache, mapped; without comparing checksums."""
+    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return {key: _unpacked(value) for key, value in content.items()}
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"volume", "affine", "meta"}:
+        return MetaTensor(value["volume"], affine=value["affine"], meta=value["meta"])
+    return value
+
+
+def _fits_half(tensor: torch.Tensor) -> bool:
+    lowest, highest = torch.aminmax(tensor) if tensor.numel() else (torch.zeros(1), torch.zeros(1))
+    return bool(max(-lowest, highest) <= torch.finfo(torch.float16).max)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as what ``torch.load(weights_only=True)`` reads.
+
+    Raises:
+        TypeError: If there is no such thing.
+    """
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, torch.Tensor):
+        return (value.as_tensor() if isinstance(value, MetaTensor) else value).clone()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    raise TypeError(f"a {type(value).__name__} cannot be cached: {value!r}")
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(_bytes(entry) for entry in entries)

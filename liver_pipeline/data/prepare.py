@@ -1,0 +1,86 @@
+"""Prepare every case before the first epoch, so that a damaged one is named then, not in the middle of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from liver_pipeline.data.cases import Case, Split
+from liver_pipeline.data.loaders import one_core_each
+from liver_pipeline.io.files import write_json
+
+CHOICES = ("fail", "skip")
+
+
+def usable_cases(
+    split: Split,
+    prepare: Callable[[Mapping[str, Any]], Any],
+    *,
+    on_bad_case: str,
+    skipped_file: str | Path,
+    num_threads: int = 1,
+    parts: Sequence[str] = ("train", "val"),
+) -> Split:
+    """Return the split without the cases that cannot be used.
+
+    Args:
+        split: Cases by part.
+        prepare: Reads image and label of a case for training (``cache.CaseCache.prepare``), and raises ValueError (an
+            IntakeError with its code) or OSError where they are bad. What else it raises ends the run.
+        on_bad_case: ``fail`` raises and names all bad cases; ``skip`` leaves them out and lists them.
+        skipped_file: JSON list of what was left out: case, part and what was found. Removed when nothing was.
+        num_threads: Cases that are prepared at the same time; 0 counts as 1.
+        parts: Parts that are prepared.
+
+    Returns:
+        The split; parts that were not prepared as they were.
+
+    Raises:
+        ValueError: If ``on_bad_case`` is unknown, a case is bad and that means failure, or no case is left in a part
+            that had some.
+    """
+    if on_bad_case not in CHOICES:
+        raise ValueError(f"on_bad_case is {on_bad_case!r}; it can be {' or '.join(CHOICES)}")
+    bad = _find_bad([(part, case) for part in parts for case in split[part]], prepare, num_threads)
+    if bad and on_bad_case == "fail":
+        named = "; ".join(f"{entry['case']} ({entry['found']})" for entry in bad)
+        raise ValueError(f"{len(bad)} bad cases: {named}; mend them, or set on_bad_case=skip to train without them")
+    Path(skipped_file).unlink(missing_ok=True)
+    if bad:
+        write_json(skipped_file, bad)
+        tqdm.write(f"{len(bad)} bad cases are left out: {', '.join(e['case'] for e in bad)}; see {skipped_file}")
+    names = {entry["case"] for entry in bad}
+    usable = {part: [case for case in cases if case["case"] not in names] for part, cases in split.items()}
+    empty = [part for part in parts if split[part] and not usable[part]]
+    if empty:
+        raise ValueError(
+            f"no usable case is left in {empty[0]}; the first bad one: {bad[0]['case']} ({bad[0]['found']})"
+        )
+    return usable
+
+
+def _find_bad(
+    cases: Sequence[tuple[str, Case]], prepare: Callable[[Mapping[str, Any]], Any], num_threads: int
+) -> list[dict[str, str]]:
+    bad = []
+    pool = one_core_each(max(num_threads, 1))
+    try:
+        found = [pool.submit(_fault, prepare, case) for _, case in cases]
+        bar = tqdm(found, desc="Preparing cases", unit="case", disable=None, leave=False)
+        for (part, case), fault in zip(cases, bar, strict=True):
+            if (text := fault.result()) is not None:
+                bad.append({"case": case["case"], "part": part, "found": text})
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return bad
+
+
+def _fault(prepare: Callable[[Mapping[str, Any]], Any], case: Case) -> str | None:
+    try:
+        prepare(case)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,1 @@
+"""DICOM objects that carry a result back to an archive."""

@@ -1,0 +1,72 @@
+"""Run a training so that it can be stopped at any moment and continued as if it had not been."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from liver_pipeline.distributed import is_main_process
+from liver_pipeline.engines.explain import explain
+from liver_pipeline.handlers.checkpoint import Checkpoint
+from liver_pipeline.handlers.epoch_log import EpochLog
+from liver_pipeline.io.locks import lock_run
+
+
+def is_finished(epoch: int, max_epochs: int, early_stop: Mapping[str, Any], patience: int) -> bool:
+    """Tell whether a training at the end of ``epoch`` has nothing left to do."""
+    return epoch >= max_epochs or early_stop["counter"] >= patience
+
+
+def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
+    """Train, from the last checkpoint where there is one; a training that is finished is left as it is.
+
+    Args:
+        trainer: MONAI's SupervisedTrainer.
+        log: Attached here, so that it comes after the trainer's own handlers.
+        checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
+
+    Raises:
+        ValueError: If another process is training in the run folder; see also :meth:`Checkpoint.resume`.
+        LossNotFiniteError: The loss became nan or infinite.
+        TooLittleMemoryError: With what would fit.
+        OSError: If the disk is full; the last whole checkpoint is intact.
+    """
+    # processes that train together are one, and the first of them keeps others away
+    with lock_run(checkpoint.folder.parent) if is_main_process() else contextlib.nullcontext():
+        _run(trainer, log, checkpoint)
+
+
+def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
+    trainer.add_event_handler(Events.STARTED, _scale_only_fp16)
+    parts = (checkpoint.parts.get(name) for name in ("average", "hard_cases"))
+    for handler in (*parts, log, checkpoint):
+        if handler is not None:
+            handler.attach(trainer)
+    checkpoint.resume(trainer)
+    early_stop = checkpoint.parts["early_stop"]
+    if is_finished(trainer.state.epoch, trainer.state.max_epochs, early_stop.state_dict(), early_stop.patience):
+        tqdm.write(finished_line(trainer.state.epoch))
+        return
+    try:
+        trainer.run()
+    except Exception as error:
+        explained = explain(error, trainer, checkpoint.folder)
+        if explained is None:
+            raise
+        raise explained from None
+
+
+def _scale_only_fp16(engine: Engine) -> None:
+    """Take the loss scaler away that MONAI's trainer makes for any mixed precision: bf16 has the range of float32."""
+    if engine.scaler is not None and engine.amp_kwargs.get("dtype") is torch.bfloat16:
+        engine.scaler = torch.amp.GradScaler(enabled=False)
+
+
+def finished_line(epoch: int) -> str:
+    """Say that a training is finished, and what can be done about it."""
+    return f"finished after epoch {epoch}; raise max_epochs (or early_stop_patience) to prolong, --restart begins anew"

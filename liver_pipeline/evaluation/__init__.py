@@ -1,0 +1,1 @@
+"""Pairs of masks and references: found, scored, described."""

@@ -1,0 +1,319 @@
+"""The clinical table of one label map: liver and tumor volumes, and every lesion measured and placed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from liver_pipeline.evaluation.scoring import ACCEPTED
+from liver_pipeline.geometry.affines import Affine, corner_shift_mm, spacing_of
+from liver_pipeline.geometry.boxes import Box
+from liver_pipeline.io.findings import GRID_CLOSE
+from liver_pipeline.io.probabilities import read_probabilities
+from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
+from liver_pipeline.labels import LabelMap, Mask
+from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
+from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
+from liver_pipeline.metrics.surfaces import border_surface
+
+FOUND_IOU = 0.5
+NEED_LIVER = ("liver_with_tumor_ml", "liver_without_tumor_ml", "tumor_burden")
+COUINAUD = tuple(range(9))  # 0 is outside, 1 to 8 are the segments
+LESION_COLUMNS = (
+    "id", "volume_ml", "diameter_mm", "perpendicular_mm", "slice", "size_class", "centroid_ras_mm", "centroid_lps_mm",
+    "box", "distance_to_surface_mm", "mean_hu", "sd_hu", "mean_confidence", "min_confidence", "touches_border",
+    "below_resolution", "match", "segments",
+)  # fmt: skip
+
+
+def describe_files(
+    mask: Path | str,
+    scan: Path | str | None = None,
+    *,
+    reference: Path | str | None = None,
+    confidence: Path | str | None = None,
+    segments: Path | str | None = None,
+    modality: str = "ct",
+) -> dict[str, Any]:
+    """Describe one label map on disk.
+
+    Args:
+        mask: Label map: 0 background, 1 liver, 2 tumor.
+        scan: The CT it belongs to, on the same grid; gives mean and SD of HU.
+        reference: Reference label map on the same grid; gives the match of each lesion and the missed ones.
+        confidence: Probabilities on the same grid, as ``predict --probabilities`` writes them, or of tumor alone; see
+            :mod:`liver_pipeline.io.probabilities`.
+        segments: Couinaud map (1 to 8) on the same grid; gives shares per segment.
+        modality: Of the scan: "ct" or "mr".
+
+    Returns:
+        See :func:`describe`.
+
+    Raises:
+        IntakeError: If a file cannot be used.
+        ValueError: If a file lies on another grid than the mask.
+    """
+    label_map = read_label_map(mask, accept=ACCEPTED)
+    truth = read_label_map(reference, accept=ACCEPTED) if reference else None
+    couinaud = read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED) if segments else None
+    ct = read_scan(scan, modality=modality, accept=ACCEPTED) if scan else None
+    probability = read_probabilities(confidence).get("tumor") if confidence else None
+    if confidence and probability is None:
+        raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
+    turned, affine = to_ras(label_map)
+    table = describe(
+        turned,
+        affine,
+        hu=_on_grid(label_map, ct),
+        reference=_on_grid(label_map, truth),
+        confidence=_on_grid(label_map, probability),
+        segments=_on_grid(label_map, couinaud),
+        hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
+        confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
+    )
+    names = {"mask": mask, "scan": scan, "reference": reference, "confidence": confidence, "segments": segments}
+    table["files"] = {key: Path(path).name for key, path in names.items() if path}
+    table["mask_sha256"] = label_map.sha256
+    return table
+
+
+def _on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
+    """Array of ``other`` along RAS axes, however its file orders them; ValueError if it is not on the mask's grid."""
+    if other is None:
+        return None
+    (grid, affine), (array, other_affine) = to_ras(mask), to_ras(other)
+    shift = corner_shift_mm(grid.shape, affine, other_affine) if array.shape == grid.shape else None
+    if shift is None or shift > GRID_CLOSE * min(mask.spacing):
+        found = f"shape {other.array.shape}" if shift is None else f"up to {shift:.3g} mm off"
+        raise ValueError(
+            f"{other.path} lies on another grid than {mask.path} ({found}; mask {mask.array.shape}); resample it"
+        )
+    return array
+
+
+def describe(
+    label_map: LabelMap,
+    affine: Affine,
+    *,
+    hu: npt.NDArray[Any] | None = None,
+    reference: npt.NDArray[Any] | None = None,
+    confidence: npt.NDArray[Any] | None = None,
+    segments: npt.NDArray[Any] | None = None,
+    hu_scale: tuple[float, float] = (1.0, 0.0),
+    confidence_scale: tuple[float, float] = (1.0, 0.0),
+) -> dict[str, Any]:
+    """Describe one label map.
+
+    Args:
+        label_map: Labels 0, 1, 2, shape (X, Y, Z), axes along right, anterior, superior.
+        affine: Voxel index to RAS mm.
+        hu: Scan of the same shape.
+        reference: Reference labels of the same shape.
+        confidence: Tumor probability of the same shape.
+        segments: Couinaud segments 1 to 8 of the same shape.
+        hu_scale: Slope and intercept that make HU of ``hu``.
+        confidence_scale: Slope and intercept that make probabilities of ``confidence``.
+
+    Returns:
+        ``liver`` (volumes in ml, burden, lesion count, ``truncated`` if the liver touches the edge of the field of
+        view, so that volumes are lower bounds, ``segments_ml``), ``lesions`` (one row each), ``missed`` (reference
+        lesions in no group) and ``reasons``: why a figure is None, by its name. Slices count from the feet. Without a
+        liver voxel (label 1) liver volumes, burden and distances are None.
+    """
+    spacing = spacing_of(affine)
+    voxel_ml = float(np.prod(spacing)) / 1000.0
+    n_parenchyma, n_tumor = int(np.count_nonzero(label_map == 1)), int(np.count_nonzero(label_map == 2))
+    reasons: dict[str, str] = {}
+    lesion_map, _ = components(label_map == 2)
+    shapes = lesion_shapes(lesion_map, spacing)
+    depths = _depths(label_map, lesion_map, shapes, spacing) if n_parenchyma else None
+    matches, missed = _matches(label_map, reference, affine)
+    rows = []
+    for shape in shapes:
+        inside = lesion_map[shape.box] == shape.id
+        row = _row(shape, affine, label_map.shape)
+        row["distance_to_surface_mm"] = None if depths is None else depths[shape.id - 1]
+        row |= _moments("hu", hu, shape.box, inside, hu_scale)
+        row |= _confidence(confidence, shape.box, inside, confidence_scale)
+        row["match"] = None if matches is None else matches[shape.id - 1]
+        row["segments"] = None if segments is None else _shares(segments[shape.box][inside])
+        rows.append(row)
+    for names, given, what in (
+        (("mean_hu", "sd_hu"), hu, "no scan was given"),
+        (("mean_confidence", "min_confidence"), confidence, "no probabilities were given"),
+        (("match", "missed"), reference, "no reference was given"),
+        (("segments", "segments_ml"), segments, "no Couinaud map was given"),
+        ((*NEED_LIVER, "distance_to_surface_mm"), n_parenchyma or None, "the mask holds no liver (label 1)"),
+    ):
+        if given is None:
+            reasons |= dict.fromkeys(names, what)
+    liver = {
+        "liver_with_tumor_ml": (n_parenchyma + n_tumor) * voxel_ml if n_parenchyma else None,
+        "liver_without_tumor_ml": n_parenchyma * voxel_ml if n_parenchyma else None,
+        "tumor_ml": n_tumor * voxel_ml,
+        "tumor_burden": n_tumor / (n_parenchyma + n_tumor) if n_parenchyma else None,
+        "lesion_count": len(shapes),
+        "truncated": _touches_border(label_map >= 1),
+        "segments_ml": None if segments is None else _segment_volumes(segments, label_map, voxel_ml),
+    }
+    return {
+        "spacing_mm": list(spacing),
+        "shape": list(label_map.shape),
+        "liver": liver,
+        "lesions": rows,
+        "missed": missed,
+        "reasons": reasons,
+    }
+
+
+def _row(shape: LesionShape, affine: Affine, grid: tuple[int, ...]) -> dict[str, Any]:
+    """What follows from the lesion's own voxels."""
+    ras = affine[:3, :3] @ np.array(shape.centroid) + affine[:3, 3]
+    thickness = [axis.stop - axis.start for axis in shape.box]
+    at_edge = [axis.start == 0 or axis.stop == size for axis, size in zip(shape.box, grid, strict=True)]
+    return {
+        "id": shape.id,
+        "volume_ml": shape.volume_ml,
+        "diameter_mm": shape.diameters.longest_mm,
+        "perpendicular_mm": shape.diameters.perpendicular_mm,
+        "slice": shape.diameters.slice_index,
+        "size_class": shape.size_class,
+        "centroid_ras_mm": [float(value) for value in ras],
+        "centroid_lps_mm": [-float(ras[0]), -float(ras[1]), float(ras[2])],
+        "box": [[axis.start, axis.stop - 1] for axis in shape.box],
+        "touches_border": any(at_edge),
+        "below_resolution": min(thickness) < 2,
+    }
+
+
+def _touches_border(mask: Mask) -> bool:
+    """Whether a mask reaches the first or last plane along any axis."""
+    return any(bool(np.take(mask, end, axis=axis).any()) for axis in range(3) for end in (0, -1))
+
+
+def _depths(
+    label_map: LabelMap, lesion_map: ComponentMap, shapes: Sequence[LesionShape], spacing: tuple[float, float, float]
+) -> list[float]:
+    """Least distance of each lesion to the outer surface of liver and tumor, in mm; 0 for a lesion that reaches it."""
+    surface = border_surface(label_map >= 1, spacing, 6).points
+    tree = cKDTree(surface)
+    depths = []
+    for shape in shapes:
+        start = np.array([axis.start for axis in shape.box])
+        points = border_surface(lesion_map[shape.box] == shape.id, spacing, 6).points + start * np.array(spacing)
+        depths.append(float(tree.query(points)[0].min()))
+    return depths
+
+
+def _moments(
+    name: str, values: npt.NDArray[Any] | None, box: Box, inside: Mask, scale: tuple[float, float]
+) -> dict[str, float | None]:
+    """Mean and SD (n) of the values inside one lesion."""
+    if values is None:
+        return {f"mean_{name}": None, f"sd_{name}": None}
+    chosen = values[box][inside].astype(np.float64) * scale[0] + scale[1]
+    return {f"mean_{name}": float(chosen.mean()), f"sd_{name}": float(chosen.std())}
+
+
+def _confidence(
+    values: npt.NDArray[Any] | None, box: Box, inside: Mask, scale: tuple[float, float]
+) -> dict[str, float | None]:
+    if values is None:
+        return {"mean_confidence": None, "min_confidence": None}
+    chosen = values[box][inside].astype(np.float64) * scale[0] + scale[1]
+    return {"mean_confidence": float(chosen.mean()), "min_confidence": float(chosen.min())}
+
+
+def _matches(
+    label_map: LabelMap, reference: npt.NDArray[Any] | None, affine: Affine
+) -> tuple[list[str] | None, list[dict[str, Any]] | None]:
+    """Status of each lesion (``found`` above IoU 0.5, ``partial``, ``invented``), and the missed reference lesions."""
+    if reference is None:
+        return None, None
+    lesions = find_lesions(label_map == 2, reference == 2)
+    groups = match_lesions(lesions)
+    status = {i: "found" if group.iou > FOUND_IOU else "partial" for group in groups for i in group.pred_ids}
+    grouped = {i for group in groups for i in group.label_ids}
+    missed = [
+        _row(shape, affine, label_map.shape)
+        for shape in lesion_shapes(lesions.label_map, spacing_of(affine))
+        if shape.id not in grouped
+    ]
+    return [status.get(i, "invented") for i in range(1, lesions.n_pred + 1)], missed
+
+
+def _shares(values: npt.NDArray[Any]) -> dict[str, float]:
+    """Share of a lesion's voxels in each segment that holds any; ``outside`` for none."""
+    numbers, counts = np.unique(values, return_counts=True)
+    return {str(int(n)) if n else "outside": float(c / len(values)) for n, c in zip(numbers, counts, strict=True)}
+
+
+def _segment_volumes(segments: npt.NDArray[Any], label_map: LabelMap, voxel_ml: float) -> dict[str, dict[str, float]]:
+    """Liver and tumor in each segment, in ml; ``outside`` is liver that no segment holds."""
+    volumes = {}
+    for number in COUINAUD:
+        place = segments == number
+        liver = int(np.count_nonzero(place & (label_map >= 1))) * voxel_ml
+        tumor = int(np.count_nonzero(place & (label_map == 2))) * voxel_ml
+        if number or liver:
+            volumes[str(number) if number else "outside"] = {"liver_with_tumor_ml": liver, "tumor_ml": tumor}
+    return volumes
+
+
+def lesions_csv(table: Mapping[str, Any]) -> str:
+    """The lesions of :func:`describe` as CSV, one row each; empty cells are figures that cannot be given."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LESION_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in table["lesions"]:
+        writer.writerow({key: _cell(row[key]) for key in LESION_COLUMNS})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        return " ".join(f"{key}:{share:.3f}" for key, share in value.items())
+    if isinstance(value, list):
+        return " ".join("-".join(map(str, item)) if isinstance(item, list) else f"{item:.2f}" for item in value)
+    return value
+
+
+def as_text(table: Mapping[str, Any]) -> str:
+    """The table for a terminal: one block for the liver, one line per lesion, and why figures are missing."""
+    liver = table["liver"]
+    burden = "-" if liver["tumor_burden"] is None else f"{100 * liver['tumor_burden']:.2f} %"
+    cut = "   (cut by the edge of the scan: more outside)" if liver["truncated"] else ""
+    lines = [
+        f"liver with tumor     {_number(liver['liver_with_tumor_ml']):>10} ml{cut}",
+        f"liver without tumor  {_number(liver['liver_without_tumor_ml']):>10} ml",
+        f"tumor                {_number(liver['tumor_ml']):>10} ml   burden {burden}   lesions {liver['lesion_count']}",
+    ]
+    if table["lesions"]:
+        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'match':>8}"
+        lines.append(f"{names}  centre, LPS mm")
+    for row in table["lesions"]:
+        size = f"{row['diameter_mm']:.1f} x {row['perpendicular_mm']:.1f}"
+        depth = "-" if row["distance_to_surface_mm"] is None else f"{row['distance_to_surface_mm']:.1f}"
+        hu = "-" if row["mean_hu"] is None else f"{row['mean_hu']:.0f} ({row['sd_hu']:.0f})"
+        place = ", ".join(f"{value:.1f}" for value in row["centroid_lps_mm"])
+        marks = "  touches the edge" if row["touches_border"] else ""
+        marks += "  below resolution" if row["below_resolution"] else ""
+        lines.append(
+            f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} "
+            f"{row['match'] or '-':>8}  {place}{marks}"
+        )
+    lines += [f"missed: {len(table['missed'])} reference lesions"] if table["missed"] else []
+    whys = dict.fromkeys(table["reasons"].values())
+    lines += [f"not given: {', '.join(k for k, v in table['reasons'].items() if v == why)}: {why}" for why in whys]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,159 @@
+"""Match predictions and references by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from liver_pipeline.io.discovery import PROBABILITIES
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case: its name, the two files, and the files of probabilities and of the scan if they are there."""
+
+    case: str
+    pred: Path
+    label: Path
+    probability: Path | None = None
+    image: Path | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a case has no figures: a code and one line."""
+
+    code: str
+    detail: str
+
+
+def case_name(path: Path) -> str:
+    """Name of the case that a label map belongs to.
+
+    LiTS numbers its scans ``volume-12`` and its references ``segmentation-12``: both are case ``volume-12``. Any other
+    file is named by itself, without ``.nii`` or ``.nii.gz``.
+
+    Example:
+        >>> case_name(Path("labels/segmentation-012.nii")), case_name(Path("liver_3.nii.gz"))
+        ('volume-12', 'liver_3')
+    """
+    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    lits = re.fullmatch(r"(test-)?(volume|segmentation)-(\d+)", stem)
+    return f"{lits[1] or ''}volume-{int(lits[3])}" if lits else stem
+
+
+def find_pairs(
+    pred_dir: Path,
+    label_dir: Path,
+    cases: Collection[str] | None = None,
+    *,
+    probability_dir: Path | None = None,
+    image_dir: Path | None = None,
+) -> tuple[list[Pair], dict[str, Failure]]:
+    """Match predictions and references by name.
+
+    Where a folder of references also holds the LiTS volumes, the segmentations are taken. Hidden files are left out.
+
+    Args:
+        pred_dir: Folder of predictions; sub-folders are part of the case's name, as are those of ``label_dir``.
+        label_dir: Folder of references.
+        cases: Names to keep; None keeps all.
+        probability_dir: Folder of probabilities, ``<case>.probabilities.nii.gz`` or, where there are none of these,
+            of the same names; a case without any is scored without.
+        image_dir: Folder of scans of the same names, for pictures; likewise.
+
+    Returns:
+        Pairs by name, and a DUPLICATE_NAME failure for each case that two files of one folder claim.
+
+    Raises:
+        FileNotFoundError: If a folder is missing or holds no label map.
+        ValueError: If a case has no prediction or no reference; all are listed.
+    """
+    preds, labels = _by_case(pred_dir), _by_case(label_dir)
+    if cases is not None:
+        wanted = set(cases)
+        preds = {case: files for case, files in preds.items() if case in wanted}
+        labels = {case: files for case, files in labels.items() if case in wanted}
+        if unknown := sorted(wanted - set(preds) - set(labels)):
+            raise ValueError(f"no file for cases {_listed(unknown)} in {pred_dir} and {label_dir}")
+    problems = []
+    if missing := sorted(set(labels) - set(preds)):
+        problems.append(f"no prediction for {_listed(missing)} in {pred_dir}")
+    if extra := sorted(set(preds) - set(labels)):
+        problems.append(f"no reference for {_listed(extra)} in {label_dir}")
+    if problems:
+        raise ValueError("; ".join(problems) + "; files are matched by name")
+    failures = {}
+    for case in sorted(preds):
+        for files in (preds[case], labels[case]):
+            if len(files) > 1:
+                names = " and ".join(str(file) for file in files)
+                failures[case] = Failure("DUPLICATE_NAME", f"{names} are both case {case}; keep one")
+    probabilities = {} if probability_dir is None else _probabilities(probability_dir)
+    images = {} if image_dir is None else _by_case(image_dir, volumes=True)
+    pairs = [
+        Pair(case, preds[case][0], labels[case][0], _first(probabilities.get(case)), _first(images.get(case)))
+        for case in sorted(preds)
+        if case not in failures
+    ]
+    return pairs, failures
+
+
+def _first(paths: Sequence[Path] | None) -> Path | None:
+    return paths[0] if paths else None
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _probabilities(folder: Path) -> dict[str, list[Path]]:
+    """Files of probabilities by case name: those named so, else any label map's name counts."""
+    named = {
+        f"{path.relative_to(folder).as_posix().removesuffix(PROBABILITIES)}.nii.gz": path
+        for path in sorted(folder.rglob(f"*{PROBABILITIES}"))
+    }
+    if not named:
+        return _by_case(folder)
+    return {_name_below(Path(name)): [path] for name, path in named.items()}
+
+
+def _name_below(path: Path) -> str:
+    """Name of a case with the folder that it lies in, relative to the searched one."""
+    inside = path.parent.as_posix()
+    return case_name(path) if inside == "." else f"{inside}/{case_name(path)}"
+
+
+def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
+    """Label maps below a folder by case name; the folder inside it is part of the name.
+
+    Of a LiTS volume and segmentation side by side the segmentation counts, or with ``volumes`` the volume.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps (.nii or .nii.gz)")
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.name.lower().endswith(SUFFIXES)
+        and path.is_file()
+        and not path.name.startswith(".")
+        and not path.name.endswith(PROBABILITIES)
+    ]
+    if not files:
+        raise FileNotFoundError(f"no .nii or .nii.gz file in {folder.resolve()}; name a folder of label maps")
+    by_case: dict[str, list[Path]] = {}
+    for path in files:
+        by_case.setdefault(_name_below(path.relative_to(folder)), []).append(path)
+    return {case: _of_one_kind(paths, "volume-" if volumes else "segmentation-") for case, paths in by_case.items()}
+
+
+def _of_one_kind(paths: list[Path], kind: str) -> list[Path]:
+    """Where LiTS volumes lie beside their segmentations, only the files whose name holds ``kind``."""
+    chosen = [path for path in paths if kind in path.name]
+    both = all(any(name in path.name for path in paths) for name in ("volume-", "segmentation-"))
+    return chosen if both else paths

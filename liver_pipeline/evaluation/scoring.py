@@ -1,0 +1,229 @@
+"""Read and score one case: grids checked, axes turned, every failure a code and a line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+
+from liver_pipeline.evaluation.pairing import Failure, Pair
+from liver_pipeline.geometry.affines import corner_shift_mm, spacing_of
+from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.io.findings import GRID_CLOSE, GRID_SAME, IntakeError
+from liver_pipeline.io.probabilities import read_probabilities, region_probability
+from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
+from liver_pipeline.metrics.cases import case_figures
+from liver_pipeline.metrics.lits import official_case, official_lesions
+from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, confusion_matrix, overlap_figures
+from liver_pipeline.metrics.probabilities import grown, probability_figures
+from liver_pipeline.visualize.pictures import case_pictures
+
+ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
+PROBABILITY_ROUNDING = 0.005  # liver and tumor, each in eight bits, may add up to 256/255
+
+
+class CaseError(ValueError):
+    """A case that cannot be scored; ``code`` says why."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(f"{code}: {detail}")
+
+
+def score_pair(
+    pair: Pair,
+    *,
+    protocol: str,
+    min_lesion_ml: float = 0.0,
+    liver_only: bool = False,
+    pictures: bool = False,
+    threads: int = 1,
+) -> dict[str, Any] | Failure:
+    """Read and score one case; whatever is wrong with it comes back as a failure.
+
+    Returns:
+        Figures (see :func:`score_as_meant`, :func:`score_officially`), with ``pictures`` also PNG bytes under that key.
+    """
+    try:
+        if protocol == "lits-official":
+            return score_officially(pair)
+        lits = protocol == "lits"
+        return score_as_meant(
+            pair, lits=lits, min_lesion_ml=min_lesion_ml, liver_only=liver_only, pictures=pictures, threads=threads
+        )
+    except (IntakeError, CaseError) as error:
+        return Failure(error.code, " ".join(str(error).split()))
+    except MemoryError:
+        return Failure("OUT_OF_MEMORY", f"{pair.label}: not enough memory for this case; use fewer workers")
+    except Exception as error:  # a case must never stop the others; the line says what to report
+        return Failure("SCORING_FAILED", f"{pair.pred}: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def score_as_meant(
+    pair: Pair,
+    *,
+    lits: bool,
+    min_lesion_ml: float = 0.0,
+    liver_only: bool = False,
+    pictures: bool = False,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Score one case of the protocols ``lits`` and ``plain``.
+
+    With ``liver_only`` tumor counts as liver in both maps.
+
+    With ``lits`` the lesion counts of the challenge's program stand beside ours (``lits_official``). Both maps are
+    turned to the axes nearest to right, anterior, superior, so that neither axis order nor flips change a
+    figure. Spacing is that of the reference's affine.
+
+    Raises:
+        IntakeError: If a file cannot be used.
+        CaseError: LABEL_GRID_MISMATCH if the grids differ, NO_LIVER if the reference holds no liver.
+    """
+    label = read_label_map(pair.label, accept=ACCEPTED)
+    pred = read_label_map(pair.pred, accept=ACCEPTED)
+    if liver_only:
+        label, pred = (replace(scan, array=np.minimum(scan.array, 1)) for scan in (label, pred))
+    warnings = [f"{path.name}: {f.code}: {f.detail}" for path, scan in ((pair.label, label), (pair.pred, pred))
+                for f in scan.findings if f.code not in ACCEPTED]  # fmt: skip
+    warnings += _grid_warnings(pair, pred, label)
+    if not label.array.any():
+        raise CaseError("NO_LIVER", f"{pair.label}: the reference holds no liver (labels 1 and 2); nothing to score")
+    turned_label, affine = to_ras(label)
+    turned_pred, _ = to_ras(pred, like=label)
+    figures = case_figures(
+        turned_pred, turned_label, spacing_of(affine), lits=lits, min_lesion_ml=min_lesion_ml, threads=threads
+    )
+    if pair.probability is not None:
+        figures["probabilities"] = _probability_figures(pair.probability, label)
+    for lesion in figures["lesion_list"]:
+        ras = affine[:3, :3] @ lesion["centroid_index"] + affine[:3, 3]
+        lesion["centroid_ras_mm"] = [float(value) for value in ras]
+        lesion["centroid_lps_mm"] = [-float(ras[0]), -float(ras[1]), float(ras[2])]
+    result = {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
+    if lits:
+        zooms = [float(size) for size in label.header.get_zooms()[:3]]
+        result["lits_official"] = official_lesions(pred.array, label.array, zooms)
+    if pictures:
+        scan = None if pair.image is None else _on_grid_of(label, pair.image)
+        result["pictures"] = case_pictures(turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan)
+    return result
+
+
+def pair_picture(pair: Pair, *, liver_only: bool = False) -> dict[str, Any]:
+    """Draw a case that was scored: ``case`` (PNG) and ``slice`` of :func:`case_pictures`.
+
+    Raises:
+        IntakeError: If a label map cannot be read.
+    """
+    label, pred = (read_label_map(path, accept=ACCEPTED) for path in (pair.label, pair.pred))
+    scan = None if pair.image is None else _on_grid_of(label, pair.image)
+    (there, affine), (here, _) = to_ras(label), to_ras(pred, like=label)
+    if liver_only:
+        there, here = np.minimum(there, 1), np.minimum(here, 1)
+    return case_pictures(here, there, spacing_of(affine), [], scan)
+
+
+def _probability_figures(path: Path, label: Scan) -> dict[str, Any]:
+    """AUC, Brier score, ECE and ROC inside the reference liver and 10 mm around it, from a file of probabilities.
+
+    Raises:
+        IntakeError: If the file cannot be read.
+        CaseError: PROBABILITY_GRID if it does not lie on the reference's grid, PROBABILITY_RANGE if a value is outside
+            [0, 1].
+    """
+    classes = read_probabilities(path)
+    one = next(iter(classes.values()))
+    same = one.array.shape == label.array.shape
+    if not same or corner_shift_mm(label.array.shape, one.affine, label.affine) > GRID_CLOSE * min(label.spacing):
+        raise CaseError("PROBABILITY_GRID", f"{path}: shape {one.array.shape}; expected the grid of the reference")
+    near_liver = grown(label.array >= 1, label.spacing)
+    box = bounding_box(near_liver)
+    assert box is not None
+    truth, region = label.array[box], near_liver[box]
+    figures = {}
+    for name, real in (("liver", truth >= 1), ("tumor", truth == 2)):
+        probability = region_probability(classes, name, box)
+        if probability is None:
+            continue
+        low, high = float(probability.min()), float(probability.max())
+        if not (low >= 0 and high <= 1 + PROBABILITY_ROUNDING):  # not a number fails both
+            raise CaseError("PROBABILITY_RANGE", f"{path}: values {low:g} to {high:g}; expected 0 to 1")
+        figures[name] = probability_figures(np.minimum(probability, 1.0), real, region)
+    return figures
+
+
+def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:
+    """The CT behind the pictures along RAS axes; None if it cannot be read or lies on another grid."""
+    try:
+        scan = read_scan(path, modality="mr", accept=ACCEPTED)
+    except IntakeError:
+        return None
+    if scan.array.shape != label.array.shape:
+        return None
+    return to_ras(scan, like=label)[0], scan.slope, scan.intercept
+
+
+def _grid_warnings(pair: Pair, pred: Scan, label: Scan) -> list[str]:
+    """Compare the grids: a tenth of the smallest voxel edge is silent, up to a half a warning, beyond an error."""
+    code = "LABEL_GRID_MISMATCH"
+    if pred.array.shape != label.array.shape:
+        raise CaseError(code, f"{pair.pred}: shape {pred.array.shape}, reference {label.array.shape}; resample it")
+    shift, edge = corner_shift_mm(label.array.shape, pred.affine, label.affine), min(label.spacing)
+    if shift <= GRID_SAME * edge:
+        return []
+    detail = f"{pair.pred}: lies up to {shift:.3g} mm off its reference (smallest voxel edge {edge:.3g} mm)"
+    if shift > GRID_CLOSE * edge:
+        raise CaseError(code, f"{detail}; resample it to the reference's grid")
+    return [f"{code}: {detail}"]
+
+
+def score_officially(pair: Pair) -> dict[str, Any]:
+    """Score one case as the LiTS program reads it: file axis order, truncated to 8 bits, zooms of the reference.
+
+    Returns:
+        ``official`` (the program's figures) and ``figures`` (Dice, IoU, ... of liver and tumor).
+
+    Raises:
+        CaseError: If a file cannot be read, is not three-dimensional, or the shapes differ; NO_LIVER for a reference
+            without liver, where the program divides by zero.
+    """
+    pred, _ = _read_as_int8(pair.pred)
+    label, spacing = _read_as_int8(pair.label)
+    if pred.shape != label.shape:
+        raise CaseError("LABEL_GRID_MISMATCH", f"{pair.pred}: shape {pred.shape}, reference {label.shape}")
+    if not (label >= 1).any():
+        raise CaseError("NO_LIVER", f"{pair.label}: the reference holds no liver (labels >= 1)")
+    confusion = confusion_matrix(_plain_labels(pred), _plain_labels(label))
+    figures = {
+        region: overlap_figures(Counts.of_region(confusion, classes))
+        for region, classes in (("liver", WHOLE_LIVER), ("tumor", TUMORS))
+    }
+    return {"official": official_case(pred, label, spacing), "figures": figures}
+
+
+def _read_as_int8(path: Path) -> tuple[npt.NDArray[np.int8], tuple[float, float, float]]:
+    """Read as the program does: scaled values truncated towards zero, then wrapped to signed 8 bits."""
+    try:
+        image = nib.load(path)
+        values = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        raise CaseError("READ_FAILED", f"{path}: {error}") from error
+    if values.ndim != 3:
+        raise CaseError("NOT_3D", f"{path}: shape {values.shape}; a label map has three axes")
+    if not np.isfinite(values).all():
+        raise CaseError("NON_FINITE", f"{path}: voxels are nan or infinite")
+    if values.dtype.kind == "f":
+        values = values.astype(np.int64)
+    x, y, z = image.header.get_zooms()[:3]
+    return values.astype(np.int8), (float(x), float(y), float(z))
+
+
+def _plain_labels(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Labels 0, 1, 2 of a map with any values: 2 is tumor, every other value from 1 is liver."""
+    return np.where(values == 2, np.uint8(2), (values >= 1).astype(np.uint8))

@@ -1,0 +1,1 @@
+"""Affines, grids, boxes and resampling: plain functions on arrays and numbers."""

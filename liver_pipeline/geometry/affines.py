@@ -1,0 +1,60 @@
+"""What an affine says: spacing, shear, and how far two of them place a corner apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Affine = npt.NDArray[np.float64]
+
+
+def spacing_of(affine: Affine) -> tuple[float, float, float]:
+    """Return the voxel edge lengths along the array axes in mm."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def corner_shift_mm(shape: Sequence[int], a: Affine, b: Affine) -> float:
+    """Return how far the corner voxel that moves most lies from itself under the two affines, in mm."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, 8)
+    difference = (np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))[:3]
+    return float(np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max())
+
+
+def shear_deg(affine: Affine) -> float:
+    """Return by how many degrees the pair of axes that is worst misses a right angle."""
+    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs((unit.T @ unit)[np.triu_indices(3, 1)])
+    return float(np.degrees(np.arcsin(min(1.0, float(cosines.max())))))
+
+
+def repair_shear(affine: Affine) -> Affine:
+    """Return the affine with right angles nearest to ``affine``, same spacing, same centre of rotation (voxel 0)."""
+    spacing = np.array(spacing_of(affine))
+    u, _, vt = np.linalg.svd(affine[:3, :3] / spacing)
+    repaired = affine.copy()
+    repaired[:3, :3] = (u @ vt) * spacing
+    return repaired
+
+
+def affine_is_usable(affine: Affine) -> bool:
+    """Return whether all entries are finite and the three axes span space."""
+    if not np.isfinite(affine).all():
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if lengths.min() < 1e-6:
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
+
+
+def geometry(shape: Sequence[int], affine: Affine) -> dict[str, Any]:
+    """Return shape, spacing in mm and affine to RAS, ready for JSON."""
+    affine = np.asarray(affine, dtype=np.float64)
+    return {
+        "shape": [int(n) for n in shape],
+        "spacing_mm": [round(edge, 6) for edge in spacing_of(affine)],
+        "affine": [[float(value) for value in row] for row in affine],
+    }

@@ -1,0 +1,98 @@
+"""Write all that the next epoch depends on, whole or not at all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from liver_pipeline.distributed import is_main_process
+from liver_pipeline.io.checkpoints import LAST, PREVIOUS, load_latest, save_checkpoint
+from liver_pipeline.io.files import remove_temporary
+
+
+class Checkpoint:
+    """Keep what the next epoch depends on after each epoch, in ``last.pt``; the one before it is ``previous.pt``.
+
+    The state of random number generators is not among it: see :mod:`loaders`. Attach it to the trainer
+    after all handlers whose state it saves, as :func:`run` does.
+
+    Args:
+        folder: Of the two files.
+        parts: Name to object with ``state_dict`` and ``load_state_dict``. The name ``lr_scheduler`` is known here.
+    """
+
+    def __init__(self, folder: str | Path, parts: Mapping[str, Any]) -> None:
+        self.folder, self.parts = Path(folder), dict(parts)
+        self._scaler_state: dict[str, Any] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Save after each epoch."""
+        engine.add_event_handler(Events.STARTED, self._restore_scaler)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
+        if not is_main_process():
+            return
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        counts = {"epoch": engine.state.epoch, "max_epochs": engine.state.max_epochs}
+        scaler = None if engine.scaler is None else engine.scaler.state_dict()
+        save_checkpoint(self.folder / LAST, {**states, **counts, "scaler": scaler}, keep_as=PREVIOUS)
+
+    def _restore_scaler(self, engine: Engine) -> None:  # MONAI's trainer makes it when it starts to run
+        if engine.scaler is not None and self._scaler_state:
+            engine.scaler.load_state_dict(self._scaler_state)
+
+    def resume(self, engine: Engine) -> None:
+        """Bring all parts and the trainer to the end of the last saved epoch; without a checkpoint do nothing.
+
+        A learning-rate schedule whose length is ``max_epochs`` is another one when that number has changed: then the
+        schedule is moved through the finished epochs, so that the rest of the training has the rates of one that was
+        meant to be that long from the start. ReduceLROnPlateau, which has no length, goes on as it was.
+
+        Raises:
+            DamagedCheckpointError: If there are checkpoints and none is whole.
+            ValueError: If the checkpoint is of another configuration.
+        """
+        remove_temporary(self.folder)
+        state, problems = load_latest(self.folder)
+        for problem in problems:
+            tqdm.write(problem)
+        if state is None:
+            return
+        if missing := sorted(({*self.parts} | {"epoch", "max_epochs", "scaler"}) - set(state)):
+            raise ValueError(f"the checkpoint in {self.folder} lacks {missing[0]}; --restart begins the training anew")
+        rates = None
+        if state["max_epochs"] != engine.state.max_epochs:
+            rates = self._replayed_rates(state["lr_scheduler"].get("last_epoch", state["epoch"]))
+        for name, part in self.parts.items():
+            if name == "lr_scheduler" and rates is not None:
+                continue
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"the checkpoint in {self.folder} is of another configuration ({reason})") from None
+        for group, rate in zip(self.parts["optimizer"].param_groups, rates, strict=True) if rates is not None else ():
+            group["lr"] = rate
+        self._scaler_state = state["scaler"]
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * engine.state.epoch_length
+        tqdm.write(f"continuing after epoch {state['epoch']} of {engine.state.max_epochs}")
+
+    def _replayed_rates(self, moves: int) -> list[float] | None:
+        """Move the new scheduler on as often as the old one was; return the rates it ends with."""
+        scheduler = self.parts.get("lr_scheduler")
+        if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that no optimizer step came before: here that is meant
+            for _ in range(moves):
+                scheduler.step()
+        rates: list[float] = scheduler.get_last_lr()
+        return rates

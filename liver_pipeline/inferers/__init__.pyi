@@ -1,0 +1,3 @@
+from .cascade import CascadeInferer as CascadeInferer
+from .liver import Limits as Limits
+from .streaming import StreamingInferer as StreamingInferer

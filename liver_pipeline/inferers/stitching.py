@@ -1,0 +1,123 @@
+"""Weighted sums of overlapping windows, kept only for the planes that are still growing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from monai.data.utils import compute_importance_map
+
+from liver_pipeline.inferers.upsampling import softmax
+from liver_pipeline.inferers.windows import Window
+
+Flush = Callable[[torch.Tensor, torch.Tensor], None]
+
+THIN = 16  # windows thinner than this are collected up to so many planes before they are handed on
+
+
+def importance_map(roi: Sequence[int], mode: str, sigma_scale: float | Sequence[float] = 0.125) -> torch.Tensor:
+    """Return the weight of each voxel of a window, shape ``roi``: MONAI's own, "gaussian" or "constant"."""
+    return compute_importance_map(tuple(roi), mode=mode, sigma_scale=sigma_scale, device="cpu", dtype=torch.float32)
+
+
+class SlabStitcher:
+    """Adds windows to weighted sums, slab by slab, and hands finished planes on.
+
+    Windows must come in the order of their start along ``axis``. The sums hold as many planes as a window is thick (a
+    few more for thin ones), whatever the volume's length. Additions are those of MONAI's
+    ``sliding_window_inference``, in its order.
+
+    Args:
+        shape: Shape of the (padded) volume.
+        axis: Axis of the slabs.
+        weights: Weight of each voxel of a window, shape roi.
+        flush: Called with sums (n, K, B, C) and counts (n, 1, B, C) of the next n planes: planes along ``axis``, then
+            the other two axes in order. A count of 0 says that no window was there.
+        device: Where the sums are kept.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], axis: int, weights: torch.Tensor, flush: Flush, device: torch.device | str = "cpu"
+    ) -> None:
+        self.roles = (axis, *[a for a in range(3) if a != axis])
+        self.length = int(shape[axis])
+        self.plane = tuple(int(shape[a]) for a in self.roles[1:])
+        self.weights = weights.to(device)
+        self.window_weights = weights.permute(self.roles)[:, None].contiguous().to(device)
+        thick = int(weights.shape[axis])
+        self.kept = min(max(thick, THIN), self.length)
+        self.flush = flush
+        self.device = torch.device(device)
+        self.base = 0  # the first plane that is kept
+        self.sums: torch.Tensor | None = None
+        self.counts: torch.Tensor | None = None
+
+    def move(self, device: torch.device | str) -> None:
+        """Keep the sums on another device from now on."""
+        self.device = torch.device(device)
+        self.weights, self.window_weights = self.weights.to(device), self.window_weights.to(device)
+        if self.sums is not None and self.counts is not None:
+            self.sums, self.counts = self.sums.to(device), self.counts.to(device)
+
+    def add(self, window: Window, logits: torch.Tensor) -> None:
+        """Add the output of one window, shape (K, *roi); it is overwritten."""
+        a, b, c = self.roles
+        if self.sums is None:
+            self.sums = torch.zeros((self.kept, logits.shape[0], *self.plane), device=self.device)
+            self.counts = torch.zeros((self.kept, 1, *self.plane), device=self.device)
+        if window[a].stop > self.base + self.kept:
+            self._advance(window[a].start)
+        assert self.counts is not None
+        place = (slice(window[a].start - self.base, window[a].stop - self.base), slice(None), window[b], window[c])
+        weighted = logits.to(self.device).mul_(self.weights)
+        self.sums[place] += weighted.permute(a + 1, 0, b + 1, c + 1)
+        self.counts[place] += self.window_weights
+
+    def finish(self) -> None:
+        """Hand on the planes that are left; nothing happens where no window ever came."""
+        if self.sums is not None:
+            self._advance(self.length)
+
+    def _advance(self, start: int) -> None:
+        """Hand on the planes below ``start`` and make room."""
+        assert self.sums is not None and self.counts is not None
+        done = min(start - self.base, self.kept)
+        self.flush(self.sums[:done], self.counts[:done])
+        left = self.kept - done
+        for buffer in (self.sums, self.counts):
+            for first in range(0, left, done):  # without a second buffer
+                part = min(done, left - first)
+                buffer[first : first + part] = buffer[first + done : first + done + part]
+            buffer[left:] = 0.0
+        empty = start - self.base - done  # planes between windows, where all were skipped
+        self.base = start
+        while empty > 0:
+            part = min(empty, self.kept)
+            self.flush(
+                self.sums.new_zeros((part, *self.sums.shape[1:])), self.counts.new_zeros((part, *self.counts.shape[1:]))
+            )
+            empty -= part
+
+
+def blend(sums: torch.Tensor, counts: torch.Tensor, members: int) -> torch.Tensor:
+    """Turn weighted sums of logits into probabilities; an ensemble's are averaged.
+
+    Args:
+        sums: Shape (n, members * K, B, C).
+        counts: Sums of the weights, shape (n, 1, B, C); 0 where no window was: there background is certain.
+        members: Number of networks, whose channels follow each other.
+
+    Returns:
+        Probabilities, shape (n, K, B, C).
+    """
+    nowhere = counts == 0
+    logits = sums / counts.masked_fill(nowhere, 1.0)
+    parts = [softmax(part, dim=1) for part in logits.chunk(members, dim=1)]
+    mean = parts[0]
+    for part in parts[1:]:
+        mean = mean + part
+    if members > 1:
+        mean = mean / members
+    if bool(nowhere.any()):
+        mean.masked_fill_(nowhere, 0.0)[:, :1].masked_fill_(nowhere, 1.0)
+    return mean

@@ -1,0 +1,1 @@
+"""Bytes on disk, and what is wrong with them: scans, label maps, ledgers, tables, locks."""

@@ -1,0 +1,161 @@
+"""Files that appear whole or not at all: written beside their place, synced to disk, renamed."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
+TEMPORARY = ".liver-pipeline-tmp."  # prefix of what a killed process may leave behind; the suffix stays the target's
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to, in the folder of ``path`` and with its suffix; on leaving, it becomes ``path``.
+
+    The target's folder is made. The bytes are on disk before the rename, and the rename is before this returns, so that
+    a power cut leaves the old file or the new one. An error inside leaves the old file and nothing else.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not every file system syncs folders
+        sync(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all; line ends as they are in ``text``.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as strict JSON, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind.
+        ValueError: If a number is not finite: JSON has no NaN.
+        TypeError: If ``content`` holds what JSON does not know.
+    """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Walk from an error down to what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def disk_is_full(error: BaseException, folder: str | Path) -> bool:
+    """Tell whether writing to ``folder`` failed because no space is left; PyTorch does not always say so."""
+    if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in causes(error)):
+        return True
+    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(folder).free < DISK_RESERVE
+
+
+class DamagedFileError(ValueError):
+    """A file whose content is not what was written."""
+
+
+def verify_archive(path: str | Path) -> None:
+    """Compare every record of a zip file, such as ``torch.save`` writes, with its checksum; torch.load itself does not.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it was cut short or changed since it was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file makes zipfile fail in any of a dozen ways
+        raise DamagedFileError(str(error)) from None
+    if damaged is not None:
+        raise DamagedFileError(f"checksum of {damaged} is wrong")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, which is read in parts.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's entries, to disk.
+
+    Raises:
+        OSError: If the disk is full or the file system cannot.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_temporary(folder: str | Path) -> None:
+    """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
+    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
+def relative(path: Path, root: Path) -> str:
+    """Return ``path`` below ``root``, or its name: provenance tells no folders of the machine."""
+    return path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise FileExistsError if one of ``paths`` is there and may not be overwritten."""
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")
+
+
+def content_sha256(value: Any) -> str:
+    """Return the sha256 of a value that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON can hold it: lists for tensors and arrays, finite numbers, the rest as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return plain(value.tolist())
+    return str(value)

@@ -1,0 +1,276 @@
+"""Scans and label maps in and out: NIfTI files, DICOM series folders, zips of a series; every read is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
+
+from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
+from liver_pipeline.io.dicom import is_series_folder, read_series, sop_class
+from liver_pipeline.io.findings import (
+    Finding,
+    IntakeError,
+    affine_findings,
+    error,
+    form_findings,
+    grid_findings,
+    label_grid_findings,
+    refuse,
+    settle,
+    value_findings,
+    warning,
+)
+from liver_pipeline.io.nifti import header_findings, header_like, read_nifti, scaling, write_nifti
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume as it lies in its file, with what is needed to write a label map on the same grid.
+
+    Attributes:
+        array: Voxels (X, Y, Z) in file axis order and stored dtype (native byte order); Fortran-ordered.
+        affine: Voxel index to RAS mm, float64 (4, 4).
+        slope: value (HU) = slope * array + intercept.
+        intercept: See ``slope``.
+        header: Little-endian NIfTI header that holds sform, qform, their codes and units.
+        path: Where it was read from.
+        sha256: Of the file; of a DICOM folder over its slices.
+        findings: Warnings.
+        slice_files: Name of the file of each plane along Z, of a folder of DICOM slices; empty for anything else.
+    """
+
+    array: npt.NDArray[Any]
+    affine: Affine
+    slope: float
+    intercept: float
+    header: Any
+    path: Path
+    sha256: str
+    findings: tuple[Finding, ...]
+    slice_files: tuple[str, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel edge lengths along the array axes in mm."""
+        return spacing_of(self.affine)
+
+
+def read_scan(
+    path: Path | str, *, modality: str = "ct", accept: Collection[str] = (), repair: Collection[str] = ()
+) -> Scan:
+    """Read and check one scan.
+
+    Args:
+        path: A NIfTI file (compressed or not, known by its content), a DICOM series folder, or a zip of one series.
+        modality: "ct" also checks that values can be Hounsfield units; anything else, such as "mr", does not.
+        accept: Codes of errors to take as warnings, for a user who knows better.
+        repair: ("SHEAR",) turns a shear of at most 0.1 degrees into right angles in ``affine``; the header is kept.
+
+    Returns:
+        The scan; its findings are warnings.
+
+    Raises:
+        IntakeError: With the code of what is wrong; see ``liver_pipeline.io.findings.CODES``.
+    """
+    return _read(Path(path), modality, accept, repair)
+
+
+def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), accept: Collection[str] = ()) -> Scan:
+    """Read and check one label map; whole numbers stored as floats are fine.
+
+    Args:
+        path: As for :func:`read_scan`.
+        allowed: Labels that may occur, 0 to 255.
+        accept: As for :func:`read_scan`.
+
+    Returns:
+        A scan whose array is uint8 (X, Y, Z), slope 1, intercept 0. Background everywhere: warning LABEL_EMPTY.
+
+    Raises:
+        IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
+    """
+    raw = _read(Path(path), "label", accept, ())
+    labels, findings = _whole_labels(raw, allowed)
+    settled = settle(path, (*raw.findings, *findings), accept)
+    return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
+
+
+def write_label_map(
+    path: Path | str,
+    label_map: npt.NDArray[np.uint8],
+    like: Scan,
+    overwrite: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> str:
+    """Write a label map on the grid of ``like``; sform, qform, codes and units are kept to the bit, scl_slope is 1.
+
+    The file appears by an atomic rename, complete or not at all, and depends only on labels and header.
+
+    Args:
+        path: Ends in ``.nii.gz`` or ``.nii``; its folder exists.
+        label_map: uint8 (X, Y, Z), shape of ``like.array``.
+        like: The scan.
+        overwrite: Replace a file that is there.
+        announce: Called with the sha256 just before the file appears.
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        FileExistsError: If ``path`` is there and ``overwrite`` is false.
+        ValueError: If dtype, shape or name are wrong.
+        OSError: If it cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    if not path.name.endswith(NIFTI_SUFFIXES):
+        raise ValueError(f"{path}: a label map is written as .nii.gz or .nii")
+    if label_map.dtype != np.uint8 or label_map.shape != like.array.shape:
+        raise ValueError(
+            f"label_map is {label_map.dtype} {label_map.shape}; expected uint8 {like.array.shape}, the scan's grid"
+        )
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already; overwrite=True replaces it")
+    x, y, z = label_map.shape
+    return write_nifti(path, label_map, header_like(like.header, (x, y, z)), announce)
+
+
+def label_findings(scan: Scan, label: Scan) -> list[Finding]:
+    """Return LABEL_GRID_MISMATCH where ``label`` does not lie on the grid of ``scan``, else an empty list.
+
+    Shapes must be equal. The corner voxel that moves most between the two affines may move by a tenth of the smallest
+    voxel edge silently, by half of it with a warning (the nearest voxel is still the same one).
+    """
+    return label_grid_findings(scan.array.shape, scan.affine, label.array.shape, label.affine)
+
+
+def _read(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
+    try:
+        if path.is_dir():
+            if not is_series_folder(path):
+                raise refuse(path, "NOT_A_SCAN", "a folder without DICOM slices; name the folder that holds them")
+            return _from_series(path, modality, accept, repair)
+        if sniff(path) == "zip":
+            return _from_series(path, modality, accept, repair)
+        return _from_nifti(path, modality, accept, repair)
+    except FileNotFoundError as reason:
+        raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?") from reason
+    except OSError as reason:
+        raise refuse(path, "READ_FAILED", f"{reason.strerror or reason}; is the file readable?") from reason
+    except MemoryError as reason:
+        raise refuse(path, "OUT_OF_MEMORY", "the volume does not fit into memory") from reason
+
+
+def sniff(path: Path) -> str:
+    """Return "zip" or "nifti" (which a NIfTI file may still turn out not to be) by the first bytes.
+
+    Raises:
+        IntakeError: DICOM_MULTIFRAME for one DICOM file: its folder is the scan.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04":
+        return "zip"
+    if head and sop_class(path) is not None:
+        raise refuse(path, "DICOM_MULTIFRAME", "a single DICOM file; name the folder that holds its series")
+    return "nifti"
+
+
+def _from_nifti(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
+    volume = read_nifti(path)
+    header = volume.header
+    slope, intercept = scaling(path, header)
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    findings = [*volume.findings, *header_findings(path, header)]
+    if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
+        findings += form_findings(volume.array.shape, affine, _qform(header))
+    return _checked(
+        Scan(volume.array, affine, slope, intercept, header, path, volume.sha256, tuple(findings)),
+        modality, accept, repair,
+    )  # fmt: skip
+
+
+def _qform(header: Any) -> Affine:
+    try:
+        return np.asarray(header.get_qform(), dtype=np.float64)
+    except (ValueError, HeaderDataError):
+        return np.full((4, 4), np.nan)
+
+
+def _from_series(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
+    volume = read_series(path, accept=tuple(accept))
+    header = nib.Nifti1Header()
+    header.set_data_shape(volume.array.shape)
+    header.set_data_dtype(volume.array.dtype)
+    header.set_xyzt_units("mm")
+    if affine_is_usable(volume.affine):
+        header.set_qform(volume.affine, code=1, strip_shears=True)
+    header.set_sform(volume.affine, code=1)
+    affine = np.asarray(header.get_sform(), dtype=np.float64)  # as float32 holds it: what a reader of the mask sees
+    names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
+    return _checked(
+        Scan(volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names),
+        modality, accept, repair,
+    )  # fmt: skip
+
+
+def _checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
+    """Add the findings on grid and values; raise if an error is among all findings."""
+    findings = [*scan.findings, *affine_findings(scan.affine)]
+    if affine_is_usable(scan.affine):
+        findings += grid_findings(scan.array.shape, scan.affine, modality)
+    low, high = (scan.slope * float(edge) + scan.intercept for edge in (scan.array.min(), scan.array.max()))
+    ranges = value_findings(min(low, high), max(low, high), modality)
+    findings += [f for f in ranges if not (modality == "label" and f.code == "CONSTANT")]
+    settled = settle(scan.path, findings, accept)
+    if "SHEAR" in repair and any(f.code == "SHEAR" for f in settled):
+        return replace(scan, affine=repair_shear(scan.affine), findings=settled)
+    return replace(scan, findings=settled)
+
+
+def _whole_labels(scan: Scan, allowed: Collection[int]) -> tuple[npt.NDArray[np.uint8], list[Finding]]:
+    """Return labels as uint8 (X, Y, Z) and what is wrong; plane by plane, so floats are never copied whole."""
+    table = np.zeros(256, dtype=bool)
+    table[list(allowed)] = True
+    labels: npt.NDArray[np.uint8] = np.empty(scan.array.shape, dtype=np.uint8, order="F")
+    unknown: set[float] = set()
+    for z in range(scan.array.shape[-1]):
+        plane = scan.array[:, :, z]
+        if (scan.slope, scan.intercept) != (1.0, 0.0):
+            plane = plane * scan.slope + scan.intercept
+        labels[:, :, z] = plane.astype(np.uint8) if plane.dtype != np.uint8 else plane
+        wrong = (labels[:, :, z] != plane) | ~table[labels[:, :, z]]
+        if wrong.any():
+            unknown.update(np.unique(plane[wrong])[:5].tolist())
+    if unknown:
+        known = ", ".join(str(label) for label in sorted(allowed))
+        seen = ", ".join(f"{value:g}" for value in sorted(unknown)[:5])
+        return labels, [error("LABEL_VALUES", f"label map holds {seen}; expected only {known}")]
+    return labels, [] if labels.any() else [warning("LABEL_EMPTY", "the label map is background everywhere")]
+
+
+__all__ = ["IntakeError", "Scan", "label_findings", "read_label_map", "read_scan", "write_label_map"]
+
+
+def to_ras(scan: Scan, *, like: Scan | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """View a scan along the axes nearest to right, anterior, superior.
+
+    Args:
+        scan: Scan of shape (X, Y, Z).
+        like: Take the axes from this scan, on the same grid, instead.
+
+    Returns:
+        The array, a view, and the affine of the view.
+    """
+    affine = (like or scan).affine
+    orientation = nib.io_orientation(affine)
+    turned = nib.apply_orientation(scan.array, orientation)
+    return turned, np.asarray(affine @ nib.orientations.inv_ornt_aff(orientation, scan.array.shape))

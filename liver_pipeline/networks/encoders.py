@@ -1,0 +1,200 @@
+"""2D networks on ImageNet encoders, whose weights are downloaded or come from a file with its hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from monai.networks.nets import FlexibleUNet
+from torch import nn
+from torchvision.models.segmentation import fcn_resnet50
+
+from liver_pipeline.io.files import file_sha256
+
+
+def encoder_network(
+    architecture: str,
+    encoder_name: str,
+    *,
+    in_channels: int,
+    classes: int,
+    encoder_weights: str | None = None,
+    encoder_weights_path: str | None = None,
+    encoder_weights_sha256: str | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a 2D network of segmentation_models_pytorch, (B, C, X, Y) to (B, K, X, Y).
+
+    In DeepLab networks the norm behind the global pooling becomes a GroupNorm: BatchNorm sees one value per channel
+    there, which fails in training on a single slice.
+
+    Args:
+        architecture: Such as ``unet`` or ``deeplabv3plus``.
+        encoder_name: Such as ``resnet34``.
+        in_channels: Channels of the image; pretrained first convolutions are adapted to it by the library.
+        classes: Classes, background included.
+        encoder_weights: See :func:`load_encoder_weights`.
+        encoder_weights_path: See :func:`load_encoder_weights`.
+        encoder_weights_sha256: See :func:`load_encoder_weights`.
+        options: Other arguments of the architecture.
+
+    Raises:
+        ValueError: If the architecture or encoder is unknown; see also :func:`load_encoder_weights`.
+        OSError: See :func:`load_encoder_weights`.
+    """
+    try:
+        network: Any = smp.create_model(
+            architecture, encoder_name, encoder_weights=None, in_channels=in_channels, classes=classes, **options
+        )
+    except KeyError as error:
+        raise ValueError(str(error.args[0])) from None
+    if architecture.lower() in ("deeplabv3", "deeplabv3plus"):
+        for module in network.decoder.modules():
+            if type(module).__name__ == "ASPPPooling":
+                module[2] = nn.GroupNorm(32, module[2].num_features)
+    load_encoder_weights(
+        network.encoder, encoder_name, in_channels, encoder_weights, encoder_weights_path, encoder_weights_sha256
+    )
+    return network  # type: ignore[no-any-return]
+
+
+def deconvolution_unet(
+    backbone: str,
+    *,
+    in_channels: int,
+    classes: int,
+    encoder_weights: str | None = None,
+    encoder_weights_path: str | None = None,
+    encoder_weights_sha256: str | None = None,
+) -> nn.Module:
+    """Build a 2D U-Net with transposed convolutions and a 1x1 head on a ResNet; MONAI's FlexibleUNet.
+
+    Args:
+        backbone: ``resnet50``, ``resnet101`` or ``resnet152``; MONAI's smaller ones have shortcuts that cannot learn.
+        in_channels: Channels of the image.
+        classes: Classes, background included.
+        encoder_weights: See :func:`load_encoder_weights`.
+        encoder_weights_path: See :func:`load_encoder_weights`.
+        encoder_weights_sha256: See :func:`load_encoder_weights`.
+
+    Raises:
+        ValueError: If the backbone is another one; see also :func:`load_encoder_weights`.
+        OSError: See :func:`load_encoder_weights`.
+    """
+    if backbone not in ("resnet50", "resnet101", "resnet152"):
+        raise ValueError(f"backbone is {backbone!r}; expected resnet50, resnet101 or resnet152")
+    network = FlexibleUNet(in_channels, classes, backbone, spatial_dims=2, upsample="deconv")
+    head: Any = network.segmentation_head
+    head[0] = nn.Conv2d(head[0].in_channels, classes, kernel_size=1)
+    load_encoder_weights(
+        network.encoder, backbone, in_channels, encoder_weights, encoder_weights_path, encoder_weights_sha256
+    )
+    return network
+
+
+class FcnResNet50(nn.Module):
+    """torchvision's FCN on a dilated ResNet-50 (Long et al. 2015), without its auxiliary head, any image size.
+
+    Args:
+        in_channels: Channels of the image.
+        classes: Classes, background included.
+        encoder_weights: See :func:`load_encoder_weights`.
+        encoder_weights_path: See :func:`load_encoder_weights`.
+        encoder_weights_sha256: See :func:`load_encoder_weights`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        encoder_weights: str | None = None,
+        encoder_weights_path: str | None = None,
+        encoder_weights_sha256: str | None = None,
+    ) -> None:
+        super().__init__()
+        # both None: the second one's default downloads
+        self.network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False)
+        self.network.backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        load_encoder_weights(
+            self.network.backbone,
+            "resnet50",
+            in_channels,
+            encoder_weights,
+            encoder_weights_path,
+            encoder_weights_sha256,
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, X, Y) to logits (B, K, X, Y)."""
+        logits: torch.Tensor = self.network(image)["out"]
+        return logits
+
+
+def load_encoder_weights(
+    encoder: nn.Module,
+    encoder_name: str,
+    in_channels: int,
+    encoder_weights: str | None,
+    encoder_weights_path: str | None,
+    encoder_weights_sha256: str | None,
+) -> None:
+    """Give an encoder its pretrained weights, in place; without ``encoder_weights`` and a file it stays as it is.
+
+    Args:
+        encoder: With torchvision's key names.
+        encoder_name: The same encoder in segmentation_models_pytorch, which downloads and adapts the weights.
+        in_channels: Channels of the image; for one channel the weights of the first convolution are summed.
+        encoder_weights: ``imagenet`` downloads the library's weights (a pinned revision); None starts from noise.
+        encoder_weights_path: A local file of encoder weights (torchvision's or the library's key names, ``.pth`` or
+            ``.safetensors``) used instead of a download.
+        encoder_weights_sha256: Hash that the local file must have; required with ``encoder_weights_path``.
+
+    Raises:
+        ValueError: If ``encoder_weights`` or the hash is wrong, or the file belongs to another encoder.
+        OSError: If the download fails; the message says what to do.
+    """
+    if encoder_weights_path is not None:
+        source = smp.encoders.get_encoder(encoder_name)
+        _load_encoder(source, Path(encoder_weights_path), encoder_weights_sha256)
+        source.set_in_channels(in_channels, pretrained=True)
+    elif encoder_weights is not None:
+        source = _downloaded_encoder(encoder_name, in_channels, encoder_weights)
+    else:
+        return
+    encoder.load_state_dict(source.state_dict())
+
+
+def _downloaded_encoder(encoder_name: str, in_channels: int, encoder_weights: str) -> nn.Module:
+    try:
+        return smp.encoders.get_encoder(encoder_name, in_channels, weights=encoder_weights)  # type: ignore[no-any-return]
+    except KeyError as error:
+        raise ValueError(str(error.args[0])) from None
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"the {encoder_weights} weights of {encoder_name} could not be downloaded ({type(error).__name__}); "
+            f"set encoder_weights_path=FILE and encoder_weights_sha256=HASH to use a local copy, "
+            f"or encoder_weights=null to train from scratch"
+        ) from None
+
+
+def _load_encoder(encoder: nn.Module, path: Path, sha256: str | None) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"no encoder weights at {path.resolve()}")
+    digest = file_sha256(path)
+    if digest != sha256:
+        raise ValueError(
+            f"{path} has sha256 {digest}, encoder_weights_sha256 is {sha256}; check where the file is from"
+        )
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+    else:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "classifier."))}
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds weights of another encoder: {str(error).splitlines()[1].strip()}") from error

@@ -1,0 +1,159 @@
+"""Weights in and out of files that hold only tensors and plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from liver_pipeline.io.files import content_sha256, file_sha256, whole_file
+
+
+def load_weights(network: torch.nn.Module, path: Path | str) -> str:
+    """Load the weights in ``path`` into ``network``, all of them and no others.
+
+    Args:
+        network: Stays on its device.
+        path: A file of ``torch.save``, read with ``weights_only=True``: a state dict, or a dict with one under "model".
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds code, is damaged, or belongs to another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; train first, or set ckpt_path")
+    state = _state_dict(path)
+    expected = network.state_dict()
+    if problem := _difference(state, expected):
+        raise ValueError(f"{path} belongs to another network: {problem}; use the network_def it was trained with")
+    network.load_state_dict(state)
+    return file_sha256(path)
+
+
+def load_networks(
+    network: torch.nn.Module,
+    ckpt_path: str | Path | Sequence[str | Path] | None,
+    others: Mapping[str, Mapping[str, Any]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Load weights into the networks of a run and put these on ``device``, in eval mode.
+
+    Args:
+        network: A ``ModuleList`` is an ensemble.
+        ckpt_path: Of an ensemble one file for each member; ``None`` keeps the weights that the network has.
+        others: Name to ``{"network", "ckpt_path"}`` of networks that run besides.
+        device: For all.
+
+    Returns:
+        The network's ``file``, ``sha256`` and number of ``parameters``, of an ensemble also those of its ``members``;
+        and the same of each other network under its name.
+
+    Raises:
+        FileNotFoundError: See :func:`load_weights`.
+        ValueError: See :func:`load_weights`; or if there are not as many files as members.
+    """
+    records = {name: load_networks(one["network"], one["ckpt_path"], {}, device) for name, one in others.items()}
+    members = list(network) if isinstance(network, torch.nn.ModuleList) else [network]
+    paths: Sequence[str | Path | None] = [ckpt_path] if isinstance(ckpt_path, str | Path) else ckpt_path or []
+    own = [_load_member(*pair) for pair in zip(members, paths or [None] * len(members), strict=True)]
+    network.to(device).eval()
+    if len(own) == 1:
+        return {**own[0], **records}
+    parameters = sum(member["parameters"] for member in own)
+    return {"file": None, "sha256": content_sha256(own), "parameters": parameters, "members": own, **records}
+
+
+def _load_member(network: torch.nn.Module, path: str | Path | None) -> dict[str, Any]:
+    sha256 = network_sha256(network) if path is None else load_weights(network, path)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"file": None if path is None else Path(path).name, "sha256": sha256, "parameters": parameters}
+
+
+def _state_dict(path: Path) -> Mapping[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as reason:
+        first = str(reason).strip().splitlines()[0]
+        raise ValueError(f"{path} is damaged, or holds more than weights ({first[:120]})") from None
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no weights; expected a state dict, or one under the key 'model'")
+    return content
+
+
+def _difference(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Say what keeps ``state`` from fitting, "" if it fits."""
+    missing, surplus = [k for k in expected if k not in state], [k for k in state if k not in expected]
+    if missing or surplus:
+        parts = [f"it lacks {len(missing)} of its weights (first {missing[0]})"] if missing else []
+        parts += [f"it holds {len(surplus)} others (first {surplus[0]})"] if surplus else []
+        return " and ".join(parts)
+    for key, tensor in expected.items():
+        if isinstance(tensor, torch.Tensor) and tensor.shape != state[key].shape:
+            return f"{key} has shape {tuple(state[key].shape)}, the network {tuple(tensor.shape)}"
+    return ""
+
+
+def network_sha256(network: torch.nn.Module) -> str:
+    """Return the sha256 over names and values of all weights of a network that came without a file."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(tensor, torch.Tensor):
+            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def started_from(network: torch.nn.Module, path: str | Path | None) -> torch.nn.Module:
+    """Return the network with weights to start a training from; without a path with its own.
+
+    Args:
+        network: Changed in place.
+        path: See :func:`load_weights`; half precision becomes the network's own.
+
+    Raises:
+        FileNotFoundError: See :func:`load_weights`.
+        ValueError: See :func:`load_weights`.
+    """
+    if path is not None:
+        load_weights(network, path)
+    return network
+
+
+def save_half(path: Path | str, weights: Mapping[str, torch.Tensor]) -> str:
+    """Write weights in half precision, for networks that are shipped; a tensor with two names is written once.
+
+    Args:
+        path: Of the file, which :func:`load_weights` reads; it appears whole or not at all.
+        weights: A state dict. Whole numbers, such as counts, stay as they are.
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        ValueError: If a weight is not finite, or too large for half precision.
+    """
+    halves: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    out = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in halves:
+            half = tensor.detach().cpu().contiguous()
+            half = half.half() if half.is_floating_point() else half.clone()
+            if not torch.isfinite(half).all():
+                raise ValueError(f"{name} holds values that half precision cannot hold; these weights are not usable")
+            halves[key] = half
+        out[name] = halves[key]
+    with whole_file(path) as temporary:
+        torch.save(out, temporary)
+    return file_sha256(Path(path))

@@ -1,0 +1,2 @@
+from .folder_run import FolderRun as FolderRun
+from .plan import find_scans as find_scans

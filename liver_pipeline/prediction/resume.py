@@ -1,0 +1,85 @@
+"""What earlier runs into the same folder mean for a case: settled, to be run again, or in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from liver_pipeline.io.discovery import input_sha256
+from liver_pipeline.io.failures import PASSING
+from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.findings import CODES, error, refuse
+from liver_pipeline.io.ledger import Ledger
+from liver_pipeline.prediction.case import Case
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EarlierRuns:
+    """The ledger's word on a case, for a run with these settings.
+
+    Attributes:
+        ledger: Of the output folder.
+        config_sha256: Of this run; a row of another configuration does not count.
+        weights_sha256: Likewise.
+        retry_failed: Failed cases are run again although nothing has changed.
+        overwrite: Files that the ledger does not know may be replaced.
+        probabilities: This run writes them; a case that lacks them is run again.
+    """
+
+    ledger: Ledger
+    config_sha256: str
+    weights_sha256: str
+    retry_failed: bool
+    overwrite: bool
+    probabilities: bool
+
+    def settles(self, case: Case) -> bool:
+        """Find out whether an earlier run ended with this case and nothing has changed since; if so, say in it how."""
+        row = self.ledger.last.get(case.one.case)
+        if row is None or row.get("event") not in ("done", "failed"):
+            return False
+        if (row.get("config_sha256"), row.get("weights_sha256")) != (self.config_sha256, self.weights_sha256):
+            return False
+        failed = row["event"] == "failed"
+        if failed and (self.retry_failed or row.get("code") not in CODES or row["code"] in PASSING):
+            return False
+        if not failed and not (case.output.exists() and case.provenance.exists()):
+            return False
+        if not failed and self.probabilities and not (row.get("probabilities_sha256") and case.probabilities.exists()):
+            return False
+        if row.get("input_sha256") is None or hash_input(case) != row["input_sha256"]:
+            return False
+        if not failed and file_sha256(case.output) != row.get("output_sha256"):
+            logger.warning("%s was changed since it was written; it is left as it is", case.output)
+        case.before = row["event"]
+        if failed:
+            case.failure = error(row["code"], row.get("detail", ""))
+            logger.warning("%s: %s before; retry_failed tries again", case.one.path, row["code"])
+        return True
+
+    def guard_output(self, case: Case) -> None:
+        """Refuse to replace what this folder's ledger did not write.
+
+        Raises:
+            IntakeError: OUTPUT_EXISTS.
+        """
+        if self.overwrite:
+            return
+        known = self.ledger.written.get(case.one.case, set())
+        for path in (case.output, case.probabilities):
+            if path.exists() and (path.is_dir() or file_sha256(path) not in known):
+                detail = "a file that this folder's ledger did not write, or that was changed; overwrite replaces it"
+                raise refuse(path, "OUTPUT_EXISTS", detail)
+        if case.provenance.exists() and not known:
+            detail = "a file lies where the provenance goes; overwrite replaces it"
+            raise refuse(case.provenance, "OUTPUT_EXISTS", detail)
+
+
+def hash_input(case: Case) -> str | None:
+    """Return the hash of a case's input, ``None`` where it cannot be read."""
+    with contextlib.suppress(OSError):
+        return input_sha256(case.one.path)
+    return None

@@ -1,0 +1,1 @@
+"""HTML and Markdown pages: self-contained, light and dark."""

@@ -1,0 +1,98 @@
+"""Charts of a comparison: bars with intervals, curves of training, ROC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from statistics import mean
+
+from liver_pipeline.comparison.results import RunResult
+from liver_pipeline.comparison.tables import Comparison
+from liver_pipeline.metrics.probabilities import FALSE_RATES
+from liver_pipeline.reports.charts import TONES, Line, interval_bars, line_chart
+from liver_pipeline.reports.html import figure, number
+from liver_pipeline.reports.texts import COMPARED, LOSS_CAPTION, VALIDATION_CAPTION
+
+BARS = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
+ROC_CAPTION = "Mean over cases and runs, inside the reference liver and 10 mm around it; dashed: a guess."
+
+
+def bars(comparison: Comparison) -> str:
+    """One chart a figure, all experiments that have it."""
+    figures = []
+    for key in BARS:
+        rows = [
+            (name, row["mean"], row["ci_low"], row["ci_high"], f"n = {row['n']}")
+            for name in comparison.in_region("liver" if key.startswith("liver") else "tumor")
+            for row in (comparison.statistics["summary"][name][key],)
+        ]
+        if any(row[1] is not None for row in rows):
+            chart = interval_bars(rows, name=COMPARED[key], unit_range="mm" not in key)
+            figures.append(figure(COMPARED[key], chart, "n: cases in which the figure is defined."))
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def training(comparison: Comparison) -> str:
+    """Loss and Dice of validation over epochs: a thin line a run, a thick one the mean of an experiment."""
+    key = _key(comparison, comparison.experiments)
+    loss = line_chart(_lines(comparison, "train_loss"), x_name="epoch", name="training loss")
+    figures = [figure("Loss", loss, LOSS_CAPTION)]
+    for region in ("liver", "tumor"):
+        lines = _lines(comparison, f"val_dice_{region}")
+        if lines:
+            dice = line_chart(lines, x_name="epoch", name="Dice", unit_range=True)
+            figures.append(figure(f"Validation, {region}", dice, VALIDATION_CAPTION))
+    return f'{key}<div class="charts">{"".join(figures)}</div>'
+
+
+def _lines(comparison: Comparison, column: str) -> list[Line]:
+    lines: list[Line] = []
+    for tone, name in enumerate(comparison.experiments):
+        runs = [_points(result, column) for result in comparison.of(name)]
+        if len(runs) > 1:
+            lines += [(tone, points, "thin") for points in runs if points]
+        epochs = sorted({epoch for points in runs for epoch, _ in points})
+        known = [dict(points) for points in runs]
+        together = [(epoch, mean(run[epoch] for run in known if epoch in run)) for epoch in epochs]
+        if together:
+            lines.append((tone, together, ""))
+    return lines
+
+
+def _points(result: RunResult, column: str) -> list[tuple[float, float]]:
+    return [
+        (row["epoch"], value)
+        for row in result.log
+        if (value := row.get(column)) is not None and row["epoch"] is not None
+    ]
+
+
+def roc(comparison: Comparison) -> str:
+    """One chart a region with the mean curve and AUC of each experiment."""
+    figures = []
+    for region in ("liver", "tumor"):
+        names = comparison.in_region(region)
+        curves = {name: comparison.roc(name, region) for name in names}
+        lines: list[Line] = [
+            (comparison.experiments.index(name), [(0.0, 0.0), *zip(FALSE_RATES.tolist(), curve, strict=True)], "")
+            for name, curve in curves.items()
+            if curve is not None
+        ]
+        if lines:
+            chart = line_chart(
+                lines, x_name="false-positive rate", name="true-positive rate", unit_range=True, chance=True
+            )
+            areas = {name: comparison.statistics["summary"][name][f"{region}_auc_roc"]["mean"] for name in names}
+            key = _key(comparison, names, {name: f"AUC {number(area)}" for name, area in areas.items()})
+            figures.append(figure(region.capitalize(), chart, f"{key}{ROC_CAPTION}"))
+    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _key(comparison: Comparison, names: Sequence[str], notes: dict[str, str] | None = None) -> str:
+    """Colours of the experiments."""
+    marks = []
+    for name in names:
+        tone = comparison.experiments.index(name) % TONES
+        note = f" ({notes[name]})" if notes else ""
+        marks.append(f'<span class="key tone tone{tone}">{escape(name + note)}</span>')
+    return f"<p>{' '.join(marks)}</p>"

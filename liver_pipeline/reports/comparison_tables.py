@@ -1,0 +1,236 @@
+"""Tables of a comparison: results, paired differences, confusion, cost, predicted tumors, cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from liver_pipeline.comparison.tables import Comparison
+from liver_pipeline.metrics.comparisons import FIGURES
+from liver_pipeline.reports.html import cell, number, plural, row, section_row, sortable, table, with_interval, words
+from liver_pipeline.reports.sections import confusion_table
+from liver_pipeline.reports.texts import COMPARED, COST, REGIONS, SIZES, TUMORS, digits_of, lower_is_better, short_name
+
+MAIN_FIGURES = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
+SIGNIFICANT = 0.05
+LEAST_PATIENTS = 6  # with fewer no two-sided signed-rank test can reach 0.05
+
+
+def headline(comparison: Comparison) -> str:
+    """What was compared on what, and what a reader must know first."""
+    parts = ", ".join(
+        f"{len(split['train'])} / {len(split['val'])} / {len(split['test'])}" for split in comparison.splits
+    )
+    folds = f" in {len(comparison.splits)} folds" if len(comparison.splits) > 1 else ""
+    seeds = plural(comparison.n_seeds, "seed")
+    line = (
+        f"{plural(len(comparison.experiments), 'experiment')}, {plural(len(comparison.results), 'run')} "
+        f"({seeds}{folds}), "
+        f"judged on {plural(comparison.n_cases, 'test case')} of {plural(comparison.n_patients, 'patient')}. "
+        f"Cases to train / validate / test: {parts}. One split by patient for all. Intervals are 95 %."
+    )
+    notes = [f'<p class="note">{escape(note)}</p>' for note in remarks(comparison)]
+    return f'<p class="soft">{escape(line)}</p>{"".join(notes)}'
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What limits the comparison, one sentence or two each."""
+    found = []
+    if comparison.mixed:
+        liver_only = [name for name in comparison.experiments if not comparison.knows_tumor(name)]
+        found.append(
+            f"Without a tumor class: {', '.join(liver_only)}. All are compared on the liver, where tumor counts as "
+            "liver on both sides; on tumors only the others are."
+        )
+    if comparison.n_patients < LEAST_PATIENTS:
+        least = 2 / 2**comparison.n_patients
+        found.append(
+            f"With {plural(comparison.n_patients, 'patient')} the signed-rank test cannot give a p below "
+            f"{min(1.0, least):.3g}: no difference can be called significant, and intervals are rough."
+        )
+    counts = {name: len(comparison.of(name)) for name in comparison.experiments}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        found.append(f"Not every experiment has all its runs ({listed}); see what failed.")
+    return found
+
+
+def failures(comparison: Comparison) -> str:
+    """Runs that failed and test cases without figures."""
+    rows = [
+        f"<tr><td>{escape(one.run)}</td>{words(one.stage, classes='bad')}{words(one.reason)}</tr>"
+        for one in comparison.failed
+    ]
+    rows += [
+        f"<tr><td>{escape(one['experiment'])}/{escape(one['run'])}</td>{words(one['case'], classes='bad')}"
+        f"{words(one['failure'])}</tr>"
+        for one in comparison.case_failures
+    ]
+    return table(("Run", "Stage or case", "What happened"), rows, classes="prose") if rows else ""
+
+
+def results(comparison: Comparison) -> str:
+    """Mean with interval of each figure, experiments as rows, a table a region."""
+    parts = []
+    for region, title in (("liver", REGIONS["liver"]), ("tumor", REGIONS["tumor"])):
+        names = comparison.in_region(region)
+        if names:
+            parts.append(f"<h3>{escape(title)}</h3>{_results_of(comparison, names, figures_of(region))}")
+    return "".join(parts)
+
+
+def figures_of(region: str) -> list[str]:
+    """Figures of a region; those of lesions go with the tumor."""
+    return [key for key in FIGURES if key.startswith(region) or (region == "tumor" and key.startswith("lesion"))]
+
+
+def _results_of(comparison: Comparison, names: Sequence[str], figures: Sequence[str]) -> str:
+    head = ("Experiment", *(short_name(key) for key in figures))
+    rows = []
+    for name in names:
+        summary = comparison.statistics["summary"][name]
+        cells = [f"<td>{_figure(summary[key], key)}</td>" for key in figures]
+        runs = plural(len(comparison.of(name)), "run")
+        rows.append(f"<tr><td>{escape(name)}<small>{runs}</small></td>{''.join(cells)}</tr>")
+    return table(head, rows, classes="tight")
+
+
+def _figure(summary: Mapping[str, Any], key: str) -> str:
+    """Mean, interval, cases, spread of the seeds."""
+    digits = digits_of(key)
+    lines = [number(summary["mean"], digits)]
+    if summary["ci_low"] is not None:
+        lines.append(f"<small>{number(summary['ci_low'], digits)} to {number(summary['ci_high'], digits)}</small>")
+    lines.append(f"<small>n = {summary['n']}</small>")
+    if summary["n_undefined"]:
+        lines.append(f'<small class="bad">{summary["n_undefined"]} undefined</small>')
+    seeds = list(summary["seeds"].values())
+    if len(seeds) > 1 and key.endswith("dice"):
+        spread = " to ".join(number(end, digits) for end in (min(seeds), max(seeds)))
+        lines.append(f"<small>seeds: {spread}</small>")
+    return "".join(lines)
+
+
+def tests(comparison: Comparison) -> str:
+    """Paired differences: the main figures open, the others folded away."""
+    if len(comparison.experiments) < 2:
+        return ""
+    others = [key for key in FIGURES if key not in MAIN_FIGURES]
+    return (
+        f"{_tests(comparison, MAIN_FIGURES)}<details><summary>All other figures</summary>"
+        f"{_tests(comparison, others)}</details>"
+    )
+
+
+def _tests(comparison: Comparison, figures: Sequence[str]) -> str:
+    head = ("First − second", "Mean difference [95 % interval]", "p", "p (Holm)", "patients", "cases", "")
+    rows = []
+    for key in figures:
+        pairs = pairs_of(comparison, key)
+        if pairs:
+            rows.append(section_row(COMPARED[key], len(head)))
+        for pair in pairs:
+            digits = digits_of(key)
+            rows.append(
+                row(
+                    f"{escape(pair['first'])} − {escape(pair['second'])}",
+                    with_interval(pair["mean"], (pair["ci_low"], pair["ci_high"]), digits),
+                    p_value(pair["p"]),
+                    p_value(pair["p_holm"]),
+                    str(pair["n_patients"]),
+                    str(pair["n_cases"]),
+                    escape(verdict(pair, key)),
+                )
+            )
+    return table(head, rows)
+
+
+def pairs_of(comparison: Comparison, key: str) -> list[dict[str, Any]]:
+    """Pairs of experiments that both have the figure."""
+    names = comparison.in_region("liver" if key.startswith("liver") else "tumor")
+    pairs = comparison.statistics["pairs"]
+    return [pair for pair in pairs if pair["figure"] == key and pair["first"] in names and pair["second"] in names]
+
+
+def verdict(pair: Mapping[str, Any], key: str) -> str:
+    """Which of two is better, if the corrected p says so."""
+    if pair["p_holm"] is None or pair["p_holm"] >= SIGNIFICANT:
+        return ""
+    first_better = (pair["mean"] > 0) != lower_is_better(key)
+    return f"{pair['first' if first_better else 'second']} better"
+
+
+def p_value(p: float | None) -> str:
+    """A p value for reading."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3g}"
+
+
+def confusions(comparison: Comparison) -> str:
+    """One matrix an experiment, all runs and cases together."""
+    blocks = [
+        f"<div><h3>{escape(name)}</h3>{confusion_table(comparison.confusion(name))}</div>"
+        for name in comparison.experiments
+    ]
+    return f'<p class="soft">Voxels of all test cases and runs.</p><div class="charts">{"".join(blocks)}</div>'
+
+
+def cost(comparison: Comparison) -> str:
+    """Parameters, time and memory."""
+    head = (
+        "Experiment", "Parameters", "Seconds a volume", "of these in the network", "Seconds a slice",
+        "Peak memory, GB", "Training, minutes",
+    )  # fmt: skip
+    rows = []
+    for name in comparison.experiments:
+        figures = comparison.cost(name)
+        minutes = None if figures["training"] is None else figures["training"] / 60
+        values = [number(figures["parameters"]), *(number(figures[key], 2) for key in ("seconds", "seconds_network"))]
+        values += [number(figures["seconds_slice"], 4), number(figures["peak_gb"], 2), number(minutes, 1)]
+        rows.append(row(escape(name), *values))
+    return f"{table(head, rows)}{COST}"
+
+
+def tumors(comparison: Comparison) -> str:
+    """What the clinical tables of the predicted masks add up to."""
+    names = comparison.in_region("tumor")
+    if not names:
+        return ""
+    head = (
+        "Experiment", "Lesions a run", *SIZE_LABELS,
+        "Lesion volume, ml (median)", "Tumor a case, ml (mean)", "Tumor / liver (mean)", "Confidence (median)",
+    )  # fmt: skip
+    rows = []
+    for name in names:
+        found = comparison.tumors(name)
+        runs = found["n_runs"]
+        total, burden = found["total_ml"], found["burden"]
+        rows.append(
+            row(
+                escape(name),
+                number(found["lesions"] / runs, 1),
+                *(number(count / runs, 1) for count in found["sizes"].values()),
+                number(found["volume_ml"], 2),
+                with_interval(total.mean, (total.ci_low, total.ci_high), 2),
+                with_interval(burden.mean, (burden.ci_low, burden.ci_high)),
+                number(found["confidence"], 2),
+            )
+        )
+    return f"{table(head, rows)}{TUMORS}"
+
+
+SIZE_LABELS = tuple(label for key, label in SIZES.items() if key != "all")
+
+
+def cases(comparison: Comparison) -> str:
+    """Sortable table of cases: Dice of each experiment, mean over its runs."""
+    by_experiment = comparison.statistics["cases"]
+    columns = [(name, f"{region}_dice") for region in ("liver", "tumor") for name in comparison.in_region(region)]
+    head = ["Case", "Patient", *(f"{COMPARED[key]}, {name}" for name, key in columns)]
+    patients = {one["case"]: one["patient"] for one in comparison.rows}
+    rows = []
+    for case in sorted(patients):
+        values = [by_experiment[name].get(case, {}).get(key) for name, key in columns]
+        cells = "".join(cell(number(value), value) for value in values)
+        rows.append(f"<tr>{cell(case, case)}{cell(patients[case], patients[case])}{cells}</tr>")
+    return sortable(head, rows)

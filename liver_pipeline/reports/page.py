@@ -1,0 +1,83 @@
+"""The page as a whole: sections in order, style and script inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from liver_pipeline.reports.gallery import chosen_cases, wrong_lesions
+from liver_pipeline.reports.sections import (
+    about,
+    cases,
+    charts,
+    detection,
+    failures,
+    headline,
+    lits,
+    official_cases,
+    official_summary,
+    summary,
+)
+
+TITLE = "Liver and tumor segmentation: evaluation"
+
+
+def report_page(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Return the page for the content of ``metrics.json``.
+
+    Args:
+        metrics: Result of :func:`liver_pipeline.commands.evaluate.evaluate_folders`.
+        pictures: By case, the result of :func:`case_pictures`; cases without are left out.
+
+    Returns:
+        A complete HTML document that loads nothing from anywhere.
+    """
+    return document(TITLE, headline(metrics), _sections(metrics, pictures or {}))
+
+
+def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]]) -> str:
+    """Return a page that loads nothing from anywhere.
+
+    Args:
+        title: Of the page.
+        headline: HTML under it.
+        parts: Anchor, title and HTML of each section; a section without HTML is left out.
+    """
+    filled = [part for part in parts if part[2]]
+    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in filled)
+    body = "".join(f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in filled)
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
+        f"<style>{_asset('page.css')}</style>"
+    )
+    main = f"<main><h1>{escape(title)}</h1>{headline}<nav>{links}</nav>{body}</main>"
+    script = f"<script>{_asset('page.js')}</script>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{main}{script}</body></html>\n'
+
+
+def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Anchor, title and content of each section; an empty one is left out by :func:`document`."""
+    parts = [("failed", "Cases that could not be scored", failures(metrics))]
+    if metrics["n_cases"] and metrics["protocol"] == "lits-official":
+        parts += [
+            ("summary", "Summary", official_summary(metrics)),
+            ("cases", "Cases", official_cases(metrics)),
+        ]
+    elif metrics["n_cases"]:
+        parts += [
+            ("summary", "Summary", summary(metrics)),
+            ("charts", "Distribution over cases", charts(metrics)),
+            ("lesions", "Detection of lesions", detection(metrics)),
+            ("pictures", "Worst, median and best case", chosen_cases(metrics, pictures)),
+            ("errors", "Lesions missed or invented", wrong_lesions(metrics, pictures)),
+            ("lits", "LiTS: as meant and as its program counts", lits(metrics)),
+            ("cases", "Cases", cases(metrics)),
+        ]
+    return [*parts, ("about", "How to read this page", about(metrics))]
+
+
+def _asset(name: str) -> str:
+    return files("liver_pipeline.reports").joinpath(name).read_text(encoding="utf-8")

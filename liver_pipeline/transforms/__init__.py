@@ -1,0 +1,5 @@
+"""MONAI transforms of this project: reading, model grid, intensities, the liver's box, post-processing."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

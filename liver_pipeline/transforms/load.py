@@ -1,0 +1,91 @@
+"""From a file, or a scan in memory, to a tensor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from liver_pipeline.io.findings import settle
+from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
+
+
+class LoadScand(MapTransform):
+    """Read scans and label maps as they are stored: file axis order, stored dtype, no float copy.
+
+    ``data[key]`` is a path or a :class:`Scan`; it becomes a MetaTensor (1, X, Y, Z) that shares
+    the scan's memory. Its meta holds affine (RAS, float64), slope, intercept (``HU = slope * stored + intercept``) and
+    filename_or_obj. What is a MetaTensor already stays as it is.
+
+    Args:
+        keys: What to read.
+        label_keys: Keys that are label maps (whole numbers, uint8).
+        modality: "ct" or "mr"; see ``read_scan``.
+        allowed_labels: See ``read_label_map``.
+        accept: Codes of errors to take as warnings.
+        repair: Codes to repair, such as "SHEAR"; only in scans.
+        allow_missing_keys: Whether a case may lack a key (the label at inference).
+
+    Raises:
+        IntakeError: A file is not what it should be, or a label map lies on another grid than the
+            scan.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        label_keys: KeysCollection = ("label",),
+        modality: str = "ct",
+        allowed_labels: Collection[int] = (0, 1, 2),
+        accept: Collection[str] = (),
+        repair: Collection[str] = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
+        self.modality = modality
+        self.allowed_labels = tuple(allowed_labels)
+        self.accept = tuple(accept)
+        self.repair = tuple(repair)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with each key read."""
+        read = dict(data)
+        unread = [key for key in self.key_iterator(read) if not isinstance(read[key], MetaTensor)]
+        scans = {key: self._read(key, read[key]) for key in unread}
+        image = next((scan for key, scan in scans.items() if key not in self.label_keys), None)
+        for key, scan in scans.items():
+            if key in self.label_keys and image is not None:
+                settle(scan.path, label_findings(image, scan), self.accept)
+            read[key] = scan_to_tensor(scan)
+        return read
+
+    def _read(self, key: Hashable, source: Any) -> Scan:
+        """Read one scan or label map, unless it has been read before."""
+        if isinstance(source, Scan):
+            return source
+        if key in self.label_keys:
+            return read_label_map(source, allowed=self.allowed_labels, accept=self.accept)
+        return read_scan(source, modality=self.modality, accept=self.accept, repair=self.repair)
+
+
+def scan_to_tensor(scan: Scan) -> MetaTensor:
+    """Return a scan as MetaTensor (1, X, Y, Z) that shares its memory; meta: affine, slope, intercept and path."""
+    meta = {
+        "slope": float(scan.slope),
+        "intercept": float(scan.intercept),
+        "filename_or_obj": str(scan.path),
+    }
+    affine = torch.as_tensor(np.asarray(scan.affine, dtype=np.float64))
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="The given NumPy array is not writable"
+        )  # nothing here writes to a scan
+        return MetaTensor(torch.from_numpy(scan.array[None]), affine=affine, meta=meta)

@@ -1,0 +1,1 @@
+"""Pictures of scans with masks, and curves of trainings."""

@@ -1,0 +1,154 @@
+"""Small pictures of a prediction over its reference: one slice per case, one thumbnail per lesion that went wrong.
+
+Axial slices as radiologists see them: the patient's right is on the left, anterior is up.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.image import imsave
+
+from liver_pipeline.geometry.boxes import joint_box
+from liver_pipeline.labels import FloatArray, LabelMap, Mask
+
+HU_WINDOW = (-100.0, 200.0)
+REFERENCE_RGB = (0, 200, 255)  # blue and orange stay apart for colour-blind readers
+PREDICTION_RGB = (255, 150, 0)
+CASE_PIXELS, LESION_PIXELS = 340, 132
+LESION_MARGIN_MM = 18.0
+WRONG = ("missed", "invented")
+
+Image = npt.NDArray[np.uint8]
+Scaled = tuple[npt.NDArray[Any], float, float]  # stored values, slope, intercept
+
+
+def case_pictures(
+    pred: LabelMap,
+    label: LabelMap,
+    spacing: Sequence[float],
+    lesions: Sequence[Mapping[str, Any]],
+    scan: Scaled | None = None,
+) -> dict[str, Any]:
+    """Draw one case.
+
+    Args:
+        pred: Predicted labels, shape (X, Y, Z), axes along right, anterior, superior.
+        label: Reference labels of the same shape.
+        spacing: Voxel size in mm.
+        lesions: Rows of ``lesion_list``; those missed or invented get a thumbnail.
+        scan: Values, slope and intercept of the CT on the same grid; without it the reference is shaded.
+
+    Returns:
+        ``case``: PNG bytes of the slice with most tumor (or liver), or None for empty maps; ``slice``; ``lesions``: one
+        ``{"kind", "id", "png"}`` per thumbnail.
+    """
+    box = joint_box(pred, label)
+    if box is None:
+        return {"case": None, "slice": None, "lesions": []}
+    z = _fullest_slice(pred[box], label[box]) + box[2].start
+    window = _widened(box[:2], 12.0, spacing, pred.shape)
+    thumbnails = [
+        {"kind": row["kind"], "id": row["id"], "png": _thumbnail(pred, label, spacing, row, scan)}
+        for row in lesions
+        if row["status"] in WRONG
+    ]
+    png = _slice_png(pred, label, z, window, spacing, CASE_PIXELS, scan)
+    return {"case": png, "slice": z, "lesions": thumbnails}
+
+
+def _fullest_slice(pred: LabelMap, label: LabelMap) -> int:
+    """Slice with most voxels that either map calls tumor; liver where there is no tumor."""
+    for value in (2, 1):
+        areas = ((pred >= value) | (label >= value)).sum(axis=(0, 1))
+        if areas.any():
+            return int(areas.argmax())
+    raise AssertionError("called for empty maps")
+
+
+def _thumbnail(
+    pred: LabelMap, label: LabelMap, spacing: Sequence[float], row: Mapping[str, Any], scan: Scaled | None
+) -> bytes:
+    """The slice of a lesion's longest diameter, cut out around the lesion."""
+    (x0, x1), (y0, y1), _ = row["box"]
+    half = max((x1 - x0 + 1) * spacing[0], (y1 - y0 + 1) * spacing[1]) / 2
+    centre = ((x0 + x1 + 1) / 2 * spacing[0], (y0 + y1 + 1) / 2 * spacing[1])
+    reach = half + LESION_MARGIN_MM
+    window = tuple(
+        slice(max(0, int((middle - reach) / size)), min(count, int(np.ceil((middle + reach) / size))))
+        for middle, size, count in zip(centre, spacing, pred.shape, strict=False)
+    )
+    return _slice_png(pred, label, row["slice"], window, spacing, LESION_PIXELS, scan)
+
+
+def _widened(
+    box: Sequence[slice], margin_mm: float, spacing: Sequence[float], shape: Sequence[int]
+) -> tuple[slice, ...]:
+    steps = [int(np.ceil(margin_mm / size)) for size in spacing[:2]]
+    return tuple(
+        slice(max(0, axis.start - step), min(size, axis.stop + step))
+        for axis, step, size in zip(box, steps, shape, strict=False)
+    )
+
+
+def _slice_png(
+    pred: LabelMap,
+    label: LabelMap,
+    z: int,
+    window: tuple[slice, ...],
+    spacing: Sequence[float],
+    pixels: int,
+    scan: Scaled | None,
+) -> bytes:
+    """Draw a window of slice ``z`` with both contours; the longer side gets ``pixels`` pixels."""
+    columns, rows = _sampling(window, spacing, pixels)
+    pick = np.ix_(columns, rows)
+    here, there = pred[..., z][pick], label[..., z][pick]
+    grey = _shade(there) if scan is None else _windowed(scan, z, pick)
+    picture = np.repeat(grey[..., None], 3, axis=-1)
+    for labels, colour in ((there, REFERENCE_RGB), (here, PREDICTION_RGB)):
+        picture[_outline(labels >= 1)] = (0.45 * picture[_outline(labels >= 1)] + 0.55 * np.array(colour)).astype(
+            np.uint8
+        )
+    for labels, colour in ((there, REFERENCE_RGB), (here, PREDICTION_RGB)):
+        picture[_outline(labels == 2)] = colour
+    upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
+    file = io.BytesIO()
+    imsave(file, upright, format="png")
+    return file.getvalue()
+
+
+def _sampling(
+    window: tuple[slice, ...], spacing: Sequence[float], pixels: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Voxel indices of picture columns (right to left) and rows (anterior to posterior), square pixels."""
+    lengths = [(axis.stop - axis.start) * size for axis, size in zip(window, spacing, strict=False)]
+    step = max(lengths) / pixels
+    indices = []
+    for axis, size, length in zip(window, spacing, lengths, strict=False):
+        centres = (np.arange(max(1, round(length / step))) + 0.5) * step / size
+        indices.append(np.clip(axis.start + centres.astype(np.intp), axis.start, axis.stop - 1)[::-1])
+    return indices[0], indices[1]
+
+
+def _outline(mask: Mask) -> Mask:
+    """Pixels of a mask with a neighbour outside it; the picture's edge is no outline."""
+    padded = np.pad(mask, 1, mode="edge")
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _shade(label: LabelMap) -> Image:
+    """Grey levels of the reference, where there is no CT."""
+    return np.array([24, 78, 128], dtype=np.uint8)[label]
+
+
+def _windowed(scan: Scaled, z: int, pick: tuple[npt.NDArray[np.intp], ...]) -> Image:
+    """HU of a slice inside the liver window as grey levels."""
+    values, slope, intercept = scan
+    hu: FloatArray = values[..., z][pick].astype(np.float64) * slope + intercept
+    return (np.clip((hu - HU_WINDOW[0]) / (HU_WINDOW[1] - HU_WINDOW[0]), 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,231 @@
+"""A training that is stopped and continued is the training that was not stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import liver_pipeline as lp
+from liver_pipeline.handlers.epoch_log import EpochLog
+from liver_pipeline.io.checkpoints import LAST, PREVIOUS
+from tests.small import UNET3D, make_phantoms
+
+pytestmark = pytest.mark.usefixtures("leave_no_global_state")
+
+TIMES = ("seconds", "data_wait_share")
+EPOCHS, STEPS = 3, 2  # three cases in batches of two
+TINY: dict[str, Any] = {
+    **UNET3D,
+    "max_epochs": EPOCHS,
+    "batch_size": 2,
+    "crops_per_case": 1,
+    "num_workers": 2,
+    "deterministic": True,
+    "split_fractions": [0.6, 0.2, 0.2],
+}
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("phantoms")
+    return {**TINY, "dataset_dir": str(make_phantoms(folder, 5))}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, Any]) -> Path:
+    run = tmp_path_factory.mktemp("reference") / "run"
+    lp.train(run, {}, overrides=overrides)
+    return run
+
+
+def train_until(step: int, run: Path, overrides: dict[str, Any], **layers: str) -> None:
+    """Train, and be interrupted in the given step, counted from the first epoch's first; past the end: not at all."""
+    collect = EpochLog._collect
+
+    def interrupted(self: EpochLog, engine: Any) -> None:
+        collect(self, engine)
+        if engine.state.iteration == step:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(EpochLog, "_collect", interrupted), contextlib.suppress(KeyboardInterrupt):
+        lp.train(run, layers, overrides=overrides)
+
+
+def content(run: Path, name: str = LAST) -> dict[str, Any]:
+    """Everything a run ends with, except how long it took."""
+    state: dict[str, Any] = torch.load(run / "models" / name, weights_only=True)
+    best: dict[str, Any] = torch.load(run / "models" / "model.pt", weights_only=True)
+    for row in state["log"]["rows"]:
+        del row["seconds"], row["data_wait_share"]
+    with (run / "log.csv").open() as file:
+        rows = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+    return {"state": state, "best": best, "csv": rows}
+
+
+def differing(a: Any, b: Any, where: str = "") -> list[str]:
+    """List the places at which two nested structures differ; tensors and numbers to the bit."""
+    if type(a) is not type(b):
+        return [where]
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [where]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [where]
+        return [place for key in a for place in differing(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [where]
+        return [place for i, pair in enumerate(zip(a, b, strict=True)) for place in differing(*pair, f"{where}/{i}")]
+    return [] if a == b else [where]
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(steps=st.lists(st.integers(1, EPOCHS * STEPS), min_size=1, max_size=2))
+def test_training_equals_training_stopped_at_any_steps_and_continued(
+    steps: list[int], uninterrupted: Path, overrides: dict[str, Any]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        for step in steps:
+            train_until(step, run, overrides)
+        lp.train(run, {}, overrides=overrides)
+        assert differing(content(run), content(uninterrupted)) == []
+
+
+def test_the_weights_do_not_depend_on_the_number_of_threads(
+    tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]
+) -> None:
+    lp.train(tmp_path / "run", {}, overrides={**overrides, "num_workers": 0})
+    assert differing(content(tmp_path / "run"), content(uninterrupted)) == []
+
+
+def test_stock_monai_continues_a_run(tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]) -> None:
+    import monai
+
+    run = tmp_path / "run"
+    train_until(2 * STEPS - 1, run, overrides)
+    assert torch.load(run / "models" / LAST, weights_only=True)["epoch"] == 1
+    monai.bundle.run(config_file=str(run / "configs/train.yaml"), bundle_root=str(run))
+    assert differing(content(run), content(uninterrupted)) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short", None])
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(
+    damage: bytes | None,
+    tmp_path: Path,
+    uninterrupted: Path,
+    overrides: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    train_until(2 * STEPS + 1, run, overrides)
+    last = run / "models" / LAST
+    whole = bytearray(last.read_bytes())
+    whole[len(whole) // 2] ^= 1  # one bit of a weight
+    last.write_bytes(bytes(whole) if damage is None else damage)
+    lp.train(run, {}, overrides=overrides)
+    shown = capsys.readouterr()
+    assert "damaged checkpoint passed over" in shown.out + shown.err
+    assert "continuing after epoch 1 of 3" in shown.out + shown.err
+    assert differing(content(run), content(uninterrupted)) == []
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(
+    uninterrupted: Path, overrides: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sorted(uninterrupted.rglob("*"))}
+    lp.train(uninterrupted, {}, overrides=overrides)
+    lp.train(uninterrupted, {"network": "unet3d"}, overrides=overrides)  # layers named again
+    assert "finished after epoch 3" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in sorted(uninterrupted.rglob("*"))}
+
+
+def test_another_configuration_is_refused_key_by_key(uninterrupted: Path, overrides: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.0003 -> 0\.001; choose another folder"):
+        lp.train(uninterrupted, {}, overrides={"learning_rate": 1e-3})
+    with pytest.raises(ValueError, match=r"max_epochs: 3 -> 2"):
+        lp.train(uninterrupted, {}, overrides={"max_epochs": 2})
+    with pytest.raises(ValueError, match=r"network_def::_target_: \"liver_pipeline.networks.UNet3d\" -> \"SegResNet\""):
+        lp.train(
+            uninterrupted,
+            {"network": "segresnet"},
+            overrides={key: value for key, value in overrides.items() if key != "network_def::channels"},
+        )
+
+
+def test_a_prolonged_run_follows_the_longer_schedule(
+    tmp_path: Path, overrides: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, longer = tmp_path / "run", tmp_path / "longer"
+    lp.train(run, {}, overrides={**overrides, "max_epochs": 1})
+    lp.train(run, {}, overrides={"max_epochs": 3})
+    lp.train(longer, {}, overrides=overrides)
+    # The first epoch runs at the initial rate under either schedule, so that the two trainings are the same to the bit.
+    assert differing(content(run), content(longer)) == []
+    lp.train(run, {})  # the number is kept in the run
+    assert "finished after epoch 3" in capsys.readouterr().out
+
+
+def test_patience_that_is_used_up_finishes_and_more_of_it_prolongs(
+    tmp_path: Path, overrides: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    constant = "$lambda engine: 0.5"  # the first validation is the best; the second uses the patience up
+    still = {**overrides, "max_epochs": 4, "early_stop_patience": 1, "validate::early_stop::score_function": constant}
+    for _ in range(2):
+        lp.train(run, {}, overrides=still)
+        assert torch.load(run / "models" / LAST, weights_only=True)["epoch"] == 2
+    assert "finished after epoch 2" in capsys.readouterr().out
+    lp.train(run, {}, overrides={"early_stop_patience": 50})
+    assert torch.load(run / "models" / LAST, weights_only=True)["epoch"] == 4
+
+
+def test_restart_begins_anew_with_the_configuration_of_the_run(
+    tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    lp.train(run, {}, overrides={**overrides, "max_epochs": 1, "seed": 5})
+    lp.train(run, {}, overrides={"max_epochs": EPOCHS, "seed": 0}, restart=True)
+    assert differing(content(run), content(uninterrupted)) == []
+    with pytest.raises(ValueError, match="did you mean 'seed'"):
+        lp.train(run, {}, overrides={"sed": 1}, restart=True)
+    assert (run / "models" / LAST).exists()  # refused before anything was removed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait_s", [0.0, 0.7])
+def test_kill_9_at_any_moment_loses_at_most_one_epoch(wait_s: float, tmp_path: Path, overrides: dict[str, Any]) -> None:
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    many = {**overrides, "max_epochs": 8}
+    lp.compose(run, {}, overrides=many)
+    command = [sys.executable, "-c", "from liver_pipeline.cli import main; main()", "train", str(run)]
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (run / "models" / LAST).exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(wait_s)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    logged = len((run / "log.csv").read_text().splitlines()) - 1
+    saved = max(
+        torch.load(path, weights_only=True)["epoch"]
+        for path in (run / "models" / LAST, run / "models" / PREVIOUS)
+        if path.exists()
+    )
+    assert logged - saved <= 1
+    lp.train(run, {})
+    lp.train(reference, {}, overrides=many)
+    assert differing(content(run), content(reference)) == []

@@ -1,0 +1,94 @@
+"""Painting labels plane by plane equals interpolating whole channels, ties and noise included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liver_pipeline.geometry.grids import AxisMap, axis_map, model_grid_for_spacing
+from liver_pipeline.geometry.resampling import interpolate
+from liver_pipeline.inferers.upsampling import MIXED, LabelCanvas, argmax, clear_labels, softmax, upsample_whole
+from liver_pipeline.io.probabilities import LEVELS
+
+
+def grid_between(scan_shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> AxisMap:
+    scan_affine = np.array([[0, -1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, -1.0, 0], [0, 0, 0, 1]])
+    affine, shape = model_grid_for_spacing(scan_affine, scan_shape, spacing)
+    return axis_map(scan_affine, scan_shape, affine, shape)
+
+
+def paint(probabilities: torch.Tensor, grid: AxisMap, axis: int, parts: int) -> LabelCanvas:
+    canvas = LabelCanvas(grid, axis, keep_probabilities=True)
+    planes = probabilities.permute(1, 0, 2, 3) if axis == 0 else probabilities.movedim(axis + 1, 0)
+    for start in range(0, planes.shape[0], parts):
+        canvas.add(planes[start : start + parts].contiguous())
+    return canvas
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    scan_shape=st.tuples(*[st.integers(1, 20)] * 3),
+    spacing=st.tuples(*[st.sampled_from([0.5, 1.0, 1.3, 2.0, 3.7])] * 3),
+    axis=st.integers(0, 2),
+    parts=st.integers(1, 9),
+    kind=st.sampled_from(["noise", "blocks", "ties"]),
+    seed=st.integers(0, 99),
+)
+def test_painting_equals_interpolating_whole_channels(
+    scan_shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    axis: int,
+    parts: int,
+    kind: str,
+    seed: int,
+) -> None:
+    grid = grid_between(scan_shape, spacing)
+    rng = torch.Generator().manual_seed(seed)
+    if kind == "noise":
+        probabilities = softmax(torch.randn(3, *grid.model_shape, generator=rng), 0)
+    elif kind == "blocks":  # large areas without doubt
+        logits = torch.zeros(3, *grid.model_shape)
+        logits[1, grid.model_shape[0] // 2 :] = 9.0
+        logits[2, :, grid.model_shape[1] // 2 :] = 12.0
+        probabilities = softmax(logits, 0)
+    else:  # few values: many exact ties
+        probabilities = torch.randint(0, 3, (3, *grid.model_shape), generator=rng) / 2
+    canvas = paint(probabilities, grid, axis, parts)
+    np.testing.assert_array_equal(canvas.labels, upsample_whole(probabilities, grid))
+    for k in range(3):
+        channel = probabilities[k : k + 1]
+        for dim in range(3):
+            channel = interpolate(channel, dim + 1, grid.taps_to_scan(dim))
+        if k:
+            assert canvas.levels is not None
+            kept = grid.align(canvas.levels[..., k - 1]) / LEVELS
+            np.testing.assert_allclose(kept, channel[0], atol=0.5 / LEVELS + 1e-6)
+
+
+def test_labels_lie_in_memory_as_nifti_stores_them() -> None:
+    canvas = LabelCanvas(grid_between((4, 5, 6), (2.0, 2.0, 2.0)), 0, keep_probabilities=True)
+    assert canvas.labels.flags.f_contiguous
+    assert canvas.levels is not None and canvas.levels.flags.f_contiguous
+
+
+@pytest.mark.parametrize("labels", [2, 3, 5])
+def test_argmax_is_that_of_torch_with_ties_to_the_lower_label(labels: int) -> None:
+    scores = torch.randint(0, 3, (labels, 7, 8, 9)).float()
+    np.testing.assert_array_equal(argmax(scores, 0).numpy(), scores.numpy().argmax(0))
+
+
+def test_softmax_is_the_same_to_the_bit_however_the_volume_is_cut() -> None:
+    logits = 4 * torch.randn(3, 23, 19, 31, generator=torch.Generator().manual_seed(0))
+    whole = softmax(logits, 0)
+    torch.testing.assert_close(whole, logits.softmax(0))
+    for z in range(31):
+        part = softmax(logits[..., z : z + 1].permute(3, 0, 1, 2).contiguous(), 1)
+        assert torch.equal(part[0], whole[..., z])
+
+
+def test_clear_label_needs_a_margin() -> None:
+    probabilities = torch.tensor([[0.2, 0.5, 0.500001, 0.1], [0.8, 0.5, 0.499999, 0.3], [0.0, 0.0, 0.0, 0.6]])
+    assert clear_labels(probabilities[None, :, None]).ravel().tolist() == [1, MIXED, MIXED, 2]

@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from liver_pipeline.io.files import TEMPORARY, remove_temporary, whole_file, write_json, write_text
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="disk"), whole_file(path) as temporary:
+        temporary.write_text("half of the n")
+        assert path.read_text() == "old"
+        raise RuntimeError("disk")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_temporary_file_is_hidden_and_has_the_suffix_of_its_target(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "new" / "mask.nii.gz") as temporary:
+        assert temporary.parent == tmp_path / "new"
+        assert temporary.name.startswith(".") and temporary.name.endswith(".mask.nii.gz")
+        temporary.write_bytes(b"mask")
+    assert (tmp_path / "new" / "mask.nii.gz").read_bytes() == b"mask"
+
+
+def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "é\r\nb\n")
+    assert (tmp_path / "a.txt").read_bytes() == "é\r\nb\n".encode()
+
+
+def test_nan_is_not_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"dice": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    kept = tmp_path / "deep" / ".gitignore"
+    kept.write_text("*")
+    (tmp_path / "deep" / f"{TEMPORARY}17.mask.nii.gz").write_bytes(b"half")
+    remove_temporary(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
