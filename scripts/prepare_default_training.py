@@ -85,7 +85,12 @@ def fine(scan: Path, coarse: dict[str, Volume]) -> dict[str, Volume]:
         box.append(slice(max(0, rows[0] - margin), rows[-1] + 1 + margin))
     part = tuple(box)
     rounded = (np.clip(image[part], -1024, 1200) / 2).round() * 2  # steps of 2 HU, far below the noise, pack better
-    return {"img": rounded.astype(np.int16), "lab": liver[part], "codes": codes[part], "spacing": np.float32(1.5)}
+    return {
+        "img": rounded.astype(np.int16),
+        "lab": liver[part],
+        "codes": codes[part],
+        "spacing": np.array(1.5, np.float32),
+    }
 
 
 @click.command(help=__doc__)
@@ -95,7 +100,7 @@ def fine(scan: Path, coarse: dict[str, Volume]) -> dict[str, Volume]:
 def main(data: Path, poc: Path, output: Path) -> None:
     """Write the arrays and ``sources.json``."""
     output.mkdir(parents=True, exist_ok=True)
-    sources = {}
+    sources: dict[str, str] = {}
     arrays: dict[str, dict[str, Volume]] = {"3mm": {}, "1p5mm": {}}
     with np.load(poc / "training_scans_3mm.npz") as known:
         for name, place in SCANS.items():
@@ -107,7 +112,7 @@ def main(data: Path, poc: Path, output: Path) -> None:
             files = [data / place] if (data / place).is_file() else sorted((data / place).iterdir())
             sources |= {file.relative_to(data).as_posix(): file_sha256(file) for file in files}
     for name, volumes in arrays.items():
-        np.savez_compressed(output / f"training_scans_{name}.npz", **volumes)
+        np.savez_compressed(output / f"training_scans_{name}.npz", allow_pickle=False, **volumes)
     for name in (*SHAPES, "training_scans_3mm.npz"):
         sources[name] = file_sha256(poc / name)
         if name in SHAPES:

@@ -64,7 +64,7 @@ class CosineBudget(LRScheduler):
         """Return the rate of each group of parameters."""
         warm = min(1.0, (self.last_epoch + 1) / (self.warmup_steps + 1))
         wave = 0.5 * (1 + math.cos(math.pi * self.share))
-        return [rate * warm * (self.final_share + (1 - self.final_share) * wave) for rate in self.base_lrs]
+        return [float(rate) * warm * (self.final_share + (1 - self.final_share) * wave) for rate in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps taken and the seconds used."""

@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from liver_pipeline.synthesis.generator import ScanGenerator
 
@@ -51,7 +52,7 @@ class SyntheticBatches:
         self.generator, self.batch_size, self.batches = generator, batch_size, batches
         self.pool_size, self.threads, self.start_with = pool_size, threads, max(batch_size, min(start_with, pool_size))
         self.jitter = tuple(jitter)
-        self.epoch, self.made = 0, 0
+        self.epoch, self.made, self._busy_s = 0, 0, 0.0
         self._pool: list[tuple[Tensor, Tensor]] = []
         self._indices = itertools.count()
         self._workers: list[threading.Thread] = []
@@ -94,6 +95,9 @@ class SyntheticBatches:
         self._stop.set()
         for worker in self._workers:
             worker.join()
+        if self._workers:
+            seconds = self._busy_s / max(1, self.made)
+            tqdm.write(f"{self.made} samples made in {len(self._workers)} threads, {1000 * seconds:.0f} ms each")
         self._workers.clear()
         self._pool.clear()
 
@@ -119,19 +123,21 @@ class SyntheticBatches:
 
     def _work(self) -> None:
         device = self.generator.grid.device
-        stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+        stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         try:
             while not self._stop.is_set():
+                started = time.monotonic()
                 with torch.cuda.stream(stream):  # of None does nothing
                     image, label = self.generator.window(next(self._indices))
                     image = image.to(torch.float16)
                 if stream is not None:
                     stream.synchronize()  # only whole samples enter the pool
-                self._put((image, label))
+                self._put((image, label), time.monotonic() - started)
         except BaseException as error:  # raised where the batches are asked for
             self._error = error
 
-    def _put(self, sample: tuple[Tensor, Tensor]) -> None:
+    def _put(self, sample: tuple[Tensor, Tensor], seconds: float) -> None:
+        self._busy_s += seconds
         if len(self._pool) < self.pool_size:
             self._pool.append(sample)
         else:
