@@ -1,14 +1,15 @@
 """Train the default weights, export them in half precision, and write what the training says of itself.
 
-MATERIAL is what scripts/prepare_default_training.py wrote. RUN is an ordinary run folder of the experiment `default`; the
-command continues it if it holds a training. OUT gets the weights of both networks while they train, every minute the
-best so far by synthetic validation, then metrics.json and a contact sheet of each stage's samples.
+MATERIAL is what scripts/prepare_default_training.py wrote. RUN is an ordinary run folder of the experiment `default`;
+the command continues it if it holds a training. OUT gets the weights of both networks while they train, every minute
+the best so far by synthetic validation, then metrics.json and a contact sheet of each stage's samples.
 
 Example: python scripts/make_default_weights.py runs/default material out --seconds 500
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import threading
@@ -71,12 +72,12 @@ def faster_order(run: Path) -> bool:
     if not torch.cuda.is_available():
         return True
     config = ConfigParser(read_config(run / "configs" / "train.yaml"))
-    config.parse()
+    untrained = config.get_parsed_content("network_def")
     torch.backends.cudnn.benchmark = True
     image = torch.rand(config["batch_size"], 1, *config["roi_size"], device="cuda")
     times = {}
     for channels_last in (True, False):
-        network = place(config.get_parsed_content("network_def", eval_expr=True), "cuda", channels_last=channels_last)
+        network = place(copy.deepcopy(untrained), "cuda", channels_last=channels_last)
         for repeat in range(7):
             if repeat == 3:
                 torch.cuda.synchronize()
@@ -110,7 +111,7 @@ def sheets(run: Path, out: Path) -> None:
         started = time.perf_counter()
         windows = [[volume.cpu().numpy() for volume in generator.window(i)] for i in range(SHEET_SAMPLES)]
         click.echo(f"{stage}: {(time.perf_counter() - started) / SHEET_SAMPLES * 1000:.0f} ms a sample, alone")
-        write_sheet(out / f"{stage}_samples.png", [(a, b) for a, b in windows], generator.grid.spacing)
+        write_sheet(out / f"{stage}_samples.png", [(image, label) for image, label in windows])
 
 
 @click.command(help=__doc__)
