@@ -15,16 +15,6 @@ from tqdm import tqdm
 import liver_pipeline as lp
 
 EXIT_BAD_USAGE = 2
-PATH_KEYS = (
-    "dataset_dir",
-    "output_dir",
-    "split_file",
-    "cache_dir",
-    "ckpt_path",
-    "liver_ckpt_path",
-    "encoder_weights_path",
-    "converted_dir",
-)
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
 
@@ -93,9 +83,9 @@ def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tu
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr --data lits dataset_dir=LiTS learning_rate=1e-4
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     lp.compose(run_dir, _layers(**chosen), experiment=experiment, overrides=values, overwrite=overwrite)
     click.echo(f"composed {run_dir}; start it with: liver-pipeline train {run_dir}")
 
@@ -124,12 +114,12 @@ def train(
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.folds import SUMMARY, train_folds
 
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds, the number of all of them")
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     options: Any = {"experiment": experiment, "overrides": values, "restart": restart}
     if folds is not None:
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
@@ -157,10 +147,10 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
     Example: liver-pipeline plan plans/lits --network dynunet dataset_dir=LiTS
              liver-pipeline train runs/lits --experiment plans/lits/experiment.yaml dataset_dir=LiTS
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.plan import plan_training
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     planned = plan_training(
         output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite
     )
@@ -201,15 +191,15 @@ def predict(
     Example: liver-pipeline predict runs/r34 scans/ masks/
     """
     from liver_pipeline.bundle.ensembles import fold_dirs
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import absolute, parse_overrides
     from liver_pipeline.bundle.workflow import run_workflow
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     first, *others = [*(fold_dirs(run_dir) or [Path(run_dir)]), *map(Path, ensemble)]
     if others:
         values["ensemble"] = [str(run.absolute()) for run in others]
-    paths = {"dataset_dir": scans, "output_dir": masks}
-    run_workflow(first, "inference", absolute(values | paths, PATH_KEYS))
+    paths = {"dataset_dir": absolute("INPUT", scans), "output_dir": absolute("OUTPUT", masks)}
+    run_workflow(first, "inference", values | paths)
 
 
 @main.command()
@@ -238,7 +228,7 @@ def compare(
     \b
     Example: liver-pipeline compare runs/paper5 --experiments kurupapu_vgg16,kurupapu_fcn --seeds 3 dataset_dir=LiTS
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.compare import compare
 
     comparison = compare(
@@ -248,7 +238,7 @@ def compare(
         layers=_layers(**chosen),
         seeds=seeds,
         folds=folds,
-        overrides=absolute(parse_overrides(overrides), PATH_KEYS),
+        overrides=parse_overrides(overrides),
     )
     for failed in comparison.failed:
         click.echo(f"{failed.run}: {failed.stage} failed: {failed.reason}", err=True)
@@ -289,10 +279,10 @@ def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.find_lr import find_learning_rate
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
     click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
     click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")

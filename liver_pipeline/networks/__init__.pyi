@@ -3,6 +3,9 @@ from .acceleration import amp_options as amp_options
 from .acceleration import place as place
 from .deep_supervision import DeepSupervised as DeepSupervised
 from .encoders import (
+    EncoderWeights as EncoderWeights,
+)
+from .encoders import (
     FcnResNet50 as FcnResNet50,
 )
 from .encoders import (

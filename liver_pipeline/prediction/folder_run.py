@@ -17,6 +17,7 @@ import torch
 import yaml
 from monai.data import Dataset
 
+from liver_pipeline.bundle.keys import Role, keys_with
 from liver_pipeline.evaluation.description import describe_files
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import content_sha256, plain, remove_temporary, write_json
@@ -37,18 +38,6 @@ logger = logging.getLogger(__name__)
 
 LEDGER = "ledger.jsonl"
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_NONE_DONE, EXIT_BAD_USAGE = 0, 3, 4, 2
-# Keys of inference.yaml that say where and how to run, not what the masks are.
-RUN_KEYS = {
-    "dataset_dir",
-    "output_dir",
-    "bundle_root",
-    "device",
-    "overwrite",
-    "retry_failed",
-    "dry_run",
-    "max_failures",
-    "probabilities",  # a row says whether it has them
-}
 MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahead or written behind
 
 
@@ -199,7 +188,7 @@ class FolderRun:
         path = None if self.bundle_root is None else self.bundle_root / "configs" / "inference.yaml"
         if path is not None and path.is_file():
             config = yaml.safe_load(path.read_text())
-            config = {key: value for key, value in config.items() if key not in RUN_KEYS}
+            config = {key: value for key, value in config.items() if key not in keys_with(Role.RUNNING)}
         return {
             "inference_yaml_sha256": None if config is None else content_sha256(plain(config)),
             "modality": self.modality,
