@@ -167,7 +167,7 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
 
 
 @main.command()
-@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@click.argument("run_dir", metavar="RUN")
 @click.argument("scans", metavar="INPUT")
 @click.argument("masks", metavar="OUTPUT")
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
@@ -181,25 +181,22 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
 def predict(
     run_dir: str, scans: str, masks: str, ensemble: tuple[str, ...], overrides: tuple[str, ...], **options: Any
 ) -> None:
-    """Segment INPUT with the network in RUN_DIR: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
+    """Segment INPUT with RUN: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
-    INPUT is a NIfTI file, a folder searched recursively, or a DICOM series (folder or zip). The same command again
-    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN_DIR that holds the folds of a
+    RUN is a run folder, or "default": weights that come with the package. INPUT is a NIfTI file, a folder searched
+    recursively, or a DICOM series (folder or zip). OUTPUT is a folder, or for one scan a file. The same command again
+    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN that holds the folds of a
     cross-validation gives the mean of their probabilities, as --ensemble does for any runs on the same grid.
 
     \b
-    Example: liver-pipeline predict runs/r34 scans/ masks/
+    Example: liver-pipeline predict default scan.nii.gz mask.nii.gz
+             liver-pipeline predict runs/r34 scans/ masks/
     """
-    from liver_pipeline.bundle.ensembles import fold_dirs
-    from liver_pipeline.bundle.entry import absolute, parse_overrides
-    from liver_pipeline.bundle.workflow import run_workflow
+    from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.commands.predict import predict as predict_scans
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    first, *others = [*(fold_dirs(run_dir) or [Path(run_dir)]), *map(Path, ensemble)]
-    if others:
-        values["ensemble"] = [str(run.absolute()) for run in others]
-    paths = {"dataset_dir": absolute("INPUT", scans), "output_dir": absolute("OUTPUT", masks)}
-    run_workflow(first, "inference", values | paths)
+    predict_scans(run_dir, scans, masks, ensemble=ensemble, overrides=values).exit()
 
 
 @main.command()

@@ -27,7 +27,7 @@ from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, share_dir
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import finished, train
-from liver_pipeline.comparison.results import LEDGER, MASKS, METRICS, RunResult, read_run
+from liver_pipeline.comparison.results import MASKS, METRICS, RunResult, read_run
 from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.splits import held_out_fold, make_split, write_split
@@ -35,6 +35,7 @@ from liver_pipeline.evaluation.pairing import Pair
 from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import write_text
+from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.tables import write_table
 from liver_pipeline.reports.comparison import comparison_page
 from liver_pipeline.reports.gallery import places
@@ -285,7 +286,7 @@ def _evaluate(folder: Path) -> None:
     wanted = {"probabilities": True, "describe": True, "overwrite": True}
     run_workflow(folder, "evaluate", {**wanted, "run": ["$@evaluator.run()"]})
     metrics = folder / METRICS
-    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / LEDGER).stat().st_mtime_ns:
+    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / MASKS / LEDGER).stat().st_mtime_ns:
         run_workflow(folder, "evaluate", {**wanted, "run": ["%score"]})
 
 

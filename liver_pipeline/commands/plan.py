@@ -15,7 +15,8 @@ from monai.bundle import ConfigParser
 from liver_pipeline.bundle.keys import Role, keys_with
 from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
 from liver_pipeline.io.files import write_json, write_text
-from liver_pipeline.planning.fingerprint import Reading, Row
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.planning.fingerprint import Row
 from liver_pipeline.planning.rules import (
     Value,
     batch_size,
@@ -29,7 +30,6 @@ from liver_pipeline.planning.rules import (
 from liver_pipeline.planning.survey import pooled_histograms, summarize, survey_cases
 from liver_pipeline.planning.training_memory import roi_multiple, training_memory
 from liver_pipeline.reports.dataset import dataset_page
-from liver_pipeline.transforms.load import LoadScand
 
 AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced
 
@@ -76,13 +76,12 @@ def plan_training(
         _refuse_edited(experiment)
     config = merge_layers(layers, overrides={**overrides, "encoder_weights": None})["train"]
     parser = ConfigParser(config)
-    loader = next(step for step in parser.get_parsed_content("reading") if isinstance(step, LoadScand))
-    reading = Reading(loader.modality, loader.accept, loader.repair, loader.allowed_labels)
+    reader: ScanReader = parser.get_parsed_content("reader")
     root = Path(parser.get_parsed_content("dataset_dir"))
-    rows = survey_cases(parser.get_parsed_content("cases"), reading, output_dir / "cases.jsonl", root=root)
-    summary = summarize(rows, reading.modality)
+    rows = survey_cases(parser.get_parsed_content("cases"), reader, output_dir / "cases.jsonl", root=root)
+    summary = summarize(rows, reader.modality)
     cases = [{key: value for key, value in row.items() if key != "histograms"} for row in rows]
-    content = {"liver_pipeline": version("liver-pipeline"), "modality": reading.modality, "summary": summary}
+    content = {"liver_pipeline": version("liver-pipeline"), "modality": reader.modality, "summary": summary}
     write_json(output_dir / "fingerprint.json", {**content, "cases": cases})
     usable = [row for row in rows if row["usable"]]
     values: dict[str, Value] = {}
@@ -91,7 +90,7 @@ def plan_training(
         write_text(experiment, experiment_text(values, layers, summary, gpu_memory_gb))
     else:
         experiment.unlink(missing_ok=True)  # of another state of the data set
-    pooled = pooled_histograms(usable) if reading.modality == "ct" else None
+    pooled = pooled_histograms(usable) if reader.modality == "ct" else None
     write_text(output_dir / "fingerprint.html", dataset_page(rows, summary, pooled, values))
     return Plan(rows, summary, experiment if usable else None)
 

@@ -43,6 +43,6 @@ def test_only_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     kept = tmp_path / "deep" / ".gitignore"
     kept.write_text("*")
-    (tmp_path / "deep" / f"{TEMPORARY}17.mask.nii.gz").write_bytes(b"half")
+    (tmp_path / "deep" / TEMPORARY.format("17")).write_bytes(b"half")
     remove_temporary(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]

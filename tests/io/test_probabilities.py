@@ -18,9 +18,11 @@ from liver_pipeline.commands.evaluate import evaluate_cases, evaluate_folders
 from liver_pipeline.evaluation.description import describe_files
 from liver_pipeline.inferers.streaming import StreamingInferer
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities, write_probabilities
 from liver_pipeline.io.volumes import read_scan
-from liver_pipeline.prediction.folder_run import LEDGER, FolderRun, Summary
+from liver_pipeline.prediction.case_runner import CaseRunner
+from liver_pipeline.prediction.folder_run import FolderRun, Summary
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -55,9 +57,9 @@ def write_case(folder: Path, name: str = "a", seed: int = 0) -> tuple[Path, npt.
 def predict(scans: Path, masks: Path, *, probabilities: bool = True, classes: int = 3, **options: Any) -> Summary:
     inferer = StreamingInferer((8, 8, 8), backend="torch", skip_air=False, probabilities=probabilities)
     transform = Compose([LoadScand("image"), ToModelGridd("image", spacing=(2.0, 2.0, 2.0))])
-    dataset = Dataset(find_scans(scans), transform)
+    runner = CaseRunner(preprocessing=transform, inferer=inferer, network=Levels(classes))
     return FolderRun(
-        dataset=dataset, output_dir=masks, inferer=inferer, network=Levels(classes), progress=False, **options
+        dataset=Dataset(find_scans(scans)), output_dir=masks, runner=runner, progress=False, **options
     ).run()
 
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_pipeline.data.layouts import lits_cases
+from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map, read_scan
 from liver_pipeline.planning import survey
-from liver_pipeline.planning.fingerprint import Reading, measure, read_case
+from liver_pipeline.planning.fingerprint import measure, read_case
 from liver_pipeline.planning.histograms import Histogram, label_histograms
 
 SPACING = (0.8, 0.9, 2.5)
@@ -44,7 +45,7 @@ def box_case(folder: Path, number: int, *, affine: np.ndarray | None = None, hu:
 
 
 def rows_of(folder: Path, out: Path) -> list[dict[str, Any]]:
-    return survey.survey_cases(lits_cases(folder), Reading(), out / "cases.jsonl", root=folder)
+    return survey.survey_cases(lits_cases(folder), ScanReader(), out / "cases.jsonl", root=folder)
 
 
 @pytest.fixture
@@ -52,9 +53,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cases that were read."""
     names: list[str] = []
 
-    def noted(case: dict[str, str], reading: Reading) -> Any:
+    def noted(case: dict[str, str], reader: ScanReader) -> Any:
         names.append(case["case"])
-        return read_case(case, reading)
+        return read_case(case, reader)
 
     monkeypatch.setattr(survey, "read_case", noted)
     return names
@@ -166,7 +167,7 @@ def test_a_renamed_case_is_known_by_its_content_and_other_reading_is_not(tmp_pat
     reads.clear()
     assert rows_of(data, out)[0]["case"] == "volume-7"
     assert reads == []
-    survey.survey_cases(lits_cases(data), Reading(modality="mr"), out / "cases.jsonl", root=data)
+    survey.survey_cases(lits_cases(data), ScanReader(modality="mr"), out / "cases.jsonl", root=data)
     assert reads == ["volume-7"]
 
 
@@ -198,10 +199,10 @@ def test_a_file_that_was_away_is_tried_again(tmp_path: Path) -> None:
     label = tmp_path / "data" / "segmentation-0.nii.gz"
     label.rename(tmp_path / "away.nii.gz")
     ledger = tmp_path / "cases.jsonl"
-    (row,) = survey.survey_cases(cases, Reading(), ledger, root=tmp_path)
+    (row,) = survey.survey_cases(cases, ScanReader(), ledger, root=tmp_path)
     assert [f["code"] for f in row["findings"]] == ["NOT_FOUND"]
     (tmp_path / "away.nii.gz").rename(label)
-    assert survey.survey_cases(cases, Reading(), ledger, root=tmp_path)[0]["usable"]
+    assert survey.survey_cases(cases, ScanReader(), ledger, root=tmp_path)[0]["usable"]
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, reads: list[str]) -> None:
@@ -211,10 +212,10 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, reads: list[str])
     child = os.fork()  # as it is: importing everything once more would take longer than the test
     if child == 0:
 
-        def read_or_die(case: dict[str, str], reading: Reading) -> Any:
+        def read_or_die(case: dict[str, str], reader: ScanReader) -> Any:
             if case["case"] == "volume-2":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return read_case(case, reading)
+            return read_case(case, reader)
 
         vars(survey)["read_case"] = read_or_die
         rows_of(data, out)
