@@ -11,7 +11,8 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from liver_pipeline.bundle.keys import Role, keys_with
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder
 from liver_pipeline.bundle.workflow import load_config
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from liver_pipeline.bundle.keys import Key, Role, row_of
+from liver_pipeline.bundle.keys import row_of
+from liver_pipeline.bundle.roles import Key, Role
 from liver_pipeline.bundle.values import is_code
 
 TEXT_TAG = "tag:yaml.org,2002:str"

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Flag, auto
-
+from liver_pipeline.bundle.roles import Key, Role
 from liver_pipeline.bundle.values import (
     BLOCK,
     COMPONENT,
@@ -31,48 +29,6 @@ from liver_pipeline.bundle.values import (
     whole,
 )
 
-
-class Role(Flag):
-    """What follows from a key, for the commands that ask."""
-
-    NONE = 0
-    PATH = auto()
-    COMMAND = auto()
-    RUNNING = auto()
-    LIVE = auto()
-    GROWS = auto()
-    STAGE = auto()
-    EMBEDDED = auto()
-    MEMBER = auto()
-    COMPARE = auto()
-    PLANNED = auto()
-
-
-MEANING = {
-    Role.PATH: "a path: always text; `~` and relative paths are made absolute where they enter",
-    Role.COMMAND: "set by the commands themselves",
-    Role.RUNNING: "says where and how to run an inference, not what its masks are",
-    Role.LIVE: "may change while a training goes on: it changes no result",
-    Role.GROWS: "may grow while a training goes on: it prolongs it",
-    Role.STAGE: "one a stage of a cascade: without `liver_` it is the tumor stage's alone",
-    Role.EMBEDDED: "a cascade's inference takes it, with all it refers to, from the liver stage",
-    Role.MEMBER: "members of an ensemble may differ in it",
-    Role.COMPARE: "`compare` sets it, the same for all",
-    Role.PLANNED: "`plan` proposes it",
-}
-
-
-@dataclass(frozen=True)
-class Key:
-    """A row: the key's name, what it accepts, what it is in a line, what follows from it, and its unit."""
-
-    name: str
-    kind: Kind
-    what: str
-    roles: Role = Role.NONE
-    unit: str = ""
-
-
 NO, PATH, COMMAND, RUNNING, LIVE, GROWS = Role.NONE, Role.PATH, Role.COMMAND, Role.RUNNING, Role.LIVE, Role.GROWS
 STAGE, EMBEDDED, MEMBER, COMPARE, PLANNED = Role.STAGE, Role.EMBEDDED, Role.MEMBER, Role.COMPARE, Role.PLANNED
 DEVICE = Kind("cpu, cuda, cuda:N or mps", matching(r"cpu|cuda(:\d{1,3})?|mps(:0)?", "").holds, is_text=True)
@@ -80,6 +36,7 @@ SIDE = Kind("a whole number from 1 to 4096, or -1", lambda v: v == -1 or whole(1
 COUNT = whole(1, 1000)
 HU = rising(-33000, 66000)
 ML = number(0, 1e6)
+SEED = whole(0, 2**32 - 1)
 
 # fmt: off
 ROWS = (
@@ -128,6 +85,8 @@ ROWS = (
     Key("encoder_weights_sha256", or_null(matching("[0-9a-f]{64}", "64 hexadecimal digits")), "hash of that file",
         MEMBER),
     Key("pretrained", COMPONENT, "the three as one", MEMBER),
+    Key("initial_weights", or_null(PATH_TEXT), "weights that a training starts from; null: random ones", PATH),
+    Key("channels_last", FLAG, "order of the weights in memory"),
     Key("stages", NAMES, "a cascade's networks: names or paths of network files, for `liver` and `tumor`"),
     # where things are
     Key("bundle_root", PATH_TEXT, "the run folder", COMMAND | RUNNING | MEMBER | COMPARE),
@@ -139,7 +98,7 @@ ROWS = (
         PATH | COMPARE),
     Key("cache_dir", PATH_TEXT, "preprocessed cases; runs may share it", PATH | LIVE),
     # the data set's layout
-    Key("cases", COMPONENT, "finds the cases of the data set"),
+    Key("cases", either(COMPONENT, COMPONENTS), "finds the cases of the data set"),
     Key("converted_dir", or_null(PATH_TEXT), "NIfTI files of a converted data set; null: beside `dataset_dir`",
         PATH | LIVE),
     Key("images_folder", TEXT, "folder of the scans in `dataset_dir`"),
@@ -149,7 +108,7 @@ ROWS = (
     Key("phantom_shape", three(whole(8, 1024)), "their size", NO, "voxels"),
     Key("phantom_spacing", three(number(0.05, 200)), "their voxel size", NO, "mm"),
     # the split
-    Key("seed", whole(0, 2**32 - 1), "of everything random", COMPARE),
+    Key("seed", SEED, "of everything random", COMPARE),
     Key("deterministic", FLAG, "also refuse operations that are not, so that runs agree to the bit"),
     Key("split_fractions", several(number(0, 1), 3, 3), "shares of train, val, test; they add up to 1"),
     Key("folds", or_null(whole(2, 1000)), "cross-validation folds; null: `split_fractions`", COMPARE),
@@ -168,16 +127,40 @@ ROWS = (
     Key("pin_memory", FLAG, "batches go to the GPU while it computes", LIVE),
     Key("augment_device", DEVICE, "where windows are augmented; '$@device': where the network is"),
     Key("augmentation", COMPONENTS, "random changes of the training windows"),
+    # a data set that is painted while a training runs
+    Key("shapes_dir", or_null(PATH_TEXT), "liver shapes; null invents some", PATH),
+    Key("shapes_pattern", TEXT, "which files there"),
+    Key("scans_file", or_null(PATH_TEXT), "real scans with tissue codes, which lend anatomy; null: none", PATH),
+    Key("sample_shares", several(number(0, 1), 4, 4), "of invented scans, real anatomies, painted livers, real scans"),
+    Key("random_share", number(0, 1), "of scans with random contrast, from which the network learns MR"),
+    Key("tumor_share", number(0, 1), "of scans with tumors"),
+    Key("lesion_sizes", several(number(0, 1e6), 5, 5), "weights of radii of 2.5-5, 5-8, 8-13, 13-26, 26-50 mm"),
+    Key("noise_hu", rising(0, 1000), "least and greatest noise", NO, "HU"),
+    Key("blur_mm", rising(0, 100), "least and greatest blur", NO, "mm"),
+    Key("box_margin_mm", or_null(number(0, 500)), "of the liver's box that windows lie in; null: anywhere", NO, "mm"),
+    Key("box_jitter_mm", number(0, 500), "each face of that box moves inwards by 0 to so much", NO, "mm"),
+    Key("batches_an_epoch", whole(1, 1000000), "batches that make an epoch"),
+    Key("pool_size", whole(1, 1000000), "samples kept on the device, each seen several times"),
+    Key("generator_threads", whole(1, 256), "threads that paint"),
+    Key("validation_samples", whole(1, 1000000), "scans that validate"),
+    Key("validation_seed", SEED, "of scans never trained on"),
+    Key("generator", COMPONENT, "paints scans"),
+    Key("synthetic_batches", COMPONENT, "gives the training its batches"),
+    Key("synthetic_validation", COMPONENT, "gives the validation its scans"),
     # the training's pace
     Key("max_epochs", whole(1, 1000000), "epochs of the training", GROWS),
+    Key("max_seconds", or_null(number_above(0, 1e9)), "most time for a training; null: no limit", GROWS, "s"),
     Key("batch_size", COUNT, "cases in a step; each gives `crops_per_case` windows", PLANNED),
     Key("val_interval", whole(1, 1000000), "epochs between validations; at most `max_epochs`"),
     Key("early_stop_patience", whole(1, 1000000), "validations without a better Dice before the training ends", GROWS),
     Key("learning_rate", number_above(0, 100), "initial rate; of a cycle the highest"),
+    Key("warmup_steps", whole(0, 1000000), "steps over which the learning rate grows"),
+    Key("max_gradient_norm", or_null(number_above(0, 1e9)), "longer gradients are scaled down to it; null: none"),
     Key("weight_decay", number(0, 100), "of the optimizer"),
     Key("lr_step_each", choice("epoch", "step"), "when the learning rate moves on its schedule"),
     Key("schedule_length", COMPONENT, "how often it moves"),
     Key("accumulate_steps", COUNT, "batches whose gradients make one step of the optimizer"),
+    Key("tumor_weight", number(0, 1000), "of a tumor voxel in the cross-entropy"),
     Key("loss", COMPONENT, "loss of one output"),
     Key("optimizer", COMPONENT, "the optimizer; `fused` is set on a GPU where it knows it"),
     Key("lr_scheduler", COMPONENT, "the learning rate's schedule"),

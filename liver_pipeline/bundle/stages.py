@@ -16,7 +16,7 @@ from typing import Any
 
 from liver_pipeline.bundle.checks import check_values, checking
 from liver_pipeline.bundle.entry import read_config
-from liver_pipeline.bundle.keys import Role, keys_with, root_of
+from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import (
     Configs,
     Source,
@@ -31,6 +31,7 @@ from liver_pipeline.bundle.layers import (
     set_keys,
     share_dir,
 )
+from liver_pipeline.bundle.roles import Role
 
 LIVER_STAGE, PREFIX = "liver", "liver_"
 

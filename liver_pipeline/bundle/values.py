@@ -40,7 +40,8 @@ def or_null(kind: Kind) -> Kind:
 
 def either(first: Kind, second: Kind) -> Kind:
     """Return the kind whose values are of one of two kinds."""
-    return Kind(f"{first.says}, or {second.says}", lambda v: first.holds(v) or second.holds(v))
+    built = first.is_built and second.is_built
+    return Kind(f"{first.says}, or {second.says}", lambda v: first.holds(v) or second.holds(v), is_built=built)
 
 
 # --- one value ---

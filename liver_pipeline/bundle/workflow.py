@@ -11,8 +11,9 @@ from monai.bundle import ConfigWorkflow
 
 from liver_pipeline.bundle.checks import check_values
 from liver_pipeline.bundle.entry import literal, read_config
-from liver_pipeline.bundle.keys import Role, keys_with
+from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import apply_overrides, component_class, refuse_key
+from liver_pipeline.bundle.roles import Role
 
 
 def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:

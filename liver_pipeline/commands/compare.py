@@ -22,8 +22,9 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from liver_pipeline.bundle.entry import read_config
-from liver_pipeline.bundle.keys import Role, keys_with
+from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, share_dir
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import finished, train
@@ -68,7 +69,7 @@ class Trial:
 
 
 @dataclass
-class Plan:
+class ComparisonPlan:
     """All that a comparison is about."""
 
     out_dir: Path
@@ -125,7 +126,7 @@ def compare(
     for key in sorted(set(overrides) & keys_with(Role.COMPARE)):
         raise ValueError(f"compare sets {key} itself, the same for all (see OUT_DIR, --seeds, --folds); leave it out")
     contestants = _contestants(experiments, networks, layers or {})
-    plan = Plan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
+    plan = ComparisonPlan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
     classes, failed = _merge_all(plan)
     _make_splits(plan)
     results: list[RunResult] = []
@@ -161,7 +162,7 @@ def _contestants(experiments: Sequence[str], networks: Sequence[str], layers: Ma
     return found
 
 
-def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
+def _merge_all(plan: ComparisonPlan) -> tuple[dict[str, int], list[FailedRun]]:
     """Return the number of classes of each contestant that can be composed, and those that cannot.
 
     The cases of the data set are found on the way. What is wrong with all of them is raised.
@@ -186,7 +187,7 @@ def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
     return classes, failed
 
 
-def _make_splits(plan: Plan) -> None:
+def _make_splits(plan: ComparisonPlan) -> None:
     """Write the splits that are not there; refuse those of an earlier call with other settings."""
     default = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
     fractions = plan.overrides.get("split_fractions", default)
@@ -213,7 +214,7 @@ def _make_splits(plan: Plan) -> None:
 # --- one run ---
 
 
-def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
+def _run(plan: ComparisonPlan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
     """Train, segment, score and read one run; whatever goes wrong comes back with its reason."""
     folder = plan.out_dir / trial.name
     steps: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = [
@@ -293,7 +294,7 @@ def _evaluate(folder: Path) -> None:
 # --- after the last run ---
 
 
-def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
+def _write(plan: ComparisonPlan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
     """Write tables and page."""
     splits = [
         json.loads(plan.split_file(f).read_text())["cases"] for f in (range(plan.folds) if plan.folds else [None])
@@ -307,7 +308,7 @@ def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Com
     return comparison
 
 
-def _pictures(plan: Plan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
+def _pictures(plan: ComparisonPlan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
     """Draw worst, median and best prediction of each experiment; captions and PNGs."""
     files = {case["case"]: case for case in plan.cases}
     drawn: dict[str, list[tuple[str, bytes]]] = {}

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import TRAINING_OUTPUTS, compose, remove_outputs, write_config, write_configs
 from liver_pipeline.bundle.entry import read_config
-from liver_pipeline.bundle.keys import Role, keys_with
+from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import WORKFLOWS, Configs
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import LIVER_STAGE, differing_keys, merge_stages, set_stage_keys
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.distributed import process_count
@@ -33,8 +34,8 @@ def train(
 ) -> None:
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
-    A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs`` and
-    ``early_stop_patience`` may grow, and what changes no result may change.
+    A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs``,
+    ``early_stop_patience`` and ``max_seconds`` may grow, and what changes no result may change.
 
     Args:
         run_dir: The run folder.
@@ -153,7 +154,7 @@ def _show(value: Any) -> str:
 
 def _may_change(key: str, old: Any, new: Any) -> bool:
     if key in keys_with(Role.GROWS):
-        return isinstance(old, int) and isinstance(new, int) and new > old
+        return isinstance(old, int | float) and isinstance(new, int | float) and new > old
     return key in keys_with(Role.LIVE)
 
 

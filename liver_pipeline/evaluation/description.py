@@ -35,7 +35,7 @@ LESION_COLUMNS = (
 )  # fmt: skip
 
 
-def describe_files(
+def describe(
     mask: Path | str,
     scan: Path | str | None = None,
     *,
@@ -71,7 +71,7 @@ def describe_files(
     if confidence and probability is None:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
     turned, affine = to_ras(label_map)
-    table = describe(
+    table = describe_label_map(
         turned,
         affine,
         hu=_on_grid(label_map, ct),
@@ -101,7 +101,7 @@ def _on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
     return array
 
 
-def describe(
+def describe_label_map(
     label_map: LabelMap,
     affine: Affine,
     *,

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import Affine
+from liver_pipeline.io.dicom import LPS_TO_RAS
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan, checked
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 IN_MEMORY = Path("in_memory")  # stands in messages and records where a file's path would
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from liver_pipeline.io.files import content_sha256, file_sha256
+from liver_pipeline.io.files import content_sha256, file_sha256, whole_file
 
 
 def load_weights(network: torch.nn.Module, path: Path | str) -> str:
@@ -116,3 +116,48 @@ def network_sha256(network: torch.nn.Module) -> str:
             digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def started_from(network: torch.nn.Module, path: str | Path | None) -> torch.nn.Module:
+    """Return the network with weights to start a training from; without a path with its own.
+
+    Args:
+        network: Changed in place.
+        path: See :func:`load_weights`; half precision becomes the network's own.
+
+    Raises:
+        FileNotFoundError: See :func:`load_weights`.
+        ValueError: See :func:`load_weights`.
+    """
+    if path is not None:
+        load_weights(network, path)
+    return network
+
+
+def save_half(path: Path | str, weights: Mapping[str, torch.Tensor]) -> str:
+    """Write weights in half precision, for networks that are shipped; a tensor with two names is written once.
+
+    Args:
+        path: Of the file, which :func:`load_weights` reads; it appears whole or not at all.
+        weights: A state dict. Whole numbers, such as counts, stay as they are.
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        ValueError: If a weight is not finite, or too large for half precision.
+    """
+    halves: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    out = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in halves:
+            half = tensor.detach().cpu().contiguous()
+            half = half.half() if half.is_floating_point() else half.clone()
+            if not torch.isfinite(half).all():
+                raise ValueError(f"{name} holds values that half precision cannot hold; these weights are not usable")
+            halves[key] = half
+        out[name] = halves[key]
+    with whole_file(path) as temporary:
+        torch.save(out, temporary)
+    return file_sha256(Path(path))

@@ -23,13 +23,13 @@ from liver_pipeline.metrics.shapes import lesion_shapes
 from liver_pipeline.planning.histograms import Histogram, label_histograms
 
 VERSION = 1  # of what is measured: older measurements are done again
-REGIONS = ("background", "liver", "tumor")  # by label; liver is tissue without tumor
+TISSUES = ("background", "liver", "tumor")  # by label; liver is tissue without tumor
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 
-Row = dict[str, Any]
+CaseRow = dict[str, Any]
 
 
-def read_case(case: Case, reader: ScanReader) -> tuple[Scan | None, Scan | None, list[Row]]:
+def read_case(case: Case, reader: ScanReader) -> tuple[Scan | None, Scan | None, list[CaseRow]]:
     """Read image and label of a case.
 
     Returns:
@@ -44,7 +44,7 @@ def read_case(case: Case, reader: ScanReader) -> tuple[Scan | None, Scan | None,
     return image, label, findings
 
 
-def _try(file: str, read: Any) -> tuple[Scan | None, list[Row]]:
+def _try(file: str, read: Any) -> tuple[Scan | None, list[CaseRow]]:
     try:
         scan: Scan = read()
     except IntakeError as reason:
@@ -54,7 +54,7 @@ def _try(file: str, read: Any) -> tuple[Scan | None, list[Row]]:
     return scan, [_row(file, finding) for finding in scan.findings]
 
 
-def _row(file: str, finding: Finding, accept: Collection[str] = ()) -> Row:
+def _row(file: str, finding: Finding, accept: Collection[str] = ()) -> CaseRow:
     row = {"file": file, **asdict(finding)}
     return row | {"severity": str(Severity.WARNING if finding.code in accept else finding.severity)}
 
@@ -64,7 +64,7 @@ def is_bad(findings: Sequence[Mapping[str, Any]]) -> bool:
     return any(row["severity"] == Severity.ERROR for row in findings)
 
 
-def measure(image: Scan, label: Scan, modality: str) -> Row:
+def measure(image: Scan, label: Scan, modality: str) -> CaseRow:
     """Measure one case.
 
     Args:
@@ -80,8 +80,8 @@ def measure(image: Scan, label: Scan, modality: str) -> Row:
     """
     affine, shape = ras_grid(image.affine, image.array.shape)
     spacing = spacing_of(affine)
-    histograms = dict(zip(REGIONS, label_histograms(
-        image.array, label.array, len(REGIONS),
+    histograms = dict(zip(TISSUES, label_histograms(
+        image.array, label.array, len(TISSUES),
         slope=image.slope, intercept=image.intercept, whole=modality == "ct",
     ), strict=True))  # fmt: skip
     voxels = {name: one.total for name, one in histograms.items()}
@@ -102,7 +102,7 @@ def measure(image: Scan, label: Scan, modality: str) -> Row:
 
 def lesions(label_map: npt.NDArray[np.uint8], affine: Affine) -> list[dict[str, float]]:
     """Return volume in ml and longest axial diameter in mm of each tumor component (6-connected), largest first."""
-    tumor = label_map == REGIONS.index("tumor")
+    tumor = label_map == TISSUES.index("tumor")
     box = bounding_box(tumor)
     if box is None:
         return []

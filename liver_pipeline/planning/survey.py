@@ -17,11 +17,11 @@ from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.files import content_sha256, relative
 from liver_pipeline.io.ledger import Ledger
 from liver_pipeline.io.reader import ScanReader
-from liver_pipeline.planning.fingerprint import REGIONS, VERSION, Row, intensities, is_bad, measure, read_case
+from liver_pipeline.planning.fingerprint import TISSUES, VERSION, CaseRow, intensities, is_bad, measure, read_case
 from liver_pipeline.planning.histograms import EMPTY, Histogram
 
 
-def survey_cases(cases: Sequence[Case], reader: ScanReader, ledger_path: Path, *, root: Path) -> list[Row]:
+def survey_cases(cases: Sequence[Case], reader: ScanReader, ledger_path: Path, *, root: Path) -> list[CaseRow]:
     """Measure every case that was not measured before.
 
     Each case is written to the ledger as soon as it is measured, so that a run that was killed goes on where it
@@ -54,7 +54,7 @@ def survey_cases(cases: Sequence[Case], reader: ScanReader, ledger_path: Path, *
         ledger.close()
 
 
-def _measured(case: Case, reader: ScanReader, ledger: Ledger, known: dict[str, Row]) -> Row:
+def _measured(case: Case, reader: ScanReader, ledger: Ledger, known: dict[str, CaseRow]) -> CaseRow:
     """Return the ledger's row for a case, measured now if there is none for its content."""
     state = _file_state(case, reader)
     last = ledger.last.get(case["case"])
@@ -71,7 +71,7 @@ def _measured(case: Case, reader: ScanReader, ledger: Ledger, known: dict[str, R
     return row
 
 
-def _measure(case: Case, reader: ScanReader) -> Row:
+def _measure(case: Case, reader: ScanReader) -> CaseRow:
     image, label, findings = read_case(case, reader)
     bad = is_bad(findings)
     result = None if bad or image is None or label is None else measure(image, label, reader.modality)
@@ -83,7 +83,7 @@ def _measure(case: Case, reader: ScanReader) -> Row:
     return {"case": case["case"], "event": event, "key": key, "findings": findings, "result": result}
 
 
-def _passing(row: Row) -> bool:
+def _passing(row: CaseRow) -> bool:
     """Whether a case failed for a reason that says nothing about its files, such as a disk that was away."""
     return any(finding["code"] in PASSING for finding in row["findings"])
 
@@ -108,7 +108,7 @@ def _key(image: str, label: str, reader: ScanReader) -> str:
     return content_sha256([VERSION, image, label, asdict(reader)])
 
 
-def _describe(case: Case, measured: Row, root: Path) -> Row:
+def _describe(case: Case, measured: CaseRow, root: Path) -> CaseRow:
     return {
         "case": case["case"],
         "patient": case["patient"],
@@ -122,7 +122,7 @@ def _describe(case: Case, measured: Row, root: Path) -> Row:
 
 def pooled_histograms(rows: Iterable[Mapping[str, Any]]) -> dict[str, Histogram]:
     """Pool the histograms of all usable cases, by region; only values on one scale (CT) can be."""
-    pooled = dict.fromkeys(REGIONS, EMPTY)
+    pooled = dict.fromkeys(TISSUES, EMPTY)
     for row in rows:
         if row["usable"]:
             for name, content in row["histograms"].items():
@@ -130,7 +130,7 @@ def pooled_histograms(rows: Iterable[Mapping[str, Any]]) -> dict[str, Histogram]
     return pooled
 
 
-def summarize(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[str, Any]:
+def summarize_dataset(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[str, Any]:
     """Sum up a data set.
 
     Args:
@@ -145,7 +145,7 @@ def summarize(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[str, Any
     usable = [row for row in rows if row["usable"]]
     patients = Counter(row["patient"] for row in rows)
     lesions = [lesion for row in usable for lesion in row["lesions"]]
-    voxels = {name: sum(row["voxels"][name] for row in usable) for name in REGIONS}
+    voxels = {name: sum(row["voxels"][name] for row in usable) for name in TISSUES}
     return {
         "n_cases": len(rows),
         "n_usable": len(usable),

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import yaml
 
-from liver_pipeline.bundle.keys import Role, keys_with
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.io.files import content_sha256, plain
 from liver_pipeline.io.reader import ScanReader

@@ -15,7 +15,7 @@ from typing import Any
 
 from monai.data import Dataset
 
-from liver_pipeline.evaluation.description import describe_files
+from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import plain, remove_temporary, write_json
 from liver_pipeline.io.findings import Finding, IntakeError
@@ -70,7 +70,7 @@ class FolderRun:
         max_failures: Stop after so many failures.
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
         describe: Also write ``<case>.description.json``, the clinical table of
-            :func:`liver_pipeline.evaluation.description.describe_files`; for masks that are done, this alone.
+            :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
         progress: Show a bar on a terminal.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
     """
@@ -258,7 +258,7 @@ class FolderRun:
         """Write the clinical table."""
         confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
         with case.stages("describe"):
-            table = describe_files(case.output, case.path, confidence=confidence, reader=self.runner.reader)
+            table = describe(case.output, case.path, confidence=confidence, reader=self.runner.reader)
             write_json(case.description, plain(table))
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:

@@ -185,7 +185,7 @@ def test_one_bad_case_is_listed_and_stops_nothing(tmp_path: Path, reads: list[st
     assert codes[1] == [("image", "TRUNCATED", "error")]
     assert codes[2] == [("label", "LABEL_GRID_MISMATCH", "error")]
     assert [row["usable"] for row in rows] == [True, False, False, True]
-    summary = survey.summarize(rows, "ct")
+    summary = survey.summarize_dataset(rows, "ct")
     assert (summary["n_cases"], summary["n_usable"]) == (4, 2)
     assert summary["codes"] == {"TRUNCATED": 1, "LABEL_GRID_MISMATCH": 1}
     reads.clear()
@@ -234,14 +234,14 @@ def test_the_summary_has_medians_ranges_and_pooled_values(tmp_path: Path) -> Non
         box_case(data, number, hu=hu, affine=affine)
     rows = rows_of(data, tmp_path / "out")
     rows[1]["patient"] = rows[0]["patient"]
-    summary = survey.summarize(rows, "ct")
+    summary = survey.summarize_dataset(rows, "ct")
     assert (summary["n_patients"], summary["n_patients_with_several_cases"]) == (2, 1)
     assert summary["spacing_mm"]["median"] == pytest.approx([0.8, 0.9, 2.5], abs=1e-5)
     assert summary["spacing_mm"]["max"] == pytest.approx([0.9, 0.9, 2.5], abs=1e-5)
     assert (summary["n_lesions"], summary["n_cases_with_tumor"]) == (6, 3)
     assert summary["intensity"]["liver"]["mean"] == pytest.approx(110)
     assert summary["intensity"]["liver"]["p50"] == 100.0
-    assert survey.summarize(rows, "mr")["intensity"] is None
+    assert survey.summarize_dataset(rows, "mr")["intensity"] is None
 
 
 def test_measuring_an_empty_label_gives_no_figures_for_what_is_not_there(tmp_path: Path) -> None:

@@ -395,15 +395,15 @@ def test_weights_of_another_network_or_with_code_are_refused_in_one_line(tmp_pat
 # --- the disk ------------------------------------------------------------------------------------------------------
 
 
-def failing_fsync(monkeypatch: pytest.MonkeyPatch, number: int, pattern: str, after: int = 0) -> None:
-    """Make fsync fail with ``number`` for files whose name holds ``pattern``, from the ``after``-th time on."""
+def failing_fsync(monkeypatch: pytest.MonkeyPatch, number: int, pattern: str, after: int = 0, times: int = 99) -> None:
+    """Make fsync fail with ``number`` for files whose name holds ``pattern``, ``times`` times after ``after`` times."""
     real, seen = os.fsync, [0]
 
     def fsync(handle: int) -> None:
         name = str(Path(f"/proc/self/fd/{handle}").readlink())
         if pattern in name:
             seen[0] += 1
-            if seen[0] > after:
+            if after < seen[0] <= after + times:
                 raise OSError(number, os.strerror(number))
         real(handle)
 
@@ -417,7 +417,7 @@ def test_a_full_or_read_only_disk_gives_a_code_and_leaves_nothing_half_written(
 ) -> None:
     masks = tmp_path / "masks"
     with monkeypatch.context() as patch:
-        failing_fsync(patch, number, ".part", after=2)  # the provenance and the mask of a.1 are written
+        failing_fsync(patch, number, ".part", after=3, times=1)  # a case syncs its provenance, then its mask
         assert folder_run(scans, masks).run() == Summary(done=2, failed=1, skipped=0, exit_code=3)
     assert [row["code"] for row in rows(masks) if row["event"] == "failed"] == [code]
     assert "a.2.nii.gz" not in files(masks) and not [name for name in files(masks) if name.endswith(".part")]
