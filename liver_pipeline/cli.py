@@ -19,8 +19,21 @@ EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
 
 
+class WithoutEmptyWords(click.Command):
+    """A command that refuses empty words: an unset variable of the shell would be read as the working directory."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse empty words, then parse as usual."""
+        for number, word in enumerate(args, 1):
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                raise ValueError(f"word {number} after {ctx.info_name} is empty ({word!r}); is a variable unset?")
+        return super().parse_args(ctx, args)
+
+
 class OneLineErrors(click.Group):
     """A group whose commands end with one line on bad input; ``--debug`` shows the traceback instead."""
+
+    command_class = WithoutEmptyWords
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
@@ -48,6 +61,7 @@ def root_cause(error: BaseException) -> BaseException:
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
     warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    sys.path.append(str(Path.cwd()))  # own classes are found where `python -m monai.bundle` finds them
 
 
 def _layers(**named: str | None) -> dict[str, str]:

@@ -140,7 +140,7 @@ def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: boo
     parser = ConfigParser(config)
     for source, pairs in layers:
         for key, value in pairs.items():
-            if key == root_of(key) or _knows(config, key):
+            if key == root_of(key) or knows(config, key):
                 merge_kv(parser, key, entered(key, value))
             elif not (offered and root_of(key) in config):
                 refuse_key(key, source, config)
@@ -150,7 +150,7 @@ def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: boo
 def apply_overrides(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str]:
     """Set the pairs whose key ``config`` knows, in place; return their keys."""
     parser = ConfigParser(config)
-    known = {key for key in pairs if _knows(config, key)}
+    known = {key for key in pairs if knows(config, key)}
     for key in pairs:
         if key in known:
             merge_kv(parser, key, entered(key, pairs[key]))
@@ -176,7 +176,7 @@ def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
         check_values(**config)
 
 
-def _knows(config: Any, key: str) -> bool:
+def knows(config: Any, key: str) -> bool:
     """Tell whether ``a::b`` can be set: ``a`` exists, and ``b`` exists or is an argument of the component ``a``."""
     *parents, last = key.removeprefix("+").replace("#", "::").split("::")
     for part in parents:

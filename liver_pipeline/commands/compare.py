@@ -279,7 +279,8 @@ def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, An
     contestant = trial.contestant
     cache_dir = str((split_file.parent / "cache").absolute())  # for all: what is preprocessed alike is so once
     values = {"cache_dir": cache_dir, **overrides, "seed": trial.seed}
-    train(folder, contestant.layers, experiment=contestant.experiment, overrides=values, split=shared)
+    layers, used = contestant.layers, ("train", "evaluate")
+    train(folder, layers, experiment=contestant.experiment, overrides=values, split=shared, workflows=used)
 
 
 def _evaluate(folder: Path) -> None:
