@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +25,10 @@ from liver_pipeline.io.files import content_sha256, plain, remove_temporary, wri
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import Ledger, read_ledger
 from liver_pipeline.io.probabilities import write_probabilities
-from liver_pipeline.io.volumes import read_scan, write_label_map
+from liver_pipeline.io.volumes import Scan, read_scan, write_label_map
 from liver_pipeline.networks.weights import load_networks
 from liver_pipeline.prediction.case import Case, as_label_map, describe_case, without_voxels
-from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, one_ahead
+from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.prediction.provenance import available_bytes, machine, settings_of, versions
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input
@@ -149,6 +151,10 @@ class FolderRun:
         self.config_sha256 = content_sha256(self.settings)
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self._memory = MemoryBudget(int(limit))
+        on_gpu = self.device.type == "cuda"
+        self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
+        # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
+        self.at_once = max(1, min(4, (os.cpu_count() or 1) // 4)) if on_gpu else 1
         self._tally = {"done": 0, "failed": 0, "before": 0}
         self._lock = Lock()
         self._lost: OSError | None = None  # what made the ledger unwritable
@@ -215,21 +221,26 @@ class FolderRun:
     # --- the run ---
 
     def _run(self, cases: Sequence[Case]) -> Summary:
-        pending: Future[None] | None = None
-        reader, writer = ThreadPoolExecutor(1, "read-ahead"), ThreadPoolExecutor(1, "write-behind")
+        self._turns = Turns()
+        pending: deque[Future[None]] = deque()
+        reader, writer = (
+            ThreadPoolExecutor(self.at_once, "read-ahead"),
+            ThreadPoolExecutor(self.at_once, "write-behind"),
+        )
         try:
             with Bar(len(cases), self.progress) as self._bar:
-                for case in one_ahead(cases, self._prepare, reader):
+                for case in ahead(enumerate(cases), self._prepare, reader, self.at_once):
                     pred = None if case.failure or case.before else self._infer(case)
-                    if pending is not None:
-                        pending.result()
+                    while len(pending) >= self.at_once or (pending and self.max_failures is not None):
+                        pending.popleft().result()
                     if pred is None:
                         self._settle(case)
-                    pending = None if pred is None else writer.submit(self._finish, case, pred)
+                    else:
+                        pending.append(writer.submit(self._finish, case, pred))
                     if self._must_stop():
                         break
-                if pending is not None:
-                    pending.result()
+                while pending:
+                    pending.popleft().result()
         finally:
             self._memory.close()
             reader.shutdown(cancel_futures=True)
@@ -254,23 +265,36 @@ class FolderRun:
             code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
         return Summary(done, failed, skipped, code)
 
-    def _prepare(self, case: Case) -> Case:
-        """Read and preprocess one case (in the read-ahead thread), unless an earlier run settled it."""
+    def _prepare(self, numbered: tuple[int, Case]) -> Case:
+        """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it."""
+        number, case = numbered
         try:
             case.started = time.time()
-            if self._earlier.settles(case):
-                return case
-            self._earlier.guard_output(case)
-            case.reserved = self._memory.reserve(predicted_bytes(case.one.path, probabilities=self.probabilities))
+            with self._turns.of(number):
+                if self._earlier.settles(case):
+                    return case
+                self._earlier.guard_output(case)
+                case.reserved = self._memory.reserve(predicted_bytes(case.one.path, probabilities=self.probabilities))
             with case.stages("read"):
                 scan = read_scan(case.one.path, modality=self.modality, accept=self.accept, repair=self.repair)
             case.input_sha256 = scan.sha256
             with case.stages("preprocess"):
-                case.data = dict(self.dataset.transform({"image": scan}))
+                case.data = self._preprocessed(scan)
             case.scan = without_voxels(scan)
         except Exception as reason:
             self._fail(case, reason)
         return case
+
+    def _preprocessed(self, scan: Scan) -> dict[str, Any]:
+        """Apply the transforms; what they do on a GPU goes on beside the network of another case."""
+        if self._stream is None:
+            return dict(self.dataset.transform({"image": scan}))
+        with torch.cuda.stream(self._stream):
+            data = dict(self.dataset.transform({"image": scan}))
+        self._stream.synchronize()
+        if data["image"].is_cuda:
+            data["image"].as_tensor().record_stream(torch.cuda.default_stream(self.device))
+        return data
 
     def _infer(self, case: Case) -> torch.Tensor | None:
         try:
@@ -355,11 +379,11 @@ class FolderRun:
             logger.warning("%s: %s: %s", case.one.path, case.failure.code, case.failure.detail)
             self._record_failure(case)
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
-        with self._lock:
-            self._tally[kind] += 1
         case.data, case.scan, case.levels = {}, None, None
         self._memory.release(case.reserved)
-        self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
+        with self._lock:
+            self._tally[kind] += 1
+            self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
 
     def _record_failure(self, case: Case) -> None:
         assert case.failure is not None
