@@ -272,7 +272,9 @@ def run_folder(scan: Path, output: Path, preset: dict[str, Any], network: nn.Mod
     from monai.transforms import Compose
 
     from liver_pipeline.inferers import StreamingInferer
-    from liver_pipeline.prediction.folder_run import FolderRun, find_scans
+    from liver_pipeline.prediction.case_runner import CaseRunner
+    from liver_pipeline.prediction.folder_run import FolderRun
+    from liver_pipeline.prediction.plan import find_scans
     from liver_pipeline.transforms import FillLiverHolesd, KeepLargestLiverd, LoadScand
 
     folder = output.with_suffix("").with_suffix("")  # without .nii.gz
@@ -284,15 +286,15 @@ def run_folder(scan: Path, output: Path, preset: dict[str, Any], network: nn.Mod
         (folder / name).mkdir(parents=True)
         for number in range(copies):
             (folder / name / f"{number}.nii.gz").symlink_to(scan.resolve())
-        run = FolderRun(
-            dataset=Dataset(find_scans(folder / name), Compose([LoadScand("image"), *preprocessing(preset)])),
-            output_dir=folder / f"{name}_masks",
+        runner = CaseRunner(
+            preprocessing=Compose([LoadScand("image"), *preprocessing(preset)]),
             inferer=inferer,
             network=network,
             postprocessing=Compose([KeepLargestLiverd("pred"), FillLiverHolesd("pred")]),
             device=preset["device"],
-            progress=False,
         )
+        scans = Dataset(find_scans(folder / name))
+        run = FolderRun(dataset=scans, output_dir=folder / f"{name}_masks", runner=runner, progress=False)
         begin, cpu = time.perf_counter(), time.process_time()
         with contextlib.redirect_stdout(sys.stderr):
             summary = run.run()

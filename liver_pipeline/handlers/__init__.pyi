@@ -1,5 +1,8 @@
 from .bad_loss import StopAtBadLoss as StopAtBadLoss
+from .budget import CosineBudget as CosineBudget
+from .budget import StopInTime as StopInTime
 from .checkpoint import Checkpoint as Checkpoint
+from .clipping import ClipGradients as ClipGradients
 from .dice import dice_of_each_class as dice_of_each_class
 from .dice import mean_dice as mean_dice
 from .early_stop import EarlyStop as EarlyStop
