@@ -24,6 +24,11 @@ PATH_KEYS = (
     "liver_ckpt_path",
     "encoder_weights_path",
     "converted_dir",
+    "shapes_dir",
+    "scans_file",
+    "liver_scans_file",
+    "initial_weights",
+    "liver_initial_weights",
 )
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
@@ -174,6 +179,26 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
     click.echo(f"train it with: --experiment {planned.experiment}")
     if n_usable < n_cases:
         sys.exit(EXIT_SOME_FAILED)
+
+
+@main.command()
+@click.argument("out_dir")
+@click.option("--n", type=click.IntRange(min=1), default=12, show_default=True, help="Number of scans.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
+@click.option("--shapes", type=click.Path(exists=True, file_okay=False), help="Folder of liver shapes, as .npz files.")
+@click.option("--spacing", type=click.FloatRange(min=0.5), default=3.0, show_default=True, help="Voxel size in mm.")
+@click.option("--mr", is_flag=True, help="Random contrast, as MR has, in place of CT.")
+def synthesize(out_dir: str, mr: bool, **options: Any) -> None:
+    """Paint N abdomens with livers and tumors into OUT_DIR: images/, labels/ and a contact sheet.
+
+    OUT_DIR is a data set for `--data folder`. Without shapes the livers are invented as well.
+
+    \b
+    Example: liver-pipeline synthesize painted --n 12 --seed 0
+    """
+    from liver_pipeline.commands.synthesize import synthesize
+
+    click.echo(f"look at {synthesize(out_dir, ct=not mr, **options)}")
 
 
 @main.command()
