@@ -13,6 +13,7 @@ import copy
 import csv
 import json
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -125,6 +126,7 @@ def sheets(run: Path, out: Path) -> None:
 def main(run: Path, material: Path, out: Path, seconds: float, warm: Path | None, pairs: tuple[str, ...]) -> None:
     """Compose the run, train both stages, export."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started this in the background
+    sys.setswitchinterval(0.001)  # generator threads must not keep the training one waiting
     out.mkdir(parents=True, exist_ok=True)
     keys = overrides(material, warm, seconds) | parse_overrides(pairs)
     if not (run / "configs").is_dir():
