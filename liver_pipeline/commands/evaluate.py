@@ -34,13 +34,13 @@ BYTES_PER_VOXEL = 10  # peak of one case over the voxels of its volume; scripts/
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
 SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
 OUTPUTS = ("metrics.json", "cases.csv", "lesions.csv", "report.html")
-LESION_COLUMNS = (
+_LESION_COLUMNS = (
     "case", "kind", "id", "status", "volume_ml", "voxels", "diameter_mm", "perpendicular_mm", "size_class", "slice",
     "centroid_ras_mm", "centroid_lps_mm", "group_iou", "matched_ids", "overlap_voxels",
 )  # fmt: skip
 
 
-def evaluate_folders(
+def evaluate(
     pred_dir: Path | str,
     label_dir: Path | str,
     output_dir: Path | str,
@@ -313,7 +313,7 @@ def _lesions_csv(metrics: Mapping[str, Any]) -> str:
     rows = [
         {"case": case, **row} for case, figures in metrics["cases"].items() for row in figures.get("lesion_list", [])
     ]
-    return _csv(rows, LESION_COLUMNS)
+    return _csv(rows, _LESION_COLUMNS)
 
 
 def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -14,5 +14,6 @@ from .progress import Progress as Progress
 from .save_best import SaveBest as SaveBest
 from .schedule import LrSchedule as LrSchedule
 from .schedule import schedule_length as schedule_length
+from .step_losses import StepLosses as StepLosses
 from .tensorboard import Board as Board
 from .tensorboard import Overlays as Overlays

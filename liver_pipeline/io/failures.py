@@ -11,7 +11,16 @@ from liver_pipeline.io.findings import Finding, IntakeError, Severity, error
 
 # Failures that say nothing about the scan: the next run tries again without being asked.
 PASSING = frozenset(
-    ("READ_FAILED", "NOT_FOUND", "OUT_OF_MEMORY", "WRITE_FAILED", "DISK_FULL", "OUTPUT_READ_ONLY", "OUTPUT_EXISTS")
+    (
+        "READ_FAILED",
+        "NOT_FOUND",
+        "OUT_OF_MEMORY",
+        "WRITE_FAILED",
+        "DISK_FULL",
+        "OUTPUT_READ_ONLY",
+        "OUTPUT_EXISTS",
+        "DEVICE_FAILED",
+    )
 )
 
 
@@ -32,9 +41,19 @@ def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
     line = " ".join(f"{type(reason).__name__}: {reason}".split())[:500]
     if isinstance(reason, MemoryError | torch.OutOfMemoryError) or "allocate memory" in line:
         return error("OUT_OF_MEMORY", f"{line}; free memory, or choose a coarser grid")
+    if is_device_error(reason):
+        return error("DEVICE_FAILED", f"{line}; the device needs a new process: run the same command again")
     if writing and isinstance(reason, OSError):
         return _write_failure(reason, line)
     return error("PREDICT_FAILED", line)
+
+
+def is_device_error(reason: BaseException) -> bool:
+    """Tell whether the device, not the case, failed: after such an error a CUDA context answers nothing any more."""
+    text = str(reason)
+    return isinstance(reason, RuntimeError) and any(
+        sign in text for sign in ("CUDA error:", "CUDNN_STATUS_", "HIP error:")
+    )
 
 
 def _write_failure(reason: OSError, line: str) -> Finding:

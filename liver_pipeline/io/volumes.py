@@ -27,7 +27,7 @@ from liver_pipeline.io.findings import (
     value_findings,
     warning,
 )
-from liver_pipeline.io.nifti import header_findings, header_like, read_nifti, scaling, write_nifti
+from liver_pipeline.io.nifti import LABEL_INTENT, header_findings, header_like, read_nifti, scaling, write_nifti
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -140,7 +140,7 @@ def write_label_map(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; overwrite=True replaces it")
     x, y, z = label_map.shape
-    return write_nifti(path, label_map, header_like(like.header, (x, y, z)), announce)
+    return write_nifti(path, label_map, header_like(like.header, (x, y, z), intent=LABEL_INTENT), announce)
 
 
 def label_findings(scan: Scan, label: Scan) -> list[Finding]:
@@ -192,7 +192,7 @@ def _from_nifti(path: Path, modality: str, accept: Collection[str], repair: Coll
     findings = [*volume.findings, *header_findings(path, header)]
     if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
         findings += form_findings(volume.array.shape, affine, _qform(header))
-    return _checked(
+    return checked(
         Scan(volume.array, affine, slope, intercept, header, path, volume.sha256, tuple(findings)),
         modality, accept, repair,
     )  # fmt: skip
@@ -216,13 +216,13 @@ def _from_series(path: Path, modality: str, accept: Collection[str], repair: Col
     header.set_sform(volume.affine, code=1)
     affine = np.asarray(header.get_sform(), dtype=np.float64)  # as float32 holds it: what a reader of the mask sees
     names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
-    return _checked(
+    return checked(
         Scan(volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names),
         modality, accept, repair,
     )  # fmt: skip
 
 
-def _checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
+def checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
     """Add the findings on grid and values; raise if an error is among all findings."""
     findings = [*scan.findings, *affine_findings(scan.affine)]
     if affine_is_usable(scan.affine):

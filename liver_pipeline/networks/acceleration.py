@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from monai.utils import set_determinism
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -50,6 +51,21 @@ def accelerated(
             f"or compile=true"
         )
     return Compiled(network, mode)
+
+
+def settle_randomness(seed: int, deterministic: bool) -> None:
+    """Seed all generators, and choose between results that agree to the bit and the fastest kernels.
+
+    MONAI's ``set_determinism`` always holds cuDNN to its deterministic kernels, and from trying which one is fastest.
+
+    Args:
+        seed: Of Python, NumPy and PyTorch.
+        deterministic: Refuse operations that are not, and take cuDNN's deterministic kernels; false lets cuDNN take the
+            fastest of all for a window's size, so that two runs on a GPU agree to rounding.
+    """
+    set_determinism(seed=seed, use_deterministic_algorithms=deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def recompute_activations(network: nn.Module) -> list[str]:

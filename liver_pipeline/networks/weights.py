@@ -19,6 +19,7 @@ def load_weights(network: torch.nn.Module, path: Path | str) -> str:
     Args:
         network: Stays on its device.
         path: A file of ``torch.save``, read with ``weights_only=True``: a state dict, or a dict with one under "model".
+            Where ``<path>.sha256`` lies beside it, as ``sha256sum`` writes it, the file must have that hash.
 
     Returns:
         sha256 of the file.
@@ -30,12 +31,15 @@ def load_weights(network: torch.nn.Module, path: Path | str) -> str:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; train first, or set ckpt_path")
+    sha256, written_down = file_sha256(path), path.with_name(f"{path.name}.sha256")
+    if written_down.is_file() and written_down.read_text().split()[:1] != [sha256]:
+        raise ValueError(f"{path} is not what {written_down.name} says; install the package or copy the run again")
     state = _state_dict(path)
     expected = network.state_dict()
     if problem := _difference(state, expected):
         raise ValueError(f"{path} belongs to another network: {problem}; use the network_def it was trained with")
     network.load_state_dict(state)
-    return file_sha256(path)
+    return sha256
 
 
 def load_networks(
