@@ -124,7 +124,7 @@ class ScanGenerator:
         self.seed, self.shares = seed, list(shares)
         device = self.grid.device
         if shapes is None:
-            self.shapes = [invent_shape(i, max(3.0, spacing), device) for i in range(INVENTED_SHAPES)]
+            self.shapes = [invent_shape(i, device) for i in range(INVENTED_SHAPES)]
         else:
             self.shapes = load_shapes(shapes, device, shapes_pattern)
         self.with_vessels = [shape for shape in self.shapes if shape.vessels]

@@ -73,7 +73,7 @@ def load_shapes(folder: str | Path, device: torch.device | str = "cpu", pattern:
     return shapes
 
 
-def invent_shape(seed: int, spacing: float = 3.0, device: torch.device | str = "cpu") -> Shape:
+def invent_shape(seed: int, device: torch.device | str = "cpu", spacing: float = 3.0) -> Shape:
     """Invent a liver of 0.8 to 3 l: a large right lobe, a wedge towards the left, hollowed from below and behind.
 
     Made once and then warped like a real one; it needs no patient, and looks like one from afar only.
