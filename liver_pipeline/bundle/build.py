@@ -31,8 +31,8 @@ def check_build(config: Mapping[str, Any]) -> None:
     network = _built(parser)
     roi_size, channels, classes = (parser.get_parsed_content(key) for key in ("roi_size", "in_channels", "num_classes"))
     if fault := window_fault(network, roi_size, channels, classes):
-        given = f"roi_size is {shown(roi_size)}, in_channels {channels}, num_classes {classes}"
-        raise ValueError(f"{given}; the network of network_def does not suit them: {fault}")
+        given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
+        raise ValueError(f"{given}; the network of network_def {fault}")
     weights = config["deep_supervision_weights"]
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")

@@ -53,8 +53,8 @@ def check_values(**values: Any) -> None:
     for key, value in plain.items():
         row = row_of(key)
         if row is not None and not row.kind.holds(value):
-            unit = f" {row.unit}" if row.unit else ""
-            raise ValueError(f"{key} is {shown(value)}; expected {row.kind.says}{unit} ({row.what})")
+            unit = f", in {row.unit}" if row.unit else ""
+            raise ValueError(f"{key} is {shown(value)}; expected {row.kind.says}{unit}: {row.what}")
     for relation in RELATIONS:
         if plain.keys() >= set(relation.keys) and not relation.holds(*(plain[key] for key in relation.keys)):
             given = " and ".join(f"{key} is {shown(plain[key])}" for key in relation.keys)

@@ -166,7 +166,7 @@ ROWS = (
     Key("optimizer", COMPONENT, "the optimizer; `fused` is set on a GPU where it knows it"),
     Key("lr_scheduler", COMPONENT, "the learning rate's schedule"),
     Key("deep_supervision_weights", or_null(several(number(0, 1000), 1, 16)),
-        "of the outputs, full resolution first; null: 1, 1/2, 1/4, ...", STAGE),
+        "of the outputs, full resolution first; null: 1, 1/2, 1/4 and so on", STAGE),
     Key("ema_decay", or_null(number_below(0, 1)),
         "validate and keep a moving average of the weights; null: the weights themselves"),
     # how a training runs

@@ -46,13 +46,13 @@ def window_fault(network: nn.Module, roi_size: Sequence[int], in_channels: int, 
     """
     try:
         heads = forward_heads(network, torch.empty(2, in_channels, *roi_size, device="meta"))
-    except NotImplementedError:
-        return ""  # a network whose operations need values cannot be looked at like this
     except Exception as error:  # whatever the network raises
-        return _window_hint(network, roi_size, in_channels) or f"it fails: {' '.join(str(error).split())[:200]}"
+        if isinstance(error, NotImplementedError) or "meta tensor" in str(error):
+            return ""  # a network whose operations need values cannot be looked at like this
+        return _window_hint(network, roi_size, in_channels) or f"fails: {' '.join(str(error).split())[:200]}"
     shape = tuple(heads[0].shape)
     wanted = (2, num_classes, *roi_size)
-    return "" if shape == wanted else f"it maps two windows to shape {shape}; expected {wanted}"
+    return "" if shape == wanted else f"maps two windows to shape {shape}, not {wanted}"
 
 
 def _window_hint(network: nn.Module, roi_size: Sequence[int], in_channels: int) -> str:
@@ -63,7 +63,7 @@ def _window_hint(network: nn.Module, roi_size: Sequence[int], in_channels: int) 
             multiple = roi_multiple(network, sides, in_channels)
         except Exception:  # noqa: S112  as above
             continue
-        return f"expected multiples of {multiple}, such as {sides}"
+        return f"takes multiples of {multiple}, such as {sides}"
     return ""
 
 
