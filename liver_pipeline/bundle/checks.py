@@ -10,7 +10,7 @@ from liver_pipeline.bundle.entry import meant
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.values import is_code
 
-SHOWN = 80  # characters of a value in a message
+_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def shown(value: Any) -> str:
     except ValueError:
         return "a number of thousands of digits"
     text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def checking(config: Mapping[str, Any]) -> dict[str, Any]:
