@@ -182,6 +182,26 @@ def plan_command(
         sys.exit(EXIT_SOME_FAILED)
 
 
+@main.command("synthesize")
+@click.argument("out_dir")
+@click.option("--n", type=click.IntRange(min=1), default=12, show_default=True, help="Number of scans.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
+@click.option("--shapes", type=click.Path(exists=True, file_okay=False), help="Folder of liver shapes, as .npz files.")
+@click.option("--spacing", type=click.FloatRange(min=0.5), default=3.0, show_default=True, help="Voxel size in mm.")
+@click.option("--mr", is_flag=True, help="Random contrast, as MR has, in place of CT.")
+def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
+    """Paint N abdomens with livers and tumors into OUT_DIR: images/, labels/ and a contact sheet.
+
+    OUT_DIR is a data set for `--data folder`. Without shapes the livers are invented as well.
+
+    \b
+    Example: liver-pipeline synthesize painted --n 12 --seed 0
+    """
+    from liver_pipeline.commands.synthesize import synthesize
+
+    click.echo(f"look at {synthesize(out_dir, ct=not mr, **options)}")
+
+
 @main.command("predict")
 @click.argument("run_dir", metavar="RUN")
 @click.argument("scans", metavar="INPUT")

@@ -134,6 +134,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("hard_case_share", number(0, 1), "of an epoch's cases, drawn by how badly they went lately"),
         Key("num_workers", whole(0, 256), "threads that prepare and augment", LIVE),
         Key("pin_memory", FLAG, "batches go to the GPU while it computes", LIVE),
+        Key("grid_device", DEVICE, "where scans are resampled", RUNNING | MEMBER),
         Key("augment_device", DEVICE, "where windows are augmented; '$@device': where the network is"),
         Key("augmentation", COMPONENTS, "random changes of the training windows"),
     ),

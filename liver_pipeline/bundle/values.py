@@ -48,7 +48,11 @@ def either(first: Kind, second: Kind) -> Kind:
 
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("text", lambda v: isinstance(v, str) and v != "", is_text=True)
-PATH_TEXT = Kind("a path", lambda v: isinstance(v, str) and v != "" and "\0" not in v, is_text=True)
+PATH_TEXT = (
+    Kind(  # MONAI's config language makes :: of each # that `monai.bundle run` is given, which is another folder
+        "a path without ::", lambda v: isinstance(v, str) and v != "" and "\0" not in v and "::" not in v, is_text=True
+    )
+)
 
 
 def choice(*names: str) -> Kind:
