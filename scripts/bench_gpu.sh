@@ -3,7 +3,7 @@
 #
 #   scripts/bench_gpu.sh OUT [BEFORE]
 #
-# OUT     folder for figures.jsonl, table.md and what the parts said.
+# OUT     folder for figures.jsonl, table.md, tests.log and log.txt, which has what the parts said.
 # BEFORE  folder with an older tree of this package (git archive REVISION | tar -x -C BEFORE), timed beside this one.
 #
 # SECONDS_IN_ALL=232 ends it early: parts that no longer fit are left out. WORKERS is the number of loader threads.
@@ -50,8 +50,9 @@ group() { # NAME LIMIT SCRIPT OPTIONS...: run it if there is time, each of its p
         return
     fi
     had=$(wc -l <"$lines")
-    timeout -k 2 "$left" "$python" "$here/scripts/$script" "$@" --limit "$limit" --lines "$lines" >"$out/$name.log" 2>&1 ||
+    timeout -k 2 "$left" "$python" "$here/scripts/$script" "$@" --limit "$limit" --lines "$lines" >"$work/log" 2>&1 ||
         echo "{\"part\": \"$name\", \"failed\": \"exit code $?\"}" >>"$lines"
+    { echo "=== $name" && cat "$work/log"; } >>"$out/log.txt"
     tail -n "+$((had + 1))" "$lines"
     echo "# $name: $((SECONDS - started)) s, $((end - SECONDS)) s left"
 }
@@ -67,11 +68,12 @@ infer() { # LIMIT OPTIONS...
 }
 
 # side by side, untimed: data, nnU-Net's preprocessing, tests
-(timeout $((60 * slow)) "$python" "$here/scripts/bench_training.py" --prepare --folder "$data" "${train[@]}" >"$out/prepare.log" 2>&1) &
-(timeout $((60 * slow)) "$python" "$here/scripts/bench_inference.py" --prepare --slices $slices --keep "$data/scans" >"$out/scan.log" 2>&1) &
+(timeout $((60 * slow)) "$python" "$here/scripts/bench_training.py" --prepare --folder "$data" "${train[@]}" >"$work/prepare.log" 2>&1) &
+(timeout $((60 * slow)) "$python" "$here/scripts/bench_inference.py" --prepare --slices $slices --keep "$data/scans" >"$work/scan.log" 2>&1) &
 (cd "$here" && timeout $((60 * slow)) "$python" -m pytest -q -p no:cacheprovider -m gpu tests/inferers/test_streaming.py tests/test_losses.py \
     tests/handlers/test_step_losses.py >"$out/tests.log" 2>&1) &
 wait
+cat "$work/prepare.log" "$work/scan.log" >"$out/log.txt"
 tail -n 5 "$out/tests.log"
 echo "# prepared: $((end - SECONDS)) s left"
 
@@ -98,6 +100,8 @@ for row in rows:
         rate = row["iterations_per_second"]
         share = f"{rate / alone[row['network']]:.0%} of the network alone" if row["network"] in alone else ""
         print(f"{name}: {rate:.2f} steps/s, {share}, waiting {row['data_wait_share']:.1%}, GPU {row['peak_gpu_gb']} GB")
+    elif "seconds" not in row:
+        print(json.dumps(row))
     else:
         stages = ", ".join(f"{key} {value:.2f}" for key, value in {**row["seconds"], **row.get("stages", {})}.items())
         print(f"{name}: {row['total']:.2f} s ({stages}), scans/s {row.get('scans_per_second')}, GPU {row.get('peak_gpu_gb')} GB")
