@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,7 +24,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.compose import compose
-from liver_pipeline.bundle.layers import parse_overrides, read_config
+from liver_pipeline.bundle.entry import parse_overrides, read_config
 from liver_pipeline.commands.train import train
 from liver_pipeline.io.files import write_json
 from liver_pipeline.networks import place
@@ -123,6 +125,8 @@ def sheets(run: Path, out: Path) -> None:
 @click.option("--set", "pairs", multiple=True, help="Further key=value of the experiment.")
 def main(run: Path, material: Path, out: Path, seconds: float, warm: Path | None, pairs: tuple[str, ...]) -> None:
     """Compose the run, train both stages, export."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started this in the background
+    sys.setswitchinterval(0.001)  # generator threads must not keep the training one waiting
     out.mkdir(parents=True, exist_ok=True)
     keys = overrides(material, warm, seconds) | parse_overrides(pairs)
     if not (run / "configs").is_dir():

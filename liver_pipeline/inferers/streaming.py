@@ -16,7 +16,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from monai.utils import ensure_tuple_rep
 from torch.utils.data import default_collate
 
-from liver_pipeline.geometry.body import BLOCK, decode_blocks
+from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
 from liver_pipeline.geometry.grids import AxisMap, axis_map
 from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
@@ -205,7 +205,7 @@ class StreamingInferer(Inferer):
         if not meta.get("body"):
             return None, "off: no body map"
         blocks = decode_blocks(str(meta["body"]))
-        if blocks.shape != tuple(-(-n // BLOCK) for n in shape):
+        if blocks.shape != tuple(-(-n // BLOCK_VOXELS) for n in shape):
             return None, "off: the body map is of another grid"  # the image was cropped since
         return blocks, "on"
 

@@ -19,7 +19,7 @@ from monai.data import Dataset
 
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import plain, remove_temporary, write_json
+from liver_pipeline.io.files import is_there, plain, remove_temporary, write_json
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.probabilities import write_probabilities
@@ -221,7 +221,7 @@ class FolderRun:
     def _finish(self, case: FolderCase) -> None:
         """Clean and write one mask (in a write-behind thread), then its provenance and its row."""
         try:
-            if case.before == "done" and self.describe and not case.description.exists():
+            if case.before == "done" and self.describe and not is_there(case.description):
                 self._describe(case)
             if not (case.failure or case.before):
                 self.runner.clean(case)
@@ -253,7 +253,8 @@ class FolderRun:
         """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
         assert case.scan is not None
         if case.levels is None:
-            case.probabilities.unlink(missing_ok=True)  # ours, or overwrite: see EarlierRuns.guard_output
+            if is_there(case.probabilities):
+                case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
             return
 
         def announce(sha256: str) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 R = TypeVar("R")
 
 
@@ -75,7 +75,7 @@ class Turns:
                 self._changed.notify_all()
 
 
-def ahead(items: Iterable[T], work: Callable[[T], R], pool: ThreadPoolExecutor, count: int) -> Iterator[R]:
+def ahead(items: Iterable[_T], work: Callable[[_T], R], pool: ThreadPoolExecutor, count: int) -> Iterator[R]:
     """Yield ``work(item)`` in order; while the caller has one, the next ``count`` are being worked on in ``pool``."""
     ready: deque[Future[R]] = deque()
     for item in items:
