@@ -16,7 +16,7 @@ import click
 
 from liver_pipeline.bundle.compose import compose
 from liver_pipeline.bundle.workflow import run_workflow
-from liver_pipeline.commands.evaluate import evaluate_folders
+from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.io.files import file_sha256, write_json
 
 MODALITIES = {"ct": "ct_wide", "mr": "mr"}  # folder of scans, and the layer that reads them
@@ -39,7 +39,7 @@ def judge(run: Path, tests: Path, out: Path) -> dict[str, Any]:
     except SystemExit as ended:  # a folder run ends with its exit code
         if ended.code:
             raise
-    metrics = evaluate_folders(out / "masks", tests / "labels", out / "evaluation", image_dir=tests / "images")
+    metrics = evaluate(out / "masks", tests / "labels", out / "evaluation", image_dir=tests / "images")
     cases: dict[str, Any] = metrics["cases"]
     return cases
 

@@ -31,11 +31,13 @@ from liver_pipeline.bundle.layers import (
 )
 
 LIVER_STAGE, PREFIX = "liver", "liver_"
-# What a network file sets, the grid, what follows from the classes, and the weights: they belong to one stage.
+# What a network file sets, the grid and what is painted on it, what follows from the classes, weights and time: they
+# belong to one stage.
 STAGE_KEYS = frozenset(
     {
         "network_def", "roi_size", "crops_per_case", "sw_batch_size", "deep_supervision_weights",
-        "spacing", "grid_size", "num_classes", "class_ratios", "ckpt_path",
+        "spacing", "grid_size", "num_classes", "class_ratios", "ckpt_path", "initial_weights", "max_seconds",
+        "shapes_pattern", "scans_file", "sample_shares", "lesion_sizes", "noise_hu", "blur_mm", "box_margin_mm",
     }
 )  # fmt: skip
 EMBEDDED = ("network", "preprocessing", "inferer")  # what inference takes from the liver stage, with all they refer to

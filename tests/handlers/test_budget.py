@@ -80,7 +80,7 @@ def test_a_budget_must_be_positive(wrong: dict[str, int]) -> None:
 def test_long_gradients_are_scaled_and_short_ones_kept() -> None:
     network = torch.nn.Linear(2, 1, bias=False)
     engine = Engine(lambda engine, batch: None)
-    engine.scaler = None  # type: ignore[attr-defined]  # as MONAI's trainer has it without fp16
+    engine.scaler = None  # as MONAI's trainer has it without fp16
     network.weight.grad = torch.tensor([[3.0, 4.0]])
     ClipGradients(network, 1.0)(engine)
     assert network.weight.grad.tolist() == [pytest.approx([0.6, 0.8])]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from liver_pipeline.networks import started_from
 from liver_pipeline.networks.weights import save_half
 
 
-def small() -> torch.nn.Module:
+def small() -> Any:
     return PlainConvUNet(
         1, 2, [4, 8], torch.nn.Conv3d, 3, [1, 2], 1, 3, 1, True, torch.nn.InstanceNorm3d, {"affine": True},
         nonlin=torch.nn.LeakyReLU,
