@@ -15,7 +15,7 @@ from liver_pipeline.synthesis.sheet import write_sheet
 
 FIELD_MM = (384.0, 336.0, 288.0)  # along R, A, S: a trunk from the lower chest to the upper pelvis
 SHEET = "contact_sheet.png"
-SHOWN = 24  # most scans on the sheet
+_SHOWN = 24  # most scans on the sheet
 WINDOW = {True: (-200.0, 300.0), False: (-200.0, 400.0)}  # of the sheet: HU, and units of random contrast
 
 
@@ -64,7 +64,7 @@ def synthesize(
         _write(out / "labels" / name, label, spacing)
         low, high = WINDOW[ct]
         shown.append((np.clip((image - low) / (high - low), 0, 1), label))
-    write_sheet(out / SHEET, shown[:SHOWN])
+    write_sheet(out / SHEET, shown[:_SHOWN])
     return out / SHEET
 
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.compose import TRAINING_OUTPUTS, compose, remove_outputs, write_config, write_configs
-from liver_pipeline.bundle.layers import WORKFLOWS, Configs, read_config
-from liver_pipeline.bundle.stages import LIVER_STAGE, STAGE_KEYS, differing_keys, merge_stages, set_stage_keys
-from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.layers import WORKFLOWS, Configs
+from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.stages import LIVER_STAGE, differing_keys, merge_stages, refuse_unused, set_stage_keys
+from liver_pipeline.bundle.workflow import read_run, run_workflow
 from liver_pipeline.distributed import process_count
 from liver_pipeline.engines.training import finished_line, is_finished
 from liver_pipeline.io.checkpoints import LAST, PREVIOUS, load_latest
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.locks import lock_run
-
-# Keys that may change while a training goes on: they prolong it, or change no result.
-LIMITS = ("max_epochs", "early_stop_patience")
-PROLONGING = (*LIMITS, "max_seconds")
-WITHOUT_EFFECT = (
-    "num_workers", "cache_dir", "cache_gb", "pin_memory", "activation_checkpointing",
-    "network_graph", "overlay_interval", "tracking_uri",
-)  # fmt: skip
 
 
 def train(
@@ -36,6 +32,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     restart: bool = False,
     split: Mapping[str, Any] | None = None,
+    workflows: Sequence[str] = ("train",),
 ) -> None:
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
@@ -51,6 +48,7 @@ def train(
             it.
         restart: Remove weights, split and logs first; a configuration named here replaces that of the run.
         split: Content of ``split.json`` where the run has none; by default the training deals the cases.
+        workflows: Whose keys ``overrides`` may set: those that the caller runs.
 
     Raises:
         FileExistsError: If the folder holds weights that no checkpoint continues.
@@ -60,12 +58,16 @@ def train(
     run_dir = Path(run_dir)
     named = bool(layers) or experiment is not None
     new = not (run_dir / "configs").is_dir()
+    if new or named:
+        wanted = merge_stages(layers, experiment=experiment, overrides=overrides)
+    else:
+        wanted = _with_overrides(run_dir, overrides or {})
+    refuse_unused(wanted, overrides or {}, workflows)
     if new or (restart and named):
         compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=not new)
     with lock_run(run_dir):
         if not new and not (restart and named):
-            wanted = merge_stages(layers, experiment=experiment, overrides=overrides) if named else None
-            for folder, configs in (wanted or _with_overrides(run_dir, overrides or {})).items():
+            for folder, configs in wanted.items():
                 _settle_config(run_dir / folder, configs, named=named, restart=restart)
                 if restart:
                     remove_outputs(run_dir / folder, TRAINING_OUTPUTS)
@@ -98,10 +100,10 @@ def _stages(run_dir: Path) -> list[str]:
 def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, Configs]:
     """Return a run's configs by stage and workflow, with ``overrides`` wherever the key is known."""
     stages = {
-        folder: {workflow: read_config(run_dir / folder / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
+        folder: {workflow: read_run(run_dir / folder, workflow) for workflow in WORKFLOWS}
         for folder in _stages(run_dir)
     }
-    set_stage_keys(stages, [("key=value", overrides)], STAGE_KEYS | differing_keys(stages))
+    set_stage_keys(stages, [("key=value", overrides)], differing_keys(stages))
     return stages
 
 
@@ -113,7 +115,7 @@ def _settle_config(run_dir: Path, wanted: Mapping[str, dict[str, Any]], *, named
         raise FileExistsError(
             f"{run_dir} holds weights and no checkpoint to continue from; choose another folder or give --restart"
         )
-    there = read_config(run_dir / "configs" / "train.yaml")
+    there = read_run(run_dir, "train")
     changes = config_difference(there, wanted["train"])
     if started or named:
         refused = [change for change in changes if not _may_change(*change)]
@@ -129,6 +131,7 @@ def _settle_config(run_dir: Path, wanted: Mapping[str, dict[str, Any]], *, named
         if changes:
             write_config(run_dir / "configs" / "train.yaml", there)
     elif not named:
+        check_build(wanted["train"])
         write_configs(run_dir / "configs", wanted)
 
 
@@ -158,9 +161,9 @@ def _show(value: Any) -> str:
 
 
 def _may_change(key: str, old: Any, new: Any) -> bool:
-    if key in PROLONGING:
+    if key in keys_with(Role.GROWS):
         return isinstance(old, int | float) and isinstance(new, int | float) and new > old
-    return key in WITHOUT_EFFECT
+    return key in keys_with(Role.LIVE)
 
 
 def finished(run_dir: Path) -> str | None:
@@ -174,7 +177,7 @@ def _finished(run_dir: Path) -> str | None:
     if not (run_dir / "configs" / "train.yaml").is_file():
         return None
     config = read_config(run_dir / "configs" / "train.yaml")
-    limits = [config.get(key) for key in LIMITS]
+    limits = [config.get(key) for key in ("max_epochs", "early_stop_patience")]
     state, _ = load_latest(run_dir / "models")
     if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
         return None

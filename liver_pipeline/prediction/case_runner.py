@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import yaml
 
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.io.files import content_sha256, plain
 from liver_pipeline.io.reader import ScanReader
@@ -16,20 +18,6 @@ from liver_pipeline.io.volumes import Scan
 from liver_pipeline.networks.weights import load_networks
 from liver_pipeline.prediction.case import RunningCase, as_label_map, case_record, without_voxels
 from liver_pipeline.prediction.provenance import machine, settings_of, versions
-
-# Keys of inference.yaml that say where and how to run, not what the masks are.
-RUN_KEYS = {
-    "dataset_dir",
-    "output_dir",
-    "bundle_root",
-    "device",
-    "overwrite",
-    "retry_failed",
-    "dry_run",
-    "max_failures",
-    "describe",
-    "probabilities",  # a row says whether it has them
-}
 
 
 class CaseRunner:
@@ -80,6 +68,8 @@ class CaseRunner:
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
         self.settings = self._settings()
         self.config_sha256 = content_sha256(self.settings)
+        on_gpu = self.device.type == "cuda"
+        self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._common: dict[str, Any] = {}
         self.weights_sha256 = ""
 
@@ -111,8 +101,21 @@ class CaseRunner:
             scan = case.source if isinstance(case.source, Scan) else self.reader.scan(case.source)
         case.scan = scan  # a failure later on still knows what was read
         with case.stages("preprocess"):
-            case.data = dict(self.preprocessing({"image": scan})) if self.preprocessing else {"image": scan}
+            case.data = self._preprocessed(scan)
         case.scan = without_voxels(scan)
+
+    def _preprocessed(self, scan: Scan) -> dict[str, Any]:
+        """Apply the transforms; what they do on a GPU goes on beside the network of another case."""
+        if self.preprocessing is None:
+            return {"image": scan}
+        if self._stream is None:
+            return dict(self.preprocessing({"image": scan}))
+        with torch.cuda.stream(self._stream):
+            data = dict(self.preprocessing({"image": scan}))
+        self._stream.synchronize()
+        if data["image"].is_cuda:  # its memory is not to be used again before the network is done with it
+            data["image"].as_tensor().record_stream(torch.cuda.default_stream(self.device))
+        return data
 
     def infer(self, case: RunningCase) -> None:
         """Run the network on a prepared case."""
@@ -151,7 +154,8 @@ class CaseRunner:
         path = None if self.bundle_root is None else self.bundle_root / "configs" / "inference.yaml"
         if path is not None and path.is_file():
             config = yaml.safe_load(path.read_text())
-            config = {key: value for key, value in config.items() if key not in RUN_KEYS}
+            running = keys_with(Role.RUNNING)
+            config = {key: value for key, value in config.items() if key not in running}
         return {
             "inference_yaml_sha256": None if config is None else content_sha256(plain(config)),
             "reader": settings_of(self.reader),

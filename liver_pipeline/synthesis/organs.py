@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from liver_pipeline.synthesis.body import Body, add_lungs, add_skeleton, make_body
+from liver_pipeline.synthesis.draw import RandomDraw
 from liver_pipeline.synthesis.pose import Pose, bounds
-from liver_pipeline.synthesis.randomness import Randomness
 from liver_pipeline.synthesis.shapes import LiverShape, draw_liver
 from liver_pipeline.synthesis.tissues import N_NEIGHBOURS, Tissue
 
 
-def invent_anatomy(draw: Randomness, shape: LiverShape, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
+def invent_anatomy(draw: RandomDraw, shape: LiverShape, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
     """Invent everything round a liver.
 
     Args:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from liver_pipeline.synthesis.draw import Grid, RandomDraw, sample
 from liver_pipeline.synthesis.pose import Matrix, Points, Pose, points_of, random_displacement, random_matrix, to_device
-from liver_pipeline.synthesis.randomness import Grid, Randomness, sample
 
 VESSEL_LABELS = 16  # in a shape file, 1-8 are Couinaud segments or liver, these or 16 more are vessel
 
@@ -82,7 +82,7 @@ def invent_shape(seed: int, device: torch.device | str = "cpu", spacing: float =
     """
     size = (260.0, 200.0, 200.0)  # mm, of the box around it
     grid = Grid([round(length / spacing) for length in size], spacing, device)
-    draw = Randomness(grid, seed)
+    draw = RandomDraw(grid, seed)
     right = draw.ellipsoid((38, -8, -6), (draw.uniform(62, 82), draw.uniform(62, 80), draw.uniform(65, 88)), 0.06, 50)
     left = draw.ellipsoid((-38, 22, 22), (draw.uniform(60, 85), draw.uniform(32, 45), draw.uniform(26, 42)), 0.08, 40)
     bridge = draw.ellipsoid((0, 15, 18), (60, 48, 42), 0.08, 40)
@@ -93,7 +93,7 @@ def invent_shape(seed: int, device: torch.device | str = "cpu", spacing: float =
 
 
 def place_shape(
-    draw: Randomness, shape: LiverShape, origin: Matrix, fit: npt.NDArray[np.float64] | None = None
+    draw: RandomDraw, shape: LiverShape, origin: Matrix, fit: npt.NDArray[np.float64] | None = None
 ) -> Pose:
     """Draw how a liver lies in the window.
 
@@ -110,7 +110,7 @@ def place_shape(
     return Pose(matrix, origin, middle)
 
 
-def draw_liver(draw: Randomness, shape: LiverShape, pose: Pose) -> tuple[Tensor, Tensor]:
+def draw_liver(draw: RandomDraw, shape: LiverShape, pose: Pose) -> tuple[Tensor, Tensor]:
     """Return masks of the liver and of its vessels in the window; vessels are known ones, invented ones, or both."""
     where = pose.to_object(draw, random_displacement(draw))
     known = torch.stack((shape.labels > 0, shape.labels == 2)).float()

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.networks.weights import load_weights
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.folder_run import FolderRun, Summary
-from liver_pipeline.prediction.pipeline import MemoryBudget
+from liver_pipeline.prediction.pipeline import MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
 from liver_pipeline.transforms.load import LoadScand
@@ -493,6 +494,40 @@ def test_the_budget_lets_one_case_in_whatever_its_size_and_the_next_when_it_fits
 def _reserve_then_close(budget: MemoryBudget, amount: int) -> None:
     threading.Timer(0.05, budget.close).start()
     budget.reserve(amount)
+
+
+def test_cases_that_are_read_side_by_side_take_their_memory_in_order() -> None:
+    budget, turns, order = MemoryBudget(100), Turns(), []
+
+    def prepare(number: int) -> int:
+        time.sleep(0.02 * (3 - number % 4))  # later ones are quicker
+        with turns.of(number):
+            budget.reserve(60)  # one at a time
+            order.append(number)
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in ahead(range(8), prepare, pool, 4):
+            budget.release(60)
+            assert number == order[number]
+    assert order == list(range(8))
+
+
+def test_a_folder_is_the_same_when_several_cases_are_in_flight(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    for number in range(7):
+        write_scan(scans / f"case{number}.nii.gz", seed=number)
+    (scans / "bad.nii.gz").write_bytes(b"no scan")
+    masks = []
+    for at_once in (1, 3):
+        output = tmp_path / f"masks{at_once}"
+        run = folder_run(scans, output)
+        run.at_once = at_once
+        summary = run.run()
+        assert (summary.done, summary.failed, summary.exit_code) == (7, 1, 3)
+        masks.append({path.name: path.read_bytes() for path in output.glob("*.nii.gz")})
+    assert masks[0] == masks[1]
+    assert len(masks[0]) == 7
 
 
 def test_inputs_are_found_by_name_and_series_by_content(tmp_path: Path) -> None:

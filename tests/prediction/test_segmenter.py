@@ -25,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run folder whose network has seen one phantom for one epoch, with a scan beside it."""
     folder = tmp_path_factory.mktemp("segmenter")
     data = make_phantoms(folder / "data")
-    overrides = {**BRIEF, **NETWORKS["unet3d"], "dataset_dir": str(data), "backend": "torch"}
+    overrides = {**BRIEF, **NETWORKS["unet3d"], "dataset_dir": str(data), "spacing": [12.0, 12.0, 19.0]}
     lp.train(folder / "run", {"network": "unet3d"}, overrides=overrides)
     return folder
 

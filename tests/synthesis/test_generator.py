@@ -9,8 +9,8 @@ import torch
 
 from liver_pipeline.synthesis import ScanGenerator
 from liver_pipeline.synthesis.acquisition import seen
-from liver_pipeline.synthesis.generator import ANATOMIES
-from liver_pipeline.synthesis.randomness import Grid, Randomness, blur, sample
+from liver_pipeline.synthesis.draw import Grid, RandomDraw, blur, sample
+from liver_pipeline.synthesis.generator import KINDS
 from liver_pipeline.synthesis.tissues import CAVITY_BIT, Tissue
 
 SIZE = (48, 40, 32)  # voxels; at 6 mm a whole trunk
@@ -40,7 +40,7 @@ def make(material: Path | None = None, **options: object) -> ScanGenerator:
     return ScanGenerator(SIZE, 6.0, **(given | options))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ANATOMIES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ct", [True, False])
 def test_a_sample_is_what_a_network_takes(material: Path, kind: str, ct: bool) -> None:
     generator = make(material, tumor_share=1.0)
@@ -49,7 +49,7 @@ def test_a_sample_is_what_a_network_takes(material: Path, kind: str, ct: bool) -
         assert made.image.shape == made.label.shape == SIZE
         assert (made.image.dtype, made.label.dtype) == (torch.float32, torch.uint8)
         assert torch.isfinite(made.image).all()
-        assert set(np.unique(made.label).tolist()) <= {0, 1, 2}
+        assert set(np.unique(made.label.numpy()).tolist()) <= {0, 1, 2}
         assert made.ct == ct
 
 
@@ -119,7 +119,7 @@ def test_windows_of_a_box_end_where_the_box_ends(material: Path) -> None:
 def test_a_field_of_view_holds_the_voxels_between_its_faces() -> None:
     grid = Grid((16, 16, 16), 2.0)
     for seed in range(20):  # now and then it is round as well
-        mask = seen(Randomness(grid, seed), [[-10.0, 10.0], [-100.0, 100.0], [0.0, 4.0]])
+        mask = seen(RandomDraw(grid, seed), [[-10.0, 10.0], [-100.0, 100.0], [0.0, 4.0]])
         assert mask is not None
         assert not mask[grid.points[0] > 10].any() and not mask[grid.points[2] < 0].any()
         assert int(mask.sum()) in range(1, 10 * 16 * 2 + 1)
@@ -148,7 +148,7 @@ def test_sampling_at_the_voxels_themselves_gives_the_volume_back() -> None:
 def test_an_ellipsoid_has_its_size_in_mm_at_any_spacing() -> None:
     for spacing in (1.5, 3.0):
         size = round(66 / spacing)
-        inside = Randomness(Grid((size,) * 3, spacing), 0).ellipsoid((0, 0, 0), (20, 15, 10), rough=0.0) < 1
+        inside = RandomDraw(Grid((size,) * 3, spacing), 0).ellipsoid((0, 0, 0), (20, 15, 10), rough=0.0) < 1
         volume = float(inside.sum()) * spacing**3 / 1000
         assert volume == pytest.approx(4 / 3 * math.pi * 20 * 15 * 10 / 1000, rel=0.05)  # ml
 
