@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from liver_pipeline.distributed import is_main_process
+from liver_pipeline.handlers.budget import CosineBudget
 from liver_pipeline.io.checkpoints import LAST, PREVIOUS, load_latest, save_checkpoint
 from liver_pipeline.io.files import remove_temporary
 
@@ -117,7 +118,7 @@ class Checkpoint:
     def _replayed_rates(self, moves: int) -> list[float] | None:
         """Move the new scheduler on as often as the old one was; return the rates it ends with."""
         scheduler = self.parts.get("lr_scheduler")
-        if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
+        if scheduler is None or isinstance(scheduler, ReduceLROnPlateau | CosineBudget):
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no optimizer step came before: here that is meant
