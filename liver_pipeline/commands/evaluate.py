@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,6 +23,7 @@ from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.io.discovery import PROBABILITIES
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
+from liver_pipeline.io.limits import cores, total_bytes
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import program_detection, summarize_cases
@@ -76,7 +76,7 @@ def evaluate_folders(
             then undefined. Only for ``plain``: LiTS counts a case without tumors as a perfect one.
         report: Also write ``report.html``.
         workers: Processes; None takes one per core as far as ``memory_gb`` reaches.
-        memory_gb: Memory that all processes may take together; None takes half of the machine's.
+        memory_gb: Memory that all processes may take together; None takes half of what this job may use.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -194,17 +194,17 @@ def _run(
     pairs: Sequence[Pair], score: partial[dict[str, Any] | Failure], workers: int | None, memory_gb: float | None
 ) -> Iterator[tuple[str, dict[str, Any] | Failure]]:
     """Score pairs in as many processes as cores and memory allow, each result as it comes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_cores = cores()
     voxels = {pair.case: _voxels(pair.label) for pair in pairs}
-    n_workers = _count_workers(list(voxels.values()), workers or cores, memory_gb)
+    n_workers = _count_workers(list(voxels.values()), workers or n_cores, memory_gb)
     if workers is None and sum(voxels.values()) < SMALL_JOB_VOXELS:
         n_workers = 1
     if n_workers == 1:
         for pair in pairs:
-            yield pair.case, score(pair, threads=cores)
+            yield pair.case, score(pair, threads=n_cores)
         return
     largest_first = sorted(pairs, key=lambda pair: -voxels[pair.case])
-    yield from _run_in_pool(largest_first, partial(score, threads=max(1, cores // n_workers)), n_workers)
+    yield from _run_in_pool(largest_first, partial(score, threads=max(1, n_cores // n_workers)), n_workers)
 
 
 def _run_in_pool(
@@ -238,8 +238,7 @@ def _voxels(path: Path) -> int:
 
 def _count_workers(voxels: Sequence[int], wanted: int, memory_gb: float | None) -> int:
     """As many processes as wanted whose largest cases fit into memory at once; at least one."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8e9
-    budget = total / 2 if memory_gb is None else memory_gb * 1e9
+    budget = total_bytes() / 2 if memory_gb is None else memory_gb * 1e9
     n_workers, used = 0, 0.0
     for size in sorted(voxels, reverse=True)[:wanted]:
         used += size * BYTES_PER_VOXEL + PROCESS_BYTES

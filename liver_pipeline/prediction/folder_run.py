@@ -22,13 +22,14 @@ from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import content_sha256, plain, remove_temporary, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import Ledger, read_ledger
+from liver_pipeline.io.limits import available_bytes
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import read_scan, write_label_map
 from liver_pipeline.networks.weights import load_networks
 from liver_pipeline.prediction.case import Case, as_label_map, describe_case, without_voxels
 from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, one_ahead
 from liver_pipeline.prediction.plan import find_scans, plan_cases, plan_lines, predicted_bytes, refuse_collisions
-from liver_pipeline.prediction.provenance import available_bytes, machine, settings_of, versions
+from liver_pipeline.prediction.provenance import machine, settings_of, versions
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input
 
 __all__ = ["FolderRun", "Summary", "find_scans"]
