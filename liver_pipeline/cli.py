@@ -365,7 +365,9 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--liver-only", is_flag=True, help="Count tumor as liver, with the protocol plain.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
-@click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
+@click.option(
+    "--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of the job's."
+)
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")
 def evaluate(
     pred_dir: Path,
