@@ -12,13 +12,15 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from liver_pipeline.bundle.layers import read_config, share_dir
+from liver_pipeline.bundle.stages import PREFIX
 from liver_pipeline.bundle.workflow import load_config
 
 # What members may have of their own; all else, such as grid, intensities and classes, is the same for all of them.
-OWN = {
+_OWN = {
     "bundle_root", "ckpt_path", "device", "network", "network_def", "sw_batch_size", "crops_per_case",
     "encoder_weights", "encoder_weights_path", "encoder_weights_sha256",
 }  # fmt: skip
+OWN = _OWN | {f"{PREFIX}{key}" for key in _OWN}  # and those of a cascade's liver stage
 
 
 def fold_dirs(run_dir: str | Path) -> list[Path]:
@@ -33,7 +35,12 @@ def fold_dirs(run_dir: str | Path) -> list[Path]:
 
 
 def members(
-    network: nn.Module, run_dirs: Sequence[str | Path], bundle_root: str | Path, device: torch.device | str
+    network: nn.Module,
+    run_dirs: Sequence[str | Path],
+    bundle_root: str | Path,
+    device: torch.device | str,
+    *,
+    key: str = "network",
 ) -> nn.Module:
     """Return the network and those of more run folders, as StreamingInferer takes them; their weights come later.
 
@@ -42,6 +49,7 @@ def members(
         run_dirs: The other run folders; with none the network is returned as it is.
         bundle_root: What the other runs have to agree with.
         device: For all.
+        key: Of the network in their inference configs.
 
     Raises:
         FileNotFoundError: If a folder is no run.
@@ -61,7 +69,7 @@ def members(
             )
         parser = ConfigParser(config)
         parser["device"] = device
-        networks.append(parser.get_parsed_content("network"))
+        networks.append(parser.get_parsed_content(key))
     return nn.ModuleList(networks)
 
 

@@ -19,7 +19,7 @@ from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
 from liver_pipeline.commands.folds import FOLDS, SUMMARY
 from liver_pipeline.inferers.streaming import labels_unbounded
-from tests.small import UNET3D, make_phantoms
+from tests.small import NETWORKS, UNET3D, make_phantoms
 
 PATIENTS = {"a": "0", "b": "0", "c": "1", "d": "2", "e": "3"}  # of five scans; a and b are of one patient
 OPTIONS = [f"{key}={value}" for key, value in UNET3D.items() if key != "split_fractions"]
@@ -153,6 +153,25 @@ def test_an_ensemble_by_name_and_by_stock_monai_is_that_of_the_folds(trained: Pa
     )
     masks = [(tmp_path / name / "b.nii.gz").read_bytes() for name in "abc"]
     assert masks[0] == masks[1] == masks[2]
+
+
+def test_cascades_as_an_ensemble_average_both_of_their_networks(data: Path, tmp_path: Path) -> None:
+    small = [f"{key}={value}" for key, value in {**UNET3D, **NETWORKS["cascade"]}.items()]
+    for seed, name in enumerate("ab"):
+        assert call("compose", tmp_path / name, "--network", "cascade", *small).exit_code == 0
+        torch.manual_seed(seed)
+        parser = ConfigParser(load_config(tmp_path / name, "inference"))
+        for key, folder in (("network", "models"), ("liver_network", "liver/models")):
+            (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
+            state = {"model": parser.get_parsed_content(key).state_dict()}
+            torch.save(state, tmp_path / name / folder / "model.pt")
+    words = [data / "images" / "a.nii.gz", tmp_path / "masks", "--ensemble", tmp_path / "b"]
+    result = call("predict", tmp_path / "a", *words, "backend=torch")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "masks/a.json").read_text())
+    assert (record["inference"]["members"], record["inference"]["liver_members"]) == (2, 2)
+    for weights in (record["weights"], record["weights"]["liver"]):
+        assert len({member["sha256"] for member in weights["members"]}) == 2
 
 
 def test_runs_on_another_grid_or_without_weights_are_no_members(trained: Path, data: Path, tmp_path: Path) -> None:
