@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,7 +15,7 @@ from liver_pipeline.commands.train import finished, train
 from liver_pipeline.data.splits import make_split
 from liver_pipeline.io.checkpoints import load_latest
 from liver_pipeline.io.files import write_json
-from liver_pipeline.io.tables import write_table
+from liver_pipeline.io.tables import clean_name, read_json, write_table
 
 FOLDS, SUMMARY = "folds.json", "folds.csv"
 
@@ -78,13 +77,32 @@ def _split(run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
         dealt = [make_split(cases, folds=folds, fold=number, seed=seed)["val"] for number in range(folds)]
         names = [[case["case"] for case in part] for part in dealt]
         write_json(path, {"settings": {"folds": folds, "seed": seed}, "folds": names})
-    stored = json.loads(path.read_text())
-    held_out: list[list[str]] = stored["folds"]
+    stored = _read_folds(path)
+    held_out = stored["folds"]
     if len(held_out) != folds:
         raise ValueError(f"{path} has {len(held_out)} folds, not {folds}; choose another folder or give --restart")
     train_names = sorted(name for number, part in enumerate(held_out) if number != fold for name in part)
     parts = {"train": train_names, "val": sorted(held_out[fold]), "test": []}
     return {"settings": {**stored["settings"], "fold": fold}, "cases": parts}
+
+
+def _read_folds(path: Path) -> dict[str, Any]:
+    """Return ``settings`` and ``folds``, the names of the cases that each holds out.
+
+    Raises:
+        ValueError: If the file is not as :func:`_split` writes it.
+    """
+    stored = read_json(path)
+    folds = stored.get("folds") if isinstance(stored, Mapping) else None
+    if not isinstance(folds, list) or not all(isinstance(name, str) for part in folds for name in _list(part, path)):
+        raise ValueError(f"{path}: 'folds' is {str(folds)[:80]}; expected a list of lists of names of cases")
+    return {"settings": stored.get("settings") or {}, "folds": [[clean_name(name) for name in part] for part in folds]}
+
+
+def _list(part: Any, path: Path) -> list[Any]:
+    if not isinstance(part, list):
+        raise ValueError(f"{path}: a fold is {str(part)[:80]}; expected a list of names of cases")
+    return part
 
 
 def summary(run_dir: str | Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -58,12 +59,13 @@ def find_inputs(root: Path | str, *, leave_out: Iterable[Path] = ()) -> list[Sca
 
 
 def case_name(name: str, is_folder: bool = False) -> str:
-    """Return ``name`` without the suffix of a scan; the name of a DICOM folder is kept whole.
+    """Return ``name`` without the suffix of a scan, accents in one form (NFC); that of a DICOM folder is kept whole.
 
     Example:
         >>> case_name("site_b/a.1.nii.gz"), case_name("1.2.840.zip"), case_name("1.2.nii", is_folder=True)
         ('site_b/a.1', '1.2.840', '1.2.nii')
     """
+    name = unicodedata.normalize("NFC", name)
     if is_folder:
         return name
     return next((name[: -len(s)] for s in SCAN_SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), name)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,11 +47,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all; line ends as they are in ``text``.
 
+    What came from a file name that is no UTF-8 is written as its bytes, such as ``M\\xfcller``.
+
     Raises:
         OSError: If it cannot be written; nothing is left behind.
     """
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(printable(text), encoding="utf-8", newline="")
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold: bytes of file names that are none become ``\\xfc`` and the like."""
+    shown = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return shown.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
