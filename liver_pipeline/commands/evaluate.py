@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,6 +22,7 @@ from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.io.discovery import PROBABILITIES
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.limits import cores, total_bytes
+from liver_pipeline.io.tables import table_text
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import program_detection, summarize_cases
@@ -66,7 +65,8 @@ def evaluate_folders(
         protocol: ``lits`` (the challenge's figures as meant, and everything else), ``lits-official`` (the challenge's
             program figure for figure) or ``plain`` (everything but LiTS's own figures).
         overwrite: Replace tables that are there.
-        cases: Names of the cases to score; None scores all, and then each folder must hold a file for every case.
+        cases: Names of the cases to score; None scores all. One without prediction is a failure NO_PREDICTION, one
+            without reference NO_REFERENCE.
         probability_dir: Folder of probabilities, such as ``pred_dir`` itself after ``predict --probabilities`` (what a
             file may hold: :mod:`probabilities`); gives AUC-ROC, Brier score and calibration error near
             the liver. Not for ``lits-official``.
@@ -89,8 +89,7 @@ def evaluate_folders(
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
         FileExistsError: If a table is there and ``overwrite`` is false.
-        ValueError: If the protocol is unknown or does not go with ``liver_only``, or a case lacks its prediction or
-            reference.
+        ValueError: If the protocol is unknown or does not go with ``liver_only``, or there is no pair at all.
     """
     options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only)
@@ -138,7 +137,7 @@ def evaluate_cases(
     for case in cases:
         pred = Path(pred_dir) / f"{case['case']}.nii.gz"
         if pred.is_file():
-            probability = pred.with_name(f"{case['case']}{PROBABILITIES}")
+            probability = Path(pred_dir) / f"{case['case']}{PROBABILITIES}"
             found = probability if probability.is_file() else None
             pairs.append(Pair(case["case"], pred, Path(case["label"]), found, Path(case["image"])))
         else:
@@ -293,7 +292,7 @@ def _cases_csv(metrics: Mapping[str, Any]) -> str:
         if not official:
             row |= {f"n_{kind}_lesions": figures["lesions"][f"n_{kind}"] for kind in ("reference", "predicted")}
         rows.append(row)
-    return _csv(rows, list(dict.fromkeys(key for row in rows for key in row)) or ["case"])
+    return table_text(rows, list(dict.fromkeys(key for row in rows for key in row)) or ["case"])
 
 
 def _scalars(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,14 +311,4 @@ def _lesions_csv(metrics: Mapping[str, Any]) -> str:
     rows = [
         {"case": case, **row} for case, figures in metrics["cases"].items() for row in figures.get("lesion_list", [])
     ]
-    return _csv(rows, LESION_COLUMNS)
-
-
-def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
-        writer.writerow(cells)
-    return text.getvalue()
+    return table_text(rows, LESION_COLUMNS)
