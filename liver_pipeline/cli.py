@@ -86,12 +86,14 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 
 
-@main.command()
+@main.command("compose")
 @click.argument("run_dir")
 @layer_options
 @overwrite_option
 @overrides_argument
-def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **chosen: str) -> None:
+def compose_command(
+    run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **chosen: str
+) -> None:
     """Merge the config layers into RUN_DIR, without training.
 
     \b
@@ -104,14 +106,14 @@ def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tu
     click.echo(f"composed {run_dir}; start it with: liver-pipeline train {run_dir}")
 
 
-@main.command()
+@main.command("train")
 @click.argument("run_dir")
 @layer_options
 @click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="N", help="Cross-validate: RUN_DIR/fold0, fold1, ...")
 @click.option("--fold", type=click.IntRange(min=0), metavar="K", help="With --folds: only this one, from 0.")
 @overrides_argument
-def train(
+def train_command(
     run_dir: str,
     experiment: str | None,
     restart: bool,
@@ -143,7 +145,7 @@ def train(
     click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
 
 
-@main.command()
+@main.command("plan")
 @click.argument("output_dir", metavar="OUT_DIR")
 @click.option("--gpu-memory-gb", type=click.FloatRange(min=1), default=24.0, show_default=True, help="Of the GPU.")
 @click.option("--modality", metavar="NAME", help="ct, mr or a variant of them (default: ct).")
@@ -151,7 +153,9 @@ def train(
 @click.option("--network", metavar="NAME", help="Network to plan for (default: unet3d).")
 @click.option("--overwrite", is_flag=True, help="Replace an experiment.yaml that was edited.")
 @overrides_argument
-def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tuple[str, ...], **chosen: str) -> None:
+def plan_command(
+    output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tuple[str, ...], **chosen: str
+) -> None:
     """Look at a data set once; write its fingerprint, a page, and an experiment file that fits it into OUT_DIR.
 
     The same command again reads only cases that are new or changed. Exit code: 0 all cases can be used, 3 some cannot,
@@ -162,12 +166,10 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
              liver-pipeline train runs/lits --experiment plans/lits/experiment.yaml dataset_dir=LiTS
     """
     from liver_pipeline.bundle.layers import absolute, parse_overrides
-    from liver_pipeline.commands.plan import plan_training
+    from liver_pipeline.commands.plan import plan
 
     values = absolute(parse_overrides(overrides), PATH_KEYS)
-    planned = plan_training(
-        output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite
-    )
+    planned = plan(output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite)
     for row in planned.rows:
         for finding in () if row["usable"] else row["findings"]:
             click.echo(f"{row['case']}: {finding['file']}: {finding['code']}: {finding['detail']}", err=True)
@@ -180,8 +182,8 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
         sys.exit(EXIT_SOME_FAILED)
 
 
-@main.command()
-@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@main.command("predict")
+@click.argument("run_dir", metavar="RUN")
 @click.argument("scans", metavar="INPUT")
 @click.argument("masks", metavar="OUTPUT")
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
@@ -192,31 +194,28 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
 @overrides_argument
-def predict(
+def predict_command(
     run_dir: str, scans: str, masks: str, ensemble: tuple[str, ...], overrides: tuple[str, ...], **options: Any
 ) -> None:
-    """Segment INPUT with the network in RUN_DIR: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
+    """Segment INPUT with RUN: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
-    INPUT is a NIfTI file, a folder searched recursively, or a DICOM series (folder or zip). The same command again
-    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN_DIR that holds the folds of a
+    RUN is a run folder, or "default": weights that come with the package. INPUT is a NIfTI file, a folder searched
+    recursively, or a DICOM series (folder or zip). OUTPUT is a folder, or for one scan a file. The same command again
+    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN that holds the folds of a
     cross-validation gives the mean of their probabilities, as --ensemble does for any runs on the same grid.
 
     \b
-    Example: liver-pipeline predict runs/r34 scans/ masks/
+    Example: liver-pipeline predict default scan.nii.gz mask.nii.gz
+             liver-pipeline predict runs/r34 scans/ masks/
     """
-    from liver_pipeline.bundle.ensembles import fold_dirs
     from liver_pipeline.bundle.layers import absolute, parse_overrides
-    from liver_pipeline.bundle.workflow import run_workflow
+    from liver_pipeline.commands.predict import predict
 
-    values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    first, *others = [*(fold_dirs(run_dir) or [Path(run_dir)]), *map(Path, ensemble)]
-    if others:
-        values["ensemble"] = [str(run.absolute()) for run in others]
-    paths = {"dataset_dir": scans, "output_dir": masks}
-    run_workflow(first, "inference", absolute(values | paths, PATH_KEYS))
+    values = absolute(parse_overrides(overrides), PATH_KEYS) | {key: value for key, value in options.items() if value}
+    predict(run_dir, scans, masks, ensemble=ensemble, overrides=values).exit()
 
 
-@main.command()
+@main.command("compare")
 @click.argument("out_dir")
 @click.option("--experiments", default="", metavar="A,B,...", help="Experiments, by name or as paths of YAML files.")
 @click.option("--networks", default="", metavar="X,Y,...", help="Networks with the default recipe, likewise.")
@@ -225,7 +224,7 @@ def predict(
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of each experiment.")
 @click.option("--folds", type=click.IntRange(min=3), metavar="N", help="Cross-validate: each patient is tested once.")
 @overrides_argument
-def compare(
+def compare_command(
     out_dir: str,
     experiments: str,
     networks: str,
@@ -264,10 +263,10 @@ def compare(
         sys.exit(EXIT_SOME_FAILED)
 
 
-@main.command()
+@main.command("tune-postprocessing")
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
 @click.option("--min-gain", type=click.FloatRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
-def tune_postprocessing(run_dir: str, min_gain: float) -> None:
+def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
     """Choose on the validation cases of RUN_DIR which post-processing steps help, and write them into its configs.
 
     \b
@@ -283,11 +282,11 @@ def tune_postprocessing(run_dir: str, min_gain: float) -> None:
     click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
 
 
-@main.command()
+@main.command("find-lr")
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
 @click.option("--steps", type=click.IntRange(min=10), default=100, show_default=True, help="Training steps to take.")
 @overrides_argument
-def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
+def find_lr_command(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
     """Find a learning rate for the composed RUN_DIR: where the loss falls fastest as the rate grows from 1e-6 to 1.
 
     \b
@@ -302,8 +301,8 @@ def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
     click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
 
 
-@main.command()
-def networks() -> None:
+@main.command("networks")
+def networks_command() -> None:
     """List the networks, recipes, augmentations, data layouts, modalities and experiments that can be named."""
     from liver_pipeline.bundle.layers import layer_names, layer_summary
 
@@ -313,34 +312,34 @@ def networks() -> None:
             click.echo(f"  {name:<28} {layer_summary(kind, name)}")
 
 
-@main.command()
+@main.command("demo")
 @click.argument("folder", default="liver_pipeline_demo", metavar="[DIR]")
 @overwrite_option
-def demo(folder: str, overwrite: bool) -> None:
+def demo_command(folder: str, overwrite: bool) -> None:
     """Run everything once on phantoms, about two minutes on a CPU: data, training, prediction, evaluation, pictures."""
     from liver_pipeline.commands.demo import run_demo
 
     run_demo(folder, overwrite=overwrite)
 
 
-@main.command()
+@main.command("check")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--labels", type=click.Path(path_type=Path), help="Folder of label maps named as the scans are, or one.")
 @click.option("--modality", type=click.Choice(["ct", "mr"]), default="ct", show_default=True)
 @click.option("--accept", multiple=True, metavar="CODE", help="Take errors of this code as warnings; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file: path, codes, severity, detail.")
-def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...], as_json: bool) -> None:
+def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...], as_json: bool) -> None:
     """Check the scan PATH, or every scan below the folder PATH.
 
     Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
     """
-    from liver_pipeline.commands.check import check_inputs, summary_lines
+    from liver_pipeline.commands.check import check_scans, summary_lines
     from liver_pipeline.io.discovery import find_inputs
 
     inputs = find_inputs(path)
     reports = []
     with tqdm(total=len(inputs), unit="scan", disable=None, leave=False) as bar:
-        for report in check_inputs(inputs, labels=labels, modality=modality, accept=accept):
+        for report in check_scans(inputs, labels=labels, modality=modality, accept=accept):
             reports.append(report)
             bar.update(1 if labels is None else 0.5)
             if as_json:
@@ -353,7 +352,7 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
         sys.exit(EXIT_SOME_FAILED)
 
 
-@main.command()
+@main.command("evaluate")
 @click.argument("pred_dir", type=click.Path(path_type=Path))
 @click.argument("label_dir", type=click.Path(path_type=Path))
 @click.argument("output_dir", type=click.Path(path_type=Path))
@@ -374,7 +373,7 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
 )
 @click.option("--cases", metavar="A,B,...|FILE", help="Score these alone; FILE has a name a line, or a column case.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")
-def evaluate(
+def evaluate_command(
     pred_dir: Path,
     label_dir: Path,
     output_dir: Path,
@@ -396,14 +395,14 @@ def evaluate(
     \b
     Example: liver-pipeline evaluate masks/ labels/ scores/ --images scans/
     """
-    from liver_pipeline.commands.evaluate import evaluate_folders
+    from liver_pipeline.commands.evaluate import evaluate
     from liver_pipeline.io.tables import read_names
 
     named = None
     if cases is not None:
         named = read_names(cases) if Path(cases).is_file() else [name for name in cases.split(",") if name.strip()]
 
-    metrics = evaluate_folders(
+    metrics = evaluate(
         pred_dir,
         label_dir,
         output_dir,
@@ -428,7 +427,7 @@ def evaluate(
         sys.exit(EXIT_SOME_FAILED if metrics["n_cases"] else EXIT_NONE_DONE)
 
 
-@main.command()
+@main.command("describe")
 @click.argument("mask", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path), required=False)
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference label map: says which lesions are real.")
@@ -438,7 +437,7 @@ def evaluate(
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
 @click.option("--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR; SCAN is a DICOM folder.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-def describe(
+def describe_command(
     mask: Path,
     scan: Path | None,
     reference: Path | None,
@@ -450,7 +449,7 @@ def describe(
     overwrite: bool,
 ) -> None:
     """Measure liver and lesions of the label map MASK; with its SCAN, their HU too."""
-    from liver_pipeline.evaluation.description import as_text, describe_files, lesions_csv
+    from liver_pipeline.evaluation.description import as_text, describe, lesions_csv
     from liver_pipeline.io.files import refuse_existing, write_text
 
     to_screen = json_path == Path("-")
@@ -458,7 +457,7 @@ def describe(
     refuse_existing(files, overwrite)
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the folder of the DICOM series that the report refers to")
-    table = describe_files(mask, scan, reference=reference, confidence=confidence, segments=segments)
+    table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
     if json_path is not None and not to_screen:
         write_text(json_path, text)

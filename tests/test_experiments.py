@@ -19,7 +19,7 @@ from liver_pipeline.bundle import layers
 from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import load_config, run_workflow
-from liver_pipeline.commands.evaluate import evaluate_folders
+from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.transforms.intensity import HuWindowsd
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
@@ -143,12 +143,12 @@ def test_liver_only_scoring_takes_the_tumor_for_liver_on_both_sides(tmp_path: Pa
         (tmp_path / folder).mkdir()
         nib.save(nib.Nifti1Image(label_map, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / folder / "a.nii.gz")
     preds, labels = tmp_path / "preds", tmp_path / "labels"
-    metrics = evaluate_folders(preds, labels, tmp_path / "out", protocol="plain", liver_only=True, report=False)
+    metrics = evaluate(preds, labels, tmp_path / "out", protocol="plain", liver_only=True, report=False)
     assert (metrics["global"]["liver_dice"], metrics["global"]["tumor_dice"]) == (1.0, None)
-    missed = evaluate_folders(preds, labels, tmp_path / "three", report=False)
+    missed = evaluate(preds, labels, tmp_path / "three", report=False)
     assert missed["global"]["tumor_dice"] == 0.0
     with pytest.raises(ValueError, match="lits scores tumors"):
-        evaluate_folders(preds, labels, tmp_path / "lits", liver_only=True)
+        evaluate(preds, labels, tmp_path / "lits", liver_only=True)
 
 
 def test_each_window_of_hounsfield_units_is_a_channel_from_0_to_1() -> None:

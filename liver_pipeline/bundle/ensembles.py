@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from liver_pipeline.bundle.layers import read_config, share_dir
+from liver_pipeline.bundle.shipped import run_folder
 from liver_pipeline.bundle.stages import PREFIX
 from liver_pipeline.bundle.workflow import load_config
 
@@ -32,6 +33,20 @@ def fold_dirs(run_dir: str | Path) -> list[Path]:
         int(match[1]): path for path in run_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))
     }
     return [numbered[number] for number in sorted(numbered)]
+
+
+def ensemble_of(run: str | Path, more: Sequence[str | Path] = ()) -> tuple[Path, list[Path]]:
+    """Return the first of the run folders that predict together, and the others.
+
+    Args:
+        run: A run folder, a folder of folds, or the name of weights that come with the package.
+        more: Likewise, further ones.
+
+    Raises:
+        FileNotFoundError: If one is no run.
+    """
+    folders = [folder for one in (run, *more) for folder in fold_dirs(run_folder(one)) or [run_folder(one)]]
+    return folders[0], folders[1:]
 
 
 def members(

@@ -36,7 +36,32 @@ class FileReport:
         }
 
 
-def check_inputs(
+def check(
+    path: Path | str,
+    *,
+    labels: Path | str | None = None,
+    modality: str = "ct",
+    accept: Collection[str] = (),
+) -> list[FileReport]:
+    """Read every scan at ``path``, with its label map where ``labels`` names a folder of them, and say what is wrong.
+
+    Args:
+        path: A scan, or a folder searched recursively.
+        labels: A folder with a label map of the same case name for each scan, or the label map of a single scan.
+        modality: "ct" or "mr".
+        accept: Codes of errors to take as warnings.
+
+    Returns:
+        One report a file; nothing is raised for a file that cannot be read.
+
+    Raises:
+        IntakeError: NOT_FOUND, NO_SCANS.
+    """
+    folder = None if labels is None else Path(labels)
+    return list(check_scans(find_inputs(path), labels=folder, modality=modality, accept=accept))
+
+
+def check_scans(
     inputs: Iterable[ScanInput],
     *,
     labels: Path | None = None,

@@ -25,7 +25,7 @@ from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, read_config
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import finished, train
-from liver_pipeline.comparison.results import LEDGER, MASKS, METRICS, RunResult, read_run
+from liver_pipeline.comparison.results import MASKS, METRICS, RunResult, read_run
 from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.splits import held_out_fold, make_split, write_split
@@ -33,6 +33,7 @@ from liver_pipeline.evaluation.pairing import Pair
 from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import write_text
+from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.tables import write_table
 from liver_pipeline.reports.comparison import comparison_page
 from liver_pipeline.reports.gallery import places
@@ -73,7 +74,7 @@ class Trial:
 
 
 @dataclass
-class Plan:
+class ComparisonPlan:
     """All that a comparison is about."""
 
     out_dir: Path
@@ -130,7 +131,7 @@ def compare(
     for key in sorted(set(overrides) & set(OWN_KEYS)):
         raise ValueError(f"compare sets {key} itself ({OWN_KEYS[key]}); leave it out")
     contestants = _contestants(experiments, networks, layers or {})
-    plan = Plan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
+    plan = ComparisonPlan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
     classes, failed = _merge_all(plan)
     _make_splits(plan)
     results: list[RunResult] = []
@@ -166,7 +167,7 @@ def _contestants(experiments: Sequence[str], networks: Sequence[str], layers: Ma
     return found
 
 
-def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
+def _merge_all(plan: ComparisonPlan) -> tuple[dict[str, int], list[FailedRun]]:
     """Return the number of classes of each contestant that can be composed, and those that cannot.
 
     The cases of the data set are found on the way. What is wrong with all of them is raised.
@@ -191,7 +192,7 @@ def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
     return classes, failed
 
 
-def _make_splits(plan: Plan) -> None:
+def _make_splits(plan: ComparisonPlan) -> None:
     """Write the splits that are not there; refuse those of an earlier call with other settings."""
     default = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
     fractions = plan.overrides.get("split_fractions", default)
@@ -218,7 +219,7 @@ def _make_splits(plan: Plan) -> None:
 # --- one run ---
 
 
-def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
+def _run(plan: ComparisonPlan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
     """Train, segment, score and read one run; whatever goes wrong comes back with its reason."""
     folder = plan.out_dir / trial.name
     steps: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = [
@@ -291,14 +292,14 @@ def _evaluate(folder: Path) -> None:
     wanted = {"probabilities": True, "describe": True, "overwrite": True}
     run_workflow(folder, "evaluate", {**wanted, "run::1": "$None"})
     metrics = folder / METRICS
-    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / LEDGER).stat().st_mtime_ns:
+    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / MASKS / LEDGER).stat().st_mtime_ns:
         run_workflow(folder, "evaluate", {**wanted, "run::0": "$None"})
 
 
 # --- after the last run ---
 
 
-def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
+def _write(plan: ComparisonPlan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
     """Write tables and page."""
     splits = [
         json.loads(plan.split_file(f).read_text())["cases"] for f in (range(plan.folds) if plan.folds else [None])
@@ -312,7 +313,7 @@ def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Com
     return comparison
 
 
-def _pictures(plan: Plan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
+def _pictures(plan: ComparisonPlan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
     """Draw worst, median and best prediction of each experiment; captions and PNGs."""
     files = {case["case"]: case for case in plan.cases}
     drawn: dict[str, list[tuple[str, bytes]]] = {}

@@ -33,13 +33,13 @@ BYTES_PER_VOXEL = 10  # peak of one case over the voxels of its volume; scripts/
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
 SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
 OUTPUTS = ("metrics.json", "cases.csv", "lesions.csv", "report.html")
-LESION_COLUMNS = (
+_LESION_COLUMNS = (
     "case", "kind", "id", "status", "volume_ml", "voxels", "diameter_mm", "perpendicular_mm", "size_class", "slice",
     "centroid_ras_mm", "centroid_lps_mm", "group_iou", "matched_ids", "overlap_voxels",
 )  # fmt: skip
 
 
-def evaluate_folders(
+def evaluate(
     pred_dir: Path | str,
     label_dir: Path | str,
     output_dir: Path | str,
@@ -311,4 +311,4 @@ def _lesions_csv(metrics: Mapping[str, Any]) -> str:
     rows = [
         {"case": case, **row} for case, figures in metrics["cases"].items() for row in figures.get("lesion_list", [])
     ]
-    return table_text(rows, LESION_COLUMNS)
+    return table_text(rows, _LESION_COLUMNS)

@@ -64,7 +64,7 @@ def train_folds(
         own = {"cache_dir": cache_dir, **(overrides or {}), "folds": folds, "fold": number}
         split = _split(run_dir, merge_stages(layers, experiment=experiment, overrides=own)[""]["train"])
         train(run_dir / f"fold{number}", layers, experiment=experiment, overrides=own, restart=restart, split=split)
-        write_table(run_dir / SUMMARY, summary(run_dir))
+        write_table(run_dir / SUMMARY, folds_summary(run_dir))
     return sum(finished(path) is not None for path in fold_dirs(run_dir))
 
 
@@ -105,7 +105,7 @@ def _list(part: Any, path: Path) -> list[Any]:
     return part
 
 
-def summary(run_dir: str | Path) -> list[dict[str, Any]]:
+def folds_summary(run_dir: str | Path) -> list[dict[str, Any]]:
     """Return rows of the best validation of each finished fold, then their mean and standard deviation (n - 1)."""
     rows: list[dict[str, Any]] = []
     for path in fold_dirs(run_dir):

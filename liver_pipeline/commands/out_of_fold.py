@@ -20,7 +20,7 @@ from liver_pipeline.geometry.boxes import box_text
 from liver_pipeline.inferers.liver import Limits, find_liver
 from liver_pipeline.io.volumes import read_label_map
 
-CHOICES = ("reference", "out_of_fold")
+_CHOICES = ("reference", "out_of_fold")
 FOLDER = "out_of_fold"  # in the liver stage's: one run folder a fold
 
 
@@ -44,8 +44,8 @@ def with_boxes(split: Split, *, boxes: str, liver_dir: str | Path, folds: int, s
         ValueError: If ``boxes`` is unknown, there are fewer patients than folds, a case cannot be segmented, or several
             processes train together.
     """
-    if boxes not in CHOICES:
-        raise ValueError(f"boxes is {boxes!r}; it can be {' or '.join(CHOICES)}")
+    if boxes not in _CHOICES:
+        raise ValueError(f"boxes is {boxes!r}; it can be {' or '.join(_CHOICES)}")
     if boxes == "reference":
         return split
     if process_count() > 1:

@@ -20,7 +20,8 @@ from liver_pipeline.io.files import write_json
 from liver_pipeline.io.locks import lock_run
 
 # Keys that may change while a training goes on: they prolong it, or change no result.
-PROLONGING = ("max_epochs", "early_stop_patience")
+LIMITS = ("max_epochs", "early_stop_patience")
+PROLONGING = (*LIMITS, "max_seconds")
 WITHOUT_EFFECT = (
     "num_workers", "cache_dir", "cache_gb", "pin_memory", "activation_checkpointing",
     "network_graph", "overlay_interval", "tracking_uri",
@@ -38,8 +39,8 @@ def train(
 ) -> None:
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
-    A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs`` and
-    ``early_stop_patience`` may grow, and what changes no result may change.
+    A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs``,
+    ``early_stop_patience`` and ``max_seconds`` may grow, and what changes no result may change.
 
     Args:
         run_dir: The run folder.
@@ -158,7 +159,7 @@ def _show(value: Any) -> str:
 
 def _may_change(key: str, old: Any, new: Any) -> bool:
     if key in PROLONGING:
-        return isinstance(old, int) and isinstance(new, int) and new > old
+        return isinstance(old, int | float) and isinstance(new, int | float) and new > old
     return key in WITHOUT_EFFECT
 
 
@@ -173,7 +174,7 @@ def _finished(run_dir: Path) -> str | None:
     if not (run_dir / "configs" / "train.yaml").is_file():
         return None
     config = read_config(run_dir / "configs" / "train.yaml")
-    limits = [config.get(key) for key in PROLONGING]
+    limits = [config.get(key) for key in LIMITS]
     state, _ = load_latest(run_dir / "models")
     if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
         return None

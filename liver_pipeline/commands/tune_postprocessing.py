@@ -16,7 +16,7 @@ from liver_pipeline.evaluation.postprocessing_search import Choice, ValidationCa
 from liver_pipeline.io.tables import write_table
 from liver_pipeline.io.volumes import read_label_map
 
-WORKFLOWS = ("inference", "evaluate")
+_PREDICTING = ("inference", "evaluate")
 
 
 def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choice:
@@ -50,7 +50,7 @@ def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choi
         [_load(case, folder / "masks", parser.get_parsed_content("num_classes")) for case in cases], min_gain=min_gain
     )
     write_table(folder / "postprocessing.csv", choice.table)
-    for workflow in WORKFLOWS:
+    for workflow in _PREDICTING:
         _write_choice(run_dir, workflow, choice)
     return choice
 

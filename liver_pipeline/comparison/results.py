@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from liver_pipeline.io.ledger import read_ledger
+from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.metrics.comparisons import FIGURES, case_values
 
 EVALUATION = Path("evaluation")
 METRICS = EVALUATION / "metrics.json"
 MASKS = EVALUATION / "masks"
-LEDGER = MASKS / "ledger.jsonl"
 NOT_INFERENCE = ("describe",)  # stages that are not part of getting a mask
 COSTS = ("seconds", "seconds_network", "slices", "peak_mb", "parameters")
 
@@ -94,7 +93,7 @@ def read_run(
 
 def _failures(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Cases without figures, and why: by the ledger where there is no mask."""
-    last, _ = read_ledger(folder / LEDGER)
+    last, _ = read_ledger(folder / MASKS / LEDGER)
     reasons = {}
     for case, failure in metrics["failures"].items():
         row = last.get(case, {})

@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from liver_pipeline.data.cases import NIFTI_SUFFIXES, Case
+from liver_pipeline.data.cases import Case
 from liver_pipeline.io.discovery import case_name
 from liver_pipeline.io.tables import read_table
+from liver_pipeline.io.volumes import NIFTI_SUFFIXES
 
 
 def find_nifti(folder: str | Path) -> list[Path]:

@@ -23,7 +23,7 @@ def write_structured_report(
     """Write liver and lesion measurements as Comprehensive 3D SR that refers to the CT series.
 
     Args:
-        table: Result of :func:`liver_pipeline.evaluation.description.describe`.
+        table: Result of :func:`liver_pipeline.evaluation.description.describe_label_map`.
         series: Folder of the DICOM slices that the mask belongs to; patient and study are taken from it.
         path: The ``.dcm`` to write.
         overwrite: Replace a file that is there.

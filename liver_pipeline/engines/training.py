@@ -27,7 +27,7 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
 
     Args:
         trainer: MONAI's SupervisedTrainer.
-        log: Attached here, so that it comes after the trainer's own handlers.
+        log: Attached here with its losses, so that it comes after the trainer's own handlers.
         checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
 
     Raises:
@@ -44,7 +44,7 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
 def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     trainer.add_event_handler(Events.STARTED, _scale_only_fp16)
     parts = (checkpoint.parts.get(name) for name in ("average", "hard_cases"))
-    for handler in (*parts, log, checkpoint):
+    for handler in (log.losses, *parts, log, checkpoint):
         if handler is not None:
             handler.attach(trainer)
     checkpoint.resume(trainer)

@@ -32,7 +32,7 @@ class Failure:
     detail: str
 
 
-def case_name(path: Path) -> str:
+def lits_case_name(path: Path) -> str:
     """Name of the case that a label map belongs to.
 
     LiTS numbers its scans ``volume-12`` and its references ``segmentation-12``: both are case ``volume-12``. Any other
@@ -139,7 +139,7 @@ def _probabilities(folder: Path) -> dict[str, list[Path]]:
 def _name_below(path: Path) -> str:
     """Name of a case with the folder that it lies in, relative to the searched one."""
     inside = clean_name(path.parent.as_posix())
-    return case_name(path) if inside == "." else f"{inside}/{case_name(path)}"
+    return lits_case_name(path) if inside == "." else f"{inside}/{lits_case_name(path)}"
 
 
 def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:

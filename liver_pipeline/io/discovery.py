@@ -16,6 +16,7 @@ from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.nifti import peek
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".zip")
+STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
 
 
@@ -56,6 +57,12 @@ def find_inputs(root: Path | str, *, leave_out: Iterable[Path] = ()) -> list[Sca
     if not found:
         raise refuse(root, "NO_SCANS", "no .nii, .nii.gz, .zip or DICOM series in it; name the folder of the scans")
     return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
+
+
+def is_one_scan(path: Path | str) -> bool:
+    """Tell whether a path is one scan: a file, or a folder of DICOM slices with no sub-folder."""
+    path = Path(path)
+    return path.is_file() or (is_series_folder(path) and not any(entry.is_dir() for entry in _entries(path)))
 
 
 def case_name(name: str, is_folder: bool = False) -> str:

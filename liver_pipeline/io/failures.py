@@ -14,7 +14,16 @@ from liver_pipeline.io.findings import Finding, IntakeError, Severity, error
 DEVICE_ERROR = re.compile(r"CUDA error|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|HIP error|device-side assert|NCCL error")
 # Failures that say nothing about the scan: the next run tries again without being asked.
 PASSING = frozenset(
-    ("READ_FAILED", "NOT_FOUND", "OUT_OF_MEMORY", "WRITE_FAILED", "DISK_FULL", "OUTPUT_READ_ONLY", "OUTPUT_EXISTS")
+    (
+        "READ_FAILED",
+        "NOT_FOUND",
+        "OUT_OF_MEMORY",
+        "WRITE_FAILED",
+        "DISK_FULL",
+        "OUTPUT_READ_ONLY",
+        "OUTPUT_EXISTS",
+        "DEVICE_FAILED",
+    )
 )
 
 
@@ -45,6 +54,8 @@ def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
     line = " ".join(f"{type(reason).__name__}: {reason}".split())[:500]
     if isinstance(reason, MemoryError | torch.OutOfMemoryError) or "allocate memory" in line:
         return error("OUT_OF_MEMORY", f"{line}; free memory, or choose a coarser grid")
+    if is_device_error(reason):
+        return error("DEVICE_FAILED", f"{line}; the device needs a new process: run the same command again")
     if writing and isinstance(reason, OSError):
         return _write_failure(reason, line)
     return error("PREDICT_FAILED", line)

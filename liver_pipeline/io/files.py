@@ -12,18 +12,21 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
-TEMPORARY = ".liver-pipeline-tmp."  # prefix of what a killed process may leave behind; the suffix stays the target's
+# Names of what a killed process may leave behind: nobody's search for masks or scans takes them, whatever the target's
+# suffix, and they are short even where the target's name is as long as a file system allows.
+TEMPORARY = ".liver-pipeline.{}.part"
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to, in the folder of ``path`` and with its suffix; on leaving, it becomes ``path``.
+    """Give a path to write to, in the folder of ``path``; on leaving, it becomes ``path``.
 
     The target's folder is made. The bytes are on disk before the rename, and the rename is before this returns, so that
     a power cut leaves the old file or the new one. An error inside leaves the old file and nothing else.
@@ -33,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}.{path.name}")
+    temporary = path.with_name(TEMPORARY.format(uuid4().hex))  # no process id: other hosts may write here, too
     try:
         yield temporary
         sync(temporary)
@@ -134,7 +137,7 @@ def sync(path: Path) -> None:
 
 def remove_temporary(folder: str | Path) -> None:
     """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
-    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+    for path in Path(folder).rglob(TEMPORARY.format("*")):
         path.unlink(missing_ok=True)
 
 

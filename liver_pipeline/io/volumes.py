@@ -192,7 +192,7 @@ def _from_nifti(path: Path, modality: str, accept: Collection[str], repair: Coll
     findings = [*volume.findings, *header_findings(path, header)]
     if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
         findings += form_findings(volume.array.shape, affine, _qform(header))
-    return _checked(
+    return checked(
         Scan(volume.array, affine, slope, intercept, header, path, volume.sha256, tuple(findings)),
         modality, accept, repair,
     )  # fmt: skip
@@ -216,13 +216,13 @@ def _from_series(path: Path, modality: str, accept: Collection[str], repair: Col
     header.set_sform(volume.affine, code=1)
     affine = np.asarray(header.get_sform(), dtype=np.float64)  # as float32 holds it: what a reader of the mask sees
     names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
-    return _checked(
+    return checked(
         Scan(volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names),
         modality, accept, repair,
     )  # fmt: skip
 
 
-def _checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
+def checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
     """Add the findings on grid and values; raise if an error is among all findings."""
     findings = [*scan.findings, *affine_findings(scan.affine)]
     if affine_is_usable(scan.affine):

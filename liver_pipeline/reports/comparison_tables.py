@@ -10,14 +10,23 @@ from liver_pipeline.comparison.tables import Comparison
 from liver_pipeline.metrics.comparisons import FIGURES
 from liver_pipeline.reports.html import cell, number, plural, row, section_row, sortable, table, with_interval, words
 from liver_pipeline.reports.sections import confusion_table
-from liver_pipeline.reports.texts import COMPARED, COST, REGIONS, SIZES, TUMORS, digits_of, lower_is_better, short_name
+from liver_pipeline.reports.texts import (
+    COMPARED,
+    COST,
+    REGION_NAMES,
+    SIZES,
+    TUMORS_CAPTION,
+    digits_of,
+    lower_is_better,
+    short_name,
+)
 
 MAIN_FIGURES = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
 SIGNIFICANT = 0.05
 LEAST_PATIENTS = 6  # with fewer no two-sided signed-rank test can reach 0.05
 
 
-def headline(comparison: Comparison) -> str:
+def comparison_headline(comparison: Comparison) -> str:
     """What was compared on what, and what a reader must know first."""
     parts = ", ".join(
         f"{len(split['train'])} / {len(split['val'])} / {len(split['test'])}" for split in comparison.splits
@@ -56,7 +65,7 @@ def remarks(comparison: Comparison) -> list[str]:
     return found
 
 
-def failures(comparison: Comparison) -> str:
+def comparison_failures(comparison: Comparison) -> str:
     """Runs that failed and test cases without figures."""
     rows = [
         f"<tr><td>{escape(one.run)}</td>{words(one.stage, classes='bad')}{words(one.reason)}</tr>"
@@ -73,7 +82,7 @@ def failures(comparison: Comparison) -> str:
 def results(comparison: Comparison) -> str:
     """Mean with interval of each figure, experiments as rows, a table a region."""
     parts = []
-    for region, title in (("liver", REGIONS["liver"]), ("tumor", REGIONS["tumor"])):
+    for region, title in (("liver", REGION_NAMES["liver"]), ("tumor", REGION_NAMES["tumor"])):
         names = comparison.in_region(region)
         if names:
             parts.append(f"<h3>{escape(title)}</h3>{_results_of(comparison, names, figures_of(region))}")
@@ -216,13 +225,13 @@ def tumors(comparison: Comparison) -> str:
                 number(found["confidence"], 2),
             )
         )
-    return f"{table(head, rows)}{TUMORS}"
+    return f"{table(head, rows)}{TUMORS_CAPTION}"
 
 
 SIZE_LABELS = tuple(label for key, label in SIZES.items() if key != "all")
 
 
-def cases(comparison: Comparison) -> str:
+def comparison_cases(comparison: Comparison) -> str:
     """Sortable table of cases: Dice of each experiment, mean over its runs."""
     by_experiment = comparison.statistics["cases"]
     columns = [(name, f"{region}_dice") for region in ("liver", "tumor") for name in comparison.in_region(region)]

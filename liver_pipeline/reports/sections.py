@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from liver_pipeline.reports.charts import bar_chart, bland_altman_chart, box_plot
+from liver_pipeline.reports.gallery import Metrics
 from liver_pipeline.reports.html import (
     cell,
     figure,
@@ -25,18 +26,17 @@ from liver_pipeline.reports.texts import (
     DEFINITIONS,
     DISTANCE_CAPTION,
     EMPTY_KINDS,
-    FIGURES,
+    FIGURE_NAMES,
     LITS_DIFFERENCES,
     PARENCHYMA_FIGURES,
-    REGIONS,
+    REGION_NAMES,
     SIZES,
 )
 
-Metrics = Mapping[str, Any]
 SUMMARY_COLUMNS = (
     "Figure", "Mean [95 % interval]", "Median", "SD", "Range", "n", "both empty", "reference empty", "prediction empty",
 )  # fmt: skip
-CASE_COLUMNS = (
+_CASE_COLUMNS = (
     ("Liver Dice", "liver", "dice", 3),
     ("Liver HD95 mm", "liver", "hd95_area", 1),
     ("Tumor Dice", "tumor", "dice", 3),
@@ -99,12 +99,12 @@ def _card(title: str, value: float | None, interval: Sequence[float | None], not
     )
 
 
-def summary(metrics: Metrics) -> str:
+def summary_table(metrics: Metrics) -> str:
     """Mean with interval, median, SD, extremes, n and numbers of empty masks for each figure."""
     rows = []
-    for region, title in REGIONS.items():
+    for region, title in REGION_NAMES.items():
         rows.append(section_row(title, len(SUMMARY_COLUMNS)))
-        for key, name in FIGURES.items():
+        for key, name in FIGURE_NAMES.items():
             figures = metrics["summary"].get(f"{region}_{key}")
             if figures is not None and (region != "parenchyma" or key in PARENCHYMA_FIGURES):
                 rows.append(_summary_row(name, figures))
@@ -240,11 +240,11 @@ def lits(metrics: Metrics) -> str:
 
 def cases(metrics: Metrics) -> str:
     """Sortable table of cases."""
-    head = ["Case", *(title for title, *_ in CASE_COLUMNS), "Lesions", "found", "invented", "Remarks"]
+    head = ["Case", *(title for title, *_ in _CASE_COLUMNS), "Lesions", "found", "invented", "Remarks"]
     rows = []
     for name, case in metrics["cases"].items():
         cells = [cell(name, name)]
-        for _, region, key, digits in CASE_COLUMNS:
+        for _, region, key, digits in _CASE_COLUMNS:
             cells.append(cell(number(case[region][key], digits), case[region][key]))
         found = case["lesions"]["detection"]["iou>0.5"]["all"]["tp_label"]
         invented = sum(lesion["status"] == "invented" for lesion in case["lesion_list"])
@@ -255,7 +255,7 @@ def cases(metrics: Metrics) -> str:
     return sortable(head, rows)
 
 
-def official_summary(metrics: Metrics) -> str:
+def official_table(metrics: Metrics) -> str:
     """The challenge's keys, as its program prints them."""
     rows = [row(f"<code>{escape(key)}</code>", number(value, 6)) for key, value in metrics["global"].items()]
     return table(("Key", "Value"), rows, max_width="560px")

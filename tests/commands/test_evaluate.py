@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from liver_pipeline.cli import main
-from liver_pipeline.commands.evaluate import evaluate_folders
-from liver_pipeline.evaluation.pairing import case_name, find_pairs
+from liver_pipeline.commands.evaluate import evaluate
+from liver_pipeline.evaluation.pairing import find_pairs, lits_case_name
 
 AFFINE = np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 50], [0, 0, 2.5, -300], [0, 0, 0, 1.0]])
 
@@ -62,7 +62,7 @@ def schema() -> dict[str, Any]:
 @pytest.mark.parametrize("protocol", ["lits", "lits-official", "plain"])
 def test_tables_and_report_are_written_and_follow_the_schema(tmp_path: Path, protocol: str) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1))
-    metrics = evaluate_folders(pred_dir, label_dir, output, protocol=protocol)
+    metrics = evaluate(pred_dir, label_dir, output, protocol=protocol)
     written = json.loads((output / "metrics.json").read_text())
     assert written == metrics
     jsonschema.validate(written, schema())
@@ -82,7 +82,7 @@ def test_means_carry_n_interval_and_numbers_of_empty_masks(tmp_path: Path) -> No
     pred_dir, label_dir, output = folders(
         tmp_path, both=(no_tumor, no_tumor), invented=(pred, no_tumor), missed=(no_tumor, label), normal=(pred, label)
     )
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     tumor = metrics["summary"]["tumor_dice"]
     dice = metrics["cases"]["normal"]["tumor"]["dice"]
     assert (tumor["n"], tumor["n_both_empty"], tumor["n_reference_empty"], tumor["n_prediction_empty"]) == (3, 1, 1, 1)
@@ -137,7 +137,7 @@ def test_lits_figures_are_identical_for_all_48_axis_orders_and_flips(tmp_path: P
             image.set_sform(image.affine, 1)
             (tmp_path / side).mkdir(exist_ok=True)
             nib.save(image, tmp_path / side / f"case{number:02d}{suffix}")
-    metrics = evaluate_folders(tmp_path / "pred", tmp_path / "label", tmp_path / "out", report=False)
+    metrics = evaluate(tmp_path / "pred", tmp_path / "label", tmp_path / "out", report=False)
     assert metrics["n_cases"] == 48
     first, *others = metrics["cases"].values()
     for case in others:
@@ -183,9 +183,9 @@ def test_unknown_labels_fail_under_lits_and_are_taken_as_the_program_takes_them_
     pred, label = scene()
     odd = np.where(pred == 2, 5, pred).astype(np.uint8)
     pred_dir, label_dir, output = folders(tmp_path, a=(odd, label))
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     assert metrics["failures"]["a"]["code"] == "LABEL_VALUES"
-    official = evaluate_folders(pred_dir, label_dir, output, protocol="lits-official", overwrite=True)
+    official = evaluate(pred_dir, label_dir, output, protocol="lits-official", overwrite=True)
     assert official["cases"]["a"]["n_predicted_lesions"] == 0  # 5 is liver (>= 1) and no tumor (== 2)
 
 
@@ -194,7 +194,7 @@ def test_official_protocol_truncates_floats_and_wraps_at_8_bits(tmp_path: Path) 
     almost = label.astype(np.float32) + 0.999  # truncated back, background too
     wrapped = np.where(label == 1, 257, label).astype(np.int16)  # 257 is 1 in 8 bits
     pred_dir, label_dir, output = folders(tmp_path, almost=(almost, label), wrapped=(wrapped, label))
-    metrics = evaluate_folders(pred_dir, label_dir, output, protocol="lits-official")
+    metrics = evaluate(pred_dir, label_dir, output, protocol="lits-official")
     for case in metrics["cases"].values():
         assert case["liver"]["dice"] == case["lesion_dice_per_case"] == 1.0
 
@@ -206,7 +206,7 @@ def test_grid_that_is_off_by_more_than_half_a_voxel_fails(tmp_path: Path) -> Non
         moved = AFFINE.copy()
         moved[0, 3] += shift
         save(pred_dir / f"{name}.nii.gz", pred, moved)
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     assert metrics["failures"]["far"]["code"] == "LABEL_GRID_MISMATCH"
     assert any("LABEL_GRID_MISMATCH" in warning for warning in metrics["cases"]["near"]["warnings"])
 
@@ -230,7 +230,7 @@ def test_folders_without_a_name_in_common_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"no prediction has a reference: .* has c, .* has a; files are matched by name"
     ):
-        evaluate_folders(pred_dir, label_dir, output)
+        evaluate(pred_dir, label_dir, output)
     assert not output.exists()
 
 
@@ -254,9 +254,9 @@ def test_names_with_accents_in_two_forms_and_names_that_are_no_utf_8_are_scored(
 def test_named_cases_alone_are_scored(tmp_path: Path) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1))
     (pred_dir / "b.nii.gz").unlink()
-    assert evaluate_folders(pred_dir, label_dir, output, cases=["a"])["n_cases"] == 1
+    assert evaluate(pred_dir, label_dir, output, cases=["a"])["n_cases"] == 1
     with pytest.raises(ValueError, match="no file for cases z"):
-        evaluate_folders(pred_dir, label_dir, tmp_path / "other", cases=["a", "z"])
+        evaluate(pred_dir, label_dir, tmp_path / "other", cases=["a", "z"])
     (tmp_path / "names.txt").write_bytes("\ufeffa \n\n".encode())
     (tmp_path / "names.csv").write_text("fold;case\n0;a\n")
     for number, words in enumerate(["a", tmp_path / "names.txt", tmp_path / "names.csv"]):
@@ -270,7 +270,7 @@ def test_two_files_of_one_case_fail_that_case_only(tmp_path: Path) -> None:
     pred, label = scene()
     pred_dir, label_dir, output = folders(tmp_path, a=(pred, label), b=(pred, label))
     save(pred_dir / "a.nii", pred)
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     assert metrics["failures"]["a"]["code"] == "DUPLICATE_NAME"
     assert list(metrics["cases"]) == ["b"]
 
@@ -280,9 +280,9 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     output.mkdir()
     (output / "cases.csv").write_text("mine")
     with pytest.raises(FileExistsError, match="--overwrite"):
-        evaluate_folders(pred_dir, label_dir, output)
+        evaluate(pred_dir, label_dir, output)
     assert (output / "cases.csv").read_text() == "mine"
-    evaluate_folders(pred_dir, label_dir, output, overwrite=True)
+    evaluate(pred_dir, label_dir, output, overwrite=True)
     assert (output / "cases.csv").read_text() != "mine"
 
 
@@ -311,23 +311,23 @@ def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
     [("liver_3.nii.gz", "liver_3"), ("a.1.nii", "a.1"), ("test-volume-5.nii", "test-volume-5"), ("X.NII.GZ", "X")],
 )
 def test_case_is_the_file_name_without_its_ending(name: str, case: str) -> None:
-    assert case_name(Path(name)) == case
+    assert lits_case_name(Path(name)) == case
 
 
 def test_empty_or_misspelt_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no \.nii"):
-        evaluate_folders(tmp_path / "empty", tmp_path / "empty", tmp_path / "out")
+        evaluate(tmp_path / "empty", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no folder"):
-        evaluate_folders(tmp_path / "typo", tmp_path / "empty", tmp_path / "out")
+        evaluate(tmp_path / "typo", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(ValueError, match="protocol"):
-        evaluate_folders(tmp_path, tmp_path, tmp_path / "out", protocol="list")
+        evaluate(tmp_path, tmp_path, tmp_path / "out", protocol="list")
 
 
 def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1), c=scene(2))
-    one = evaluate_folders(pred_dir, label_dir, output, workers=1)
-    two = evaluate_folders(pred_dir, label_dir, output, workers=2, overwrite=True)
+    one = evaluate(pred_dir, label_dir, output, workers=1)
+    two = evaluate(pred_dir, label_dir, output, workers=2, overwrite=True)
     assert one == two
 
 
@@ -337,8 +337,8 @@ def test_small_lesions_can_be_left_out_of_detection(tmp_path: Path) -> None:
     label[5:8, 5:8, 5:8] = 2
     pred_dir, label_dir, output = folders(tmp_path, a=(label, label))
     voxel_ml = 0.8 * 0.8 * 2.5 / 1000
-    all_of_them = evaluate_folders(pred_dir, label_dir, output)
-    large = evaluate_folders(pred_dir, label_dir, output, min_lesion_ml=2 * voxel_ml, overwrite=True)
+    all_of_them = evaluate(pred_dir, label_dir, output)
+    large = evaluate(pred_dir, label_dir, output, min_lesion_ml=2 * voxel_ml, overwrite=True)
     assert all_of_them["detection"]["iou>0.5"]["all"]["tp_label"] == 2
     assert large["detection"]["iou>0.5"]["all"]["tp_label"] == 1
     assert large["cases"]["a"]["lits_groups"]["n_reference_lesions"] == 2  # LiTS knows no minimum
@@ -349,12 +349,12 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=(pred, label))
     channels = np.stack([label == value for value in range(3)], axis=-1).astype(np.float32)
     save(tmp_path / "prob" / "a.nii.gz", channels)
-    metrics = evaluate_folders(pred_dir, label_dir, output, probability_dir=tmp_path / "prob")
+    metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob")
     for region in ("liver", "tumor"):
         assert metrics["global"][f"{region}_auc_roc"] == 1.0
         assert metrics["global"][f"{region}_brier"] == metrics["global"][f"{region}_ece"] == 0.0
     save(tmp_path / "prob" / "a.nii.gz", np.full(label.shape, 3.0, np.float32))
-    metrics = evaluate_folders(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
+    metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
     assert metrics["failures"]["a"]["code"] == "PROBABILITY_RANGE"
 
 
@@ -362,8 +362,8 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
 def test_worked_cases_come_out_of_the_whole_program_to_1e_9(real_data: Path, tmp_path: Path) -> None:
     folder = real_data.parent / "lits_scoring"
     expected = json.loads((folder / "expected.json").read_text())["cases"]
-    official = evaluate_folders(folder / "pred", folder / "truth", tmp_path / "official", protocol="lits-official")
-    meant = evaluate_folders(folder / "pred", folder / "truth", tmp_path / "lits")
+    official = evaluate(folder / "pred", folder / "truth", tmp_path / "official", protocol="lits-official")
+    meant = evaluate(folder / "pred", folder / "truth", tmp_path / "lits")
     assert official["n_cases"] == meant["n_cases"] == len(expected)
 
     def compare(one: Any, other: Any) -> None:

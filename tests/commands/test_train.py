@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ignite.engine import Engine, Events
 
 import liver_pipeline as lp
 from liver_pipeline.handlers.epoch_log import EpochLog
@@ -54,14 +55,17 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, overrides: dict[str,
 
 def train_until(step: int, run: Path, overrides: dict[str, Any], **layers: str) -> None:
     """Train, and be interrupted in the given step, counted from the first epoch's first; past the end: not at all."""
-    collect = EpochLog._collect
+    attach = EpochLog.attach
 
-    def interrupted(self: EpochLog, engine: Any) -> None:
-        collect(self, engine)
+    def interrupt(engine: Engine) -> None:
         if engine.state.iteration == step:
             raise KeyboardInterrupt
 
-    with mock.patch.object(EpochLog, "_collect", interrupted), contextlib.suppress(KeyboardInterrupt):
+    def attach_and_interrupt(self: EpochLog, engine: Engine) -> None:
+        attach(self, engine)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, interrupt)
+
+    with mock.patch.object(EpochLog, "attach", attach_and_interrupt), contextlib.suppress(KeyboardInterrupt):
         lp.train(run, layers, overrides=overrides)
 
 

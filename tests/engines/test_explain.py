@@ -104,7 +104,7 @@ def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(tmp_path: Path
         lp.train(run, {}, overrides={**TINY, "dataset_dir": str(data)})
     assert "no space left" in root(caught.value)
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 1
-    assert list(run.rglob(f"{TEMPORARY}*")) == []
+    assert list(run.rglob(TEMPORARY.format("*"))) == []
     lp.train(run, {})
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 3
 

@@ -14,6 +14,7 @@ from ignite.engine import Engine
 import liver_pipeline as lp
 from liver_pipeline.cli import main
 from liver_pipeline.handlers.progress import Curves, Progress, duration
+from liver_pipeline.handlers.step_losses import StepLosses
 from liver_pipeline.visualize.curves import draw_training
 from tests.small import UNET3D, make_phantoms
 
@@ -41,7 +42,7 @@ def train(clock: Clock, wait_s: float, step_s: float, epochs: int, steps: int = 
         return [{"loss": 0.0}]
 
     engine, validator = Engine(step), SimpleNamespace(state=SimpleNamespace(metrics={}, key_metric_name="dice"))
-    progress = Progress(validator, clock)
+    progress = Progress(validator, StepLosses(), clock)
     progress.attach(engine)
     engine.run(batches(), max_epochs=epochs, epoch_length=steps)
     return progress, engine

@@ -72,7 +72,7 @@ def test_between_the_two_renames_the_previous_one_serves(tmp_path: Path, monkeyp
     for epoch in (1, 2):
         save_checkpoint(tmp_path / LAST, {"epoch": epoch}, keep_as=PREVIOUS)
     (tmp_path / LAST).replace(tmp_path / PREVIOUS)  # killed here
-    (tmp_path / f"{TEMPORARY}123.{LAST}").write_bytes(b"half")
+    (tmp_path / TEMPORARY.format("123")).write_bytes(b"half")
     assert load_latest(tmp_path) == ({"epoch": 2}, [])
     remove_temporary(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [PREVIOUS]

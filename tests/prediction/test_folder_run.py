@@ -25,9 +25,11 @@ from monai.data import Dataset, MetaTensor
 from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.findings import IntakeError
-from liver_pipeline.io.ledger import Ledger
+from liver_pipeline.io.ledger import LEDGER, Ledger
+from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.networks.weights import load_weights
-from liver_pipeline.prediction.folder_run import LEDGER, FolderRun, Summary
+from liver_pipeline.prediction.case_runner import CaseRunner
+from liver_pipeline.prediction.folder_run import FolderRun, Summary
 from liver_pipeline.prediction.pipeline import MemoryBudget
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
@@ -76,11 +78,16 @@ def write_scan(path: Path, seed: int = 0, voxel: float | None = None) -> None:
 
 
 def folder_run(scans: Path, masks: Path, **options: Any) -> FolderRun:
-    options.setdefault("network", TinyNetwork())
-    options.setdefault("inferer", TinyInferer())
-    if "dataset" not in options:
-        options["dataset"] = Dataset(find_scans(scans), LoadScand("image"))
-    return FolderRun(output_dir=masks, postprocessing=clean, progress=False, **options)
+    reader = options.pop("reader", ScanReader())
+    runner = CaseRunner(
+        preprocessing=options.pop("preprocessing", LoadScand("image", reader=reader)),
+        inferer=options.pop("inferer", TinyInferer()),
+        network=options.pop("network", TinyNetwork()),
+        postprocessing=options.pop("postprocessing", clean),
+        reader=reader,
+        bundle_root=options.pop("bundle_root", None),
+    )
+    return FolderRun(dataset=Dataset(find_scans(scans)), output_dir=masks, runner=runner, progress=False, **options)
 
 
 def rows(masks: Path) -> list[dict[str, Any]]:
@@ -229,8 +236,7 @@ def test_the_next_case_is_read_while_the_network_runs_and_no_more_than_one(tmp_p
                 assert not reading.wait_for(lambda: len(read) > Waits.calls + 1, timeout=0.05)
             return super().__call__(inputs, network)
 
-    dataset = Dataset(find_scans(tmp_path / "scans"), preprocess)
-    run = folder_run(tmp_path / "scans", tmp_path / "masks", dataset=dataset, inferer=Waits())
+    run = folder_run(tmp_path / "scans", tmp_path / "masks", preprocessing=preprocess, inferer=Waits())
     assert run.run().done == 4 and read == list("abcd")
 
 
@@ -325,7 +331,7 @@ def test_only_changed_rows_run_again(scans: Path, tmp_path: Path, monkeypatch: p
     (masks / "a.2.nii.gz").unlink()
     assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=2, exit_code=0)
     assert folder_run(scans, masks, network=TinyNetwork(1.0)).run().done == 3  # other weights
-    assert folder_run(scans, masks, network=TinyNetwork(1.0), modality="mr").run().done == 3  # other config
+    assert folder_run(scans, masks, network=TinyNetwork(1.0), reader=ScanReader("mr")).run().done == 3  # other config
 
 
 def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_and_comments(tmp_path: Path) -> None:
@@ -333,8 +339,10 @@ def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_
 
     def config_hash(text: str) -> str:
         (tmp_path / "configs" / "inference.yaml").write_text(text)
-        run = folder_run(tmp_path, tmp_path / "masks", dataset=Dataset([], None), bundle_root=tmp_path)
-        return run.config_sha256
+        runner = CaseRunner(
+            preprocessing=None, inferer=TinyInferer(), network=TinyNetwork(), bundle_root=tmp_path, postprocessing=clean
+        )
+        return runner.config_sha256
 
     first = config_hash("overlap: 0.5\noutput_dir: one\n")
     assert config_hash("overlap: 0.5  # half\noutput_dir: two\n") == first
@@ -342,10 +350,14 @@ def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_
 
 
 def test_settings_name_values_and_classes_and_are_the_same_every_time() -> None:
-    transform = LoadScand("image", accept=["SHEAR"])
+    transform = LoadScand("image", reader=ScanReader(accept=["SHEAR"]))
     described = settings_of(transform)
-    assert described["class"] == "liver_pipeline.transforms.LoadScand" and described["accept"] == ["SHEAR"]
-    assert described == settings_of(LoadScand("image", accept=["SHEAR"])) != settings_of(LoadScand("image"))
+    assert described["class"].endswith(".LoadScand") and described["reader"]["accept"] == ["SHEAR"]
+    assert (
+        described
+        == settings_of(LoadScand("image", reader=ScanReader(accept=["SHEAR"])))
+        != settings_of(LoadScand("image"))
+    )
     assert " at 0x" not in json.dumps(described)
 
 
@@ -383,15 +395,15 @@ def test_weights_of_another_network_or_with_code_are_refused_in_one_line(tmp_pat
 # --- the disk ------------------------------------------------------------------------------------------------------
 
 
-def failing_fsync(monkeypatch: pytest.MonkeyPatch, number: int, pattern: str, after: int = 0) -> None:
-    """Make fsync fail with ``number`` for files whose name holds ``pattern``, from the ``after``-th time on."""
+def failing_fsync(monkeypatch: pytest.MonkeyPatch, number: int, pattern: str, after: int = 0, times: int = 99) -> None:
+    """Make fsync fail with ``number`` for files whose name holds ``pattern``, ``times`` times after ``after`` times."""
     real, seen = os.fsync, [0]
 
     def fsync(handle: int) -> None:
         name = str(Path(f"/proc/self/fd/{handle}").readlink())
         if pattern in name:
             seen[0] += 1
-            if seen[0] > after:
+            if after < seen[0] <= after + times:
                 raise OSError(number, os.strerror(number))
         real(handle)
 
@@ -405,10 +417,10 @@ def test_a_full_or_read_only_disk_gives_a_code_and_leaves_nothing_half_written(
 ) -> None:
     masks = tmp_path / "masks"
     with monkeypatch.context() as patch:
-        failing_fsync(patch, number, ".a.2.nii.gz")
+        failing_fsync(patch, number, ".part", after=3, times=1)  # a case syncs its provenance, then its mask
         assert folder_run(scans, masks).run() == Summary(done=2, failed=1, skipped=0, exit_code=3)
     assert [row["code"] for row in rows(masks) if row["event"] == "failed"] == [code]
-    assert "a.2.nii.gz" not in files(masks) and not [name for name in files(masks) if ".tmp" in name]
+    assert "a.2.nii.gz" not in files(masks) and not [name for name in files(masks) if name.endswith(".part")]
     assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=2, exit_code=0)  # tried again unasked
 
 
@@ -541,7 +553,7 @@ def check_after_kill(scans: Path, masks: Path, whole: Path) -> None:
     """Resume and compare with the uninterrupted run."""
     complete = masks_of(whole)
     for name, data in masks_of(masks).items():
-        assert name.startswith(".") or data == complete[name]  # a mask is there complete or not at all
+        assert data == complete[name]  # a mask is there complete or not at all
     done_before = {row["case"] for row in rows(masks) if row["event"] == "done"} if (masks / LEDGER).exists() else set()
     summary = folder_run(scans, masks).run()
     assert summary.exit_code == 0 and summary.skipped == len(done_before)
@@ -549,7 +561,7 @@ def check_after_kill(scans: Path, masks: Path, whole: Path) -> None:
     assert provenances_of(masks) == provenances_of(whole)
     done = [row["case"] for row in rows(masks) if row["event"] == "done"]
     assert len(done) == len(set(done)) == len(complete)
-    assert not [name for name in files(masks) if ".tmp" in name]
+    assert not [name for name in files(masks) if name.endswith(".part")]
 
 
 def spoil(masks: Path) -> None:

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from liver_pipeline.commands.evaluate import evaluate_folders
+from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.reports.charts import axis, bar_chart, bland_altman_chart, box_plot
 from liver_pipeline.reports.html import number
 from liver_pipeline.reports.page import report_page
@@ -63,7 +63,7 @@ def run(tmp_path: Path, protocol: str = "lits") -> tuple[dict[str, Any], str]:
             image = nib.Nifti1Image(array[1:] if wrong else array, AFFINE)
             image.set_sform(AFFINE, 1)
             nib.save(image, tmp_path / side / f"{name}.nii.gz")
-    metrics = evaluate_folders(tmp_path / "pred", tmp_path / "label", tmp_path / "out", protocol=protocol)
+    metrics = evaluate(tmp_path / "pred", tmp_path / "label", tmp_path / "out", protocol=protocol)
     return metrics, (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
