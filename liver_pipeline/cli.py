@@ -16,16 +16,6 @@ from tqdm import tqdm
 import liver_pipeline as lp
 
 EXIT_BAD_USAGE = 2
-PATH_KEYS = (
-    "dataset_dir",
-    "output_dir",
-    "split_file",
-    "cache_dir",
-    "ckpt_path",
-    "liver_ckpt_path",
-    "encoder_weights_path",
-    "converted_dir",
-)
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
 
@@ -99,9 +89,9 @@ def compose_command(
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr --data lits dataset_dir=LiTS learning_rate=1e-4
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     lp.compose(run_dir, _layers(**chosen), experiment=experiment, overrides=values, overwrite=overwrite)
     click.echo(f"composed {run_dir}; start it with: liver-pipeline train {run_dir}")
 
@@ -130,12 +120,12 @@ def train_command(
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.folds import SUMMARY, train_folds
 
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds, the number of all of them")
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     options: Any = {"experiment": experiment, "overrides": values, "restart": restart}
     if folds is not None:
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
@@ -165,10 +155,10 @@ def plan_command(
     Example: liver-pipeline plan plans/lits --network dynunet dataset_dir=LiTS
              liver-pipeline train runs/lits --experiment plans/lits/experiment.yaml dataset_dir=LiTS
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.plan import plan
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     planned = plan(output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite)
     for row in planned.rows:
         for finding in () if row["usable"] else row["findings"]:
@@ -208,10 +198,10 @@ def predict_command(
     Example: liver-pipeline predict default scan.nii.gz mask.nii.gz
              liver-pipeline predict runs/r34 scans/ masks/
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.predict import predict
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS) | {key: value for key, value in options.items() if value}
+    values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     predict(run_dir, scans, masks, ensemble=ensemble, overrides=values).exit()
 
 
@@ -241,7 +231,7 @@ def compare_command(
     \b
     Example: liver-pipeline compare runs/paper5 --experiments kurupapu_vgg16,kurupapu_fcn --seeds 3 dataset_dir=LiTS
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.compare import compare
 
     comparison = compare(
@@ -251,7 +241,7 @@ def compare_command(
         layers=_layers(**chosen),
         seeds=seeds,
         folds=folds,
-        overrides=absolute(parse_overrides(overrides), PATH_KEYS),
+        overrides=parse_overrides(overrides),
     )
     for failed in comparison.failed:
         click.echo(f"{failed.run}: {failed.stage} failed: {failed.reason}", err=True)
@@ -292,10 +282,10 @@ def find_lr_command(run_dir: str, steps: int, overrides: tuple[str, ...]) -> Non
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.find_lr import find_learning_rate
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
     click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
     click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")

@@ -427,7 +427,7 @@ def run_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
         from liver_pipeline.data.cache import CaseCache
 
         parser = ConfigParser({**config, "bundle_root": options.folder})
-        keys = ("loading", "intensity", "train::window_centres")
+        keys = ("reading", "gridding", "intensity", "train::window_centres")
         transforms = [transform for key in keys for transform in parser.get_parsed_content(key)]
         cache = CaseCache(Path(options.folder) / "cold", transforms, max_gb=100, window=[options.patch] * 3)
     seconds = []

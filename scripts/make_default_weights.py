@@ -22,7 +22,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.compose import compose
-from liver_pipeline.bundle.layers import parse_overrides, read_config
+from liver_pipeline.bundle.entry import parse_overrides, read_config
 from liver_pipeline.commands.train import train
 from liver_pipeline.io.files import write_json
 from liver_pipeline.networks import place

@@ -17,7 +17,8 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.layers import KINDS, layer_file, layer_names, layer_summary, merge_layers, parse_overrides
+from liver_pipeline.bundle.entry import parse_overrides
+from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, layer_names, layer_summary, merge_layers
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from tests.small import BRIEF, COARSE, make_phantoms
 from tests.small import NETWORKS as SMALL
@@ -113,7 +114,7 @@ def test_all_network_files_set_the_same_keys_so_that_one_can_replace_another() -
 
 
 def test_every_layer_file_says_in_its_first_line_what_it_is() -> None:
-    for kind in (*KINDS, "experiment"):
+    for kind in (*DEFAULT_LAYERS, "experiment"):
         for name in layer_names(kind):
             assert len(layer_summary(kind, name)) > 20, (kind, name)
 

@@ -121,7 +121,7 @@ def test_the_flagship_is_built_at_full_size_with_deep_supervision() -> None:
 @pytest.mark.parametrize(("num_classes", "expected"), [(2, [0, 1, 1]), (3, [0, 1, 2])])
 def test_with_two_classes_tumor_counts_as_liver(num_classes: int, expected: list[int]) -> None:
     parser = ConfigParser(layers.merge_layers({}, overrides={"num_classes": num_classes})["inference"])
-    merge = parser.get_parsed_content("loading")[-1]
+    merge = parser.get_parsed_content("gridding")[-1]
     label = MetaTensor(torch.tensor([0, 1, 2], dtype=torch.uint8).reshape(1, 3, 1, 1))
     merged = merge({"label": label})["label"]
     assert merged.dtype == torch.uint8

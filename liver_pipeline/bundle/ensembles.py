@@ -11,17 +11,10 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from liver_pipeline.bundle.layers import read_config, share_dir
+from liver_pipeline.bundle.keys import row_of
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder
-from liver_pipeline.bundle.stages import PREFIX
 from liver_pipeline.bundle.workflow import load_config
-
-# What members may have of their own; all else, such as grid, intensities and classes, is the same for all of them.
-_OWN = {
-    "bundle_root", "ckpt_path", "device", "network", "network_def", "sw_batch_size", "crops_per_case",
-    "encoder_weights", "encoder_weights_path", "encoder_weights_sha256",
-}  # fmt: skip
-OWN = _OWN | {f"{PREFIX}{key}" for key in _OWN}  # and those of a cascade's liver stage
 
 
 def fold_dirs(run_dir: str | Path) -> list[Path]:
@@ -90,5 +83,6 @@ def members(
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """Return what all members agree in; how they are run is up to the first of them."""
-    running = read_config(share_dir("configs") / "inference.yaml").keys()
-    return {key: value for key, value in config.items() if key not in OWN and key not in running}
+    rows = {key: row_of(key) for key in config}  # also liver_<key>, of a cascade's liver stage
+    own = {key for key, row in rows.items() if row is not None and Role.MEMBER in row.roles}
+    return {key: value for key, value in config.items() if key not in own}

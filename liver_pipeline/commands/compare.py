@@ -21,7 +21,10 @@ from typing import Any
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, read_config, share_dir
+from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, share_dir
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import finished, train
@@ -39,14 +42,6 @@ from liver_pipeline.reports.comparison import comparison_page
 from liver_pipeline.reports.gallery import places
 from liver_pipeline.reports.markdown import comparison_markdown
 
-OWN_KEYS = {
-    "seed": "--seeds",
-    "folds": "--folds",
-    "fold": "--folds",
-    "split_file": "the first call makes one split for all",
-    "bundle_root": "OUT_DIR",
-    "output_dir": "OUT_DIR",
-}
 LEAST_FOLDS = 3  # one to test, one to validate, one to train
 
 
@@ -128,8 +123,8 @@ def compare(
         FileNotFoundError: If there are no data.
     """
     overrides = dict(overrides or {})
-    for key in sorted(set(overrides) & set(OWN_KEYS)):
-        raise ValueError(f"compare sets {key} itself ({OWN_KEYS[key]}); leave it out")
+    for key in sorted(set(overrides) & keys_with(Role.COMPARE)):
+        raise ValueError(f"compare sets {key} itself, the same for all (see OUT_DIR, --seeds, --folds); leave it out")
     contestants = _contestants(experiments, networks, layers or {})
     plan = ComparisonPlan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
     classes, failed = _merge_all(plan)
@@ -290,10 +285,10 @@ def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, An
 def _evaluate(folder: Path) -> None:
     """Segment the test cases that are not yet segmented, and score anew where a mask has changed."""
     wanted = {"probabilities": True, "describe": True, "overwrite": True}
-    run_workflow(folder, "evaluate", {**wanted, "run::1": "$None"})
+    run_workflow(folder, "evaluate", {**wanted, "run": ["$@evaluator.run()"]})
     metrics = folder / METRICS
     if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / MASKS / LEDGER).stat().st_mtime_ns:
-        run_workflow(folder, "evaluate", {**wanted, "run::0": "$None"})
+        run_workflow(folder, "evaluate", {**wanted, "run": ["%score"]})
 
 
 # --- after the last run ---

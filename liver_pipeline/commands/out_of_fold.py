@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import write_bundle
-from liver_pipeline.bundle.layers import WORKFLOWS, read_config
+from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.layers import WORKFLOWS
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import train_stage
 from liver_pipeline.data.cases import Case, Split
@@ -91,7 +92,7 @@ def _boxed(cases: Sequence[Case], run_dir: Path, masks: Path, limits: Limits) ->
         "dataset::data": data,
         "output_dir": str(masks),
         "postprocessing::transforms": [],
-        "run::0": "$@evaluator.run()",
+        "run": ["$@evaluator.run()"],
     }
     (summary,) = run_workflow(run_dir, "inference", changes)
     if summary.failed:

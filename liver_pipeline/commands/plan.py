@@ -12,7 +12,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.io.files import write_json, write_text
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.planning.fingerprint import CaseRow
@@ -30,9 +32,7 @@ from liver_pipeline.planning.survey import pooled_histograms, summarize_dataset,
 from liver_pipeline.planning.training_memory import roi_multiple, training_memory
 from liver_pipeline.reports.dataset import dataset_page
 
-LAYERS = {kind: DEFAULT_LAYERS[kind] for kind in ("data", "modality", "network")}
 AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced
-NOT_WRITTEN = ("dataset_dir",)  # named when the training is started
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def plan(
     values: dict[str, Value] = {}
     if usable:
         values = propose(usable, summary, parser, overrides, gpu_memory_gb)
-        write_text(experiment, experiment_text(values, {**LAYERS, **layers}, summary, gpu_memory_gb))
+        write_text(experiment, experiment_text(values, layers, summary, gpu_memory_gb))
     else:
         experiment.unlink(missing_ok=True)  # of another state of the data set
     pooled = pooled_histograms(usable) if reader.modality == "ct" else None
@@ -115,7 +115,8 @@ def propose(
     Returns:
         Value and reason by key, in the order in which they are written.
     """
-    settled = {key: Value(value, "as given") for key, value in overrides.items() if key not in NOT_WRITTEN}
+    paths = keys_with(Role.PATH)  # named when the training is started
+    settled = {key: Value(value, "as given") for key, value in overrides.items() if key not in paths}
     spacings, shapes = [row["spacing_mm"] for row in rows], [row["shape"] for row in rows]
     spacing = settled.get("spacing") or target_spacing(spacings, shapes)
     size = median_size(spacings, shapes, spacing.value)
@@ -179,7 +180,8 @@ def experiment_text(
     """Return the experiment file: valid YAML, a line and a reason for each value."""
     found = f"{summary['n_usable']} usable cases (of {summary['n_cases']})"
     lines = [f"# Planned by `liver-pipeline plan` from {found} for a GPU of {gpu_memory_gb:g} GB; edit as you like."]
-    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in layers.items()}
+    chosen = {kind: layers.get(kind, DEFAULT_LAYERS[kind]) for kind in ("data", "modality", "network")}
+    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in chosen.items()}
     named = ", ".join(f"{kind}: {json.dumps(name)}" for kind, name in names.items())
     lines.append(f"layers: {{{named}}}")
     for key, proposed in values.items():

@@ -10,22 +10,17 @@ from typing import Any
 from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import TRAINING_OUTPUTS, compose, remove_outputs, write_config, write_configs
-from liver_pipeline.bundle.layers import WORKFLOWS, Configs, read_config
-from liver_pipeline.bundle.stages import LIVER_STAGE, STAGE_KEYS, differing_keys, merge_stages, set_stage_keys
+from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.layers import WORKFLOWS, Configs
+from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.stages import LIVER_STAGE, differing_keys, merge_stages, set_stage_keys
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.distributed import process_count
 from liver_pipeline.engines.training import finished_line, is_finished
 from liver_pipeline.io.checkpoints import LAST, PREVIOUS, load_latest
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.locks import lock_run
-
-# Keys that may change while a training goes on: they prolong it, or change no result.
-LIMITS = ("max_epochs", "early_stop_patience")
-PROLONGING = (*LIMITS, "max_seconds")
-WITHOUT_EFFECT = (
-    "num_workers", "cache_dir", "cache_gb", "pin_memory", "activation_checkpointing",
-    "network_graph", "overlay_interval", "tracking_uri",
-)  # fmt: skip
 
 
 def train(
@@ -101,7 +96,7 @@ def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, Co
         folder: {workflow: read_config(run_dir / folder / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
         for folder in _stages(run_dir)
     }
-    set_stage_keys(stages, [("key=value", overrides)], STAGE_KEYS | differing_keys(stages))
+    set_stage_keys(stages, [("key=value", overrides)], differing_keys(stages))
     return stages
 
 
@@ -158,9 +153,9 @@ def _show(value: Any) -> str:
 
 
 def _may_change(key: str, old: Any, new: Any) -> bool:
-    if key in PROLONGING:
+    if key in keys_with(Role.GROWS):
         return isinstance(old, int | float) and isinstance(new, int | float) and new > old
-    return key in WITHOUT_EFFECT
+    return key in keys_with(Role.LIVE)
 
 
 def finished(run_dir: Path) -> str | None:
@@ -174,7 +169,7 @@ def _finished(run_dir: Path) -> str | None:
     if not (run_dir / "configs" / "train.yaml").is_file():
         return None
     config = read_config(run_dir / "configs" / "train.yaml")
-    limits = [config.get(key) for key in LIMITS]
+    limits = [config.get(key) for key in ("max_epochs", "early_stop_patience")]
     state, _ = load_latest(run_dir / "models")
     if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
         return None

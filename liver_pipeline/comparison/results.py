@@ -17,7 +17,6 @@ from liver_pipeline.metrics.comparisons import FIGURES, case_values
 EVALUATION = Path("evaluation")
 METRICS = EVALUATION / "metrics.json"
 MASKS = EVALUATION / "masks"
-NOT_INFERENCE = ("describe",)  # stages that are not part of getting a mask
 COSTS = ("seconds", "seconds_network", "slices", "peak_mb", "parameters")
 
 
@@ -113,7 +112,7 @@ def _costs(provenance: Mapping[str, Any]) -> dict[str, float | None]:
     if not provenance:
         return dict.fromkeys(COSTS)
     timing = provenance["timing"]
-    stages = {name: stage for name, stage in timing["stages"].items() if name not in NOT_INFERENCE}
+    stages = {name: stage for name, stage in timing["stages"].items() if name != "describe"}  # no part of the mask
     conversion = timing.get("seconds_conversion", 0.0)  # once a network, whatever the number of scans
     return {
         "seconds": sum(stage["seconds"] for stage in stages.values()) - conversion,

@@ -4,6 +4,9 @@ from .acceleration import place as place
 from .acceleration import settle_randomness as settle_randomness
 from .deep_supervision import DeepSupervised as DeepSupervised
 from .encoders import (
+    EncoderWeights as EncoderWeights,
+)
+from .encoders import (
     FcnResNet50 as FcnResNet50,
 )
 from .encoders import (

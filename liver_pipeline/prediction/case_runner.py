@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import yaml
 
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.io.files import content_sha256, plain
 from liver_pipeline.io.reader import ScanReader
@@ -16,20 +18,6 @@ from liver_pipeline.io.volumes import Scan
 from liver_pipeline.networks.weights import load_networks
 from liver_pipeline.prediction.case import RunningCase, as_label_map, case_record, without_voxels
 from liver_pipeline.prediction.provenance import machine, settings_of, versions
-
-# Keys of inference.yaml that say where and how to run, not what the masks are.
-RUN_KEYS = {
-    "dataset_dir",
-    "output_dir",
-    "bundle_root",
-    "device",
-    "overwrite",
-    "retry_failed",
-    "dry_run",
-    "max_failures",
-    "describe",
-    "probabilities",  # a row says whether it has them
-}
 
 
 class CaseRunner:
@@ -151,7 +139,8 @@ class CaseRunner:
         path = None if self.bundle_root is None else self.bundle_root / "configs" / "inference.yaml"
         if path is not None and path.is_file():
             config = yaml.safe_load(path.read_text())
-            config = {key: value for key, value in config.items() if key not in RUN_KEYS}
+            running = keys_with(Role.RUNNING)
+            config = {key: value for key, value in config.items() if key not in running}
         return {
             "inference_yaml_sha256": None if config is None else content_sha256(plain(config)),
             "reader": settings_of(self.reader),
