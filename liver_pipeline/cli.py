@@ -99,7 +99,7 @@ def compose_command(
 @main.command("train")
 @click.argument("run_dir")
 @layer_options
-@click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
+@click.option("--restart", is_flag=True, help="Begin anew: what an earlier training wrote goes to RUN_DIR/earlier.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="N", help="Cross-validate: RUN_DIR/fold0, fold1, ...")
 @click.option("--fold", type=click.IntRange(min=0), metavar="K", help="With --folds: only this one, from 0.")
 @overrides_argument
@@ -131,8 +131,8 @@ def train_command(
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
         click.echo(f"{done} of {folds} folds are finished; validation: {Path(run_dir) / SUMMARY}")
         return
-    lp.train(run_dir, _layers(**chosen), **options)
-    click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
+    weights = lp.train(run_dir, _layers(**chosen), **options)
+    click.echo(f"weights: {weights}; log: {Path(run_dir) / 'log.csv'}")
 
 
 @main.command("plan")
@@ -181,11 +181,18 @@ def plan_command(
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
 @overrides_argument
 def predict_command(
-    run_dir: str, scans: str, masks: str, ensemble: tuple[str, ...], overrides: tuple[str, ...], **options: Any
+    run_dir: str,
+    scans: str,
+    masks: str,
+    ensemble: tuple[str, ...],
+    partial: bool,
+    overrides: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Segment INPUT with RUN: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
@@ -202,7 +209,7 @@ def predict_command(
     from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    predict(run_dir, scans, masks, ensemble=ensemble, overrides=values).exit()
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values).exit()
 
 
 @main.command("compare")
@@ -283,12 +290,14 @@ def find_lr_command(run_dir: str, steps: int, overrides: tuple[str, ...]) -> Non
     Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
     """
     from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.bundle.trained import is_started
     from liver_pipeline.commands.find_lr import find_learning_rate
 
     values = parse_overrides(overrides)
     found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
     click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
-    click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
+    anew = "--restart " if is_started(Path(run_dir)) else ""  # a training that has begun keeps its rate
+    click.echo(f"take it with: liver-pipeline train {run_dir} {anew}learning_rate={found:.1e}")
 
 
 @main.command("networks")

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from liver_pipeline.data.cases import PARTS, Case, Split
-from liver_pipeline.io.files import write_json
+from liver_pipeline.io.files import content_sha256, write_json
 from liver_pipeline.io.tables import clean_name, read_json
 
 
@@ -139,7 +139,23 @@ def load_or_make_split(
 def write_split(split_file: str | Path, split: Split, settings: Mapping[str, Any]) -> None:
     """Write the names of the cases of each part, with the settings that they came from."""
     names = {part: [case["case"] for case in split[part]] for part in PARTS}
-    write_json(split_file, {"settings": dict(settings), "cases": names})
+    write_json(split_file, split_content(names, settings))
+
+
+def split_content(names: Mapping[str, Sequence[str]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a split file holds; its hash tells one that was dealt from one that somebody wrote or edited."""
+    content = {"settings": dict(settings), "cases": {part: list(names[part]) for part in PARTS}}
+    return {**content, "dealt_sha256": content_sha256(content)}
+
+
+def is_dealt(split_file: str | Path) -> bool:
+    """Tell whether a split file is there and is as it was dealt, so that another training may deal anew."""
+    try:
+        content = read_json(split_file)
+        sha256 = content.pop("dealt_sha256", None)
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(sha256 == content_sha256(content))
 
 
 def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
@@ -163,9 +179,10 @@ def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
         hint = f" (it has {near[0]})" if near else ""
         raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}{hint}")
     if unused := sorted(by_name.keys() - set(named)):
+        remedy = "a new run, or --restart, deals all cases" if is_dealt(split_file) else "name them in it"
         tqdm.write(
             f"{len(unused)} cases of the data set are in no part of {split_file} and not used, such as {unused[0]}; "
-            f"were they added since? A run of its own, or --restart, deals all cases"
+            f"were they added since? {remedy}"
         )
     split = {part: [by_name[name] for name in stored[part]] for part in PARTS}
     check_split(split)
