@@ -20,8 +20,21 @@ EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
 
 
+class WithoutEmptyWords(click.Command):
+    """A command that refuses empty words: an unset variable of the shell would be read as the working directory."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse empty words, then parse as usual."""
+        for number, word in enumerate(args, 1):
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                raise ValueError(f"word {number} after {ctx.info_name} is empty ({word!r}); is a variable unset?")
+        return super().parse_args(ctx, args)
+
+
 class OneLineErrors(click.Group):
     """A group whose commands end with one line on bad input; ``--debug`` shows the traceback instead."""
+
+    command_class = WithoutEmptyWords
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
@@ -52,6 +65,7 @@ def main(debug: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings
+    sys.path.append(str(Path.cwd()))  # own classes are found where `python -m monai.bundle` finds them
 
 
 def _layers(**named: str | None) -> dict[str, str]:
@@ -170,6 +184,26 @@ def plan_command(
     click.echo(f"train it with: --experiment {planned.experiment}")
     if n_usable < n_cases:
         sys.exit(EXIT_SOME_FAILED)
+
+
+@main.command("synthesize")
+@click.argument("out_dir")
+@click.option("--n", type=click.IntRange(min=1), default=12, show_default=True, help="Number of scans.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
+@click.option("--shapes", type=click.Path(exists=True, file_okay=False), help="Folder of liver shapes, as .npz files.")
+@click.option("--spacing", type=click.FloatRange(min=0.5), default=3.0, show_default=True, help="Voxel size in mm.")
+@click.option("--mr", is_flag=True, help="Random contrast, as MR has, in place of CT.")
+def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
+    """Paint N abdomens with livers and tumors into OUT_DIR: images/, labels/ and a contact sheet.
+
+    OUT_DIR is a data set for `--data folder`. Without shapes the livers are invented as well.
+
+    \b
+    Example: liver-pipeline synthesize painted --n 12 --seed 0
+    """
+    from liver_pipeline.commands.synthesize import synthesize
+
+    click.echo(f"look at {synthesize(out_dir, ct=not mr, **options)}")
 
 
 @main.command("predict")

@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -123,6 +125,8 @@ def sheets(run: Path, out: Path) -> None:
 @click.option("--set", "pairs", multiple=True, help="Further key=value of the experiment.")
 def main(run: Path, material: Path, out: Path, seconds: float, warm: Path | None, pairs: tuple[str, ...]) -> None:
     """Compose the run, train both stages, export."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started this in the background
+    sys.setswitchinterval(0.001)  # generator threads must not keep the training one waiting
     out.mkdir(parents=True, exist_ok=True)
     keys = overrides(material, warm, seconds) | parse_overrides(pairs)
     if not (run / "configs").is_dir():

@@ -22,7 +22,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "fcn_resnet50": {"roi_size": [32, 32, 1]},
     "unet2d": {"network_def::network::features": [4, 4, 8, 8, 8, 4], "roi_size": [32, 32, 1]},
     "resenc_unet": {"network_def::channels": [4, 8, 8], "network_def::blocks": [1, 1, 1], "roi_size": [16, 16, 16]},
-    "plain_conv_unet": {"network_def::features_per_stage": [4, 4, 8, 8, 8], "roi_size": [32, 32, 32]},
+    "plain_unet": {"network_def::features_per_stage": [4, 4, 8, 8, 8], "roi_size": [32, 32, 32]},
     "cascade": {
         "network_def::channels": [4, 8],
         "roi_size": [16, 16, 16],

@@ -10,7 +10,7 @@ from liver_pipeline.bundle.entry import meant
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.values import is_code
 
-SHOWN = 80  # characters of a value in a message
+_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def check_values(**values: Any) -> None:
     for key, value in plain.items():
         row = row_of(key)
         if row is not None and not row.kind.holds(value):
-            unit = f" {row.unit}" if row.unit else ""
-            raise ValueError(f"{key} is {shown(value)}; expected {row.kind.says}{unit} ({row.what})")
+            unit = f", in {row.unit}" if row.unit else ""
+            raise ValueError(f"{key} is {shown(value)}; expected {row.kind.says}{unit}: {row.what}")
     for relation in RELATIONS:
         if plain.keys() >= set(relation.keys) and not relation.holds(*(plain[key] for key in relation.keys)):
             given = " and ".join(f"{key} is {shown(plain[key])}" for key in relation.keys)
@@ -68,7 +68,7 @@ def shown(value: Any) -> str:
     except ValueError:
         return "a number of thousands of digits"
     text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def checking(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from monai.bundle import ConfigParser
 
+from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.layers import Configs, share_dir
 from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.stages import LIVER_STAGE, merge_stages
@@ -51,10 +52,13 @@ def compose(
 
     Raises:
         FileExistsError: If the folder holds a run and ``overwrite`` is false.
-        ValueError: If another process is training in it; see also :func:`~liver_pipeline.bundle.stages.merge_stages`.
+        ValueError: If another process is training in it; see also :func:`~liver_pipeline.bundle.stages.merge_stages`
+            and :func:`~liver_pipeline.bundle.build.check_build`.
     """
     run_dir = Path(run_dir)
     stages = merge_stages(layers, experiment=experiment, overrides=overrides)
+    for configs in stages.values():
+        check_build(configs["train"])
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file; the run folder needs another name")
     with lock_run(run_dir):

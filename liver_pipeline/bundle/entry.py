@@ -113,7 +113,7 @@ def _parse_word(key: str, text: str) -> Any:
         return text
     try:
         return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a number of thousands of digits
         return text
 
 

@@ -126,6 +126,7 @@ ROWS = (
     Key("hard_case_share", number(0, 1), "of an epoch's cases, drawn by how badly they went lately"),
     Key("num_workers", whole(0, 256), "threads that prepare and augment", LIVE),
     Key("pin_memory", FLAG, "batches go to the GPU while it computes", LIVE),
+    Key("grid_device", DEVICE, "where scans are resampled", RUNNING),
     Key("augment_device", DEVICE, "where windows are augmented; '$@device': where the network is"),
     Key("augmentation", COMPONENTS, "random changes of the training windows"),
     # a data set that is painted while a training runs
@@ -166,7 +167,7 @@ ROWS = (
     Key("optimizer", COMPONENT, "the optimizer; `fused` is set on a GPU where it knows it"),
     Key("lr_scheduler", COMPONENT, "the learning rate's schedule"),
     Key("deep_supervision_weights", or_null(several(number(0, 1000), 1, 16)),
-        "of the outputs, full resolution first; null: 1, 1/2, 1/4, ...", STAGE),
+        "of the outputs, full resolution first; null: 1, 1/2, 1/4 and so on", STAGE),
     Key("ema_decay", or_null(number_below(0, 1)),
         "validate and keep a moving average of the weights; null: the weights themselves"),
     # how a training runs

@@ -15,7 +15,7 @@ from monai.bundle.utils import merge_kv
 
 from liver_pipeline.bundle.checks import check_values, checking
 from liver_pipeline.bundle.entry import entered, read_config
-from liver_pipeline.bundle.keys import KEYS, root_of, row_of
+from liver_pipeline.bundle.keys import root_of, row_of
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
 DEFAULT_LAYERS = {
@@ -140,7 +140,7 @@ def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: boo
     parser = ConfigParser(config)
     for source, pairs in layers:
         for key, value in pairs.items():
-            if key == root_of(key) or _knows(config, key):
+            if key == root_of(key) or knows(config, key):
                 merge_kv(parser, key, entered(key, value))
             elif not (offered and root_of(key) in config):
                 refuse_key(key, source, config)
@@ -150,7 +150,7 @@ def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: boo
 def apply_overrides(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str]:
     """Set the pairs whose key ``config`` knows, in place; return their keys."""
     parser = ConfigParser(config)
-    known = {key for key in pairs if _knows(config, key)}
+    known = {key for key in pairs if knows(config, key)}
     for key in pairs:
         if key in known:
             merge_kv(parser, key, entered(key, pairs[key]))
@@ -176,7 +176,7 @@ def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
         check_values(**config)
 
 
-def _knows(config: Any, key: str) -> bool:
+def knows(config: Any, key: str) -> bool:
     """Tell whether ``a::b`` can be set: ``a`` exists, and ``b`` exists or is an argument of the component ``a``."""
     *parents, last = key.removeprefix("+").replace("#", "::").split("::")
     for part in parents:
@@ -218,22 +218,23 @@ def refuse_key(key: str, source: str, known: Iterable[str], place: str = "this c
     root, known = root_of(key), set(known)
     if root in known:
         raise ValueError(f"{source} sets '{key}', but '{root}' has no such item or argument")
-    if users := users_of(root.removeprefix("liver_") if row_of(root) else root):
-        raise ValueError(f"{source} sets '{key}', which {place} does not use; it is a key of {' and '.join(users)}")
+    row = row_of(root)
+    workflows, layers = users_of(row.name) if row else ([], [])
+    if workflows:
+        raise ValueError(f"{source} sets '{key}', which {place} does not use; it is a key of {' and '.join(workflows)}")
+    if layers:
+        raise ValueError(f"{source} sets '{key}', a key of {' or '.join(layers)}; choose that, or leave the key out")
     raise ValueError(f"no key '{root}' in the configs ({source}){_nearest(root, known)}")
 
 
-def users_of(key: str) -> list[str]:
-    """List what uses a key: workflows, or layers such as ``--data phantom`` where only some files of a kind set it."""
-    if key not in KEYS:
-        return []
+def users_of(key: str) -> tuple[list[str], list[str]]:
+    """List the workflows that use a key, and the layers that set it, such as ``--data phantom``, where these use it."""
     files = {name: share_dir("configs") / f"{name}.yaml" for name in ("base", *WORKFLOWS)}
     files |= {kind: layer_file(kind, name) for kind, name in DEFAULT_LAYERS.items()}
     setting = {part for part, path in files.items() if key in _roots(path)}
-    if workflows := [workflow for workflow, parts in WORKFLOWS.items() if setting & set(parts)]:
-        return workflows
     named = {kind: [n for n in layer_names(kind) if key in _roots(layer_file(kind, n))] for kind in DEFAULT_LAYERS}
-    return [f"--{kind} {', '.join(names)}" for kind, names in named.items() if names]
+    layers = [f"--{kind} {' or '.join(names)}" for kind, names in named.items() if names]
+    return [workflow for workflow, parts in WORKFLOWS.items() if setting & set(parts)], layers
 
 
 @cache

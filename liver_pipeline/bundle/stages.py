@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from liver_pipeline.bundle.layers import (
     apply_overrides,
     apply_to_all,
     choose_layers,
+    knows,
     layer_file,
     merge_into,
     merge_layers,
@@ -140,6 +141,22 @@ def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source], own
         embed(liver["inference"], tumor[workflow])
     for config in (*liver.values(), *tumor.values()):
         check_values(**config)
+
+
+def refuse_unused(stages: Mapping[str, Configs], keys: Iterable[str], workflows: Sequence[str]) -> None:
+    """Refuse keys that none of some workflows use, in any stage: setting them there would be without effect.
+
+    Raises:
+        ValueError: For the first; the message says which workflows use it.
+    """
+    for key in keys:
+        used = root_of(key) == "stages" or any(
+            knows(configs[workflow], key.removeprefix(PREFIX) if folder and key.startswith(PREFIX) else key)
+            for folder, configs in stages.items()
+            for workflow in workflows
+        )
+        if not used:
+            refuse_key(key, "key=value", (), place=" and ".join(workflows))
 
 
 def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
+from liver_pipeline.io.discovery import ScanInput, find_inputs, lits_case_name, same_names
 from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
 
@@ -88,16 +88,16 @@ def check_scans(
             findings = (*findings, error("DUPLICATE_NAME", f"{len(twins[doubled[one.path]])} inputs are {one.case}"))
         yield FileReport(one.path, findings)
         if labels is not None:
-            yield _check_label(label_paths.get(one.case), one, scan, allowed, accept)
+            yield _check_label(label_paths.get(lits_case_name(one.case)), one, scan, allowed, accept)
 
 
 def _label_paths(inputs: list[ScanInput], labels: Path | None) -> dict[str, Path]:
     if labels is None:
         return {}
-    found = find_inputs(labels)
+    found = find_inputs(labels, label_maps=True)
     if labels.is_file() and len(inputs) == 1:
         return {inputs[0].case: labels}
-    return {one.case: one.path for one in found}
+    return {lits_case_name(one.case): one.path for one in found}
 
 
 def _check_label(

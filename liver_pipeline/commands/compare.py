@@ -28,7 +28,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import finished, train
-from liver_pipeline.comparison.results import MASKS, METRICS, RunResult, read_run
+from liver_pipeline.comparison.results import MASKS, METRICS, RunResult, read_results
 from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.splits import held_out_fold, make_split, write_split
@@ -228,7 +228,7 @@ def _run(plan: ComparisonPlan, trial: Trial, classes: int, title: str) -> RunRes
             tqdm.write(f"{title}: {stage} failed: {reason}")
             return FailedRun(trial.name, stage, reason)
     try:
-        return read_run(
+        return read_results(
             folder,
             experiment=trial.contestant.name,
             seed=trial.seed,
@@ -277,7 +277,8 @@ def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, An
     contestant = trial.contestant
     cache_dir = str((split_file.parent / "cache").absolute())  # for all: what is preprocessed alike is so once
     values = {"cache_dir": cache_dir, **overrides, "seed": trial.seed}
-    train(folder, contestant.layers, experiment=contestant.experiment, overrides=values, split=shared)
+    layers, used = contestant.layers, ("train", "evaluate")
+    train(folder, layers, experiment=contestant.experiment, overrides=values, split=shared, workflows=used)
 
 
 def _evaluate(folder: Path) -> None:

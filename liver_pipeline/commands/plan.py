@@ -17,6 +17,7 @@ from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.io.files import write_json, write_text
 from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.networks.shapes import roi_multiple
 from liver_pipeline.planning.fingerprint import CaseRow
 from liver_pipeline.planning.rules import (
     Value,
@@ -29,7 +30,7 @@ from liver_pipeline.planning.rules import (
     tumor_ratio,
 )
 from liver_pipeline.planning.survey import pooled_histograms, summarize_dataset, survey_cases
-from liver_pipeline.planning.training_memory import roi_multiple, training_memory
+from liver_pipeline.planning.training_memory import training_memory
 from liver_pipeline.reports.dataset import dataset_page
 
 AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced

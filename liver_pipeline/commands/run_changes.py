@@ -9,13 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.compose import write_config, write_configs
-from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import PREFIX
 from liver_pipeline.bundle.trained import WEIGHTS, is_started
+from liver_pipeline.bundle.workflow import read_run
 from liver_pipeline.data.splits import is_dealt
 from liver_pipeline.io.checkpoints import refuse_older_names
 from liver_pipeline.io.files import move_aside
@@ -47,11 +48,12 @@ def settle_config(run_dir: Path, wanted: Configs, overrides: Mapping[str, Any], 
         raise FileExistsError(
             f"{run_dir} holds weights and no checkpoint to continue from; choose another folder or give --restart"
         )
-    there = {workflow: read_config(run_dir / "configs" / f"{workflow}.yaml") for workflow in wanted}
+    there = {workflow: read_run(run_dir, workflow) for workflow in wanted}
     if started:
         set_by_name = {root_of(key).removeprefix(PREFIX) for key in overrides} | {root_of(key) for key in overrides}
         _change_started(run_dir, there, wanted, set_by_name)
     elif there != wanted:
+        check_build(wanted["train"])
         dealt = ["split.json"] if is_dealt(run_dir / "split.json") else []
         aside = move_aside(run_dir, dealt, copies=["configs"] if named else [])
         write_configs(run_dir / "configs", wanted)

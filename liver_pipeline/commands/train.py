@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.compose import compose, set_run_aside, write_stages
-from liver_pipeline.bundle.entry import literal, read_config
+from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.layers import WORKFLOWS, Configs
-from liver_pipeline.bundle.stages import differing_keys, merge_stages, set_stage_keys
+from liver_pipeline.bundle.stages import differing_keys, merge_stages, refuse_unused, set_stage_keys
 from liver_pipeline.bundle.trained import WEIGHTS, finished_epoch, stage_folders
-from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.bundle.workflow import read_run, run_workflow
 from liver_pipeline.commands.run_changes import settle_config
 from liver_pipeline.data.splits import check_split, is_dealt, load_split, make_split
 from liver_pipeline.distributed import process_count
@@ -33,6 +34,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     restart: bool = False,
     split: Mapping[str, Any] | None = None,
+    workflows: Sequence[str] = ("train",),
 ) -> Path:
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
@@ -50,6 +52,7 @@ def train(
         restart: Begin anew: weights, split and logs of the earlier training go to ``earlier/<number>`` in the run,
             once the data set of the new one was found; a configuration named here replaces that of the run.
         split: Content of ``split.json``; by default the training deals the cases.
+        workflows: Whose keys ``overrides`` may set: those that the caller runs.
 
     Returns:
         The file of weights: those of the best validation, or of the last epoch where none gave a score.
@@ -63,13 +66,15 @@ def train(
     run_dir = Path(run_dir)
     named = bool(layers) or experiment is not None
     overrides = overrides or {}
+    wanted = wanted_configs(run_dir, layers, experiment, overrides)
+    refuse_unused(wanted, overrides, workflows)
     if not (run_dir / "configs").is_dir():
         compose(run_dir, layers, experiment=experiment, overrides=overrides)
     elif restart:
-        _begin_anew(run_dir, wanted_configs(run_dir, layers, experiment, overrides), split)
+        _begin_anew(run_dir, wanted, split)
     with lock_run(run_dir):
         if not restart:
-            for folder, configs in wanted_configs(run_dir, layers, experiment, overrides).items():
+            for folder, configs in wanted.items():
                 settle_config(run_dir / folder, configs, overrides, named=named)
         _write_split(run_dir, split)
         if line := finished(run_dir):
@@ -113,8 +118,10 @@ def _begin_anew(run_dir: Path, wanted: dict[str, Configs], split: Mapping[str, A
 
     Raises:
         FileNotFoundError: If its data set is not there.
-        ValueError: If its cases cannot be told or dealt.
+        ValueError: If its cases cannot be told or dealt, or its network cannot be built.
     """
+    for configs in wanted.values():
+        check_build(configs["train"])
     config = {**wanted[""]["train"], "bundle_root": literal(str(run_dir.resolve()))}
     parser = ConfigParser(config)
     cases, file = (parser.get_parsed_content(key) for key in ("cases", "split_file"))
@@ -159,7 +166,7 @@ def train_stage(run_dir: str | Path) -> None:
 def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, Configs]:
     """Return a run's configs by stage and workflow, with ``overrides`` wherever the key is known."""
     stages = {
-        folder: {workflow: read_config(run_dir / folder / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
+        folder: {workflow: read_run(run_dir / folder, workflow) for workflow in WORKFLOWS}
         for folder in stage_folders(run_dir)
     }
     set_stage_keys(stages, [("key=value", overrides)], differing_keys(stages))

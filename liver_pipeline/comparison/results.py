@@ -60,7 +60,7 @@ class RunResult:
         return sum(row["seconds"] or 0.0 for row in self.log)
 
 
-def read_run(
+def read_results(
     folder: Path, *, experiment: str, seed: int, fold: int | None, classes: int, patients: Mapping[str, str]
 ) -> RunResult:
     """Read the results of a run.

@@ -23,10 +23,10 @@ from torch.utils.data import Sampler
 
 from liver_pipeline.io.limits import cores
 
-Draw = tuple[int, int]  # seed of the item, index of the case
+CaseDraw = tuple[int, int]  # seed of the item, index of the case
 Order = npt.NDArray[np.int64]  # indices of the cases of an epoch
 Batch = tuple[dict[str, Any], "torch.cuda.Event | None"]  # and when its copy to the GPU is done
-Waiting = deque[tuple[list[Draw], Future[Batch]]]  # batches in preparation
+_Waiting = deque[tuple[list[CaseDraw], Future[Batch]]]  # batches in preparation
 Redraw = Callable[[Order, np.random.Generator], Order]
 
 
@@ -43,7 +43,7 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-class EpochSampler(Sampler[Draw]):
+class EpochSampler(Sampler[CaseDraw]):
     """Deal the cases of an epoch: a permutation that depends on seed and epoch.
 
     Args:
@@ -62,7 +62,7 @@ class EpochSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return -(-self.size // self.world)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[CaseDraw]:
         rng = np.random.default_rng(seed_of(self.seed, self.epoch))
         order = rng.permutation(self.size)
         if self.redraw is not None:
@@ -88,7 +88,7 @@ class SeededItems(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> Any:
+    def __getitem__(self, draw: CaseDraw) -> Any:
         seed, index = draw
         try:
             worker = self._idle.pop()
@@ -140,7 +140,7 @@ class BatchLoader(DataLoader):
         super().__init__(self.items, batch_size=batch_size, sampler=self.draws, **options)
         self.num_threads = num_threads
         self.epoch = 0
-        self._ahead: tuple[ThreadPoolExecutor, Waiting] | None = None
+        self._ahead: tuple[ThreadPoolExecutor, _Waiting] | None = None
         on_gpu = device is not None and torch.device(device).type == "cuda"
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
 
@@ -148,13 +148,13 @@ class BatchLoader(DataLoader):
         """Say which epoch the next iteration is."""
         self.epoch = epoch
 
-    def _batches(self, epoch: int) -> list[list[Draw]]:
+    def _batches(self, epoch: int) -> list[list[CaseDraw]]:
         assert self.batch_sampler is not None
         self.draws.epoch = epoch
         return list(self.batch_sampler)
 
-    def _load(self, draws: Sequence[Draw]) -> Batch:
-        batch = plain(self.collate_fn([self.items[draw] for draw in draws]))
+    def _load(self, draws: Sequence[CaseDraw]) -> Batch:
+        batch = without_metadata(self.collate_fn([self.items[draw] for draw in draws]))
         batch = pinned(batch) if self.pin_memory else batch
         if self._stream is None:
             return batch, None
@@ -202,7 +202,7 @@ class BatchLoader(DataLoader):
                 pool.shutdown(cancel_futures=True)
 
 
-def plain(batch: Mapping[str, Any]) -> dict[str, Any]:
+def without_metadata(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return a batch with tensors in place of MetaTensors, which share their memory."""
     return {key: value.as_tensor() if isinstance(value, MetaTensor) else value for key, value in batch.items()}
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.discovery import PROBABILITIES
+from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name
 from liver_pipeline.io.tables import clean_name
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -30,21 +29,6 @@ class Failure:
 
     code: str
     detail: str
-
-
-def lits_case_name(path: Path) -> str:
-    """Name of the case that a label map belongs to.
-
-    LiTS numbers its scans ``volume-12`` and its references ``segmentation-12``: both are case ``volume-12``. Any other
-    file is named by itself, without ``.nii`` or ``.nii.gz``, accents in one form (NFC).
-
-    Example:
-        >>> case_name(Path("labels/segmentation-012.nii")), case_name(Path("liver_3.nii.gz"))
-        ('volume-12', 'liver_3')
-    """
-    stem = clean_name(re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE))
-    lits = re.fullmatch(r"(test-)?(volume|segmentation)-(\d+)", stem)
-    return f"{lits[1] or ''}volume-{int(lits[3])}" if lits else stem
 
 
 def find_pairs(
@@ -139,7 +123,8 @@ def _probabilities(folder: Path) -> dict[str, list[Path]]:
 def _name_below(path: Path) -> str:
     """Name of a case with the folder that it lies in, relative to the searched one."""
     inside = clean_name(path.parent.as_posix())
-    return lits_case_name(path) if inside == "." else f"{inside}/{lits_case_name(path)}"
+    name = lits_case_name(case_name(path.name))
+    return name if inside == "." else f"{inside}/{name}"
 
 
 def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:

@@ -30,7 +30,7 @@ class StepLoss:
     batch: Any
 
 
-Waiting = tuple[int, int, torch.Tensor, "torch.cuda.Event | None", Any]
+_Waiting = tuple[int, int, torch.Tensor, "torch.cuda.Event | None", Any]
 
 
 class StepLosses:
@@ -51,7 +51,7 @@ class StepLosses:
         self.readers: list[Callable[[StepLoss], None]] = []
         self.epoch: list[float] = []
         self.last = math.nan
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[_Waiting] = deque()
 
     def attach(self, engine: Engine) -> None:
         """Follow the trainer."""

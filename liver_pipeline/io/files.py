@@ -177,6 +177,14 @@ def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()
     return aside
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a file can be found; a name that the file system cannot hold is not there."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def relative(path: Path, root: Path) -> str:
     """Return ``path`` below ``root``, or its name: provenance tells no folders of the machine."""
     return path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name

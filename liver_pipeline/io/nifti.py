@@ -239,8 +239,25 @@ def scaling(path: Path, header: Any) -> tuple[float, float]:
     return slope, intercept
 
 
-def header_like(header: Any, shape: tuple[int, ...]) -> Any:
+LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL: voxels are labels; viewers colour them, and nobody takes them for a scan
+
+
+def intent_code(path: Path) -> int:
+    """Return NIfTI's intent code, 0 where the file says nothing or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            stream = igzip.IGzipFile(fileobj=file, mode="rb") if file.peek(2)[:2] == b"\x1f\x8b" else file
+            head = stream.read(70)
+    except (OSError, EOFError, igzip_lib.IsalError):  # type: ignore[misc]  # a stub without base
+        return 0
+    order = "<" if head[:4] == b"\x5c\x01\x00\x00" else ">"
+    return int(np.frombuffer(head[68:70], f"{order}i2")[0]) if len(head) == 70 else 0
+
+
+def header_like(header: Any, shape: tuple[int, ...], *, intent: int = 0) -> Any:
     """Return a header for uint8 voxels on the grid of ``header``: sform, qform, codes and units to the bit.
+
+    ``intent`` is NIfTI's intent code of what the voxels are, such as :data:`LABEL_INTENT`.
 
     Free text (descrip, aux_file, db_name, intent_name) and extensions are left out: they can name a patient.
     """
@@ -257,6 +274,7 @@ def header_like(header: Any, shape: tuple[int, ...]) -> Any:
         if field in like:
             like[field] = 0
     like["scl_slope"], like["scl_inter"] = 1, 0
+    like["intent_code"] = intent
     return like
 
 

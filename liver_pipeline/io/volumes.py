@@ -27,7 +27,7 @@ from liver_pipeline.io.findings import (
     value_findings,
     warning,
 )
-from liver_pipeline.io.nifti import header_findings, header_like, read_nifti, scaling, write_nifti
+from liver_pipeline.io.nifti import LABEL_INTENT, header_findings, header_like, read_nifti, scaling, write_nifti
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -140,7 +140,7 @@ def write_label_map(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; overwrite=True replaces it")
     x, y, z = label_map.shape
-    return write_nifti(path, label_map, header_like(like.header, (x, y, z)), announce)
+    return write_nifti(path, label_map, header_like(like.header, (x, y, z), intent=LABEL_INTENT), announce)
 
 
 def label_findings(scan: Scan, label: Scan) -> list[Finding]:

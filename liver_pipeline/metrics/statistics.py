@@ -11,7 +11,7 @@ import numpy as np
 from liver_pipeline.labels import FloatArray, IntArray
 
 RESAMPLES = 2000
-SEED = 20170904  # fixed, so that the same cases give the same interval
+BOOTSTRAP_SEED = 20170904  # fixed, so that the same cases give the same interval
 LEVEL = 0.95
 
 
@@ -105,7 +105,7 @@ def bootstrap_ratio(
 
 def _draws(n: int) -> IntArray:
     """Case numbers of each resample, shape (RESAMPLES, n); the same for the same ``n``."""
-    return np.random.default_rng(SEED).integers(0, n, size=(RESAMPLES, n))
+    return np.random.default_rng(BOOTSTRAP_SEED).integers(0, n, size=(RESAMPLES, n))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from .acceleration import accelerated as accelerated
 from .acceleration import amp_options as amp_options
 from .acceleration import place as place
 from .acceleration import settle_randomness as settle_randomness
+from .acceleration import usable_device as usable_device
 from .deep_supervision import DeepSupervised as DeepSupervised
 from .encoders import (
     EncoderWeights as EncoderWeights,

@@ -187,6 +187,22 @@ def amp_options(amp_dtype: str) -> dict[str, torch.dtype]:
     return {"dtype": AMP_TYPES[amp_dtype]}
 
 
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return a device, by its name such as "cpu", "cuda" or "cuda:1", that this machine has.
+
+    Raises:
+        ValueError: If the name means nothing, or there is no such device here.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; expected cpu, cuda, cuda:N or mps") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (found.index or 0) >= count.get(found.type, 1):
+        raise ValueError(f"device is {device!s}; this machine has {count[found.type]} such devices; device=cpu works")
+    return found
+
+
 def place(network: nn.Module, device: torch.device | str, *, channels_last: bool = True) -> nn.Module:
     """Move a network to a device, its convolution weights in channels-last order or not; results are the same.
 
@@ -196,6 +212,7 @@ def place(network: nn.Module, device: torch.device | str, *, channels_last: bool
     From here on PyTorch uses no more threads than the job has cores.
     """
     limit_threads()
+    device = usable_device(device)
     orders = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
     for parameter in network.parameters():
         order = orders.get(parameter.dim(), torch.preserve_format)

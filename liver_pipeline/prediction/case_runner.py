@@ -68,6 +68,8 @@ class CaseRunner:
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
         self.settings = self._settings()
         self.config_sha256 = content_sha256(self.settings)
+        on_gpu = self.device.type == "cuda"
+        self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._common: dict[str, Any] = {}
         self.weights_sha256 = ""
 
@@ -99,8 +101,21 @@ class CaseRunner:
             scan = case.source if isinstance(case.source, Scan) else self.reader.scan(case.source)
         case.scan = scan  # a failure later on still knows what was read
         with case.stages("preprocess"):
-            case.data = dict(self.preprocessing({"image": scan})) if self.preprocessing else {"image": scan}
+            case.data = self._preprocessed(scan)
         case.scan = without_voxels(scan)
+
+    def _preprocessed(self, scan: Scan) -> dict[str, Any]:
+        """Apply the transforms; what they do on a GPU goes on beside the network of another case."""
+        if self.preprocessing is None:
+            return {"image": scan}
+        if self._stream is None:
+            return dict(self.preprocessing({"image": scan}))
+        with torch.cuda.stream(self._stream):
+            data = dict(self.preprocessing({"image": scan}))
+        self._stream.synchronize()
+        if data["image"].is_cuda:  # its memory is not to be used again before the network is done with it
+            data["image"].as_tensor().record_stream(torch.cuda.default_stream(self.device))
+        return data
 
     def infer(self, case: RunningCase) -> None:
         """Run the network on a prepared case."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from monai.data import Dataset
 
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import plain, remove_temporary, write_json
+from liver_pipeline.io.files import is_there, plain, remove_temporary, write_json
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.limits import available_bytes
@@ -25,7 +27,7 @@ from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
-from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, one_ahead
+from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
 
@@ -100,6 +102,8 @@ class FolderRun:
         self.progress = progress
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self._memory = MemoryBudget(int(limit))
+        # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
+        self.at_once = max(1, min(4, (os.cpu_count() or 1) // 4)) if self.runner.device.type == "cuda" else 1
         self._tally = {"done": 0, "failed": 0, "before": 0}
         self._failures = 0  # of this run
         self._stale = 0
@@ -147,20 +151,21 @@ class FolderRun:
     # --- the run ---
 
     def _run(self, cases: Sequence[FolderCase]) -> Summary:
-        pending: Future[None] | None = None
-        reader, writer = ThreadPoolExecutor(1, "read-ahead"), ThreadPoolExecutor(1, "write-behind")
+        self._turns = Turns()
+        pending: deque[Future[None]] = deque()
+        reader, writer = (ThreadPoolExecutor(self.at_once, name) for name in ("read-ahead", "write-behind"))
         try:
             with Bar(len(cases), self.progress) as self._bar:
-                for case in one_ahead(cases, self._prepare, reader):
+                for case in ahead(enumerate(cases), self._prepare, reader, self.at_once):
                     self._infer(case)
                     failed = case.failure
-                    if pending is not None:
-                        pending.result()
-                    pending = writer.submit(self._finish, case)
+                    while len(pending) >= self.at_once or (pending and self.max_failures is not None):
+                        pending.popleft().result()
+                    pending.append(writer.submit(self._finish, case))
                     if self._must_stop(failed):
                         break
-                if pending is not None:
-                    pending.result()
+                while pending:
+                    pending.popleft().result()
         finally:
             self._memory.close()
             reader.shutdown(cancel_futures=True)
@@ -187,14 +192,17 @@ class FolderRun:
             code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
         return Summary(done, failed, skipped, code)
 
-    def _prepare(self, case: FolderCase) -> FolderCase:
-        """Read and preprocess one case (in the read-ahead thread), unless an earlier run settled it."""
+    def _prepare(self, numbered: tuple[int, FolderCase]) -> FolderCase:
+        """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it."""
+        number, case = numbered
         try:
             case.started = time.time()
-            if self._earlier.settles(case):
-                return case
-            self._earlier.guard_output(case)
-            case.reserved = self._memory.reserve(predicted_bytes(case.path, probabilities=self.runner.probabilities))
+            with self._turns.of(number):
+                if self._earlier.settles(case):
+                    return case
+                self._earlier.guard_output(case)
+                needed = predicted_bytes(case.path, probabilities=self.runner.probabilities)
+                case.reserved = self._memory.reserve(needed)
             self.runner.prepare(case)
         except Exception as reason:
             self._fail(case, reason)
@@ -211,9 +219,9 @@ class FolderRun:
             self._fail(case, reason)
 
     def _finish(self, case: FolderCase) -> None:
-        """Clean and write one mask (in the write-behind thread), then its provenance and its row."""
+        """Clean and write one mask (in a write-behind thread), then its provenance and its row."""
         try:
-            if case.before == "done" and self.describe and not case.description.exists():
+            if case.before == "done" and self.describe and not is_there(case.description):
                 self._describe(case)
             if not (case.failure or case.before):
                 self.runner.clean(case)
@@ -245,7 +253,8 @@ class FolderRun:
         """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
         assert case.scan is not None
         if case.levels is None:
-            case.probabilities.unlink(missing_ok=True)  # ours, or overwrite: see EarlierRuns.guard_output
+            if is_there(case.probabilities):
+                case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
             return
 
         def announce(sha256: str) -> None:
@@ -276,11 +285,11 @@ class FolderRun:
             logger.warning("%s: %s: %s", case.path, case.failure.code, case.failure.detail)
             self._record_failure(case)
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
-        with self._lock:
-            self._tally[kind] += 1
         case.data, case.scan, case.pred, case.label_map, case.levels = {}, None, None, None, None
         self._memory.release(case.reserved)
-        self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
+        with self._lock:
+            self._tally[kind] += 1
+            self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
 
     def _record_failure(self, case: FolderCase) -> None:
         assert case.failure is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from liver_pipeline.io.discovery import STALE, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.io.findings import CODES, error, refuse
 from liver_pipeline.io.ledger import Ledger
 from liver_pipeline.prediction.case import FolderCase
@@ -50,7 +50,7 @@ class EarlierRuns:
             return False
         if not failed and not (case.output.exists() and case.provenance.exists()):
             return False
-        if not failed and self.probabilities and not (row.get("probabilities_sha256") and case.probabilities.exists()):
+        if not failed and self.probabilities and not (row.get("probabilities_sha256") and is_there(case.probabilities)):
             return False
         if row.get("input_sha256") is None or hash_input(case.path) != row["input_sha256"]:
             return False
@@ -72,7 +72,7 @@ class EarlierRuns:
             return
         known = self.ledger.written.get(case.name, set())
         for path in (case.output, case.probabilities):
-            if path.exists() and (path.is_dir() or file_sha256(path) not in known):
+            if is_there(path) and (path.is_dir() or file_sha256(path) not in known):
                 detail = "a file that this folder's ledger did not write, or that was changed; overwrite replaces it"
                 raise refuse(path, "OUTPUT_EXISTS", detail)
         if case.provenance.exists() and not known:
@@ -102,6 +102,6 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
         return False
     stem = case.output.name.removesuffix(".nii.gz")
     for path in (case.probabilities, case.description, case.provenance, case.output):
-        if path.is_file():
+        if is_there(path):
             path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
     return True

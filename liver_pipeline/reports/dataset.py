@@ -13,7 +13,7 @@ from liver_pipeline.io.findings import CODES, Severity
 from liver_pipeline.planning.histograms import Histogram
 from liver_pipeline.planning.rules import Value
 from liver_pipeline.reports.charts import box_plot, count_chart, curve_chart
-from liver_pipeline.reports.html import cell, figure, number, plural, sortable, table, words
+from liver_pipeline.reports.html import cell, figure, plural, shown_number, sortable, table, words
 from liver_pipeline.reports.page import document
 
 _TITLE = "Fingerprint of a data set"
@@ -68,12 +68,12 @@ def _headline(summary: Mapping[str, Any]) -> str:
     median = {key: summary[key]["median"] for key in ("spacing_mm", "shape", "liver_ml")}
     tumor = f"{summary['n_cases_with_tumor']} of {plural(summary['n_usable'], 'case')} with tumor"
     diameter = summary["lesion_diameter_mm"]
-    lesion = "" if diameter is None else f", median diameter {number(diameter['median'], 1)} mm"
+    lesion = "" if diameter is None else f", median diameter {shown_number(diameter['median'], 1)} mm"
     cards = [
         ("Median spacing, mm", _by(median["spacing_mm"], 2), _range(summary["spacing_mm"], 2)),
         ("Median size, voxels", _by(median["shape"], 0), _range(summary["shape"], 0)),
-        ("Median liver, ml", number(median["liver_ml"], 0), _range(summary["liver_ml"], 0)),
-        ("Lesions", number(summary["n_lesions"]), tumor + lesion),
+        ("Median liver, ml", shown_number(median["liver_ml"], 0), _range(summary["liver_ml"], 0)),
+        ("Lesions", shown_number(summary["n_lesions"]), tumor + lesion),
     ]
     boxes = "".join(
         f'<div class="card"><span>{escape(name)}</span><b class="long">{escape(value)}</b>'
@@ -184,8 +184,8 @@ def _figures(one: _Row) -> list[str]:
         cell(_by(one["shape"], 0), one["shape"][2]),
         cell(_by(one["spacing_mm"], 2), one["spacing_mm"][2]),
         cell(one["orientation"], one["orientation"]),
-        cell(number(one["liver_ml"], 0), one["liver_ml"]),
-        cell(number(one["tumor_ml"], 1), one["tumor_ml"]),
+        cell(shown_number(one["liver_ml"], 0), one["liver_ml"]),
+        cell(shown_number(one["tumor_ml"], 1), one["tumor_ml"]),
         cell(str(len(one["lesions"])), len(one["lesions"])),
-        *(cell(number(value, 1), value) for value in medians),
+        *(cell(shown_number(value, 1), value) for value in medians),
     ]

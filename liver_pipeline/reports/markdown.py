@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from liver_pipeline.comparison.tables import Comparison
 from liver_pipeline.reports.comparison_tables import MAIN_FIGURES, figures_of, p_value, pairs_of, remarks, verdict
-from liver_pipeline.reports.html import number, plural, with_interval
+from liver_pipeline.reports.html import plural, shown_number, with_interval
 from liver_pipeline.reports.texts import COMPARED, REGION_NAMES, digits_of
 
 
@@ -71,7 +71,7 @@ def _cost(comparison: Comparison) -> list[str]:
         keys = (("seconds", 2), ("seconds_network", 2), ("seconds_slice", 4), ("peak_gb", 2), ("training", 0))
         parameters = figures["parameters"]
         rows.append(
-            (name, "–" if parameters is None else f"{parameters:,.0f}", *(number(figures[k], d) for k, d in keys))
+            (name, "–" if parameters is None else f"{parameters:,.0f}", *(shown_number(figures[k], d) for k, d in keys))
         )
     head = ("experiment", "parameters", "s a volume", "s in the network", "s a slice", "peak GB", "s of training")
     return _table(head, rows)

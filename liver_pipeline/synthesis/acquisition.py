@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liver_pipeline.synthesis.contrast import HIGH_HU, LOW_HU
-from liver_pipeline.synthesis.draw import Draw, blur
+from liver_pipeline.synthesis.draw import RandomDraw, blur
 
-Box = list[list[float]]  # first and last R, A, S that is seen, mm
+FieldOfView = list[list[float]]  # first and last R, A, S that is seen, mm
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scanner:
     blur: tuple[float, float]
 
 
-def acquire(draw: Draw, image: Tensor, scanner: Scanner, *, ct: bool) -> Tensor:
+def acquire(draw: RandomDraw, image: Tensor, scanner: Scanner, *, ct: bool) -> Tensor:
     """Blur an image, cut it into slices, add noise, put it back on its grid.
 
     Noise is correlated in the slice and independent between slices; a thick slice is a mean over its thickness.
@@ -58,7 +58,7 @@ def _back(image: Tensor, step: int, depth: int) -> Tensor:
     return full[0, 0, :, :, :depth]
 
 
-def field_of_view(draw: Draw, liver_centre: Sequence[float]) -> Box | None:
+def field_of_view(draw: RandomDraw, liver_centre: Sequence[float]) -> FieldOfView | None:
     """Draw the part of the window that was scanned, mm; None if it is all of it.
 
     Scans end above or below within the body, are narrower than it, or were cut out round the liver.
@@ -80,7 +80,7 @@ def field_of_view(draw: Draw, liver_centre: Sequence[float]) -> Box | None:
     return box
 
 
-def seen(draw: Draw, box: Box | None) -> Tensor | None:
+def seen(draw: RandomDraw, box: FieldOfView | None) -> Tensor | None:
     """Return the mask of what lies in a field of view, now and then a round one; None for all."""
     if box is None:
         return None
@@ -95,7 +95,7 @@ def seen(draw: Draw, box: Box | None) -> Tensor | None:
     return mask
 
 
-def to_network(draw: Draw, image: Tensor, mask: Tensor | None, *, ct: bool) -> Tensor:
+def to_network(draw: RandomDraw, image: Tensor, mask: Tensor | None, *, ct: bool) -> Tensor:
     """Map an image to 0 to 1, as the modality's preprocessing does; what was not scanned is 0.
 
     CT: a window of HU, calibrated 4 % or 5 HU wrong. Random contrast, as MR: from the 0.5th to the 99.5th percentile.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liver_pipeline.synthesis.draw import Draw
+from liver_pipeline.synthesis.draw import RandomDraw
 from liver_pipeline.synthesis.pose import Matrix
 from liver_pipeline.synthesis.tissues import Tissue
 
@@ -31,7 +31,7 @@ class Body:
         cavity: Mask of what lies inside the muscles.
     """
 
-    draw: Draw
+    draw: RandomDraw
     codes: Tensor
     liver: Tensor
     low: Matrix
@@ -52,7 +52,7 @@ class Body:
         return 1 - self.wall[0] - self.wall[1]
 
 
-def make_body(draw: Draw, liver: Tensor, low: Matrix, high: Matrix) -> Body:
+def make_body(draw: RandomDraw, liver: Tensor, low: Matrix, high: Matrix) -> Body:
     """Draw skin, fat and muscles of a trunk that fits round a liver.
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liver_pipeline.synthesis.draw import Draw, blur
+from liver_pipeline.synthesis.draw import RandomDraw, blur
 from liver_pipeline.synthesis.tissues import N_CODES, N_NEIGHBOURS, Tissue
 
 NATIVE, ARTERIAL, PORTAL_VENOUS = range(3)
@@ -39,7 +39,7 @@ class Contrast:
         return self.means[Tissue.LIVER]
 
 
-def ct_contrast(draw: Draw) -> Contrast:
+def ct_contrast(draw: RandomDraw) -> Contrast:
     """Draw a contrast phase and HU of all tissues in it; spleen, kidneys and heart are now and then like the liver."""
     phase = draw.choice((NATIVE, ARTERIAL, PORTAL_VENOUS), (0.25, 0.2, 0.55))
     u, enhanced = draw.uniform, phase > 0
@@ -74,7 +74,7 @@ def ct_contrast(draw: Draw) -> Contrast:
     return Contrast(means, True, phase)
 
 
-def _neighbours(draw: Draw, means: list[float], liver: float) -> None:
+def _neighbours(draw: RandomDraw, means: list[float], liver: float) -> None:
     """Give unnamed neighbours of the liver the HU of some organ, a third of them nearly the liver's own."""
     u = draw.uniform
     weights = (0.34, 0.26, 0.08, 0.12, 0.05, 0.05, 0.1)
@@ -86,11 +86,11 @@ def _neighbours(draw: Draw, means: list[float], liver: float) -> None:
         means[Tissue.NEIGHBOUR + i] = draw.choice(kinds, weights)
 
 
-def _shade(draw: Draw, low: float = 0.0, high: float = 1.0) -> float:
+def _shade(draw: RandomDraw, low: float = 0.0, high: float = 1.0) -> float:
     return LOW_HU + (HIGH_HU - LOW_HU) * draw.uniform(low, high)
 
 
-def random_contrast(draw: Draw) -> Contrast:
+def random_contrast(draw: RandomDraw) -> Contrast:
     """Draw intensities without regard to the tissue, except that air, lung and bowel gas stay dark."""
     liver = _shade(draw, 0.15, 0.9)
     means = [_shade(draw) if draw.chance(0.72) else liver + draw.normal(0, 28) for _ in range(N_CODES)]
@@ -105,7 +105,7 @@ def random_contrast(draw: Draw) -> Contrast:
     return Contrast(means, False, NATIVE)
 
 
-def paint(draw: Draw, codes: Tensor, contrast: Contrast) -> Tensor:
+def paint(draw: RandomDraw, codes: Tensor, contrast: Contrast) -> Tensor:
     """Turn tissue codes into an image: mean of each tissue, and texture of its own strength at two scales."""
     extra = {Tissue.BONE: 25, Tissue.FAT: 12, Tissue.BOWEL: 12, Tissue.LUNG: 40}
     strength = [abs(draw.normal(0, 7)) + extra.get(i, 3) * draw.uniform(0.3, 1) for i in range(N_CODES)]  # type: ignore[call-overload]
@@ -120,7 +120,7 @@ def paint(draw: Draw, codes: Tensor, contrast: Contrast) -> Tensor:
 CURVE_HU = (-1000.0, -850.0, -300.0, -110.0, -70.0, 0.0, 25.0, 50.0, 80.0, 110.0, 150.0, 220.0, 400.0, 1000.0)
 
 
-def remap(draw: Draw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> Tensor:
+def remap(draw: RandomDraw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> Tensor:
     """Give a real CT random contrast: a random curve from HU to intensity, the same for all voxels.
 
     The liver itself is drawn towards one value, for a steep curve would turn its noise into a pattern.

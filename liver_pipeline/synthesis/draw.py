@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Grid:
@@ -44,7 +44,7 @@ class Grid:
         self.points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-class Draw:
+class RandomDraw:
     """Random numbers and fields of one sample; the same seed and device give the same ones.
 
     Args:
@@ -69,7 +69,7 @@ class Draw:
         """Return true so often."""
         return self.numbers.random() < probability
 
-    def choice(self, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
+    def choice(self, options: Sequence[_T], weights: Sequence[float] | None = None) -> _T:
         """Draw one of several, by weight."""
         return self.numbers.choices(options, weights)[0]
 

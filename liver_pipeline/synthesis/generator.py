@@ -12,24 +12,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from liver_pipeline.synthesis.acquisition import Box, Scanner, acquire, field_of_view, seen, to_network
+from liver_pipeline.synthesis.acquisition import FieldOfView, Scanner, acquire, field_of_view, seen, to_network
 from liver_pipeline.synthesis.contrast import PORTAL_VENOUS, Contrast, ct_contrast, paint, random_contrast, remap
-from liver_pipeline.synthesis.draw import Draw, Grid, blur
+from liver_pipeline.synthesis.draw import Grid, RandomDraw, blur
 from liver_pipeline.synthesis.lesions import add_distractors, add_tumors, plan_lesions, push_aside
 from liver_pipeline.synthesis.organs import invent_anatomy
 from liver_pipeline.synthesis.pose import Pose, bounds, inside
 from liver_pipeline.synthesis.scans import (
     RealScan,
-    blend,
     load_scans,
     other_phase,
     place_scan,
-    read_scan,
+    put_into,
     shifted_to,
     swap_liver,
     vary_template,
+    warp_scan,
 )
-from liver_pipeline.synthesis.shapes import Shape, invent_shape, load_shapes, place_shape
+from liver_pipeline.synthesis.shapes import LiverShape, invent_shape, load_shapes, place_shape
 from liver_pipeline.synthesis.tissues import Tissue
 
 KINDS = ("invented", "template", "hybrid", "real")
@@ -45,7 +45,7 @@ class Anatomy:
     liver: Tensor
     liver_mean: Tensor | float
     pose: Pose
-    shape: Shape | RealScan
+    shape: LiverShape | RealScan
     contrast: Contrast
 
 
@@ -124,7 +124,7 @@ class ScanGenerator:
         self.seed, self.shares = seed, list(shares)
         device = self.grid.device
         if shapes is None:
-            self.shapes = [invent_shape(i, max(3.0, spacing), device) for i in range(INVENTED_SHAPES)]
+            self.shapes = [invent_shape(i, device) for i in range(INVENTED_SHAPES)]
         else:
             self.shapes = load_shapes(shapes, device, shapes_pattern)
         self.with_vessels = [shape for shape in self.shapes if shape.vessels]
@@ -151,11 +151,11 @@ class ScanGenerator:
         sample = self._sample(draw, None, None)
         return to_network(draw, sample.image, sample.mask, ct=sample.ct), sample.label
 
-    def _draw(self, index: int) -> Draw:
+    def _draw(self, index: int) -> RandomDraw:
         seed = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0]
-        return Draw(self.grid, int(seed) >> 1)
+        return RandomDraw(self.grid, int(seed) >> 1)
 
-    def _sample(self, draw: Draw, kind: str | None, ct: bool | None) -> Sample:
+    def _sample(self, draw: RandomDraw, kind: str | None, ct: bool | None) -> Sample:
         kind = kind or draw.choice(KINDS, self.shares)
         ct = not draw.chance(self.random_share) if ct is None else ct
         painted = kind in ("invented", "template")
@@ -182,7 +182,7 @@ class ScanGenerator:
         (low, high), (sharp, soft) = self.scanner.noise, self.scanner.blur
         return self.scanner if painted else Scanner((0.4 * low, 0.7 * high), (0.3 * sharp, 0.7 * soft))
 
-    def _lesions(self, draw: Draw, anatomy: Anatomy, box: Box | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _lesions(self, draw: RandomDraw, anatomy: Anatomy, box: FieldOfView | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the image with all lesions, and the masks of tumor and of the liver, whose surface they may move."""
         image, liver, mean, contrast = anatomy.image, anatomy.liver, anatomy.liver_mean, anatomy.contrast
         points = anatomy.pose.to_window(anatomy.shape.points)
@@ -198,7 +198,7 @@ class ScanGenerator:
 
     # ---- where the window lies
 
-    def _origin(self, draw: Draw) -> npt.NDArray[np.float64]:
+    def _origin(self, draw: RandomDraw) -> npt.NDArray[np.float64]:
         """Draw where the liver's centre comes to lie; it is right of the trunk's middle."""
         if self.box_margin_mm is not None:
             return np.zeros(3)
@@ -209,7 +209,7 @@ class ScanGenerator:
             origin[2] += draw.choice((-1, 1)) * draw.uniform(90, 180)
         return origin
 
-    def _moved(self, draw: Draw, pose: Pose, shape: Shape | RealScan) -> Pose:
+    def _moved(self, draw: RandomDraw, pose: Pose, shape: LiverShape | RealScan) -> Pose:
         """Move a pose so that the window lies somewhere in the liver's box, if windows do."""
         if self.box_margin_mm is None:
             return pose
@@ -220,7 +220,7 @@ class ScanGenerator:
             centre.append((first + last) / 2 + draw.uniform(-1, 1) * max(room, 6.0))
         return Pose(pose.matrix, pose.origin - np.array(centre), pose.target)
 
-    def _box(self, draw: Draw, anatomy: Anatomy) -> Box | None:
+    def _box(self, draw: RandomDraw, anatomy: Anatomy) -> FieldOfView | None:
         """Draw the field of view; in a cascade it ends where the liver's box does."""
         box = field_of_view(draw, anatomy.pose.origin.tolist())
         if self.box_margin_mm is None:
@@ -235,28 +235,28 @@ class ScanGenerator:
 
     # ---- the four kinds of anatomy
 
-    def _shape(self, draw: Draw) -> Shape:
+    def _shape(self, draw: RandomDraw) -> LiverShape:
         return draw.choice(self.with_vessels if self.with_vessels and draw.chance(0.35) else self.shapes)
 
-    def _invented(self, draw: Draw, contrast: Contrast) -> Anatomy:
+    def _invented(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
         shape = self._shape(draw)
         pose = self._moved(draw, place_shape(draw, shape, self._origin(draw)), shape)
         codes, liver = invent_anatomy(draw, shape, pose)
         return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, shape, contrast)
 
-    def _scan(self, draw: Draw, kind: str) -> RealScan:
+    def _scan(self, draw: RandomDraw, kind: str) -> RealScan:
         """Choose a scan: slabs serve as they are only, and seldom."""
         weights = [float(scan.whole or (scan.named_organs and kind != "hybrid")) for scan in self.scans]
         return draw.choice(self.scans, [weight or 0.15 * (kind == "real") for weight in weights])
 
-    def _template(self, draw: Draw, contrast: Contrast) -> Anatomy:
+    def _template(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
         scan = self._scan(draw, "template")
         pose = self._moved(draw, place_scan(draw, scan, self._origin(draw)), scan)
-        placed = read_scan(draw, scan, pose)
+        placed = warp_scan(draw, scan, pose)
         if draw.chance(0.7) or not scan.whole:
             shape = self._shape(draw)
             codes, liver, _, pose = swap_liver(draw, placed, scan, pose, shape)
-            owner: Shape | RealScan = shape
+            owner: LiverShape | RealScan = shape
         else:
             liver, owner = placed.liver, scan
             tubes = draw.tubes(draw.uniform(24, 45), draw.uniform(0.05, 0.16)) | draw.tubes(18, 0.08)
@@ -264,20 +264,20 @@ class ScanGenerator:
         codes = vary_template(draw, codes)
         return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, owner, contrast)
 
-    def _hybrid(self, draw: Draw, contrast: Contrast) -> Anatomy:
+    def _hybrid(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
         scan, shape = self._scan(draw, "hybrid"), self._shape(draw)
         pose = self._moved(draw, place_scan(draw, scan, self._origin(draw)), scan)
-        placed = read_scan(draw, scan, pose)
+        placed = warp_scan(draw, scan, pose)
         codes, liver, rest, pose = swap_liver(draw, placed, scan, pose, shape)
         contrast = shifted_to(contrast, scan.means[Tissue.LIVER] + draw.uniform(-15, 25))
         painted = blur(paint(draw, codes, contrast), [draw.uniform(0.3, 0.6)] * 3)
-        image = blend(draw, placed, painted, liver | rest)
+        image = put_into(draw, placed, painted, liver | rest)
         return Anatomy(image, liver & placed.inside, contrast.liver, pose, shape, contrast)
 
-    def _real(self, draw: Draw, contrast: Contrast) -> Anatomy:
+    def _real(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
         scan = self._scan(draw, "real")
         pose = self._moved(draw, place_scan(draw, scan, self._origin(draw)), scan)
-        placed = read_scan(draw, scan, pose)
+        placed = warp_scan(draw, scan, pose)
         image = other_phase(draw, placed, scan, contrast) if draw.chance(0.8) else placed.image
         mean = (image * placed.liver).sum() / placed.liver.sum().clamp(min=1)
         if not scan.named_organs:  # its phase is its own: contrast-enhanced scans hide their organs from thresholds

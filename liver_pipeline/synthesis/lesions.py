@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from liver_pipeline.synthesis.contrast import PORTAL_VENOUS, Contrast
-from liver_pipeline.synthesis.draw import Draw, blur, sample
+from liver_pipeline.synthesis.draw import RandomDraw, blur, sample
 from liver_pipeline.synthesis.pose import Points
 
-SIZES = ((2.5, 5.0), (5.0, 8.0), (8.0, 13.0), (13.0, 26.0), (26.0, 50.0))  # radii, mm
+RADII_MM = ((2.5, 5.0), (5.0, 8.0), (8.0, 13.0), (13.0, 26.0), (26.0, 50.0))  # radii, mm
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,25 @@ class Lesion:
         return sum(self.radii) / 3
 
 
-def plan_lesions(draw: Draw, places: Points, size_weights: Sequence[float]) -> list[Lesion]:
+def plan_lesions(draw: RandomDraw, places: Points, size_weights: Sequence[float]) -> list[Lesion]:
     """Draw number, places and sizes of tumors: one to twelve, of which few are large; none where there is no place."""
     if not len(places):
         return []
     lesions = []
     for i in range(draw.choice((1, 2, 3, 5, 8, 12), (0.33, 0.22, 0.17, 0.15, 0.08, 0.05))):
-        low, high = draw.choice(SIZES, size_weights) if i < 4 else SIZES[draw.choice((0, 1, 2))]
+        low, high = draw.choice(RADII_MM, size_weights) if i < 4 else RADII_MM[draw.choice((0, 1, 2))]
         radius = draw.uniform(low, high)
         lesions.append(_lesion(draw, places, radius))
     return lesions
 
 
-def _lesion(draw: Draw, places: Points, radius: float) -> Lesion:
+def _lesion(draw: RandomDraw, places: Points, radius: float) -> Lesion:
     x, y, z = places[draw.numbers.randrange(len(places))].tolist()
     a, b, c = (radius * draw.uniform(0.75, 1.3) for _ in range(3))
     return Lesion((x, y, z), (a, b, c))
 
 
-def push_aside(draw: Draw, image: Tensor, liver: Tensor, lesions: Sequence[Lesion]) -> tuple[Tensor, Tensor]:
+def push_aside(draw: RandomDraw, image: Tensor, liver: Tensor, lesions: Sequence[Lesion]) -> tuple[Tensor, Tensor]:
     """Let lesions of 8 mm radius or more push away vessels and the liver's surface (mass effect).
 
     Args:
@@ -84,7 +84,7 @@ def push_aside(draw: Draw, image: Tensor, liver: Tensor, lesions: Sequence[Lesio
 
 
 def add_tumors(
-    draw: Draw, image: Tensor, liver: Tensor, base: Tensor | float, contrast: Contrast, lesions: Sequence[Lesion]
+    draw: RandomDraw, image: Tensor, liver: Tensor, base: Tensor | float, contrast: Contrast, lesions: Sequence[Lesion]
 ) -> tuple[Tensor, Tensor]:
     """Paint tumors into an image.
 
@@ -136,7 +136,7 @@ class Look:
     rim_width: float
 
 
-def draw_look(draw: Draw, contrast: Contrast) -> Look:
+def draw_look(draw: RandomDraw, contrast: Contrast) -> Look:
     """Draw a kind of tumor that fits the contrast."""
     u = draw.uniform
     edge = u(0.5, 1.5) if draw.chance(0.85) else u(1.5, 4.0)  # infiltrating
@@ -158,7 +158,7 @@ def draw_look(draw: Draw, contrast: Contrast) -> Look:
     return Look(step, edge, texture, core, rim, u(1.0, 4.0))
 
 
-def _add_tumor(draw: Draw, lesion: Lesion, look: Look, base: Tensor | float, volumes: tuple[Tensor, ...]) -> None:
+def _add_tumor(draw: RandomDraw, lesion: Lesion, look: Look, base: Tensor | float, volumes: tuple[Tensor, ...]) -> None:
     """Change image and tumor mask in place, near the lesion only."""
     region = _region(draw, lesion, 2 * lesion.radius + 10)
     image, liver, tumor, texture, anatomy = (volumes[i][region[1:]] for i in (0, 1, 2, 3, 5))
@@ -176,7 +176,7 @@ def _add_tumor(draw: Draw, lesion: Lesion, look: Look, base: Tensor | float, vol
     tumor |= (share > 0.5) & liver
 
 
-def _region(draw: Draw, lesion: Lesion, reach: float) -> tuple[slice, slice, slice, slice]:
+def _region(draw: RandomDraw, lesion: Lesion, reach: float) -> tuple[slice, slice, slice, slice]:
     """Return the part of the window within ``reach`` mm of a centre, with all channels."""
     sides = []
     for centre, half, n in zip(lesion.centre, draw.grid.half, draw.grid.size, strict=True):
@@ -186,14 +186,14 @@ def _region(draw: Draw, lesion: Lesion, reach: float) -> tuple[slice, slice, sli
     return slice(None), sides[0], sides[1], sides[2]
 
 
-def _distance(draw: Draw, lesion: Lesion, region: tuple[slice, ...], wobble: Tensor | float = 0.0) -> Tensor:
+def _distance(draw: RandomDraw, lesion: Lesion, region: tuple[slice, ...], wobble: Tensor | float = 0.0) -> Tensor:
     """Return the distance from the centre, 1 at the ellipsoid's surface."""
     offset = draw.grid.points[region] + wobble - draw.tensor(lesion.centre).view(3, 1, 1, 1)
     return (offset / draw.tensor(lesion.radii).view(3, 1, 1, 1)).square().sum(0).sqrt()
 
 
 def add_distractors(
-    draw: Draw, image: Tensor, liver: Tensor, base: Tensor | float, contrast: Contrast, places: Points
+    draw: RandomDraw, image: Tensor, liver: Tensor, base: Tensor | float, contrast: Contrast, places: Points
 ) -> Tensor:
     """Paint what is not a tumor: cysts (sharp, water), hemangiomas (nodular, bright as vessels), focal fat or sparing.
 
@@ -219,7 +219,9 @@ def add_distractors(
     return image
 
 
-def _fill(draw: Draw, image: Tensor, liver: Tensor, lesion: Lesion, value: Tensor | float, *, edge: float) -> None:
+def _fill(
+    draw: RandomDraw, image: Tensor, liver: Tensor, lesion: Lesion, value: Tensor | float, *, edge: float
+) -> None:
     """Give an ellipsoid in the liver one value, in place."""
     region = _region(draw, lesion, 1.5 * lesion.radius + 4)
     part = image[region[1:]]

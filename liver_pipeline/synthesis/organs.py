@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from liver_pipeline.synthesis.body import Body, add_lungs, add_skeleton, make_body
-from liver_pipeline.synthesis.draw import Draw
+from liver_pipeline.synthesis.draw import RandomDraw
 from liver_pipeline.synthesis.pose import Pose, bounds
-from liver_pipeline.synthesis.shapes import Shape, draw_liver
+from liver_pipeline.synthesis.shapes import LiverShape, draw_liver
 from liver_pipeline.synthesis.tissues import N_NEIGHBOURS, Tissue
 
 
-def invent_anatomy(draw: Draw, shape: Shape, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
+def invent_anatomy(draw: RandomDraw, shape: LiverShape, pose: Pose) -> tuple[torch.Tensor, torch.Tensor]:
     """Invent everything round a liver.
 
     Args:
@@ -119,7 +119,7 @@ def add_kidney(body: Body, side: int) -> None:
         body.paint(body.cavity & (cyst < 1), Tissue.FLUID)
 
 
-def add_gallbladder(body: Body, shape: Shape, pose: Pose) -> None:
+def add_gallbladder(body: Body, shape: LiverShape, pose: Pose) -> None:
     """Draw a gallbladder that touches the lower half of the liver from outside."""
     draw = body.draw
     points = pose.to_window(shape.points)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from liver_pipeline.synthesis.draw import Draw
+from liver_pipeline.synthesis.draw import RandomDraw
 
 Points = npt.NDArray[np.float64]  # mm, shape (n, 3)
 Matrix = npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ class Pose:
         moved: Points = (points - self.target) @ np.linalg.inv(self.matrix).T + self.origin
         return moved
 
-    def to_object(self, draw: Draw, displacement: Tensor) -> Tensor:
+    def to_object(self, draw: RandomDraw, displacement: Tensor) -> Tensor:
         """Return the object's points under all voxels of the window, shape (3, X, Y, Z)."""
         shift = self.target - self.matrix @ self.origin
         matrix = draw.tensor(self.matrix.tolist())
@@ -44,7 +44,7 @@ class Pose:
         return moved + draw.tensor(shift.tolist()).view(3, 1, 1, 1) + displacement
 
 
-def random_matrix(draw: Draw, *, scale: tuple[float, float], turn: float, shear: float) -> Matrix:
+def random_matrix(draw: RandomDraw, *, scale: tuple[float, float], turn: float, shear: float) -> Matrix:
     """Draw an affine map: common scale, 8 % more or less along each axis, rotation (sd, radians), shear (sd)."""
     matrix = np.eye(3)
     for axis in range(3):
@@ -60,7 +60,7 @@ def random_matrix(draw: Draw, *, scale: tuple[float, float], turn: float, shear:
     return made
 
 
-def random_displacement(draw: Draw, wide: float = 10.0, fine: float = 3.5) -> Tensor:
+def random_displacement(draw: RandomDraw, wide: float = 10.0, fine: float = 3.5) -> Tensor:
     """Draw a displacement, mm, shape (3, X, Y, Z): one that changes over 90 mm and one over 39 mm, up to so large."""
     return draw.smooth(90, 3) * draw.uniform(0.3 * wide, wide) + draw.smooth(39, 3) * draw.uniform(0, fine)
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liver_pipeline.synthesis.contrast import Contrast
-from liver_pipeline.synthesis.draw import Draw, blur, sample
+from liver_pipeline.synthesis.draw import RandomDraw, blur, sample
 from liver_pipeline.synthesis.pose import Points, Pose, points_of, random_displacement, random_matrix, to_device
-from liver_pipeline.synthesis.shapes import Shape, draw_liver, place_shape
+from liver_pipeline.synthesis.shapes import LiverShape, draw_liver, place_shape
 from liver_pipeline.synthesis.tissues import CAVITY_BIT, N_NEIGHBOURS, Tissue
 
 ORGANS = (
@@ -95,13 +95,13 @@ class Placed:
     inside: Tensor
 
 
-def place_scan(draw: Draw, scan: RealScan, origin: npt.NDArray[np.float64]) -> Pose:
+def place_scan(draw: RandomDraw, scan: RealScan, origin: npt.NDArray[np.float64]) -> Pose:
     """Draw how a scan lies in the window: its liver's centre at ``origin``."""
     matrix = random_matrix(draw, scale=(0.86, 1.16), turn=0.1, shear=0.05)
     return Pose(matrix, origin, (scan.points.max(0) + scan.points.min(0)) / 2)
 
 
-def read_scan(draw: Draw, scan: RealScan, pose: Pose) -> Placed:
+def warp_scan(draw: RandomDraw, scan: RealScan, pose: Pose) -> Placed:
     """Warp a scan into the window; beyond it is air."""
     where = pose.to_object(draw, random_displacement(draw, 9.0, 3.0))
     half = draw.tensor([(n - 1) / 2 * scan.spacing for n in scan.image.shape]).view(3, 1, 1, 1)
@@ -113,7 +113,7 @@ def read_scan(draw: Draw, scan: RealScan, pose: Pose) -> Placed:
 
 
 def swap_liver(
-    draw: Draw, placed: Placed, scan: RealScan, pose: Pose, shape: Shape
+    draw: RandomDraw, placed: Placed, scan: RealScan, pose: Pose, shape: LiverShape
 ) -> tuple[Tensor, Tensor, Tensor, Pose]:
     """Put another liver in the place of a scan's own.
 
@@ -142,7 +142,7 @@ def _opened(mask: Tensor) -> Tensor:
     return F.max_pool3d(kept, 3, 1, 1)[0, 0] > 0
 
 
-def _filling(draw: Draw, liver: Tensor) -> Tensor:
+def _filling(draw: RandomDraw, liver: Tensor) -> Tensor:
     """Return codes of what lies where a larger liver was: three kinds in patches; over the new dome mostly lung."""
     kinds = [
         draw.choice((Tissue.FAT, Tissue.NEIGHBOUR, Tissue.NEIGHBOUR + 1, Tissue.MUSCLE)),
@@ -159,7 +159,7 @@ def _filling(draw: Draw, liver: Tensor) -> Tensor:
     return filling.masked_fill(z > top[..., None], int(above))
 
 
-def vary_template(draw: Draw, codes: Tensor) -> Tensor:
+def vary_template(draw: RandomDraw, codes: Tensor) -> Tensor:
     """Vary the codes of a scan that is painted: spots in the fat, and bowel as several unnamed organs."""
     spots = (codes == Tissue.FAT) & (draw.smooth(draw.uniform(12, 27))[0] > draw.uniform(0.8, 2.5))
     kinds = (Tissue.MUSCLE, Tissue.PORTAL_VEIN, Tissue.BOWEL, Tissue.NEIGHBOUR + 5)
@@ -170,7 +170,7 @@ def vary_template(draw: Draw, codes: Tensor) -> Tensor:
     return codes
 
 
-def other_phase(draw: Draw, placed: Placed, scan: RealScan, contrast: Contrast) -> Tensor:
+def other_phase(draw: RandomDraw, placed: Placed, scan: RealScan, contrast: Contrast) -> Tensor:
     """Shift the organs of a real scan towards another contrast phase, smoothly, most where they are soft tissue.
 
     Where organs have no codes only the liver moves.
@@ -195,7 +195,7 @@ def other_phase(draw: Draw, placed: Placed, scan: RealScan, contrast: Contrast) 
     return image
 
 
-def blend(draw: Draw, placed: Placed, painted: Tensor, where: Tensor) -> Tensor:
+def put_into(draw: RandomDraw, placed: Placed, painted: Tensor, where: Tensor) -> Tensor:
     """Put painted tissue, with noise like a scanner's, into a real image; the seam is half a voxel soft."""
     weight = blur((where & placed.inside).float(), (0.5,) * 3)
     grain = blur(draw.noise(), (0.6,) * 3) * draw.uniform(13, 35)

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from liver_pipeline.synthesis.draw import Draw, Grid, sample
+from liver_pipeline.synthesis.draw import Grid, RandomDraw, sample
 from liver_pipeline.synthesis.pose import Matrix, Points, Pose, points_of, random_displacement, random_matrix, to_device
 
 VESSEL_LABELS = 16  # in a shape file, 1-8 are Couinaud segments or liver, these or 16 more are vessel
 
 
 @dataclass(frozen=True)
-class Shape:
+class LiverShape:
     """A liver.
 
     Attributes:
@@ -39,13 +39,15 @@ class Shape:
         return size
 
 
-def make_shape(labels: npt.NDArray[np.uint8], spacing: float, device: torch.device | str) -> Shape:
+def make_shape(labels: npt.NDArray[np.uint8], spacing: float, device: torch.device | str) -> LiverShape:
     """Make a shape of a label map that holds 0, 1 (liver), 2 (vessel)."""
     points = points_of(labels > 0, spacing)
-    return Shape(to_device(labels, torch.device(device)), spacing, points, int((labels == 2).sum()) > 200)
+    return LiverShape(to_device(labels, torch.device(device)), spacing, points, int((labels == 2).sum()) > 200)
 
 
-def load_shapes(folder: str | Path, device: torch.device | str = "cpu", pattern: str = "shapes*.npz") -> list[Shape]:
+def load_shapes(
+    folder: str | Path, device: torch.device | str = "cpu", pattern: str = "shapes*.npz"
+) -> list[LiverShape]:
     """Read shape files.
 
     Args:
@@ -73,14 +75,14 @@ def load_shapes(folder: str | Path, device: torch.device | str = "cpu", pattern:
     return shapes
 
 
-def invent_shape(seed: int, spacing: float = 3.0, device: torch.device | str = "cpu") -> Shape:
+def invent_shape(seed: int, device: torch.device | str = "cpu", spacing: float = 3.0) -> LiverShape:
     """Invent a liver of 0.8 to 3 l: a large right lobe, a wedge towards the left, hollowed from below and behind.
 
     Made once and then warped like a real one; it needs no patient, and looks like one from afar only.
     """
     size = (260.0, 200.0, 200.0)  # mm, of the box around it
     grid = Grid([round(length / spacing) for length in size], spacing, device)
-    draw = Draw(grid, seed)
+    draw = RandomDraw(grid, seed)
     right = draw.ellipsoid((38, -8, -6), (draw.uniform(62, 82), draw.uniform(62, 80), draw.uniform(65, 88)), 0.06, 50)
     left = draw.ellipsoid((-38, 22, 22), (draw.uniform(60, 85), draw.uniform(32, 45), draw.uniform(26, 42)), 0.08, 40)
     bridge = draw.ellipsoid((0, 15, 18), (60, 48, 42), 0.08, 40)
@@ -90,7 +92,9 @@ def invent_shape(seed: int, spacing: float = 3.0, device: torch.device | str = "
     return make_shape(liver.to(torch.uint8).cpu().numpy(), spacing, device)
 
 
-def place_shape(draw: Draw, shape: Shape, origin: Matrix, fit: npt.NDArray[np.float64] | None = None) -> Pose:
+def place_shape(
+    draw: RandomDraw, shape: LiverShape, origin: Matrix, fit: npt.NDArray[np.float64] | None = None
+) -> Pose:
     """Draw how a liver lies in the window.
 
     Args:
@@ -106,7 +110,7 @@ def place_shape(draw: Draw, shape: Shape, origin: Matrix, fit: npt.NDArray[np.fl
     return Pose(matrix, origin, middle)
 
 
-def draw_liver(draw: Draw, shape: Shape, pose: Pose) -> tuple[Tensor, Tensor]:
+def draw_liver(draw: RandomDraw, shape: LiverShape, pose: Pose) -> tuple[Tensor, Tensor]:
     """Return masks of the liver and of its vessels in the window; vessels are known ones, invented ones, or both."""
     where = pose.to_object(draw, random_displacement(draw))
     known = torch.stack((shape.labels > 0, shape.labels == 2)).float()

@@ -178,7 +178,9 @@ def test_a_key_set_on_a_composed_cascade_reaches_both_bundles(tmp_path: Path) ->
     assert values(longer, "max_epochs") == (400, 400)
     run = lp.compose(tmp_path / "other", CASCADE, overrides={"liver_max_epochs": 100})
     assert values(_with_overrides(run, {"max_epochs": 400}), "max_epochs") == (400, 100)
-    with pytest.raises(ValueError, match="which this configuration does not use"):  # a run's networks are settled
+    with pytest.raises(
+        ValueError, match="a key of --network cascade; choose that, or leave"
+    ):  # a run's networks are settled
         _with_overrides(run, {"stages::liver": "unet2d"})
 
 

@@ -24,7 +24,7 @@ from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.splits import held_out_fold
 from liver_pipeline.reports import comparison_tables
 from liver_pipeline.reports.charts import interval_bars, line_chart
-from liver_pipeline.reports.html import number
+from liver_pipeline.reports.html import shown_number
 from tests.small import make_phantoms
 
 COMMON: dict[str, Any] = {
@@ -274,4 +274,4 @@ def test_a_bar_ends_at_its_value_and_its_interval_around_it() -> None:
 def test_a_line_of_one_point_is_a_dot() -> None:
     text = line_chart([(0, [(1, 0.5)], ""), (9, [(0, 0), (1, 1)], "thin")], x_name="epoch", name="loss")
     assert text.count("<circle") == 1 and 'class="trace tone1 thin"' in text
-    assert number(0.5) in ("0.500",)
+    assert shown_number(0.5) in ("0.500",)

@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from liver_pipeline.cli import main
 from liver_pipeline.commands.evaluate import evaluate
-from liver_pipeline.evaluation.pairing import find_pairs, lits_case_name
+from liver_pipeline.evaluation.pairing import find_pairs
+from liver_pipeline.io.discovery import case_name, lits_case_name
 
 AFFINE = np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 50], [0, 0, 2.5, -300], [0, 0, 0, 1.0]])
 
@@ -311,7 +312,7 @@ def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
     [("liver_3.nii.gz", "liver_3"), ("a.1.nii", "a.1"), ("test-volume-5.nii", "test-volume-5"), ("X.NII.GZ", "X")],
 )
 def test_case_is_the_file_name_without_its_ending(name: str, case: str) -> None:
-    assert lits_case_name(Path(name)) == case
+    assert lits_case_name(case_name(name)) == case
 
 
 def test_empty_or_misspelt_folder_is_an_error(tmp_path: Path) -> None:

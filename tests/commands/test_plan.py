@@ -21,8 +21,9 @@ from liver_pipeline.bundle.layers import layer_file, layer_names, merge_layers
 from liver_pipeline.cli import main
 from liver_pipeline.commands.plan import plan
 from liver_pipeline.data.phantoms import make_phantom_dataset, save_phantom
+from liver_pipeline.networks.shapes import roi_multiple
 from liver_pipeline.planning.rules import batch_size, memory_budget, patch_size, target_spacing, tumor_ratio
-from liver_pipeline.planning.training_memory import TrainingMemory, roi_multiple, training_memory
+from liver_pipeline.planning.training_memory import TrainingMemory, training_memory
 
 TINY_NETWORK = "network_def::channels=[4,8]"
 

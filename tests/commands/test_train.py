@@ -318,7 +318,8 @@ def test_where_things_lie_may_change_in_a_training_that_has_begun(
     assert content(run)["state"]["epoch"] == EPOCHS + 1
     for workflow in ("train", "evaluate"):
         assert yaml.safe_load((run / f"configs/{workflow}.yaml").read_text())["dataset_dir"] == str(moved)
-    lp.train(run, {"network": "unet3d"}, overrides={**overrides, "max_epochs": EPOCHS + 1, "tta": [0]})
+    used = ("train", "evaluate")
+    lp.train(run, {"network": "unet3d"}, overrides={**overrides, "max_epochs": EPOCHS + 1, "tta": [0]}, workflows=used)
     for workflow, key, value in (("train", "dataset_dir", overrides["dataset_dir"]), ("inference", "tta", [0])):
         assert yaml.safe_load((run / f"configs/{workflow}.yaml").read_text())[key] == value
 

@@ -24,6 +24,7 @@ from scipy import ndimage
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.inferers.predictor import Engine, Predictor
 from liver_pipeline.inferers.streaming import StreamingInferer, labels_unbounded
+from liver_pipeline.inferers.upsampling import DeviceCanvas
 from liver_pipeline.networks.openvino import ConversionError
 from liver_pipeline.transforms.intensity import WindowHud
 from liver_pipeline.transforms.load import LoadScand
@@ -310,6 +311,50 @@ def test_network_that_never_fits_is_an_error() -> None:
     image = on_model_grid(smooth_volume((12, 12, 12)), np.eye(4), (1.5, 1.5, 2.0))
     with pytest.raises(MemoryError, match="smaller roi_size"):
         StreamingInferer((8, 8, 8), 4, backend="torch")(image, Greedy(limit=0))
+
+
+@pytest.mark.parametrize("breaks_at", [None, 0, 1])
+def test_labels_painted_as_on_a_gpu_are_the_same_and_go_on_on_the_cpu_without_room(
+    breaks_at: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = on_model_grid(smooth_volume((40, 36, 24)), np.diag([-1.0, 1.0, 1.0, 1.0]), (1.5, 1.5, 2.0))
+    paint, painted = DeviceCanvas._paint, [0]
+
+    def breaking(self: DeviceCanvas, block: torch.Tensor, first: int, planes: slice) -> None:
+        painted[0] += 1
+        if breaks_at is not None and painted[0] > breaks_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        paint(self, block, first, planes)
+
+    monkeypatch.setattr(DeviceCanvas, "_paint", breaking)
+    inferer = StreamingInferer((16, 16, 8), 2, backend="torch", probabilities=True)
+    on_cpu = inferer(image, small_net())
+    monkeypatch.setattr(
+        inferer, "_canvas", lambda grid, axis, _: DeviceCanvas(grid, axis, "cpu", keep_probabilities=True)
+    )
+    result = inferer(image, small_net())
+    np.testing.assert_array_equal(result.numpy(), on_cpu.numpy())
+    np.testing.assert_array_equal(result.meta["probabilities"], on_cpu.meta["probabilities"])
+    expected = "" if breaks_at is None else "out of memory: upsampling on the CPU"
+    assert result.meta["inference"]["fallbacks"] == expected
+    assert painted[0] > 1 or breaks_at == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_resamples_to_the_bit_and_labels_a_scan_as_the_cpu_does() -> None:
+    volume, affine = smooth_volume((64, 56, 48)), np.diag([-0.8, 0.9, 1.5, 1.0])
+    stored = torch.from_numpy((300 * volume).astype(np.int16)[None])
+    labels = []
+    for device in ("cpu", "cuda"):
+        scan = MetaTensor(stored, affine=torch.from_numpy(affine))
+        moved = ToModelGridd("image", spacing=(1.5, 1.5, 2.0), device=device)({"image": scan})
+        image = WindowHud("image", (-200.0, 300.0))(moved)["image"]
+        assert image.device.type == device
+        labels.append((image.cpu(), StreamingInferer((16, 16, 8), 2)(image[None], small_net().to(device))))
+    assert torch.equal(labels[0][0], labels[1][0])
+    assert (labels[0][1].numpy() == labels[1][1].numpy()).mean() > 0.9999
+    assert labels[1][1].meta["inference"]["upsampled_on"].startswith("cuda")
 
 
 @pytest.mark.gpu

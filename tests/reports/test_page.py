@@ -11,7 +11,7 @@ import pytest
 
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.reports.charts import axis, bar_chart, bland_altman_chart, box_plot
-from liver_pipeline.reports.html import number
+from liver_pipeline.reports.html import shown_number
 from liver_pipeline.reports.page import report_page
 from liver_pipeline.visualize.pictures import PREDICTION_RGB, REFERENCE_RGB, case_pictures
 
@@ -175,4 +175,4 @@ def test_box_plot_marks_every_case_and_counts_them() -> None:
     ("value", "text"), [(None, "–"), (0.98765, "0.988"), (-12.345, "−12.35"), (12345.6, "12,346"), (7, "7")]
 )
 def test_numbers_are_rounded_for_reading(value: float | None, text: str) -> None:
-    assert number(value) == text
+    assert shown_number(value) == text
