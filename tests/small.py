@@ -45,7 +45,7 @@ BRIEF: dict[str, Any] = {
 }
 COARSE = {"spacing": [12.0, 12.0, 12.0]}  # mm; a phantom is 4 x 3 x 3 dm
 # A 3D U-Net on the processor, the same everywhere.
-UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "$torch.device('cpu')"}
+UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "cpu"}
 
 
 def make_phantoms(folder: Path, count: int = 3) -> Path:

@@ -21,7 +21,7 @@ from liver_pipeline.io.files import remove_temporary
 
 
 class Checkpoint:
-    """Keep what the next epoch depends on after each epoch, in ``last.pt``; the one before it is ``previous.pt``.
+    """Keep what the next epoch depends on after each epoch, in ``last.ckpt``; the one before it is ``previous.ckpt``.
 
     The state of random number generators is not among it: see :mod:`loaders`. Attach it to the trainer
     after all handlers whose state it saves, as :func:`run` does.

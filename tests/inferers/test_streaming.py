@@ -23,6 +23,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 from scipy import ndimage
 
 from liver_pipeline.geometry.affines import Affine
+from liver_pipeline.inferers.predictor import Engine, Predictor
 from liver_pipeline.inferers.streaming import StreamingInferer, labels_unbounded
 from liver_pipeline.inferers.upsampling import DeviceCanvas
 from liver_pipeline.networks.openvino import ConversionError, OpenVinoNetwork
@@ -463,6 +464,22 @@ def test_bf16_is_measured_against_f32_or_said_to_be_missing() -> None:
         assert 0.9 < record["label_agreement"] <= 1.0
     else:
         assert "bf16" in record["reason"]
+
+
+@pytest.mark.parametrize("tta", [(), (0,), (0, 1, 2)])
+def test_engines_that_are_equal_agree_on_every_label_also_when_mirrored(tta: tuple[int, ...]) -> None:
+    class Converted:
+        def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+            ramp = torch.linspace(-1, 1, windows.shape[2])[:, None, None]  # mirrored it gives another answer
+            return torch.cat([windows * ramp, -windows + 0.3], dim=1)
+
+        run_exact = __call__
+
+    predictor = Predictor([small_net()], Engine(backend="torch", tta=tta), (2, 1, 8, 8, 8), torch.device("cpu"))
+    predictor.converted, predictor.record.precision = [Converted()], "bf16"  # type: ignore[list-item]
+    for seed in range(2):  # the second batch is the first that is compared
+        predictor(torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(seed)))
+    assert predictor.record.agreeing_voxels == predictor.record.compared_voxels == 2 * 8**3
 
 
 def test_openvino_is_used_without_its_telemetry() -> None:
