@@ -205,7 +205,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("validate", BLOCK, "what validates"),
     ),
     "a cascade": (
-        Key("liver_members", COMPONENT, "the liver stage's network, with those of the other runs of an ensemble", MEMBER),
+        Key("liver_members", COMPONENT, "the liver stage's network, with those of other runs of an ensemble", MEMBER),
         Key("margin_mm", number(0, 500), "added to the liver's box on each side", NO, "mm"),
         Key("min_liver_ml", ML, "less is no plausible liver: the tumor stage sees the whole scan", NO, "ml"),
         Key("max_liver_ml", ML, "more is no plausible liver", NO, "ml"),
