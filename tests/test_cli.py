@@ -158,3 +158,27 @@ import liver_pipeline
 import monai
 """
     subprocess.run([sys.executable, "-c", nameless], check=True)
+
+
+HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "openvino", "itk")
+UNNEEDED = ("segmentation_models_pytorch", "timm", "pandas", "mlflow", "highdicom")
+COMMAND = "from click.testing import CliRunner; from liver_pipeline.cli import main; CliRunner().invoke(main, {})"
+
+
+def imported_by(words: list[str], names: tuple[str, ...]) -> list[str]:
+    """Return which modules are there after a command in a fresh process."""
+    shown = f"import sys; {COMMAND.format(words)}; print(*[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert imported_by(["--help"], HEAVY) == []
+
+
+def test_predict_imports_no_library_that_the_run_does_not_use(tmp_path: Path) -> None:
+    assert call("compose", tmp_path / "run").exit_code == 0
+    make_phantoms(tmp_path / "scans", 1)
+    words = ["predict", str(tmp_path / "run"), str(tmp_path / "scans"), str(tmp_path / "masks"), "--dry-run"]
+    assert imported_by(words, UNNEEDED) == []
+    assert imported_by(words, ("monai",)) == ["monai"]  # the command was run
