@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import warnings
@@ -61,6 +62,9 @@ def root_cause(error: BaseException) -> BaseException:
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
     warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings
     sys.path.append(str(Path.cwd()))  # own classes are found where `python -m monai.bundle` finds them
 
 
@@ -109,7 +113,7 @@ def compose_command(
 @main.command("train")
 @click.argument("run_dir")
 @layer_options
-@click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
+@click.option("--restart", is_flag=True, help="Begin anew: what an earlier training wrote goes to RUN_DIR/earlier.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="N", help="Cross-validate: RUN_DIR/fold0, fold1, ...")
 @click.option("--fold", type=click.IntRange(min=0), metavar="K", help="With --folds: only this one, from 0.")
 @overrides_argument
@@ -141,8 +145,8 @@ def train_command(
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
         click.echo(f"{done} of {folds} folds are finished; validation: {Path(run_dir) / SUMMARY}")
         return
-    lp.train(run_dir, _layers(**chosen), **options)
-    click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
+    weights = lp.train(run_dir, _layers(**chosen), **options)
+    click.echo(f"weights: {weights}; log: {Path(run_dir) / 'log.csv'}")
 
 
 @main.command("plan")
@@ -211,11 +215,18 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
 @overrides_argument
 def predict_command(
-    run_dir: str, scans: str, masks: str, ensemble: tuple[str, ...], overrides: tuple[str, ...], **options: Any
+    run_dir: str,
+    scans: str,
+    masks: str,
+    ensemble: tuple[str, ...],
+    partial: bool,
+    overrides: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Segment INPUT with RUN: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
@@ -232,7 +243,7 @@ def predict_command(
     from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    predict(run_dir, scans, masks, ensemble=ensemble, overrides=values).exit()
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values).exit()
 
 
 @main.command("compare")
@@ -313,12 +324,14 @@ def find_lr_command(run_dir: str, steps: int, overrides: tuple[str, ...]) -> Non
     Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
     """
     from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.bundle.trained import is_started
     from liver_pipeline.commands.find_lr import find_learning_rate
 
     values = parse_overrides(overrides)
     found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
     click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
-    click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
+    anew = "--restart " if is_started(Path(run_dir)) else ""  # a training that has begun keeps its rate
+    click.echo(f"take it with: liver-pipeline train {run_dir} {anew}learning_rate={found:.1e}")
 
 
 @main.command("networks")
@@ -388,7 +401,10 @@ def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--liver-only", is_flag=True, help="Count tumor as liver, with the protocol plain.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
-@click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
+@click.option(
+    "--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of the job's."
+)
+@click.option("--cases", metavar="A,B,...|FILE", help="Score these alone; FILE has a name a line, or a column case.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")
 def evaluate_command(
     pred_dir: Path,
@@ -401,10 +417,23 @@ def evaluate_command(
     liver_only: bool,
     workers: int | None,
     memory_gb: float | None,
+    cases: str | None,
     overwrite: bool,
 ) -> None:
-    """Score the label maps of PRED_DIR against those of LABEL_DIR; tables and a report go to OUTPUT_DIR."""
+    """Score the label maps of PRED_DIR against those of LABEL_DIR; tables and a report go to OUTPUT_DIR.
+
+    Files are matched by name, with the folder that they lie in. One without its counterpart is listed as failed, and
+    does not stop the others. Exit code: 0 all scored, 3 some failed, 4 none scored.
+
+    \b
+    Example: liver-pipeline evaluate masks/ labels/ scores/ --images scans/
+    """
     from liver_pipeline.commands.evaluate import evaluate
+    from liver_pipeline.io.tables import read_names
+
+    named = None
+    if cases is not None:
+        named = read_names(cases) if Path(cases).is_file() else [name for name in cases.split(",") if name.strip()]
 
     metrics = evaluate(
         pred_dir,
@@ -418,6 +447,7 @@ def evaluate_command(
         liver_only=liver_only,
         workers=workers,
         memory_gb=memory_gb,
+        cases=named,
     )
     for case, failure in metrics["failures"].items():
         click.echo(f"{case}: {failure['code']}: {failure['detail']}", err=True)
@@ -427,7 +457,7 @@ def evaluate_command(
             click.echo(f"{key:24} {value:.4f}")
     click.echo(f"{metrics['n_cases']} cases scored, {metrics['n_failed']} failed; results in {output_dir}")
     if metrics["failures"]:
-        sys.exit(EXIT_SOME_FAILED)
+        sys.exit(EXIT_SOME_FAILED if metrics["n_cases"] else EXIT_NONE_DONE)
 
 
 @main.command("describe")

@@ -261,7 +261,7 @@ def test_a_trained_run_is_not_trained_over(tmp_path: Path, phantoms: Path) -> No
     lp.train(tmp_path / "run", {})  # finished
     with pytest.raises(ValueError, match="network_def::_target_"):
         lp.train(tmp_path / "run", {"network": "segresnet"})
-    (tmp_path / "run/models/last.pt").unlink()
+    (tmp_path / "run/models/last.ckpt").unlink()
     with pytest.raises(FileExistsError, match="no checkpoint to continue from"):
         lp.train(tmp_path / "run", {})
     assert (tmp_path / "run/models/model.pt").read_bytes() == before
@@ -271,5 +271,5 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, phantoms: Path) ->
     weights = []
     for name in ("a", "b"):
         train_by_command(tmp_path / name, "unet3d", phantoms)
-        weights.append(torch.load(tmp_path / name / "models/last.pt", weights_only=True)["model"])
+        weights.append(torch.load(tmp_path / name / "models/last.ckpt", weights_only=True)["model"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

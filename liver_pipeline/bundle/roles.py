@@ -28,7 +28,7 @@ MEANING = {
     Role.PATH: "a path: always text; `~` and relative paths are made absolute where they enter",
     Role.COMMAND: "set by the commands themselves",
     Role.RUNNING: "says where and how to run an inference, not what its masks are",
-    Role.LIVE: "may change while a training goes on: it changes no result",
+    Role.LIVE: "may change once a training has begun: it changes no result",
     Role.GROWS: "may grow while a training goes on: it prolongs it",
     Role.STAGE: "one a stage of a cascade: without `liver_` it is the tumor stage's alone",
     Role.EMBEDDED: "a cascade's inference takes it, with all it refers to, from the liver stage",

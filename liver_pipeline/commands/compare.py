@@ -37,7 +37,7 @@ from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import write_text
 from liver_pipeline.io.ledger import LEDGER
-from liver_pipeline.io.tables import write_table
+from liver_pipeline.io.tables import read_json, write_table
 from liver_pipeline.reports.comparison import comparison_page
 from liver_pipeline.reports.gallery import places
 from liver_pipeline.reports.markdown import comparison_markdown
@@ -273,9 +273,7 @@ def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:
 
 def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, Any]) -> None:
     """Train, or continue, with a copy of the shared split: the run stays a bundle that can be moved."""
-    shared, own = json.loads(split_file.read_text()), folder / "split.json"
-    if own.exists() and json.loads(own.read_text())["cases"] != shared["cases"]:
-        raise ValueError(f"{folder} was trained on another split; choose another OUT_DIR")
+    shared = read_json(split_file)
     contestant = trial.contestant
     cache_dir = str((split_file.parent / "cache").absolute())  # for all: what is preprocessed alike is so once
     values = {"cache_dir": cache_dir, **overrides, "seed": trial.seed}

@@ -25,6 +25,7 @@ def predict(
     masks: str | Path,
     *,
     ensemble: Sequence[str | Path] = (),
+    partial: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Segment ``scans`` into ``masks``: label maps 0, 1 liver, 2 tumor on each scan's own grid.
@@ -34,6 +35,7 @@ def predict(
         scans: A file (NIfTI or another volume format), a DICOM folder, a zip of one, or a folder searched recursively.
         masks: A folder, which mirrors the input and holds the ledger; or, for one scan, a file ``*.nii.gz``.
         ensemble: Further runs on the same grid, to average with.
+        partial: Of a folder of folds take those that are trained, where some are not.
         overrides: Keys of the run's ``configs/inference.yaml``, such as ``{"overwrite": True}``.
 
     Returns:
@@ -43,9 +45,9 @@ def predict(
         IntakeError: If there is nothing to segment, or the one scan cannot be used.
         FileExistsError: If the one mask is there already and ``overwrite`` is not set.
         FileNotFoundError: If there is no such run.
-        ValueError: If a key is unknown or a value cannot be used.
+        ValueError: If a key is unknown or a value cannot be used, or a fold is not trained and ``partial`` is false.
     """
-    first, others = ensemble_of(_begun_with(run, masks), ensemble)
+    first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
     if is_mask_file(masks) and is_one_scan(scans):
         return _predict_one(first, Path(scans), Path(masks), values)

@@ -21,6 +21,8 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Randomizable
 from torch.utils.data import Sampler
 
+from liver_pipeline.io.limits import cores
+
 CaseDraw = tuple[int, int]  # seed of the item, index of the case
 Order = npt.NDArray[np.int64]  # indices of the cases of an epoch
 Batch = tuple[dict[str, Any], "torch.cuda.Event | None"]  # and when its copy to the GPU is done
@@ -237,6 +239,9 @@ class SeedEpochs:
 
 
 def one_core_each(count: int) -> ThreadPoolExecutor:
-    """Return a pool of ``count`` threads whose PyTorch operations run on one core; the caller keeps its own number."""
+    """Return a pool of ``count`` threads, but no more than there are cores, whose PyTorch operations run on one core.
+
+    The caller keeps its own number.
+    """
     torch.get_num_threads()  # settles the number of the calling thread, which the workers' would otherwise become
-    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(min(count, cores()), initializer=torch.set_num_threads, initargs=(1,))

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from liver_pipeline.bundle.trained import is_finished
 from liver_pipeline.distributed import is_main_process
 from liver_pipeline.engines.explain import explain
 from liver_pipeline.handlers.checkpoint import Checkpoint
 from liver_pipeline.handlers.epoch_log import EpochLog
 from liver_pipeline.io.locks import lock_run
-
-
-def is_finished(epoch: int, max_epochs: int, early_stop: Mapping[str, Any], patience: int) -> bool:
-    """Tell whether a training at the end of ``epoch`` has nothing left to do."""
-    return epoch >= max_epochs or early_stop["counter"] >= patience
 
 
 def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
@@ -54,11 +48,15 @@ def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
         return
     try:
         trainer.run()
+        checkpoint.wait()
     except Exception as error:
         explained = explain(error, trainer, checkpoint.folder)
         if explained is None:
             raise
         raise explained from None
+    finally:
+        with contextlib.suppress(Exception):  # whatever ended the training is what to tell
+            checkpoint.wait()
 
 
 def _scale_only_fp16(engine: Engine) -> None:

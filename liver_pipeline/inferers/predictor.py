@@ -233,10 +233,10 @@ class Predictor:
         return torch.autocast(self.device.type, dtype=AMP_TYPES[self.engine.amp])
 
     def _compare(self, windows: torch.Tensor, logits: torch.Tensor) -> None:
-        """Measure on a few batches of the case how many bf16 labels agree with f32."""
+        """Measure on a few batches of the case how many bf16 labels agree with f32, mirrored alike."""
         if self.record.precision != "bf16" or not self.converted or self._batches not in _spread(COMPARED_BATCHES):
             return
-        members = [network.run_exact(windows).softmax(1) for network in self.converted]
+        members = [self._mirrored(network.run_exact, windows).softmax(1) for network in self.converted]
         exact = torch.stack(members).mean(0).argmax(1)
         fast = torch.stack([part.softmax(1) for part in logits.chunk(len(members), 1)]).mean(0).argmax(1)
         self.record.compared_voxels += exact.numel()

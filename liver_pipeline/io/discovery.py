@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -80,12 +81,13 @@ def is_one_scan(path: Path | str) -> bool:
 
 
 def case_name(name: str, is_folder: bool = False) -> str:
-    """Return ``name`` without the suffix of a scan; the name of a DICOM folder is kept whole.
+    """Return ``name`` without the suffix of a scan, accents in one form (NFC); that of a DICOM folder is kept whole.
 
     Example:
         >>> case_name("site_b/a.1.nii.gz"), case_name("1.2.840.zip"), case_name("1.2.nii", is_folder=True)
         ('site_b/a.1', '1.2.840', '1.2.nii')
     """
+    name = unicodedata.normalize("NFC", name)
     if is_folder:
         return name
     return next((name[: -len(s)] for s in SCAN_SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import torch
 
-from liver_pipeline.io.files import DISK_FULL
+from liver_pipeline.io.files import DISK_FULL, causes
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, error
 
+# As PyTorch says them; a kernel's fault is told by whatever call comes next, and by every call after it.
+DEVICE_ERROR = re.compile(r"CUDA error|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|HIP error|device-side assert|NCCL error")
 # Failures that say nothing about the scan: the next run tries again without being asked.
 PASSING = frozenset(
     (
@@ -22,6 +25,16 @@ PASSING = frozenset(
         "DEVICE_FAILED",
     )
 )
+
+
+def is_device_error(reason: BaseException) -> bool:
+    """Tell whether an accelerator failed, which leaves it useless to this process and says nothing about the scan.
+
+    Too little memory is no such error: the next scan may fit.
+    """
+    if any(isinstance(link, torch.OutOfMemoryError) for link in causes(reason)):
+        return False
+    return any(isinstance(link, RuntimeError) and DEVICE_ERROR.search(str(link)) for link in causes(reason))
 
 
 def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
@@ -46,14 +59,6 @@ def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
     if writing and isinstance(reason, OSError):
         return _write_failure(reason, line)
     return error("PREDICT_FAILED", line)
-
-
-def is_device_error(reason: BaseException) -> bool:
-    """Tell whether the device, not the case, failed: after such an error a CUDA context answers nothing any more."""
-    text = str(reason)
-    return isinstance(reason, RuntimeError) and any(
-        sign in text for sign in ("CUDA error:", "CUDNN_STATUS_", "HIP error:")
-    )
 
 
 def _write_failure(reason: OSError, line: str) -> Finding:

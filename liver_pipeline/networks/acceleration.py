@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from liver_pipeline.io.limits import limit_threads
+
 # Outermost modules with at most so many convolutions or matrices are recomputed as one: a residual or transformer
 # block, a level of a U-Net. Fewer would keep more inputs of blocks, more would have more activations while recomputing.
 BLOCK_WEIGHTS = 6
@@ -206,7 +208,10 @@ def place(network: nn.Module, device: torch.device | str, *, channels_last: bool
 
     On 2 CPU cores a training step took 0.26 (UNet3d, 8-16-32) to 0.89 (32-64-128) of the processor time that it took
     with PyTorch's default order, ResNet-34 U-Net 0.47. On GPUs tensor cores want this order as well.
+
+    From here on PyTorch uses no more threads than the job has cores.
     """
+    limit_threads()
     device = usable_device(device)
     orders = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
     for parameter in network.parameters():

@@ -22,7 +22,7 @@ from liver_pipeline.metrics.lesions import components
 from liver_pipeline.metrics.shapes import lesion_shapes
 from liver_pipeline.planning.histograms import Histogram, label_histograms
 
-VERSION = 1  # of what is measured: older measurements are done again
+VERSION = 2  # of what is measured: older measurements are done again
 TISSUES = ("background", "liver", "tumor")  # by label; liver is tissue without tumor
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 
@@ -49,7 +49,7 @@ def _try(file: str, read: Any) -> tuple[Scan | None, list[CaseRow]]:
         scan: Scan = read()
     except IntakeError as reason:
         return None, [_row(file, finding) for finding in reason.findings]
-    except (ValueError, OSError, MemoryError) as reason:
+    except Exception as reason:  # whatever a reader raises belongs to its file
         return None, [_row(file, finding_of(reason))]
     return scan, [_row(file, finding) for finding in scan.findings]
 

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from liver_pipeline.data.cases import Case
 from liver_pipeline.io.discovery import input_sha256
-from liver_pipeline.io.failures import PASSING
+from liver_pipeline.io.failures import PASSING, finding_of
 from liver_pipeline.io.files import content_sha256, relative
 from liver_pipeline.io.ledger import Ledger
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.planning.fingerprint import TISSUES, VERSION, CaseRow, intensities, is_bad, measure, read_case
-from liver_pipeline.planning.histograms import EMPTY, Histogram
+from liver_pipeline.planning.histograms import EMPTY_HISTOGRAM, Histogram
 
 
 def survey_cases(cases: Sequence[Case], reader: ScanReader, ledger_path: Path, *, root: Path) -> list[CaseRow]:
@@ -73,8 +73,13 @@ def _measured(case: Case, reader: ScanReader, ledger: Ledger, known: dict[str, C
 
 def _measure(case: Case, reader: ScanReader) -> CaseRow:
     image, label, findings = read_case(case, reader)
+    result = None
+    if image is not None and label is not None and not is_bad(findings):
+        try:
+            result = measure(image, label, reader.modality)
+        except Exception as reason:  # of one case, which must not stop the others
+            findings = [*findings, {"file": "label", **asdict(finding_of(reason))}]
     bad = is_bad(findings)
-    result = None if bad or image is None or label is None else measure(image, label, reader.modality)
     if image is not None and label is not None:
         key: str | None = _key(image.sha256, label.sha256, reader)  # hashed while they were read
     else:
@@ -122,7 +127,7 @@ def _describe(case: Case, measured: CaseRow, root: Path) -> CaseRow:
 
 def pooled_histograms(rows: Iterable[Mapping[str, Any]]) -> dict[str, Histogram]:
     """Pool the histograms of all usable cases, by region; only values on one scale (CT) can be."""
-    pooled = dict.fromkeys(TISSUES, EMPTY)
+    pooled = dict.fromkeys(TISSUES, EMPTY_HISTOGRAM)
     for row in rows:
         if row["usable"]:
             for name, content in row["histograms"].items():

@@ -22,13 +22,13 @@ from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import is_there, plain, remove_temporary, write_json
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
+from liver_pipeline.io.limits import available_bytes
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import plan_cases, plan_lines, predicted_bytes, refuse_collisions
-from liver_pipeline.prediction.provenance import available_bytes
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
 
 logger = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from liver_pipeline.io.files import content_sha256
+from liver_pipeline.io.limits import cores
 
 PACKAGES = (
     "liver-pipeline",
@@ -45,7 +46,7 @@ def versions() -> dict[str, str]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return device, processor and cores; no host or user name."""
-    found: dict[str, Any] = {"device": str(device), "processor": _processor(), "cores": os.cpu_count()}
+    found: dict[str, Any] = {"device": str(device), "processor": _processor(), "cores": cores()}
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
@@ -168,12 +169,3 @@ def resident_mb() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
     return 0.0
-
-
-def available_bytes() -> int:
-    """Return the memory that is free for use, 8 GB where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    return 8 << 30

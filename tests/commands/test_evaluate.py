@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -209,15 +212,44 @@ def test_grid_that_is_off_by_more_than_half_a_voxel_fails(tmp_path: Path) -> Non
     assert any("LABEL_GRID_MISMATCH" in warning for warning in metrics["cases"]["near"]["warnings"])
 
 
-def test_missing_and_extra_cases_are_listed(tmp_path: Path) -> None:
+def test_missing_and_extra_cases_are_failures_and_the_others_are_scored(tmp_path: Path) -> None:
     pred, label = scene()
     pred_dir, label_dir, output = folders(tmp_path, a=(pred, label), b=(pred, label))
     (pred_dir / "a.nii.gz").rename(pred_dir / "c.nii.gz")
-    with pytest.raises(ValueError, match=r"no prediction for a .* no reference for c"):
+    run = CliRunner().invoke(main, ["evaluate", str(pred_dir), str(label_dir), str(output)])
+    assert run.exit_code == 3
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert list(metrics["cases"]) == ["b"]
+    codes = {case: failure["code"] for case, failure in metrics["failures"].items()}
+    assert codes == {"a": "NO_PREDICTION", "c": "NO_REFERENCE"}
+    jsonschema.validate(metrics, schema())
+
+
+def test_folders_without_a_name_in_common_are_refused(tmp_path: Path) -> None:
+    pred_dir, label_dir, output = folders(tmp_path, a=scene())
+    (pred_dir / "a.nii.gz").rename(pred_dir / "c.nii.gz")
+    with pytest.raises(
+        ValueError, match=r"no prediction has a reference: .* has c, .* has a; files are matched by name"
+    ):
         evaluate(pred_dir, label_dir, output)
     assert not output.exists()
-    run = CliRunner().invoke(main, ["evaluate", str(pred_dir), str(label_dir), str(output)])
-    assert run.exit_code == 2
+
+
+def test_names_with_accents_in_two_forms_and_names_that_are_no_utf_8_are_scored(tmp_path: Path) -> None:
+    pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1), c=scene(2))
+    for folder, accents in ((pred_dir, "M\u00fcller"), (label_dir, "Mu\u0308ller")):
+        (folder / "a.nii.gz").rename(folder / f"{accents}.nii.gz")
+        (folder / "b.nii.gz").rename(folder / os.fsdecode(b"M\xfcller.nii.gz"))
+    command = [sys.executable, "-m", "liver_pipeline", "evaluate", str(pred_dir), str(label_dir), str(output)]
+    (pred_dir / "c.nii.gz").unlink()
+    (label_dir / "c.nii.gz").rename(label_dir / os.fsdecode(b"\xe9.nii.gz"))  # its name is printed
+    run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    assert run.returncode == 3, run.stderr
+    with (output / "cases.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["M\u00fcller", "M\\xfcller"]
+    for name in ("metrics.json", "lesions.csv", "report.html"):
+        assert (output / name).read_text(encoding="utf-8")
+    assert list(json.loads((output / "metrics.json").read_text())["failures"]) == ["\udce9"]
 
 
 def test_named_cases_alone_are_scored(tmp_path: Path) -> None:
@@ -226,6 +258,13 @@ def test_named_cases_alone_are_scored(tmp_path: Path) -> None:
     assert evaluate(pred_dir, label_dir, output, cases=["a"])["n_cases"] == 1
     with pytest.raises(ValueError, match="no file for cases z"):
         evaluate(pred_dir, label_dir, tmp_path / "other", cases=["a", "z"])
+    (tmp_path / "names.txt").write_bytes("\ufeffa \n\n".encode())
+    (tmp_path / "names.csv").write_text("fold;case\n0;a\n")
+    for number, words in enumerate(["a", tmp_path / "names.txt", tmp_path / "names.csv"]):
+        out = tmp_path / f"out{number}"
+        run = CliRunner().invoke(main, ["evaluate", str(pred_dir), str(label_dir), str(out), "--cases", str(words)])
+        assert run.exit_code == 0, run.output
+        assert list(json.loads((out / "metrics.json").read_text())["cases"]) == ["a"]
 
 
 def test_two_files_of_one_case_fail_that_case_only(tmp_path: Path) -> None:

@@ -232,6 +232,28 @@ def test_structured_report_holds_the_measurements_and_refers_to_the_series(tmp_p
         write_structured_report(table, tmp_path / "nothing", tmp_path / "other.dcm")
 
 
+def test_a_structured_report_of_an_anonymised_series_has_the_missing_tags_empty(tmp_path: Path) -> None:
+    hd = pytest.importorskip("highdicom")
+    import pydicom
+
+    from liver_pipeline.dicom_results.structured_report import MAY_BE_EMPTY, write_structured_report
+
+    series = write_series(tmp_path / "ct", (30, 30, 4))
+    for file in series.iterdir():
+        header = pydicom.dcmread(file)
+        for name in MAY_BE_EMPTY:
+            delattr(header, name)
+        header.save_as(file)
+    write_structured_report(describe_label_map(block(), RAS_1MM), series, tmp_path / "report.dcm")
+    report = hd.sr.srread(tmp_path / "report.dcm")
+    assert not any(report[name].value for name in ("PatientBirthDate", "PatientID", "AccessionNumber"))
+    del header.StudyInstanceUID
+    header.save_as(file)
+    with pytest.raises(ValueError, match=rf"{file.name}: no StudyInstanceUID"):
+        write_structured_report(describe_label_map(block(), RAS_1MM), series, tmp_path / "other.dcm")
+    assert not (tmp_path / "other.dcm").exists()
+
+
 @pytest.mark.real_data
 def test_real_lits_reference_and_its_couinaud_map_describe_one_liver(real_data: Path) -> None:
     folder = real_data / "couinaud_label_maps_mit"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from ignite.engine import Engine
 
@@ -81,7 +82,7 @@ def test_drawing_takes_at_most_a_fiftieth_of_the_time(tmp_path: Path, monkeypatc
         drawn.append(clock.now)
         clock.now += 1.0
 
-    monkeypatch.setattr("liver_pipeline.visualize.curves.draw_training", draw)
+    monkeypatch.setattr("liver_pipeline.handlers.progress.draw_training", draw)
     log: Any = SimpleNamespace(rows=[{}])
     curves = Curves(tmp_path / "c.png", log, clock)
     for _ in range(100):
@@ -102,3 +103,10 @@ def test_find_lr_suggests_a_rate_and_leaves_the_run_untrained(tmp_path: Path) ->
     assert (run / "find_lr/curve.png").read_bytes().startswith(PNG)
     assert list((run / "models").iterdir()) == []
     assert CliRunner().invoke(main, ["find-lr", str(tmp_path)]).exit_code == 2
+    for expected in (found, None):  # the advice works before and after the training
+        advice = result.output.split("take it with: liver-pipeline ")[1].split()
+        assert ("--restart" in advice) is (expected is None)
+        assert CliRunner().invoke(main, advice).exit_code == 0
+        rate = yaml.safe_load((run / "configs/train.yaml").read_text())["learning_rate"]
+        assert rate == float(advice[-1].removeprefix("learning_rate="))
+        result = CliRunner().invoke(main, ["find-lr", str(run), "--steps", "40"])

@@ -140,6 +140,30 @@ def test_slope_and_intercept_make_the_values_and_fractions_of_mr_keep_their_plac
     assert mr.percentile(50) == pytest.approx(0.001, abs=4.096 / 4096)
 
 
+def test_histograms_of_ordinary_and_of_far_reaching_ct_are_pooled_and_beyond_any_ct_counts_as_the_end() -> None:
+    def histogram(*values: float) -> Histogram:
+        array = np.array(values, np.float32).reshape(-1, 1, 1)
+        return label_histograms(array, np.zeros(array.shape, np.uint8), 1)[0]
+
+    pooled = histogram(-1000, 40, 60) + histogram(-1024, 65_000) + histogram(3e8, -3e8)
+    assert pooled.total == 7
+    assert [pooled.percentile(100 * k / 7) for k in range(1, 8)] == [-131072, -1024, -1000, 40, 60, 65_000, 131072]
+
+
+def test_a_case_that_cannot_be_measured_is_coded_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(image: Any, label: Any, modality: str) -> Any:
+        if "volume-1" in str(image.path):
+            raise ZeroDivisionError("odd")
+        return measure(image, label, modality)
+
+    monkeypatch.setattr(survey, "measure", failing)
+    for number in range(3):
+        box_case(tmp_path / "data", number, hu=100 + number)
+    rows = rows_of(tmp_path / "data", tmp_path / "out")
+    assert [row["usable"] for row in rows] == [True, False, True]
+    assert "ZeroDivisionError: odd" in rows[1]["findings"][-1]["detail"]
+
+
 def test_a_second_run_reads_only_what_is_new_or_changed(tmp_path: Path, reads: list[str]) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     for number in range(3):
