@@ -99,7 +99,7 @@ def number_below(low: float, high: float) -> Kind:
 
 
 MANY = 10000
-EMPTY = Kind("an empty list", lambda v: v == [] or v == ())
+EMPTY_LIST = Kind("an empty list", lambda v: v == [] or v == ())
 
 
 def _is_list(value: Any) -> bool:
