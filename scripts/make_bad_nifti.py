@@ -348,7 +348,7 @@ def _(path: Path) -> None:
 
 @case("shear_tiny.nii.gz", "SHEAR")
 def _(path: Path) -> None:
-    _sheared(path, 0.05)
+    _sheared(path, 0.3)  # 0.31 of a voxel over the volume
 
 
 @case("lengths_in_metres.nii.gz", "UNITS")

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.io.files import file_sha256
-from liver_pipeline.io.findings import Finding, error, gap_findings, refuse, settle, warning
+from liver_pipeline.io.findings import Finding, error, refuse, settle, warning
+from liver_pipeline.io.streams import StoredVolume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 IMAGE_CLASSES = {  # SOP classes whose files can be slices; segmentations, reports and plans beside them are left out
@@ -45,22 +46,6 @@ class Slice:
     whole: bool  # values are whole numbers after slope and intercept
 
 
-@dataclass(frozen=True)
-class DicomVolume:
-    """Voxels (X, Y, Z) of a series, value = slope * voxel + intercept; affine to RAS mm; sha256 over all slices.
-
-    ``slice_files`` names the file of each plane along Z.
-    """
-
-    array: npt.NDArray[Any]
-    affine: Affine
-    slope: float
-    intercept: float
-    sha256: str
-    findings: tuple[Finding, ...]
-    slice_files: tuple[str, ...]
-
-
 def sop_class(path: Path) -> str | None:
     """Return the SOP class in the file's DICOM preamble, "" if it has none, ``None`` for a file that is not DICOM."""
     with path.open("rb") as file:
@@ -85,7 +70,7 @@ def is_series_folder(folder: Path) -> bool:
     return any(file.is_file() and may_be_slice(file) for file in folder.iterdir())
 
 
-def read_series(path: Path, *, accept: Sequence[str] = ()) -> DicomVolume:
+def read_series(path: Path, *, accept: Sequence[str] = ()) -> StoredVolume:
     """Read the one DICOM series in a folder (its own files) or in a zip (all members).
 
     Slices are ordered by position along the normal, never by name; slope and intercept are applied, so a CT arrives as
@@ -119,7 +104,7 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
     return files
 
 
-def _read_files(path: Path, files: Sequence[Path], accept: Sequence[str]) -> DicomVolume:
+def _read_files(path: Path, files: Sequence[Path], accept: Sequence[str]) -> StoredVolume:
     candidates = [file for file in files if may_be_slice(file)]
     if not candidates:
         kind = "folder" if path.is_dir() else "zip file"
@@ -136,7 +121,9 @@ def _read_files(path: Path, files: Sequence[Path], accept: Sequence[str]) -> Dic
     findings = list(settle(path, findings, accept))
     array, slope, intercept = _read_voxels(path, slices)
     sha256, names = series_sha256(path, candidates), tuple(one.path.name for one in slices)
-    return DicomVolume(array, _affine(slices), slope, intercept, sha256, tuple(findings), names)
+    return StoredVolume(
+        array, _affine(slices), sha256, tuple(findings), slope, intercept, slice_files=names, slice_axis=2
+    )
 
 
 @contextmanager
@@ -263,3 +250,21 @@ def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
     slices = files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]
     digests = sorted(bytes.fromhex(file_sha256(one)) for one in slices)
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def gap_findings(positions_mm: npt.NDArray[np.float64]) -> list[Finding]:
+    """Check sorted slice positions: no two the same, gaps within 5 % of their median (1 %: warning)."""
+    gaps = np.diff(positions_mm)
+    if len(gaps) == 0:
+        return []
+    if gaps.min() < 1e-3:
+        at = float(positions_mm[int(gaps.argmin())])
+        return [error("DUPLICATE_SLICE", f"two slices at {at:.3f} mm; keep one phase or reconstruction per folder")]
+    median = float(np.median(gaps))
+    off = float(np.abs(gaps - median).max())
+    detail = (
+        f"slice gaps from {gaps.min():.3f} to {gaps.max():.3f} mm (median {median:.3f} mm); find the missing slices"
+    )
+    if off > 0.05 * median:
+        return [error("UNEVEN_SLICE_GAPS", detail)]
+    return [warning("UNEVEN_SLICE_GAPS", detail)] if off > max(0.01 * median, 0.01) else []

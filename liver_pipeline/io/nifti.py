@@ -2,109 +2,69 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
-import io
+import logging
 import struct
-import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, igzip_lib, isal_zlib
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
+from liver_pipeline.io.checks import form_findings
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.io.findings import Finding, error, refuse, warning
+from liver_pipeline.io.streams import (
+    CHUNK,
+    GZIP_MAGIC,
+    StoredVolume,
+    coded_stream_errors,
+    drain,
+    hashed_file,
+    inflated,
+    read_exactly,
+    read_voxels,
+)
 
-CHUNK = 1 << 20
 # A 226 MB label map: isal 1 takes 0.07 s for 0.50 MB, zlib-ng 2 0.12 s for 0.47 MB, zlib 1 0.98 s for 1.3 MB.
 GZIP_LEVEL = 1
-MAX_INFLATION = 1032  # deflate cannot expand further: a header that claims more voxels is not worth an allocation
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+QUIET = logging.getLogger(f"{__name__}.quiet")
+QUIET.disabled = True  # nibabel logs each repair; what matters becomes a finding
 
 
-@dataclass(frozen=True)
-class NiftiVolume:
-    """Stored voxels (X, Y, Z) of one file in native byte order, its header (little-endian), sha256 and findings."""
-
-    array: npt.NDArray[Any]
-    header: Any
-    sha256: str
-    findings: tuple[Finding, ...]
-
-
-class HashingReader(io.RawIOBase):
-    """A file whose bytes are hashed in a helper thread while they are read (hashlib releases the GIL)."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` from the file; return the number of bytes."""
-        chunk = self._file.read(len(buffer))
-        buffer[: len(chunk)] = chunk
-        if chunk:
-            self._last = self._pool.submit(self._digest.update, chunk)
-        return len(chunk)
-
-    def finish(self) -> str:
-        """Read what is left and return the sha256 of the whole file."""
-        while self.readinto(memoryview(bytearray(CHUNK))):
-            pass
-        if self._last is not None:
-            self._last.result()
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        """Stop the helper thread."""
-        self._pool.shutdown()
-        super().close()
-
-
-def read_nifti(path: Path, *, channels: bool = False) -> NiftiVolume:
+def read_nifti(path: Path, *, channels: bool = False) -> StoredVolume:
     """Read a ``.nii`` or ``.nii.gz`` file (known by its first bytes, not its name) in one pass.
 
     The voxels are inflated into one preallocated array; checksum and length of the gzip stream are verified and the
     file is hashed on the way. Trailing axes of length one are dropped; with ``channels`` a fourth axis is kept, of any
-    length.
+    length. The header comes little-endian, as it is otherwise; the affine is nibabel's.
 
     Raises:
         IntakeError: EMPTY_FILE, NOT_A_SCAN, GZIP_CRC, TRUNCATED, BAD_HEADER, UNSUPPORTED_DTYPE, NOT_3D, OUT_OF_MEMORY.
         OSError: If the file cannot be read.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise refuse(path, "EMPTY_FILE", "the file has zero bytes; copy it again")
-    with path.open("rb") as file, contextlib.closing(HashingReader(file)) as hashing:
-        compressed = file.peek(2)[:2] == b"\x1f\x8b" if isinstance(file, io.BufferedReader) else False
-        stream = igzip.IGzipFile(fileobj=io.BufferedReader(hashing, CHUNK), mode="rb") if compressed else hashing
-        with _coded_stream_errors(path):
-            header = _read_header(path, stream)
-            shape, dtype = _check_header(path, header, channels=channels)
-            capacity = size * MAX_INFLATION if compressed else size
-            array = _read_voxels(path, stream, header, dtype, capacity)
-            extra = _drain(stream)
+    with hashed_file(path) as (file, hashing, size):
+        stream, growth = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+        header = _read_header(path, stream)
+        shape, dtype = _check_header(path, header, channels=channels)
+        skip = _bytes_to_voxels(path, header)
+        count = int(np.prod(shape, dtype=object))
+        array = read_voxels(path, stream, count, dtype, skip=skip, capacity=size * growth)
+        extra = drain(stream)
         sha256 = hashing.finish()
-    if not dtype.isnative:
-        array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
-    findings = [warning("TRAILING_BYTES", f"{extra} bytes follow the last voxel and were ignored")] if extra else []
     header = header.as_byteswapped("<")
     header.set_data_shape(shape)
-    return NiftiVolume(array.reshape(shape, order="F"), header, sha256, tuple(findings))
+    findings = [warning("TRAILING_BYTES", f"{extra} bytes follow the last voxel and were ignored")] if extra else []
+    slope, intercept = scaling(path, header)
+    affine = best_affine(path, header)
+    findings += header_findings(shape, affine, header)
+    array = array.reshape(shape, order="F")
+    return StoredVolume(array, affine, sha256, tuple(findings), slope, intercept, header)
 
 
 def peek(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -114,28 +74,17 @@ def peek(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
         IntakeError: As for :func:`read_nifti`.
         OSError: If the file cannot be read.
     """
-    with path.open("rb") as file, _coded_stream_errors(path):
-        stream = igzip.IGzipFile(fileobj=file, mode="rb") if file.peek(2)[:2] == b"\x1f\x8b" else file
+    with path.open("rb") as file, coded_stream_errors(path):
+        stream = igzip.IGzipFile(fileobj=file, mode="rb") if file.peek(2)[:2] == GZIP_MAGIC else file
         return _check_header(path, _read_header(path, stream))
 
 
-@contextlib.contextmanager
-def _coded_stream_errors(path: Path) -> Iterator[None]:
-    """Turn what a damaged gzip stream raises into an intake error."""
-    try:
-        yield
-    except EOFError as reason:
-        raise refuse(path, "TRUNCATED", "the compressed stream ends too early; copy the file again") from reason
-    except (gzip.BadGzipFile, igzip_lib.IsalError, zlib.error) as reason:  # type: ignore[misc]  # a stub without base
-        raise refuse(path, "GZIP_CRC", f"the compressed stream is damaged ({reason}); copy the file again") from reason
-
-
 def _read_header(path: Path, stream: Any) -> Any:
-    first = _read_exactly(stream, 4)
+    first = read_exactly(stream, 4)
     for size, kind in HEADERS.items():
         for endian in "<>":
             if first == struct.pack(f"{endian}i", size):
-                block = first + _read_exactly(stream, size - 4)
+                block = first + read_exactly(stream, size - 4)
                 if len(block) < size:
                     raise refuse(path, "TRUNCATED", f"{len(block)} bytes, shorter than a NIfTI header ({size})")
                 return kind(block, endianness=endian, check=False)
@@ -172,55 +121,37 @@ def _voxel_type(path: Path, header: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _read_voxels(path: Path, stream: Any, header: Any, dtype: np.dtype[Any], capacity: int) -> npt.NDArray[Any]:
-    offset, at = int(header.get_data_offset()), int(header["sizeof_hdr"])
-    voxels = int(np.prod([int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1]], dtype=object))
-    wanted = voxels * dtype.itemsize
-    if not at <= offset:
-        raise refuse(path, "BAD_HEADER", f"vox_offset {offset} lies inside the header")
-    if offset + wanted > capacity:
-        raise refuse(path, "TRUNCATED", f"the header promises {wanted} bytes of voxels, more than the file can hold")
-    if len(_read_exactly(stream, offset - at)) < offset - at:
-        raise refuse(path, "TRUNCATED", "the file ends before its voxels begin; copy it again")
+def _bytes_to_voxels(path: Path, header: Any) -> int:
+    """Return how many bytes lie between header and voxels."""
+    offset, size = float(header["vox_offset"]), int(header["sizeof_hdr"])
+    if not size <= offset < 2**62:
+        raise refuse(path, "BAD_HEADER", f"vox_offset is {offset:g}; the header is {size} bytes long")
+    return int(offset) - size
+
+
+def as_nibabel_reads(header: Any) -> Any:
+    """Return a copy with the small repairs that ``nibabel.load`` makes: qfac 1 or -1, known form codes."""
+    repaired = header.copy()
+    repaired.check_fix(logger=QUIET, error_level=100)
+    return repaired
+
+
+def best_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
+    """Return the affine as nibabel takes it: sform, else qform, else spacing alone (LAS).
+
+    Raises:
+        IntakeError: BAD_HEADER for edges that are no lengths, or a quaternion that nibabel refuses.
+    """
+    repaired = as_nibabel_reads(header)
+    edges = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    if int(repaired["sform_code"]) == 0 and not (np.isfinite(edges).all() and (edges > 0).all()):
+        raise refuse(path, "BAD_HEADER", f"pixdim[1:4] is {edges.tolist()} and there is no sform; restore the spacing")
     try:
-        array = np.empty(voxels, dtype=dtype)
-    except MemoryError as reason:
-        raise refuse(path, "OUT_OF_MEMORY", f"{wanted / 1e9:.1f} GB of voxels do not fit into memory") from reason
-    got = _fill(stream, array.view(np.uint8).data)
-    if got < wanted:
-        raise refuse(path, "TRUNCATED", f"{got} of {wanted} bytes of voxels; copy the file again")
-    return array
-
-
-def _fill(stream: Any, buffer: memoryview) -> int:
-    """Read until ``buffer`` is full or the stream ends; return the number of bytes."""
-    got = 0
-    while got < len(buffer):
-        step = stream.readinto(buffer[got : got + CHUNK])
-        if not step:
-            break
-        got += step
-    return got
-
-
-def _read_exactly(stream: Any, count: int) -> bytes:
-    """Return ``count`` bytes, or fewer where the stream ends; read in chunks, so a wrong count allocates nothing."""
-    parts: list[bytes] = []
-    while count > 0:
-        part = stream.read(min(count, CHUNK))
-        if not part:
-            break
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def _drain(stream: Any) -> int:
-    """Read to the end, where gzip compares checksum and length; return the number of bytes."""
-    extra = 0
-    while step := stream.read(CHUNK):
-        extra += len(step)
-    return extra
+        return np.asarray(repaired.get_best_affine(), dtype=np.float64)
+    except (ValueError, HeaderDataError) as reason:
+        quaternion = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
+        detail = f"the qform's quaternion {quaternion} is no rotation ({reason}); write the header again"
+        raise refuse(path, "BAD_HEADER", detail) from reason
 
 
 def scaling(path: Path, header: Any) -> tuple[float, float]:
@@ -301,16 +232,27 @@ def _raw_chunks(array: npt.NDArray[np.uint8], header: Any) -> Iterator[bytes]:
         yield array[:, :, start : start + planes].tobytes(order="F")
 
 
-def header_findings(path: Path, header: Any) -> list[Finding]:
-    """Check units of length and whether any affine is stored."""
+def header_findings(shape: tuple[int, ...], affine: npt.NDArray[np.float64], header: Any) -> list[Finding]:
+    """Check units of length, whether any affine is stored, and whether the two that can be agree."""
     found = []
     units = header.get_xyzt_units()[0] if int(header["xyzt_units"]) & 7 in (0, 1, 2, 3) else "unknown"
     if units in ("meter", "micron"):
         found.append(error("UNITS", f"xyzt_units says {units}; write millimetres (2) into the header"))
-    if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
+    repaired = as_nibabel_reads(header)
+    sform, qform = (int(repaired[code]) > 0 for code in ("sform_code", "qform_code"))
+    if sform and qform:
+        found += form_findings(shape, affine, _qform(repaired))
+    if not (sform or qform):
         detail = "sform and qform codes are 0; spacing is kept, orientation taken as LAS"
         if np.array_equal(header["pixdim"][1:4], (1, 1, 1)):
             found.append(error("NO_AFFINE", "sform and qform codes are 0 and voxels 1 mm: restore the geometry"))
         else:
             found.append(warning("NO_AFFINE", detail))
     return found
+
+
+def _qform(header: Any) -> npt.NDArray[np.float64]:
+    try:
+        return np.asarray(header.get_qform(), dtype=np.float64)
+    except (ValueError, HeaderDataError):
+        return np.full((4, 4), np.nan)

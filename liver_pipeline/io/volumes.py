@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import HeaderDataError
 
 from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
-from liver_pipeline.io.dicom import is_series_folder, read_series, sop_class
-from liver_pipeline.io.findings import (
-    Finding,
-    IntakeError,
-    affine_findings,
-    error,
-    form_findings,
-    grid_findings,
-    label_grid_findings,
-    refuse,
-    settle,
-    value_findings,
-    warning,
-)
-from liver_pipeline.io.nifti import header_findings, header_like, read_nifti, scaling, write_nifti
+from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
+from liver_pipeline.io.findings import Finding, IntakeError, error, known_codes, refuse, settle, warning
+from liver_pipeline.io.formats import read_stored
+from liver_pipeline.io.hu import value_findings
+from liver_pipeline.io.nifti import header_like, write_nifti
+from liver_pipeline.io.streams import StoredVolume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -81,7 +72,8 @@ def read_scan(
     Raises:
         IntakeError: With the code of what is wrong; see ``liver_pipeline.io.findings.CODES``.
     """
-    return _read(Path(path), modality, accept, repair)
+    with _own_errors(Path(path), accept):
+        return _read(Path(path), modality, accept, repair)
 
 
 def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), accept: Collection[str] = ()) -> Scan:
@@ -98,10 +90,11 @@ def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), ac
     Raises:
         IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
     """
-    raw = _read(Path(path), "label", accept, ())
-    labels, findings = _whole_labels(raw, allowed)
-    settled = settle(path, (*raw.findings, *findings), accept)
-    return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
+    with _own_errors(Path(path), accept):
+        raw = _read(Path(path), "label", accept, ())
+        labels, findings = _whole_labels(raw, allowed)
+        settled = settle(path, (*raw.findings, *findings), accept)
+        return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
 
 
 def write_label_map(
@@ -153,60 +146,18 @@ def label_findings(scan: Scan, label: Scan) -> list[Finding]:
 
 
 def _read(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    try:
-        if path.is_dir():
-            if not is_series_folder(path):
-                raise refuse(path, "NOT_A_SCAN", "a folder without DICOM slices; name the folder that holds them")
-            return _from_series(path, modality, accept, repair)
-        if sniff(path) == "zip":
-            return _from_series(path, modality, accept, repair)
-        return _from_nifti(path, modality, accept, repair)
-    except FileNotFoundError as reason:
-        raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?") from reason
-    except OSError as reason:
-        raise refuse(path, "READ_FAILED", f"{reason.strerror or reason}; is the file readable?") from reason
-    except MemoryError as reason:
-        raise refuse(path, "OUT_OF_MEMORY", "the volume does not fit into memory") from reason
+    volume = read_stored(path, accept=accept)
+    header = volume.header if volume.header is not None else _header_of(volume)
+    affine = volume.affine if volume.header is not None else np.asarray(header.get_sform(), dtype=np.float64)
+    names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
+    scan = Scan(
+        volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names
+    )
+    return _checked(scan, modality, accept, repair)
 
 
-def sniff(path: Path) -> str:
-    """Return "zip" or "nifti" (which a NIfTI file may still turn out not to be) by the first bytes.
-
-    Raises:
-        IntakeError: DICOM_MULTIFRAME for one DICOM file: its folder is the scan.
-    """
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head == b"PK\x03\x04":
-        return "zip"
-    if head and sop_class(path) is not None:
-        raise refuse(path, "DICOM_MULTIFRAME", "a single DICOM file; name the folder that holds its series")
-    return "nifti"
-
-
-def _from_nifti(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    volume = read_nifti(path)
-    header = volume.header
-    slope, intercept = scaling(path, header)
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    findings = [*volume.findings, *header_findings(path, header)]
-    if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
-        findings += form_findings(volume.array.shape, affine, _qform(header))
-    return _checked(
-        Scan(volume.array, affine, slope, intercept, header, path, volume.sha256, tuple(findings)),
-        modality, accept, repair,
-    )  # fmt: skip
-
-
-def _qform(header: Any) -> Affine:
-    try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
-    except (ValueError, HeaderDataError):
-        return np.full((4, 4), np.nan)
-
-
-def _from_series(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    volume = read_series(path, accept=tuple(accept))
+def _header_of(volume: StoredVolume) -> Any:
+    """Return a NIfTI header for what had none: its float32 sform is what a reader of the mask sees."""
     header = nib.Nifti1Header()
     header.set_data_shape(volume.array.shape)
     header.set_data_dtype(volume.array.dtype)
@@ -214,17 +165,31 @@ def _from_series(path: Path, modality: str, accept: Collection[str], repair: Col
     if affine_is_usable(volume.affine):
         header.set_qform(volume.affine, code=1, strip_shears=True)
     header.set_sform(volume.affine, code=1)
-    affine = np.asarray(header.get_sform(), dtype=np.float64)  # as float32 holds it: what a reader of the mask sees
-    names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
-    return _checked(
-        Scan(volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names),
-        modality, accept, repair,
-    )  # fmt: skip
+    return header
+
+
+@contextmanager
+def _own_errors(path: Path, accept: Collection[str]) -> Iterator[None]:
+    """Turn whatever goes wrong while ``path`` is read into an error of that file."""
+    known_codes(accept)
+    try:
+        yield
+    except IntakeError:
+        raise
+    except FileNotFoundError as reason:
+        raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?") from reason
+    except OSError as reason:
+        raise refuse(path, "READ_FAILED", f"{reason.strerror or reason}; is the file readable?") from reason
+    except MemoryError as reason:
+        raise refuse(path, "OUT_OF_MEMORY", "the volume does not fit into memory") from reason
+    except Exception as reason:  # a damaged file must not end a run of many, however it was damaged
+        line = " ".join(f"{type(reason).__name__}: {reason}".split())[:300]
+        raise refuse(path, "READER_FAILED", f"{line}; write the file again with another program") from reason
 
 
 def _checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
     """Add the findings on grid and values; raise if an error is among all findings."""
-    findings = [*scan.findings, *affine_findings(scan.affine)]
+    findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine)]
     if affine_is_usable(scan.affine):
         findings += grid_findings(scan.array.shape, scan.affine, modality)
     low, high = (scan.slope * float(edge) + scan.intercept for edge in (scan.array.min(), scan.array.max()))
