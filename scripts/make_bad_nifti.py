@@ -448,37 +448,41 @@ def _element(tag: int, kind: str, value: bytes | str) -> bytes:
     return head + (struct.pack("<HI", 0, len(data)) if long else struct.pack("<H", len(data))) + data
 
 
-def dicom_slice(z_mm: float, number: int, *, series: str = "1.2.3.4", intercept: str = "-1024", **over: str) -> bytes:
-    """One explicit little-endian CT slice of 16x16 voxels of 0.8 mm (HU 40 at its centre), at ``z_mm``."""
+def dicom_slice(
+    z_mm: float, number: int, changes: dict[int, tuple[str, str]] | None = None, without: tuple[int, ...] = ()
+) -> bytes:
+    """One explicit little-endian CT slice of 16x16 voxels of 0.8 mm (HU 40 at its centre), at ``z_mm``.
+
+    ``changes`` maps further tags, or others' values, to type and text; the tags in ``without`` are left out.
+    """
     pixels = np.full((16, 16), 24, dtype=np.int16)
     pixels[4:12, 4:12] = 1064 + number % 10
     ct = "1.2.840.10008.5.1.4.1.1.2"
+    elements: dict[int, tuple[str, bytes | str]] = {
+        0x00080016: ("UI", ct),
+        0x00080018: ("UI", f"1.2.3.5.{number}"),
+        0x00080060: ("CS", "CT"),
+        0x0020000E: ("UI", "1.2.3.4"),
+        0x00200013: ("IS", str(number)),
+        0x00200032: ("DS", f"-6\\-6\\{z_mm:g}"),
+        0x00200037: ("DS", "1\\0\\0\\0\\1\\0"),
+        0x00280002: ("US", struct.pack("<H", 1)),
+        0x00280004: ("CS", "MONOCHROME2"),
+        0x00280010: ("US", struct.pack("<H", 16)),
+        0x00280011: ("US", struct.pack("<H", 16)),
+        0x00280030: ("DS", "0.8\\0.8"),
+        0x00280100: ("US", struct.pack("<H", 16)),
+        0x00280101: ("US", struct.pack("<H", 16)),
+        0x00280102: ("US", struct.pack("<H", 15)),
+        0x00280103: ("US", struct.pack("<H", 1)),
+        0x00281052: ("DS", "-1024"),
+        0x00281053: ("DS", "1"),
+        0x7FE00010: ("OW", pixels.tobytes()),
+    }
+    elements |= changes or {}
+    dataset = b"".join(_element(tag, *elements[tag]) for tag in sorted(elements) if tag not in without)
     meta = _element(0x00020002, "UI", ct) + _element(0x00020003, "UI", f"1.2.3.5.{number}")
-    meta += _element(0x00020010, "UI", "1.2.840.10008.1.2.1")
-    dataset = b"".join(
-        [
-            _element(0x00080016, "UI", ct),
-            _element(0x00080018, "UI", f"1.2.3.5.{number}"),
-            _element(0x00080060, "CS", "CT"),
-            _element(0x0020000E, "UI", series),
-            _element(0x00200013, "IS", str(number)),
-            _element(0x00200032, "DS", f"-6\\-6\\{z_mm:g}"),
-            _element(0x00200037, "DS", over.get("orientation", "1\\0\\0\\0\\1\\0")),
-            _element(0x00280002, "US", struct.pack("<H", 1)),
-            _element(0x00280004, "CS", "MONOCHROME2"),
-            _element(0x00280010, "US", struct.pack("<H", 16)),
-            _element(0x00280011, "US", struct.pack("<H", 16)),
-            _element(0x00280030, "DS", "0.8\\0.8"),
-            _element(0x00280100, "US", struct.pack("<H", 16)),
-            _element(0x00280101, "US", struct.pack("<H", 16)),
-            _element(0x00280102, "US", struct.pack("<H", 15)),
-            _element(0x00280103, "US", struct.pack("<H", 1)),
-            _element(0x00281052, "DS", intercept),
-            _element(0x00281053, "DS", over.get("slope", "1")),
-            _element(0x7FE00010, "OW", pixels.tobytes()),
-        ]
-    )
-    group = _element(0x00020001, "OB", b"\0\1") + meta
+    group = _element(0x00020001, "OB", b"\0\1") + meta + _element(0x00020010, "UI", "1.2.840.10008.1.2.1")
     return b"\0" * 128 + b"DICM" + _element(0x00020000, "UL", struct.pack("<I", len(group))) + group + dataset
 
 
@@ -530,12 +534,76 @@ def _(path: Path) -> None:
 
 @case("series_two_in_one", "MIXED_SERIES")
 def _(path: Path) -> None:
-    _folder(path, {**series(EVEN), "other": dicom_slice(100.0, 99, series="1.2.3.9")})
+    _folder(path, {**series(EVEN), "other": dicom_slice(100.0, 99, {0x0020000E: ("UI", "1.2.3.9")})})
 
 
-@case("series_turned_slice", "MIXED_SERIES")
+@case("series_turned_slice", "IGNORED_FILES")
 def _(path: Path) -> None:
-    _folder(path, {**series(EVEN), "scout": dicom_slice(30.0, 99, orientation="1\\0\\0\\0\\0\\-1")})
+    _folder(path, {**series(EVEN), "scout": dicom_slice(30.0, 99, {0x00200037: ("DS", "1\\0\\0\\0\\0\\-1")})})
+
+
+@case("series_with_dose_report", "IGNORED_FILES")
+def _(path: Path) -> None:
+    report = {0x00080008: ("CS", "DERIVED\\SECONDARY\\SCREEN SAVE"), 0x00080060: ("CS", "OT")}
+    _folder(path, {**series(EVEN), "report": dicom_slice(0.0, 99, report, without=(0x00200032, 0x00200037))})
+
+
+def changed_from(first: int, changes: dict[int, tuple[str, str]], step: int = 1) -> dict[str, bytes]:
+    """A series of twelve slices; every ``step``-th one from ``first`` on has other tags."""
+    odd = range(first, 12, step)
+    return {f"image_{n}": dicom_slice(z, n, changes if n in odd else None) for n, z in enumerate(EVEN)}
+
+
+@case("series_some_without_rescale", "RESCALE_MISSING")
+def _(path: Path) -> None:
+    files = series(EVEN)
+    _folder(path, {**files, "image_4": dicom_slice(EVEN[4], 4, without=(0x00281052, 0x00281053))})
+
+
+@case("series_without_rescale", "RESCALE_MISSING", "HU_SCALE")
+def _(path: Path) -> None:
+    _folder(path, {f"image_{n}": dicom_slice(z, n, without=(0x00281052, 0x00281053)) for n, z in enumerate(EVEN)})
+
+
+@case("series_one_without_spacing", "GEOMETRY_MISSING")
+def _(path: Path) -> None:
+    _folder(path, {**series(EVEN), "image_4": dicom_slice(EVEN[4], 4, without=(0x00280030,))})
+
+
+@case("series_of_two_patients", "MIXED_PATIENTS")
+def _(path: Path) -> None:
+    files = changed_from(0, {0x00100020: ("LO", "A")})
+    _folder(path, {**files, "image_11": dicom_slice(EVEN[11], 11, {0x00100020: ("LO", "B")})})
+
+
+@case("series_of_two_frames", "MIXED_FRAMES")
+def _(path: Path) -> None:
+    first, second = ({0x00200052: ("UI", f"1.2.3.{n}")} for n in (1, 2))
+    _folder(path, {**changed_from(0, first), "image_0": dicom_slice(EVEN[0], 0, second)})
+
+
+@case("series_of_two_passes", "MIXED_PASSES")
+def _(path: Path) -> None:
+    first, second = ({0x00200012: ("IS", str(n))} for n in (1, 2))
+    _folder(path, {f"image_{n}": dicom_slice(z, n, second if n % 2 else first) for n, z in enumerate(EVEN)})
+
+
+@case("good_series_of_two_scans_end_to_end")
+def _(path: Path) -> None:
+    first, second = ({0x00200012: ("IS", str(n))} for n in (1, 2))
+    _folder(path, {f"image_{n}": dicom_slice(z, n, second if n > 6 else first) for n, z in enumerate(EVEN)})
+
+
+@case("series_jump", "SLICE_SHIFT")
+def _(path: Path) -> None:
+    files = series(EVEN)
+    moved = {f"image_{n}": dicom_slice(z, n, {0x00200032: ("DS", f"-6\\24\\{z:g}")}) for n, z in enumerate(EVEN[:4])}
+    _folder(path, files | moved)
+
+
+@case("series_called_mr", "MODALITY")
+def _(path: Path) -> None:
+    _folder(path, changed_from(0, {0x00080060: ("CS", "MR")}))
 
 
 @case("series_half_a_slice", "DICOM_DAMAGED")

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.dicom import is_series_folder, may_be_slice, series_sha256
+from liver_pipeline.io.dicom import is_series_folder, series_sha256
+from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.nifti import peek
 

@@ -25,3 +25,10 @@ def value_findings(low: float, high: float, modality: str) -> list[Finding]:
     if low > -200:
         return [warning("HU_SCALE", f"{span}: no air (-1000 HU); was the scan windowed or cropped?")]
     return []
+
+
+def modality_findings(said: str, asked: str) -> list[Finding]:
+    """Return a warning where the file says that it is of another modality than the one it is read as."""
+    if said and asked in ("ct", "mr") and said.lower() != asked:
+        return [warning("MODALITY", f"the file says {said}, and is read as {asked.upper()}; is this the right run?")]
+    return []

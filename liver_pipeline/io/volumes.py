@@ -16,7 +16,7 @@ from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_she
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
 from liver_pipeline.io.findings import Finding, IntakeError, error, known_codes, refuse, settle, warning
 from liver_pipeline.io.formats import read_stored
-from liver_pipeline.io.hu import value_findings
+from liver_pipeline.io.hu import modality_findings, value_findings
 from liver_pipeline.io.nifti import header_like, write_nifti
 from liver_pipeline.io.streams import StoredVolume
 
@@ -37,6 +37,7 @@ class Scan:
         sha256: Of the file; of a DICOM folder over its slices.
         findings: Warnings.
         slice_files: Name of the file of each plane along Z, of a folder of DICOM slices; empty for anything else.
+        modality: "CT" or "MR" where the file says so, else "".
     """
 
     array: npt.NDArray[Any]
@@ -48,6 +49,7 @@ class Scan:
     sha256: str
     findings: tuple[Finding, ...]
     slice_files: tuple[str, ...] = ()
+    modality: str = ""
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -56,15 +58,24 @@ class Scan:
 
 
 def read_scan(
-    path: Path | str, *, modality: str = "ct", accept: Collection[str] = (), repair: Collection[str] = ()
+    path: Path | str,
+    *,
+    modality: str = "ct",
+    accept: Collection[str] = (),
+    repair: Collection[str] = (),
+    series: str | None = None,
 ) -> Scan:
     """Read and check one scan.
 
     Args:
-        path: A NIfTI file (compressed or not, known by its content), a DICOM series folder, or a zip of one series.
+        path: A NIfTI file (compressed or not, known by its content), a folder or a zip of a DICOM series, or an
+            enhanced CT or MR of many frames.
         modality: "ct" also checks that values can be Hounsfield units; anything else, such as "mr", does not.
         accept: Codes of errors to take as warnings, for a user who knows better.
-        repair: ("SHEAR",) turns a shear of at most 0.1 degrees into right angles in ``affine``; the header is kept.
+        repair: ("SHEAR",) turns a shear of at most half a voxel over the volume into right angles in ``affine``; the
+            header is kept.
+        series: Of a DICOM folder or zip that holds several: the ``uid`` of one that
+            :func:`liver_pipeline.io.dicom.find_series` lists, "thinnest", or "contrast". SERIES_CHOSEN says why.
 
     Returns:
         The scan; its findings are warnings.
@@ -73,7 +84,7 @@ def read_scan(
         IntakeError: With the code of what is wrong; see ``liver_pipeline.io.findings.CODES``.
     """
     with _own_errors(Path(path), accept):
-        return _read(Path(path), modality, accept, repair)
+        return _read(Path(path), modality, accept, repair, series)
 
 
 def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), accept: Collection[str] = ()) -> Scan:
@@ -91,7 +102,7 @@ def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), ac
         IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
     """
     with _own_errors(Path(path), accept):
-        raw = _read(Path(path), "label", accept, ())
+        raw = _read(Path(path), "label", accept)
         labels, findings = _whole_labels(raw, allowed)
         settled = settle(path, (*raw.findings, *findings), accept)
         return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
@@ -145,15 +156,18 @@ def label_findings(scan: Scan, label: Scan) -> list[Finding]:
     return label_grid_findings(scan.array.shape, scan.affine, label.array.shape, label.affine)
 
 
-def _read(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    volume = read_stored(path, accept=accept)
+def _read(
+    path: Path, modality: str, accept: Collection[str], repair: Collection[str] = (), series: str | None = None
+) -> Scan:
+    volume = read_stored(path, accept=accept, series=series, labels=modality == "label")
     header = volume.header if volume.header is not None else _header_of(volume)
     affine = volume.affine if volume.header is not None else np.asarray(header.get_sform(), dtype=np.float64)
     names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
+    said = volume.modality if volume.modality in ("CT", "MR") else ""
     scan = Scan(
-        volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names
+        volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names, said
     )
-    return _checked(scan, modality, accept, repair)
+    return _checked(scan, volume, modality, accept, repair)
 
 
 def _header_of(volume: StoredVolume) -> Any:
@@ -187,11 +201,12 @@ def _own_errors(path: Path, accept: Collection[str]) -> Iterator[None]:
         raise refuse(path, "READER_FAILED", f"{line}; write the file again with another program") from reason
 
 
-def _checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
+def _checked(scan: Scan, volume: StoredVolume, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
     """Add the findings on grid and values; raise if an error is among all findings."""
     findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine)]
     if affine_is_usable(scan.affine):
         findings += grid_findings(scan.array.shape, scan.affine, modality)
+    findings += modality_findings(volume.modality, modality)
     low, high = (scan.slope * float(edge) + scan.intercept for edge in (scan.array.min(), scan.array.max()))
     ranges = value_findings(min(low, high), max(low, high), modality)
     findings += [f for f in ranges if not (modality == "label" and f.code == "CONSTANT")]
@@ -211,7 +226,8 @@ def _whole_labels(scan: Scan, allowed: Collection[int]) -> tuple[npt.NDArray[np.
         plane = scan.array[:, :, z]
         if (scan.slope, scan.intercept) != (1.0, 0.0):
             plane = plane * scan.slope + scan.intercept
-        labels[:, :, z] = plane.astype(np.uint8) if plane.dtype != np.uint8 else plane
+        with np.errstate(invalid="ignore"):  # what does not fit into a byte is unequal below
+            labels[:, :, z] = plane.astype(np.uint8)
         wrong = (labels[:, :, z] != plane) | ~table[labels[:, :, z]]
         if wrong.any():
             unknown.update(np.unique(plane[wrong])[:5].tolist())
