@@ -121,8 +121,9 @@ def complaint(path: Path) -> tuple[str, str]:
 
 def keep(found: Path, path: Path, why: str) -> None:
     """Keep the input under a name made from where it went wrong; one input a cause."""
-    place = [line for line in why.splitlines() if line.strip().startswith("File ")][-1:] + why.strip().splitlines()[-1:]
-    name = hashlib.sha256("".join(place)[:120].encode()).hexdigest()[:12]
+    place = [line.strip() for line in why.splitlines() if line.strip().startswith("File ")][-2:]
+    kind = why.strip().splitlines()[-1].split(":")[0]
+    name = hashlib.sha256("".join((*place, kind)).encode()).hexdigest()[:12]
     if (found / f"{name}.txt").exists():
         return
     (found / f"{name}.txt").write_text(f"{path.name}\n{why}\n")

@@ -58,7 +58,7 @@ def repair_shear(affine: Affine) -> Affine:
 
 def affine_is_usable(affine: Affine) -> bool:
     """Return whether all entries are finite and the three axes span space."""
-    if not np.isfinite(affine).all():
+    if not np.isfinite(affine).all() or np.abs(affine).max() > 1e9:  # a thousand kilometres: a damaged header
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() < 1e-6:

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quietly, read_h
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
 from liver_pipeline.io.files import file_sha256
-from liver_pipeline.io.findings import Finding, error, refuse, settle, warning
+from liver_pipeline.io.findings import Finding, IntakeError, error, refuse, settle, warning
 from liver_pipeline.io.streams import StoredVolume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -125,7 +124,9 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
                 files.append(scratch / f"{number:06d}")
                 with archive.open(member) as source, files[-1].open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as reason:
+    except (IntakeError, OSError):
+        raise
+    except Exception as reason:  # a damaged zip makes zipfile fail in any of a dozen ways
         raise refuse(path, "ZIP_DAMAGED", f"{reason}; copy the zip again") from reason
     return files
 

@@ -66,8 +66,9 @@ class Slice:
     tags: Mapping[str, Any]
 
     def text(self, tag: str) -> str:
-        """Return a tag's value as text, "" where it is missing or empty."""
-        return str(self.tags.get(tag, "")).strip()
+        """Return a tag's value as text, "" where it is missing or empty; of several, all as DICOM writes them."""
+        value = self.tags.get(tag, "")
+        return "\\".join(str(part) for part in value) if isinstance(value, list) else str(value).strip()
 
     def numbers(self, tag: str, count: int) -> npt.NDArray[np.float64] | None:
         """Return ``count`` finite numbers, or ``None`` where the tag holds anything else, or nothing."""
@@ -84,8 +85,9 @@ class Slice:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows."""
-        return int(self.tags.get("Columns", 0)), int(self.tags.get("Rows", 0))
+        """Columns and rows, (0, 0) where they are missing."""
+        columns, rows = self.numbers("Columns", 1), self.numbers("Rows", 1)
+        return (0, 0) if columns is None or rows is None else (int(columns[0]), int(rows[0]))
 
     @property
     def position(self) -> npt.NDArray[np.float64] | None:

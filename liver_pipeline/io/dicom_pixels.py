@@ -36,9 +36,9 @@ def read_planes(path: Path, slices: Sequence[Slice]) -> Iterator[tuple[int, npt.
 
 def _decoded(path: Path, file: Path, slices: Sequence[Slice]) -> Iterator[npt.NDArray[Any]]:
     """Yield planes (X, Y) of one file."""
-    syntax = UID(slices[0].text("TransferSyntaxUID"))
-    plain = not syntax or not syntax.is_encapsulated or syntax == RLELossless
     try:
+        syntax = UID(slices[0].text("TransferSyntaxUID"))
+        plain = not syntax or syntax == RLELossless or not syntax.is_encapsulated
         yield from _plain(file, slices) if plain else _compressed(file, slices)
     except OSError:
         raise

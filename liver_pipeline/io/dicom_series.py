@@ -60,7 +60,7 @@ def leave_out_strangers(path: Path, slices: Sequence[Slice]) -> tuple[list[Slice
     for one in slices:
         if one.text("SOPClassUID") not in ("", *IMAGE_CLASSES) or 0 in one.size:
             reasons["objects without slices"].append(one)
-        elif int(one.tags.get("SamplesPerPixel", 1)) != 1:
+        elif one.text("SamplesPerPixel") not in ("", "1"):
             reasons["colour pictures"].append(one)
         elif "LOCALIZER" in one.text("ImageType").upper():
             reasons["scouts"].append(one)

@@ -143,15 +143,21 @@ def best_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
         IntakeError: BAD_HEADER for edges that are no lengths, or a quaternion that nibabel refuses.
     """
     repaired = as_nibabel_reads(header)
-    edges = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    if int(repaired["sform_code"]) == 0 and not (np.isfinite(edges).all() and (edges > 0).all()):
-        raise refuse(path, "BAD_HEADER", f"pixdim[1:4] is {edges.tolist()} and there is no sform; restore the spacing")
+    if int(repaired["sform_code"]) == 0 and not _has_edges(header):
+        edges = [float(edge) for edge in header["pixdim"][1:4]]
+        raise refuse(path, "BAD_HEADER", f"pixdim[1:4] is {edges} and there is no sform; restore the spacing")
     try:
         return np.asarray(repaired.get_best_affine(), dtype=np.float64)
     except (ValueError, HeaderDataError) as reason:
         quaternion = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
         detail = f"the qform's quaternion {quaternion} is no rotation ({reason}); write the header again"
         raise refuse(path, "BAD_HEADER", detail) from reason
+
+
+def _has_edges(header: Any) -> bool:
+    """Return whether the lengths of a voxel's edges are lengths."""
+    edges = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    return bool(np.isfinite(edges).all() and (edges > 0).all())
 
 
 def scaling(path: Path, header: Any) -> tuple[float, float]:
@@ -235,12 +241,11 @@ def _raw_chunks(array: npt.NDArray[np.uint8], header: Any) -> Iterator[bytes]:
 def header_findings(shape: tuple[int, ...], affine: npt.NDArray[np.float64], header: Any) -> list[Finding]:
     """Check units of length, whether any affine is stored, and whether the two that can be agree."""
     found = []
-    units = header.get_xyzt_units()[0] if int(header["xyzt_units"]) & 7 in (0, 1, 2, 3) else "unknown"
-    if units in ("meter", "micron"):
+    if units := {1: "metres", 3: "micrometres"}.get(int(header["xyzt_units"]) & 7):  # the rest is of time
         found.append(error("UNITS", f"xyzt_units says {units}; write millimetres (2) into the header"))
     repaired = as_nibabel_reads(header)
     sform, qform = (int(repaired[code]) > 0 for code in ("sform_code", "qform_code"))
-    if sform and qform:
+    if sform and qform and _has_edges(header):
         found += form_findings(shape, affine, _qform(repaired))
     if not (sform or qform):
         detail = "sform and qform codes are 0; spacing is kept, orientation taken as LAS"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
-from liver_pipeline.io.findings import Finding, IntakeError, error, known_codes, refuse, settle, warning
+from liver_pipeline.io.findings import Finding, IntakeError, Severity, error, known_codes, refuse, settle, warning
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
 from liver_pipeline.io.nifti import header_like, write_nifti
@@ -210,6 +210,8 @@ def _checked(scan: Scan, volume: StoredVolume, modality: str, accept: Collection
     low, high = (scan.slope * float(edge) + scan.intercept for edge in (scan.array.min(), scan.array.max()))
     ranges = value_findings(min(low, high), max(low, high), modality)
     findings += [f for f in ranges if not (modality == "label" and f.code == "CONSTANT")]
+    if volume.modality == "MR":  # MODALITY says it; values of an MR are no failed HU
+        findings = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in findings]
     settled = settle(scan.path, findings, accept)
     if "SHEAR" in repair and any(f.code == "SHEAR" for f in settled):
         return replace(scan, affine=repair_shear(scan.affine), findings=settled)
