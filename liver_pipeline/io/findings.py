@@ -51,7 +51,10 @@ CODES: dict[str, str] = {
     "NON_FINITE": "voxels are nan or infinite",
     "CONSTANT": "every voxel has the same value",
     "HU_SCALE": "values cannot be Hounsfield units",
-    "MODALITY": "the file is of another modality than the one it is read as",
+    "SLICE_CONSTANT": "slices inside the body hold one value",
+    "SLICE_REPEATED": "slices are copies of the one before",
+    "SLICE_JUMP": "values, or the body, jump between neighbouring slices",
+    "MODALITY": "the file, or its values, are of another modality than the one it is read as",
     # a label map
     "LABEL_GRID_MISMATCH": "the label map does not lie on the grid of its scan",
     "LABEL_VALUES": "the label map holds fractions or unknown labels",

@@ -18,6 +18,7 @@ from liver_pipeline.io.findings import Finding, IntakeError, Severity, error, kn
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
 from liver_pipeline.io.nifti import header_like, write_nifti
+from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.streams import StoredVolume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -206,16 +207,23 @@ def _checked(scan: Scan, volume: StoredVolume, modality: str, accept: Collection
     findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine)]
     if affine_is_usable(scan.affine):
         findings += grid_findings(scan.array.shape, scan.affine, modality)
-    findings += modality_findings(volume.modality, modality)
-    low, high = (scan.slope * float(edge) + scan.intercept for edge in (scan.array.min(), scan.array.max()))
-    ranges = value_findings(min(low, high), max(low, high), modality)
-    findings += [f for f in ranges if not (modality == "label" and f.code == "CONSTANT")]
-    if volume.modality == "MR":  # MODALITY says it; values of an MR are no failed HU
-        findings = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in findings]
+    findings += _findings_on_values(scan, volume, modality)
     settled = settle(scan.path, findings, accept)
     if "SHEAR" in repair and any(f.code == "SHEAR" for f in settled):
         return replace(scan, affine=repair_shear(scan.affine), findings=settled)
     return replace(scan, findings=settled)
+
+
+def _findings_on_values(scan: Scan, volume: StoredVolume, modality: str) -> list[Finding]:
+    said = modality_findings(volume.modality, modality)
+    found = value_findings(scan.array, scan.slope, scan.intercept, modality)
+    if said and volume.modality == "MR":  # values of an MR are no failed HU
+        found = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in found]
+    found = [f for f in found if not said or f.code != "MODALITY"] + said
+    if modality != "label" and affine_is_usable(scan.affine) and all(f.code != "NON_FINITE" for f in found):
+        axis = slice_axis(scan.affine) if volume.slice_axis is None else volume.slice_axis
+        found += slice_findings(scan.array, scan.slope, scan.intercept, axis, modality, scan.slice_files)
+    return found
 
 
 def _whole_labels(scan: Scan, allowed: Collection[int]) -> tuple[npt.NDArray[np.uint8], list[Finding]]:

@@ -1,0 +1,111 @@
+"""Slice by slice: constant ones, copies of a neighbour, and jumps in value or place, inside the body.
+
+Bounds against seven real CTs of 1.6 to 5 mm: between neighbouring slices the median changes by at most 4 HU, and the
+mean difference is at most 1.4 times that of the slices around; a jump of 10 mm makes it 3 times or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from liver_pipeline.geometry.affines import Affine, spacing_of
+from liver_pipeline.io.findings import Finding, error, warning
+
+SAMPLES = 64  # along each axis of a slice
+FEWEST = 8  # slices; of fewer nothing is usual
+BODY_HU = -300.0
+VALUE_JUMP = 100.0  # HU
+PLACE_JUMP, PLACE_HU = 2.5, 50.0  # times the differences around, HU
+AROUND = 5  # slices on either side
+
+
+def slice_axis(affine: Affine) -> int:
+    """Return the array axis across the slices: that of clearly longer voxels, else the one nearest to head-foot."""
+    spacing = np.array(spacing_of(affine))
+    if np.sort(spacing)[2] > 1.2 * np.sort(spacing)[1]:
+        return int(spacing.argmax())
+    return int(np.abs(affine[2, :3] / spacing).argmax())
+
+
+def slice_findings(
+    array: npt.NDArray[Any], slope: float, intercept: float, axis: int, modality: str, names: Sequence[str] = ()
+) -> list[Finding]:
+    """Check the slices of a volume of at least eight.
+
+    Args:
+        array: Stored voxels, shape (X, Y, Z); value = slope * voxel + intercept.
+        slope: See ``array``.
+        intercept: See ``array``.
+        axis: The axis across the slices.
+        modality: "ct" compares neighbours in HU, too.
+        names: What slices are called; by default their number, from 0.
+
+    Returns:
+        SLICE_CONSTANT and SLICE_REPEATED, warnings; SLICE_JUMP, an error for values, a warning for places.
+    """
+    if array.shape[axis] < FEWEST:
+        return []
+    samples = _samples(array, axis)
+    empty = samples.max(axis=1) == samples.min(axis=1)
+    if empty.all():
+        return []  # CONSTANT says it
+    first, last = np.flatnonzero(~empty)[[0, -1]]
+    inside = np.flatnonzero(empty[first : last + 1]) + first
+    found = []
+    if inside.size:
+        found.append(warning("SLICE_CONSTANT", f"{_runs(inside, names)}: every voxel has the same value"))
+    kept = np.flatnonzero(~empty)
+    samples = samples[kept]
+    copies = kept[1:][(samples[1:] == samples[:-1]).all(axis=1)]
+    if 0 < copies.size <= kept.size // 5:  # a drawing without noise repeats itself all over
+        found.append(warning("SLICE_REPEATED", f"{_runs(copies, names)}: a copy of the slice before"))
+    if modality == "ct":
+        values = np.clip(samples.astype(np.float32) * slope + intercept, -1000, 400)
+        found += _jumps(values, kept, names)
+    return found
+
+
+def _samples(array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """Return about 64x64 voxels of each slice, shape (slices, voxels)."""
+    across = np.moveaxis(array.T, 2 - axis, 0)
+    y, x = (max(1, n // SAMPLES) for n in across.shape[1:])
+    return across[:, y // 2 :: y, x // 2 :: x].reshape(across.shape[0], -1)
+
+
+def _jumps(values: npt.NDArray[np.float32], kept: npt.NDArray[np.intp], names: Sequence[str]) -> list[Finding]:
+    """Compare each slice with the one before, where either holds body; ``kept`` are the numbers of the slices."""
+    shift, change = np.zeros(len(kept) - 1), np.zeros(len(kept) - 1)
+    for k in range(len(kept) - 1):
+        before, after = values[k], values[k + 1]
+        body = np.maximum(before, after) > BODY_HU
+        if body.sum() >= max(30, body.size // 100):
+            difference = after[body] - before[body]
+            shift[k], change[k] = np.median(difference), np.abs(difference).mean()
+    usual = np.array([np.median(np.delete(change, k)[max(0, k - AROUND) : k + AROUND]) for k in range(len(change))])
+    jumped = np.flatnonzero(np.abs(shift) > VALUE_JUMP)
+    moved = np.flatnonzero((change > PLACE_HU) & (change > PLACE_JUMP * usual) & (np.abs(shift) <= VALUE_JUMP))
+    found = []
+    for ones, wrong, what in (
+        (jumped, error, f"values change by {np.abs(shift).max():.0f} HU; were slices rescaled differently?"),
+        (moved, warning, "the body jumps; are slices missing, swapped, or moved?"),
+    ):
+        if ones.size:
+            pairs = ", ".join(f"{_name(kept[k], names)} and {_name(kept[k + 1], names)}" for k in ones[:6])
+            found.append(wrong("SLICE_JUMP", f"between slices {pairs}{' and more' if ones.size > 6 else ''}: {what}"))
+    return found
+
+
+def _runs(numbers: npt.NDArray[np.intp], names: Sequence[str]) -> str:
+    """Return numbers as text, neighbours joined: "slices 14 to 17, 20"."""
+    runs = [[n for _, n in group] for _, group in groupby(enumerate(numbers.tolist()), lambda pair: pair[1] - pair[0])]
+    parts = [f"{_name(r[0], names)} to {_name(r[-1], names)}" if len(r) > 1 else _name(r[0], names) for r in runs]
+    return f"slices {', '.join(parts[:6])}{' and more' if len(parts) > 6 else ''}"
+
+
+def _name(number: int, names: Sequence[str]) -> str:
+    return names[number] if len(names) > number else str(number)
