@@ -50,8 +50,8 @@ def read_nifti(path: Path, *, channels: bool = False) -> StoredVolume:
     """
     with hashed_file(path) as (file, hashing, size):
         stream, growth = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
-        header = _read_header(path, stream)
-        shape, dtype = _check_header(path, header, channels=channels)
+        header = _own_header(path, stream)
+        shape, dtype = checked_header(path, header, channels=channels)
         skip = _bytes_to_voxels(path, header)
         count = int(np.prod(shape, dtype=object))
         array = read_voxels(path, stream, count, dtype, skip=skip, capacity=size * growth)
@@ -76,10 +76,15 @@ def peek(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """
     with path.open("rb") as file, coded_stream_errors(path):
         stream = igzip.IGzipFile(fileobj=file, mode="rb") if file.peek(2)[:2] == GZIP_MAGIC else file
-        return _check_header(path, _read_header(path, stream))
+        return checked_header(path, _own_header(path, stream))
 
 
-def _read_header(path: Path, stream: Any) -> Any:
+def read_header_block(path: Path, stream: Any) -> Any:
+    """Return the header that the stream begins with, in its own byte order.
+
+    Raises:
+        IntakeError: TRUNCATED, NOT_A_SCAN.
+    """
     first = read_exactly(stream, 4)
     for size, kind in HEADERS.items():
         for endian in "<>":
@@ -91,13 +96,22 @@ def _read_header(path: Path, stream: Any) -> Any:
     raise refuse(path, "NOT_A_SCAN", f"not a NIfTI file (it begins with {first!r}); convert it to .nii.gz")
 
 
-def _check_header(path: Path, header: Any, *, channels: bool = False) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape (X, Y, Z), with ``channels`` maybe (X, Y, Z, C), and voxel type; raise for impossible fields."""
+def _own_header(path: Path, stream: Any) -> Any:
+    """Return the header of a file that holds its voxels, too."""
+    header = read_header_block(path, stream)
     magic = bytes(header["magic"])
     if magic[:3] not in (b"n+1", b"n+2"):
-        raise refuse(
-            path, "NOT_A_SCAN", f"header without voxels (magic {magic!r}): Analyze, or .hdr/.img; convert to .nii"
-        )
+        detail = f"a header without voxels (magic {magic!r}): name it .hdr, beside its .img, or convert to .nii"
+        raise refuse(path, "NOT_A_SCAN", detail)
+    return header
+
+
+def checked_header(path: Path, header: Any, *, channels: bool = False) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape (X, Y, Z), with ``channels`` maybe (X, Y, Z, C), and voxel type.
+
+    Raises:
+        IntakeError: BAD_HEADER, NOT_3D, UNSUPPORTED_DTYPE.
+    """
     dim = [int(n) for n in header["dim"]]
     if not 1 <= dim[0] <= 7 or any(n < 1 for n in dim[1 : dim[0] + 1]):
         raise refuse(path, "BAD_HEADER", f"dim is {dim}")
@@ -168,7 +182,8 @@ def scaling(path: Path, header: Any) -> tuple[float, float]:
     """
     if "scl_slope" not in header:
         return 1.0, 0.0
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    slope = float(header["scl_slope"])
+    intercept = float(header["scl_inter"]) if "scl_inter" in header else 0.0  # SPM's Analyze has a slope alone
     if slope == 0 or np.isnan(slope):
         return 1.0, 0.0
     if not (np.isfinite(slope) and np.isfinite(intercept)):

@@ -18,7 +18,7 @@ from liver_pipeline.io.findings import Finding, error, warning
 
 SAMPLES = 64  # along each axis of a slice
 FEWEST = 8  # slices; of fewer nothing is usual
-BODY_HU = -300.0
+BODY_HU, BODY_SHARE = -300.0, 0.01  # of a slice
 VALUE_JUMP = 100.0  # HU
 PLACE_JUMP, PLACE_HU = 2.5, 50.0  # times the differences around, HU
 AROUND = 5  # slices on either side
@@ -78,25 +78,39 @@ def _samples(array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
 
 
 def _jumps(values: npt.NDArray[np.float32], kept: npt.NDArray[np.intp], names: Sequence[str]) -> list[Finding]:
-    """Compare each slice with the one before, where either holds body; ``kept`` are the numbers of the slices."""
-    shift, change = np.zeros(len(kept) - 1), np.zeros(len(kept) - 1)
-    for k in range(len(kept) - 1):
-        before, after = values[k], values[k + 1]
-        body = np.maximum(before, after) > BODY_HU
-        if body.sum() >= max(30, body.size // 100):
-            difference = after[body] - before[body]
+    """Compare each slice with the one before, between the first and the last that hold body.
+
+    Args:
+        values: HU, -1000 to 400, shape (slices, voxels).
+        kept: The numbers of the slices.
+        names: What slices are called.
+    """
+    body = values > BODY_HU
+    held = np.flatnonzero(body.mean(axis=1) > BODY_SHARE)
+    if held.size < FEWEST:
+        return []
+    start, stop = int(held[0]), int(held[-1])
+    shift, change = np.zeros(stop - start), np.zeros(stop - start)
+    for k in range(stop - start):
+        before, after = start + k, start + k + 1
+        either = body[before] | body[after]
+        difference = values[after][either] - values[before][either]
+        if difference.size:
             shift[k], change[k] = np.median(difference), np.abs(difference).mean()
     usual = np.array([np.median(np.delete(change, k)[max(0, k - AROUND) : k + AROUND]) for k in range(len(change))])
-    jumped = np.flatnonzero(np.abs(shift) > VALUE_JUMP)
-    moved = np.flatnonzero((change > PLACE_HU) & (change > PLACE_JUMP * usual) & (np.abs(shift) <= VALUE_JUMP))
+    jumped = np.abs(shift) > VALUE_JUMP
+    moved = (change > PLACE_HU) & (change > PLACE_JUMP * usual) & ~jumped
     found = []
-    for ones, wrong, what in (
+    for ones, finding, what in (
         (jumped, error, f"values change by {np.abs(shift).max():.0f} HU; were slices rescaled differently?"),
         (moved, warning, "the body jumps; are slices missing, swapped, or moved?"),
     ):
-        if ones.size:
-            pairs = ", ".join(f"{_name(kept[k], names)} and {_name(kept[k + 1], names)}" for k in ones[:6])
-            found.append(wrong("SLICE_JUMP", f"between slices {pairs}{' and more' if ones.size > 6 else ''}: {what}"))
+        pairs = [
+            f"{_name(kept[start + k], names)} and {_name(kept[start + k + 1], names)}" for k in np.flatnonzero(ones)
+        ]
+        if pairs:
+            more = " and more" if len(pairs) > 6 else ""
+            found.append(finding("SLICE_JUMP", f"between slices {', '.join(pairs[:6])}{more}: {what}"))
     return found
 
 

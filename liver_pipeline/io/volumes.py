@@ -18,6 +18,7 @@ from liver_pipeline.io.findings import Finding, IntakeError, Severity, error, kn
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
 from liver_pipeline.io.nifti import header_like, write_nifti
+from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.streams import StoredVolume
 
@@ -65,18 +66,21 @@ def read_scan(
     accept: Collection[str] = (),
     repair: Collection[str] = (),
     series: str | None = None,
+    orientation: str | None = None,
 ) -> Scan:
     """Read and check one scan.
 
     Args:
-        path: A NIfTI file (compressed or not, known by its content), a folder or a zip of a DICOM series, or an
-            enhanced CT or MR of many frames.
+        path: A file of NIfTI, NRRD, MetaImage or MGH (compressed or not, known by its content), or either of two
+            files of header and voxels; a folder or a zip of a DICOM series, or an enhanced CT or MR of many frames.
         modality: "ct" also checks that values can be Hounsfield units; anything else, such as "mr", does not.
         accept: Codes of errors to take as warnings, for a user who knows better.
         repair: ("SHEAR",) turns a shear of at most half a voxel over the volume into right angles in ``affine``; the
             header is kept.
         series: Of a DICOM folder or zip that holds several: the ``uid`` of one that
             :func:`liver_pipeline.io.dicom.find_series` lists, "thinnest", or "contrast". SERIES_CHOSEN says why.
+        orientation: Where the axes of an Analyze 7.5 file run to, such as "LAS" (to the left, to the front, up): it
+            does not say so itself. Files that do are not touched by it.
 
     Returns:
         The scan; its findings are warnings.
@@ -84,17 +88,25 @@ def read_scan(
     Raises:
         IntakeError: With the code of what is wrong; see ``liver_pipeline.io.findings.CODES``.
     """
+    known_orientation(orientation)
     with _own_errors(Path(path), accept):
-        return _read(Path(path), modality, accept, repair, series)
+        return _read(Path(path), modality, accept, repair, series, orientation)
 
 
-def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), accept: Collection[str] = ()) -> Scan:
+def read_label_map(
+    path: Path | str,
+    *,
+    allowed: Collection[int] = (0, 1, 2),
+    accept: Collection[str] = (),
+    orientation: str | None = None,
+) -> Scan:
     """Read and check one label map; whole numbers stored as floats are fine.
 
     Args:
         path: As for :func:`read_scan`.
         allowed: Labels that may occur, 0 to 255.
         accept: As for :func:`read_scan`.
+        orientation: As for :func:`read_scan`.
 
     Returns:
         A scan whose array is uint8 (X, Y, Z), slope 1, intercept 0. Background everywhere: warning LABEL_EMPTY.
@@ -102,8 +114,9 @@ def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), ac
     Raises:
         IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
     """
+    known_orientation(orientation)
     with _own_errors(Path(path), accept):
-        raw = _read(Path(path), "label", accept)
+        raw = _read(Path(path), "label", accept, orientation=orientation)
         labels, findings = _whole_labels(raw, allowed)
         settled = settle(path, (*raw.findings, *findings), accept)
         return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
@@ -158,9 +171,14 @@ def label_findings(scan: Scan, label: Scan) -> list[Finding]:
 
 
 def _read(
-    path: Path, modality: str, accept: Collection[str], repair: Collection[str] = (), series: str | None = None
+    path: Path,
+    modality: str,
+    accept: Collection[str],
+    repair: Collection[str] = (),
+    series: str | None = None,
+    orientation: str | None = None,
 ) -> Scan:
-    volume = read_stored(path, accept=accept, series=series, labels=modality == "label")
+    volume = read_stored(path, accept=accept, series=series, labels=modality == "label", orientation=orientation)
     header = volume.header if volume.header is not None else _header_of(volume)
     affine = volume.affine if volume.header is not None else np.asarray(header.get_sform(), dtype=np.float64)
     names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered

@@ -77,7 +77,15 @@ BAD: dict[str, Change] = {
     "scaled to [-500, 500]": lambda hu: (hu + 1000) * 0.7 - 500,
 }
 SHIFTS = [*range(-3000, -199, 100), *range(200, 3001, 100), -1024, 1024, 250, -250]
-BODIES: list[dict[str, Any]] = [{}, {"fat": 0.05}, {"fat": 0.6}, {"lung": 0.0}, {"lung": 0.4}, {"noise": 30.0}, {"noise": 2.0}]
+BODIES: list[dict[str, Any]] = [
+    {},
+    {"fat": 0.05},
+    {"fat": 0.6},
+    {"lung": 0.0},
+    {"lung": 0.4},
+    {"noise": 30.0},
+    {"noise": 2.0},
+]
 
 
 @pytest.mark.parametrize("name", GOOD)

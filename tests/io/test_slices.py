@@ -101,6 +101,14 @@ def test_the_slice_axis_is_that_of_long_voxels_else_head_to_foot(spacing: Any, a
     assert slice_axis(np.diag([*spacing, 1.0])) == axis
 
 
+def test_a_body_that_begins_and_ends_inside_the_volume_is_no_jump() -> None:
+    array = phantom()
+    array[:, :, :10] = array[:, :, 50:] = -1000 + np.random.default_rng(0).integers(-5, 6, (*array.shape[:2], 1))
+    array[:, :, :10] += np.arange(10, dtype=np.int16)  # air, no copy of itself
+    array[:, :, 50:] += np.arange(14, dtype=np.int16)
+    assert found_in(array) == []
+
+
 def test_a_volume_of_few_slices_has_nothing_usual() -> None:
     array = phantom()[:, :, :7]
     array[:, :, 3] += 500
