@@ -16,6 +16,7 @@ import json
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,150 @@ def _(path: Path) -> None:
     volume = body()
     volume[2, 2, 2] = 300
     save(path, image(volume.clip(-160, 240)))
+
+
+# --- slice by slice ------------------------------------------------------------------------------------------------
+
+
+def column(shape: tuple[int, ...] = SHAPE) -> Array:
+    """A column of 40 to 60 HU in noisy air, along the whole of Z."""
+    rng = np.random.default_rng(0)
+    volume = -1000 + rng.integers(-5, 6, shape)
+    volume[6:18, 6:16] = 40 + rng.integers(0, 20, volume[6:18, 6:16].shape)
+    return np.asfortranarray(volume.astype(np.int16))
+
+
+@case("column.nii.gz")
+def _(path: Path) -> None:
+    save(path, image(column()))
+
+
+@case("slices_of_one_value.nii.gz", "SLICE_CONSTANT")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8:11] = -1000
+    save(path, image(volume))
+
+
+@case("slice_twice.nii.gz", "SLICE_REPEATED")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8] = volume[:, :, 7]
+    save(path, image(volume))
+
+
+@case("slices_rescaled.nii.gz", "SLICE_JUMP")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8] += 150
+    save(path, image(volume))
+
+
+@case("slices_moved.nii.gz", "SLICE_JUMP")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8:12] = np.roll(volume[:, :, 8:12], 5, axis=0)
+    save(path, image(volume))
+
+
+# --- other formats -------------------------------------------------------------------------------------------------
+
+VOXELS = body().tobytes(order="F")
+NRRD = {
+    "type": "short",
+    "dimension": "3",
+    "space": "right-anterior-superior",
+    "sizes": "24 22 20",
+    "space directions": "(-0.8,0,0) (0,0.8,0) (0,0,2.5)",
+    "endian": "little",
+    "encoding": "raw",
+    "space origin": "(9,-8,100)",
+}
+META = {
+    "ObjectType": "Image",
+    "NDims": "3",
+    "BinaryData": "True",
+    "CompressedData": "False",
+    "TransformMatrix": "1 0 0 0 -1 0 0 0 1",
+    "Offset": "-9 8 100",
+    "ElementSpacing": "0.8 0.8 2.5",
+    "DimSize": "24 22 20",
+    "ElementType": "MET_SHORT",
+    "ElementDataFile": "LOCAL",
+}
+
+
+def nrrd(path: Path, data: bytes = VOXELS, **changes: str) -> None:
+    """Write a NRRD file with some fields changed; an empty one is left out."""
+    fields = NRRD | {key.replace("_", " "): value for key, value in changes.items()}
+    lines = "".join(f"{key}: {value}\n" for key, value in fields.items() if value)
+    path.write_bytes(b"NRRD0004\n" + lines.encode() + b"\n" + data)
+
+
+def metaimage(path: Path, data: bytes = VOXELS, **changes: str) -> None:
+    """Write a MetaImage with some fields changed; an empty one is left out."""
+    path.write_bytes("".join(f"{k} = {v}\n" for k, v in (META | changes).items() if v).encode() + data)
+
+
+@case("good_nrrd.nrrd")
+def _(path: Path) -> None:
+    nrrd(path)
+
+
+@case("good_compressed_nrrd.nrrd")
+def _(path: Path) -> None:
+    nrrd(path, gzip.compress(VOXELS, mtime=0), encoding="gzip")
+
+
+@case("good_detached.nhdr")
+def _(path: Path) -> None:
+    nrrd(path, b"", data_file="good_detached.raw")
+    path.with_suffix(".raw").write_bytes(VOXELS)
+
+
+@case("good_metaimage.mha")
+def _(path: Path) -> None:
+    metaimage(path)
+
+
+@case("good_compressed_metaimage.mha")
+def _(path: Path) -> None:
+    metaimage(path, zlib.compress(VOXELS), CompressedData="True")
+
+
+@case("good_freesurfer.mgz")
+def _(path: Path) -> None:
+    path.write_bytes(gzip.compress(nib.MGHImage(body(), AFFINE).to_bytes(), mtime=0))
+
+
+@case("good_pair.hdr")
+def _(path: Path) -> None:
+    nib.Nifti1Pair(body(), AFFINE).to_filename(path)
+
+
+@case("analyze.hdr", "ANALYZE")
+def _(path: Path) -> None:
+    nib.AnalyzeImage(body(), AFFINE).to_filename(path)
+
+
+@case("voxels_gone.mhd", "VOXELS_MISSING")
+def _(path: Path) -> None:
+    metaimage(path, b"", ElementDataFile="voxels_gone.raw")
+
+
+@case("text_voxels.nrrd", "UNSUPPORTED_ENCODING")
+def _(path: Path) -> None:
+    nrrd(path, b"1 2 3", encoding="ascii")
+
+
+@case("without_directions.nrrd", "NO_AFFINE")
+def _(path: Path) -> None:
+    nrrd(path, space_directions="")
+
+
+@case("bit_in_voxels.mgz", "GZIP_CRC")
+def _(path: Path) -> None:
+    path.write_bytes(flipped(gzip.compress(nib.MGHImage(body(), AFFINE).to_bytes(), 0, mtime=0), 5000, 3))
 
 
 # --- DICOM ---------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ NO_HU_BELOW, NO_HU_SHARE = -1150.0, 0.02
 AIR = (-1060.0, -900.0)  # HU; outside the body, or in emphysema
 NO_LUNG_ABOVE = -600.0
 TISSUE_SHARE = 0.65  # of what is denser than lung; real scans have 0.81 and more
+PEAK_SHARE = 0.28  # real scans have 0.33 and more; noise over 400 HU, which says nothing, has 0.25
 BODY_SHARE = 0.02
 DENSE_SHARE = 0.08  # above 700 HU: cortical bone, metal; real scans have 0.01 and less
 CLIPPED_ABOVE, CLIPPED_SHARE = -300.0, 0.005
@@ -40,6 +41,7 @@ class Values:
         peaked: Share of airy voxels within 50 HU of ``air``.
         body: Share from -200 to 300 HU.
         tissue: Share, of what is above -200 HU, from -150 to 200 HU: fat, water, muscle, organs.
+        uneven: Largest share, of what is above -200 HU, in any 100 HU; without peaks it is small.
         dense: Share above 700 HU.
     """
 
@@ -52,6 +54,7 @@ class Values:
     peaked: float
     body: float
     tissue: float
+    uneven: float
     dense: float
 
 
@@ -127,7 +130,7 @@ def _faults(values: Values) -> Iterator[tuple[bool, str]]:
         f"{values.dense:.0%} of voxels above 700 HU; was the intercept lost, or the scan negated?",
     )
     yield (
-        values.tissue < TISSUE_SHARE,
+        values.tissue < TISSUE_SHARE and values.uneven > PEAK_SHARE,
         f"fat and soft tissue are not between -150 and 200 HU ({values.tissue:.0%} of what is denser than lung);"
         " was the scan shifted or scaled?",
     )
@@ -151,6 +154,7 @@ def distribution(values: npt.NDArray[np.float64]) -> Values:
         peaked=peaked,
         body=float(((values >= -200) & (values <= 300)).mean()),
         tissue=float(tissue.sum() / max(1, solid.sum())),
+        uneven=_fullest_100_hu(values[solid]),
         dense=float((values > 700).mean()),
     )
 
@@ -175,6 +179,14 @@ def _peak(airy: npt.NDArray[np.float64]) -> tuple[float, float]:
     start = int(bins.min())
     at = (start + int(np.bincount(bins - start).argmax())) * 25.0 + 12.5
     return at, float((np.abs(airy - at) < 50).mean())
+
+
+def _fullest_100_hu(values: npt.NDArray[np.float64]) -> float:
+    """Return the largest share of ``values`` within 100 HU, in steps of 25."""
+    if values.size == 0:
+        return 0.0
+    counts = np.bincount(np.floor((values.clip(-200.0, 4000.0) + 200.0) / 25.0).astype(np.int64))
+    return float(np.convolve(counts, np.ones(4)).max() / values.size)
 
 
 def _sample(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -62,7 +62,7 @@ def read_nifti(path: Path, *, channels: bool = False) -> StoredVolume:
     findings = [warning("TRAILING_BYTES", f"{extra} bytes follow the last voxel and were ignored")] if extra else []
     slope, intercept = scaling(path, header)
     affine = best_affine(path, header)
-    findings += header_findings(shape, affine, header)
+    findings += header_findings(shape[:3], affine, header)
     array = array.reshape(shape, order="F")
     return StoredVolume(array, affine, sha256, tuple(findings), slope, intercept, header)
 

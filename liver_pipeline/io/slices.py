@@ -18,6 +18,7 @@ from liver_pipeline.io.findings import Finding, error, warning
 
 SAMPLES = 64  # along each axis of a slice
 FEWEST = 8  # slices; of fewer nothing is usual
+MIN_SAMPLES = 30
 BODY_HU, BODY_SHARE = -300.0, 0.01  # of a slice
 VALUE_JUMP = 100.0  # HU
 PLACE_JUMP, PLACE_HU = 2.5, 50.0  # times the differences around, HU
@@ -33,7 +34,7 @@ def slice_axis(affine: Affine) -> int:
 
 
 def slice_findings(
-    array: npt.NDArray[Any], slope: float, intercept: float, axis: int, modality: str, names: Sequence[str] = ()
+    array: npt.NDArray[Any], slope: float, intercept: float, axis: int, *, in_hu: bool, names: Sequence[str] = ()
 ) -> list[Finding]:
     """Check the slices of a volume of at least eight.
 
@@ -42,7 +43,7 @@ def slice_findings(
         slope: See ``array``.
         intercept: See ``array``.
         axis: The axis across the slices.
-        modality: "ct" compares neighbours in HU, too.
+        in_hu: Whether values are HU, so that neighbours can be compared.
         names: What slices are called; by default their number, from 0.
 
     Returns:
@@ -54,17 +55,17 @@ def slice_findings(
     empty = samples.max(axis=1) == samples.min(axis=1)
     if empty.all():
         return []  # CONSTANT says it
-    first, last = np.flatnonzero(~empty)[[0, -1]]
-    inside = np.flatnonzero(empty[first : last + 1]) + first
+    filled = np.flatnonzero((samples != samples.min(axis=1, keepdims=True)).mean(axis=1) > BODY_SHARE)
+    inside = [k for k in np.flatnonzero(empty) if filled.size and filled[0] < k < filled[-1]]
     found = []
-    if inside.size:
-        found.append(warning("SLICE_CONSTANT", f"{_runs(inside, names)}: every voxel has the same value"))
+    if inside:
+        found.append(warning("SLICE_CONSTANT", f"{_runs(np.array(inside), names)}: every voxel has the same value"))
     kept = np.flatnonzero(~empty)
     samples = samples[kept]
     copies = kept[1:][(samples[1:] == samples[:-1]).all(axis=1)]
     if 0 < copies.size <= kept.size // 5:  # a drawing without noise repeats itself all over
         found.append(warning("SLICE_REPEATED", f"{_runs(copies, names)}: a copy of the slice before"))
-    if modality == "ct":
+    if in_hu:
         values = np.clip(samples.astype(np.float32) * slope + intercept, -1000, 400)
         found += _jumps(values, kept, names)
     return found
@@ -90,19 +91,14 @@ def _jumps(values: npt.NDArray[np.float32], kept: npt.NDArray[np.intp], names: S
     if held.size < FEWEST:
         return []
     start, stop = int(held[0]), int(held[-1])
-    shift, change = np.zeros(stop - start), np.zeros(stop - start)
-    for k in range(stop - start):
-        before, after = start + k, start + k + 1
-        either = body[before] | body[after]
-        difference = values[after][either] - values[before][either]
-        if difference.size:
-            shift[k], change[k] = np.median(difference), np.abs(difference).mean()
+    shift, change = np.array([_change(values[k : k + 2], body[k : k + 2]) for k in range(start, stop)]).T
     usual = np.array([np.median(np.delete(change, k)[max(0, k - AROUND) : k + AROUND]) for k in range(len(change))])
-    jumped = np.abs(shift) > VALUE_JUMP
+    lost = ~np.isin(np.arange(start, stop + 1), held)
+    jumped = (np.abs(shift) > VALUE_JUMP) | (lost[1:] != lost[:-1])
     moved = (change > PLACE_HU) & (change > PLACE_JUMP * usual) & ~jumped
     found = []
     for ones, finding, what in (
-        (jumped, error, f"values change by {np.abs(shift).max():.0f} HU; were slices rescaled differently?"),
+        (jumped, error, "values change by more than 100 HU; were slices rescaled differently?"),
         (moved, warning, "the body jumps; are slices missing, swapped, or moved?"),
     ):
         pairs = [
@@ -112,6 +108,21 @@ def _jumps(values: npt.NDArray[np.float32], kept: npt.NDArray[np.intp], names: S
             more = " and more" if len(pairs) > 6 else ""
             found.append(finding("SLICE_JUMP", f"between slices {', '.join(pairs[:6])}{more}: {what}"))
     return found
+
+
+def _change(pair: npt.NDArray[np.float32], body: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Compare two slices: median difference where both hold body, and the mean one.
+
+    In the mean, body on one side only counts with 1000 HU, as far as it comes and goes alike: a body that grows or
+    ends does not count.
+    """
+    both = body.all(axis=0)
+    if both.sum() < MIN_SAMPLES:
+        return 0.0, 0.0
+    difference = pair[1][both] - pair[0][both]
+    only = (body & ~body[::-1]).sum(axis=1)
+    total = np.abs(difference).sum() + 2 * 1000.0 * only.min()
+    return float(np.median(difference)), float(total / body.any(axis=0).sum())
 
 
 def _runs(numbers: npt.NDArray[np.intp], names: Sequence[str]) -> str:

@@ -237,10 +237,11 @@ def _findings_on_values(scan: Scan, volume: StoredVolume, modality: str) -> list
     found = value_findings(scan.array, scan.slope, scan.intercept, modality)
     if said and volume.modality == "MR":  # values of an MR are no failed HU
         found = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in found]
-    found = [f for f in found if not said or f.code != "MODALITY"] + said
+    found = said + [f for f in found if not said or f.code != "MODALITY"]
     if modality != "label" and affine_is_usable(scan.affine) and all(f.code != "NON_FINITE" for f in found):
         axis = slice_axis(scan.affine) if volume.slice_axis is None else volume.slice_axis
-        found += slice_findings(scan.array, scan.slope, scan.intercept, axis, modality, scan.slice_files)
+        in_hu = modality == "ct" and not any(f.code == "HU_SCALE" and f.severity is Severity.ERROR for f in found)
+        found += slice_findings(scan.array, scan.slope, scan.intercept, axis, in_hu=in_hu, names=scan.slice_files)
     return found
 
 

@@ -25,11 +25,13 @@ def phantom() -> Any:
 
 
 def found_in(array: Any, modality: str = "ct", axis: int = 2) -> list[tuple[str, Severity]]:
-    return [(f.code, f.severity) for f in slice_findings(np.asfortranarray(array), 1.0, 0.0, axis, modality)]
+    return [
+        (f.code, f.severity) for f in slice_findings(np.asfortranarray(array), 1.0, 0.0, axis, in_hu=modality == "ct")
+    ]
 
 
 def one(array: Any, modality: str = "ct") -> Finding:
-    (finding,) = slice_findings(np.asfortranarray(array), 1.0, 0.0, 2, modality)
+    (finding,) = slice_findings(np.asfortranarray(array), 1.0, 0.0, 2, in_hu=modality == "ct")
     return finding
 
 
@@ -107,6 +109,12 @@ def test_a_body_that_begins_and_ends_inside_the_volume_is_no_jump() -> None:
     array[:, :, :10] += np.arange(10, dtype=np.int16)  # air, no copy of itself
     array[:, :, 50:] += np.arange(14, dtype=np.int16)
     assert found_in(array) == []
+
+
+def test_a_ball_in_air_is_no_jump() -> None:
+    grid = np.meshgrid(*(np.arange(40) - 19.5,) * 3, indexing="ij")
+    ball = np.where(sum(g**2 for g in grid) < 15**2, 20, -1000)
+    assert found_in(ball + np.random.default_rng(0).integers(-5, 6, ball.shape)) == []
 
 
 def test_a_volume_of_few_slices_has_nothing_usual() -> None:
