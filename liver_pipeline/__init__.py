@@ -4,6 +4,7 @@ The public API is the command line's verbs, by the same names, and reading and w
 Names load on first use: ``import liver_pipeline`` itself loads neither torch nor MONAI.
 """
 
+import getpass
 import os
 from importlib.metadata import version
 
@@ -11,5 +12,9 @@ import lazy_loader
 
 # MONAI imports MLflow where it is installed, and since 3.2 that reports its use to its makers unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # a number without a name, as containers give: MONAI asks for the name when it is imported
+    os.environ["LOGNAME"] = f"uid{os.getuid()}"
 __version__ = version("liver-pipeline")
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

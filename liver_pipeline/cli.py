@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import warnings
@@ -15,22 +16,25 @@ from tqdm import tqdm
 import liver_pipeline as lp
 
 EXIT_BAD_USAGE = 2
-PATH_KEYS = (
-    "dataset_dir",
-    "output_dir",
-    "split_file",
-    "cache_dir",
-    "ckpt_path",
-    "liver_ckpt_path",
-    "encoder_weights_path",
-    "converted_dir",
-)
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
 
 
+class WithoutEmptyWords(click.Command):
+    """A command that refuses empty words: an unset variable of the shell would be read as the working directory."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse empty words, then parse as usual."""
+        for number, word in enumerate(args, 1):
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                raise ValueError(f"word {number} after {ctx.info_name} is empty ({word!r}); is a variable unset?")
+        return super().parse_args(ctx, args)
+
+
 class OneLineErrors(click.Group):
     """A group whose commands end with one line on bad input; ``--debug`` shows the traceback instead."""
+
+    command_class = WithoutEmptyWords
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
@@ -58,6 +62,10 @@ def root_cause(error: BaseException) -> BaseException:
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
     warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings
+    sys.path.append(str(Path.cwd()))  # own classes are found where `python -m monai.bundle` finds them
 
 
 def _layers(**named: str | None) -> dict[str, str]:
@@ -82,32 +90,34 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 
 
-@main.command()
+@main.command("compose")
 @click.argument("run_dir")
 @layer_options
 @overwrite_option
 @overrides_argument
-def compose(run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **chosen: str) -> None:
+def compose_command(
+    run_dir: str, experiment: str | None, overwrite: bool, overrides: tuple[str, ...], **chosen: str
+) -> None:
     """Merge the config layers into RUN_DIR, without training.
 
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr --data lits dataset_dir=LiTS learning_rate=1e-4
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     lp.compose(run_dir, _layers(**chosen), experiment=experiment, overrides=values, overwrite=overwrite)
     click.echo(f"composed {run_dir}; start it with: liver-pipeline train {run_dir}")
 
 
-@main.command()
+@main.command("train")
 @click.argument("run_dir")
 @layer_options
-@click.option("--restart", is_flag=True, help="Begin anew: remove the weights, split and logs of an earlier training.")
+@click.option("--restart", is_flag=True, help="Begin anew: what an earlier training wrote goes to RUN_DIR/earlier.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="N", help="Cross-validate: RUN_DIR/fold0, fold1, ...")
 @click.option("--fold", type=click.IntRange(min=0), metavar="K", help="With --folds: only this one, from 0.")
 @overrides_argument
-def train(
+def train_command(
     run_dir: str,
     experiment: str | None,
     restart: bool,
@@ -124,22 +134,22 @@ def train(
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.folds import SUMMARY, train_folds
 
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds, the number of all of them")
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     options: Any = {"experiment": experiment, "overrides": values, "restart": restart}
     if folds is not None:
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
         click.echo(f"{done} of {folds} folds are finished; validation: {Path(run_dir) / SUMMARY}")
         return
-    lp.train(run_dir, _layers(**chosen), **options)
-    click.echo(f"weights: {Path(run_dir) / 'models' / 'model.pt'}; log: {Path(run_dir) / 'log.csv'}")
+    weights = lp.train(run_dir, _layers(**chosen), **options)
+    click.echo(f"weights: {weights}; log: {Path(run_dir) / 'log.csv'}")
 
 
-@main.command()
+@main.command("plan")
 @click.argument("output_dir", metavar="OUT_DIR")
 @click.option("--gpu-memory-gb", type=click.FloatRange(min=1), default=24.0, show_default=True, help="Of the GPU.")
 @click.option("--modality", metavar="NAME", help="ct, mr or a variant of them (default: ct).")
@@ -147,7 +157,9 @@ def train(
 @click.option("--network", metavar="NAME", help="Network to plan for (default: unet3d).")
 @click.option("--overwrite", is_flag=True, help="Replace an experiment.yaml that was edited.")
 @overrides_argument
-def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tuple[str, ...], **chosen: str) -> None:
+def plan_command(
+    output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tuple[str, ...], **chosen: str
+) -> None:
     """Look at a data set once; write its fingerprint, a page, and an experiment file that fits it into OUT_DIR.
 
     The same command again reads only cases that are new or changed. Exit code: 0 all cases can be used, 3 some cannot,
@@ -157,13 +169,11 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
     Example: liver-pipeline plan plans/lits --network dynunet dataset_dir=LiTS
              liver-pipeline train runs/lits --experiment plans/lits/experiment.yaml dataset_dir=LiTS
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
-    from liver_pipeline.commands.plan import plan_training
+    from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.commands.plan import plan
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
-    planned = plan_training(
-        output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite
-    )
+    values = parse_overrides(overrides)
+    planned = plan(output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite)
     for row in planned.rows:
         for finding in () if row["usable"] else row["findings"]:
             click.echo(f"{row['case']}: {finding['file']}: {finding['code']}: {finding['detail']}", err=True)
@@ -176,8 +186,28 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
         sys.exit(EXIT_SOME_FAILED)
 
 
-@main.command()
-@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+@main.command("synthesize")
+@click.argument("out_dir")
+@click.option("--n", type=click.IntRange(min=1), default=12, show_default=True, help="Number of scans.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
+@click.option("--shapes", type=click.Path(exists=True, file_okay=False), help="Folder of liver shapes, as .npz files.")
+@click.option("--spacing", type=click.FloatRange(min=0.5), default=3.0, show_default=True, help="Voxel size in mm.")
+@click.option("--mr", is_flag=True, help="Random contrast, as MR has, in place of CT.")
+def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
+    """Paint N abdomens with livers and tumors into OUT_DIR: images/, labels/ and a contact sheet.
+
+    OUT_DIR is a data set for `--data folder`. Without shapes the livers are invented as well.
+
+    \b
+    Example: liver-pipeline synthesize painted --n 12 --seed 0
+    """
+    from liver_pipeline.commands.synthesize import synthesize
+
+    click.echo(f"look at {synthesize(out_dir, ct=not mr, **options)}")
+
+
+@main.command("predict")
+@click.argument("run_dir", metavar="RUN")
 @click.argument("scans", metavar="INPUT")
 @click.argument("masks", metavar="OUTPUT")
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
@@ -185,34 +215,38 @@ def plan(output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tupl
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
 @overrides_argument
-def predict(
-    run_dir: str, scans: str, masks: str, ensemble: tuple[str, ...], overrides: tuple[str, ...], **options: Any
+def predict_command(
+    run_dir: str,
+    scans: str,
+    masks: str,
+    ensemble: tuple[str, ...],
+    partial: bool,
+    overrides: tuple[str, ...],
+    **options: Any,
 ) -> None:
-    """Segment INPUT with the network in RUN_DIR: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
+    """Segment INPUT with RUN: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
-    INPUT is a NIfTI file, a folder searched recursively, or a DICOM series (folder or zip). The same command again
-    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN_DIR that holds the folds of a
+    RUN is a run folder, or "default": weights that come with the package. INPUT is a NIfTI file, a folder searched
+    recursively, or a DICOM series (folder or zip). OUTPUT is a folder, or for one scan a file. The same command again
+    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN that holds the folds of a
     cross-validation gives the mean of their probabilities, as --ensemble does for any runs on the same grid.
 
     \b
-    Example: liver-pipeline predict runs/r34 scans/ masks/
+    Example: liver-pipeline predict default scan.nii.gz mask.nii.gz
+             liver-pipeline predict runs/r34 scans/ masks/
     """
-    from liver_pipeline.bundle.ensembles import fold_dirs
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
-    from liver_pipeline.bundle.workflow import run_workflow
+    from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    first, *others = [*(fold_dirs(run_dir) or [Path(run_dir)]), *map(Path, ensemble)]
-    if others:
-        values["ensemble"] = [str(run.absolute()) for run in others]
-    paths = {"dataset_dir": scans, "output_dir": masks}
-    run_workflow(first, "inference", absolute(values | paths, PATH_KEYS))
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values).exit()
 
 
-@main.command()
+@main.command("compare")
 @click.argument("out_dir")
 @click.option("--experiments", default="", metavar="A,B,...", help="Experiments, by name or as paths of YAML files.")
 @click.option("--networks", default="", metavar="X,Y,...", help="Networks with the default recipe, likewise.")
@@ -221,7 +255,7 @@ def predict(
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of each experiment.")
 @click.option("--folds", type=click.IntRange(min=3), metavar="N", help="Cross-validate: each patient is tested once.")
 @overrides_argument
-def compare(
+def compare_command(
     out_dir: str,
     experiments: str,
     networks: str,
@@ -238,7 +272,7 @@ def compare(
     \b
     Example: liver-pipeline compare runs/paper5 --experiments kurupapu_vgg16,kurupapu_fcn --seeds 3 dataset_dir=LiTS
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.compare import compare
 
     comparison = compare(
@@ -248,7 +282,7 @@ def compare(
         layers=_layers(**chosen),
         seeds=seeds,
         folds=folds,
-        overrides=absolute(parse_overrides(overrides), PATH_KEYS),
+        overrides=parse_overrides(overrides),
     )
     for failed in comparison.failed:
         click.echo(f"{failed.run}: {failed.stage} failed: {failed.reason}", err=True)
@@ -260,10 +294,10 @@ def compare(
         sys.exit(EXIT_SOME_FAILED)
 
 
-@main.command()
+@main.command("tune-postprocessing")
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
 @click.option("--min-gain", type=click.FloatRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
-def tune_postprocessing(run_dir: str, min_gain: float) -> None:
+def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
     """Choose on the validation cases of RUN_DIR which post-processing steps help, and write them into its configs.
 
     \b
@@ -279,27 +313,29 @@ def tune_postprocessing(run_dir: str, min_gain: float) -> None:
     click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
 
 
-@main.command()
+@main.command("find-lr")
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
 @click.option("--steps", type=click.IntRange(min=10), default=100, show_default=True, help="Training steps to take.")
 @overrides_argument
-def find_lr(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
+def find_lr_command(run_dir: str, steps: int, overrides: tuple[str, ...]) -> None:
     """Find a learning rate for the composed RUN_DIR: where the loss falls fastest as the rate grows from 1e-6 to 1.
 
     \b
     Example: liver-pipeline compose runs/swin --network swin_unetr dataset_dir=LiTS; liver-pipeline find-lr runs/swin
     """
-    from liver_pipeline.bundle.layers import absolute, parse_overrides
+    from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.bundle.trained import is_started
     from liver_pipeline.commands.find_lr import find_learning_rate
 
-    values = absolute(parse_overrides(overrides), PATH_KEYS)
+    values = parse_overrides(overrides)
     found, present = find_learning_rate(run_dir, steps=steps, overrides=values)
     click.echo(f"the loss falls fastest at {found:.1e} (the run has {present:.1e}); curve: {run_dir}/find_lr/curve.png")
-    click.echo(f"take it with: liver-pipeline train {run_dir} learning_rate={found:.1e}")
+    anew = "--restart " if is_started(Path(run_dir)) else ""  # a training that has begun keeps its rate
+    click.echo(f"take it with: liver-pipeline train {run_dir} {anew}learning_rate={found:.1e}")
 
 
-@main.command()
-def networks() -> None:
+@main.command("networks")
+def networks_command() -> None:
     """List the networks, recipes, augmentations, data layouts, modalities and experiments that can be named."""
     from liver_pipeline.bundle.layers import layer_names, layer_summary
 
@@ -309,34 +345,34 @@ def networks() -> None:
             click.echo(f"  {name:<28} {layer_summary(kind, name)}")
 
 
-@main.command()
+@main.command("demo")
 @click.argument("folder", default="liver_pipeline_demo", metavar="[DIR]")
 @overwrite_option
-def demo(folder: str, overwrite: bool) -> None:
+def demo_command(folder: str, overwrite: bool) -> None:
     """Run everything once on phantoms, about two minutes on a CPU: data, training, prediction, evaluation, pictures."""
     from liver_pipeline.commands.demo import run_demo
 
     run_demo(folder, overwrite=overwrite)
 
 
-@main.command()
+@main.command("check")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--labels", type=click.Path(path_type=Path), help="Folder of label maps named as the scans are, or one.")
 @click.option("--modality", type=click.Choice(["ct", "mr"]), default="ct", show_default=True)
 @click.option("--accept", multiple=True, metavar="CODE", help="Take errors of this code as warnings; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file: path, codes, severity, detail.")
-def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...], as_json: bool) -> None:
+def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...], as_json: bool) -> None:
     """Check the scan PATH, or every scan below the folder PATH.
 
     Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
     """
-    from liver_pipeline.commands.check import check_inputs, summary_lines
+    from liver_pipeline.commands.check import check_scans, summary_lines
     from liver_pipeline.io.discovery import find_inputs
 
     inputs = find_inputs(path)
     reports = []
     with tqdm(total=len(inputs), unit="scan", disable=None, leave=False) as bar:
-        for report in check_inputs(inputs, labels=labels, modality=modality, accept=accept):
+        for report in check_scans(inputs, labels=labels, modality=modality, accept=accept):
             reports.append(report)
             bar.update(1 if labels is None else 0.5)
             if as_json:
@@ -349,7 +385,7 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
         sys.exit(EXIT_SOME_FAILED)
 
 
-@main.command()
+@main.command("evaluate")
 @click.argument("pred_dir", type=click.Path(path_type=Path))
 @click.argument("label_dir", type=click.Path(path_type=Path))
 @click.argument("output_dir", type=click.Path(path_type=Path))
@@ -365,9 +401,12 @@ def check(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--liver-only", is_flag=True, help="Count tumor as liver, with the protocol plain.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
-@click.option("--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of it all.")
+@click.option(
+    "--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of the job's."
+)
+@click.option("--cases", metavar="A,B,...|FILE", help="Score these alone; FILE has a name a line, or a column case.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")
-def evaluate(
+def evaluate_command(
     pred_dir: Path,
     label_dir: Path,
     output_dir: Path,
@@ -378,12 +417,25 @@ def evaluate(
     liver_only: bool,
     workers: int | None,
     memory_gb: float | None,
+    cases: str | None,
     overwrite: bool,
 ) -> None:
-    """Score the label maps of PRED_DIR against those of LABEL_DIR; tables and a report go to OUTPUT_DIR."""
-    from liver_pipeline.commands.evaluate import evaluate_folders
+    """Score the label maps of PRED_DIR against those of LABEL_DIR; tables and a report go to OUTPUT_DIR.
 
-    metrics = evaluate_folders(
+    Files are matched by name, with the folder that they lie in. One without its counterpart is listed as failed, and
+    does not stop the others. Exit code: 0 all scored, 3 some failed, 4 none scored.
+
+    \b
+    Example: liver-pipeline evaluate masks/ labels/ scores/ --images scans/
+    """
+    from liver_pipeline.commands.evaluate import evaluate
+    from liver_pipeline.io.tables import read_names
+
+    named = None
+    if cases is not None:
+        named = read_names(cases) if Path(cases).is_file() else [name for name in cases.split(",") if name.strip()]
+
+    metrics = evaluate(
         pred_dir,
         label_dir,
         output_dir,
@@ -395,6 +447,7 @@ def evaluate(
         liver_only=liver_only,
         workers=workers,
         memory_gb=memory_gb,
+        cases=named,
     )
     for case, failure in metrics["failures"].items():
         click.echo(f"{case}: {failure['code']}: {failure['detail']}", err=True)
@@ -404,10 +457,10 @@ def evaluate(
             click.echo(f"{key:24} {value:.4f}")
     click.echo(f"{metrics['n_cases']} cases scored, {metrics['n_failed']} failed; results in {output_dir}")
     if metrics["failures"]:
-        sys.exit(EXIT_SOME_FAILED)
+        sys.exit(EXIT_SOME_FAILED if metrics["n_cases"] else EXIT_NONE_DONE)
 
 
-@main.command()
+@main.command("describe")
 @click.argument("mask", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path), required=False)
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference label map: says which lesions are real.")
@@ -417,7 +470,7 @@ def evaluate(
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
 @click.option("--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR; SCAN is a DICOM folder.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-def describe(
+def describe_command(
     mask: Path,
     scan: Path | None,
     reference: Path | None,
@@ -429,7 +482,7 @@ def describe(
     overwrite: bool,
 ) -> None:
     """Measure liver and lesions of the label map MASK; with its SCAN, their HU too."""
-    from liver_pipeline.evaluation.description import as_text, describe_files, lesions_csv
+    from liver_pipeline.evaluation.description import as_text, describe, lesions_csv
     from liver_pipeline.io.files import refuse_existing, write_text
 
     to_screen = json_path == Path("-")
@@ -437,7 +490,7 @@ def describe(
     refuse_existing(files, overwrite)
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the folder of the DICOM series that the report refers to")
-    table = describe_files(mask, scan, reference=reference, confidence=confidence, segments=segments)
+    table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
     if json_path is not None and not to_screen:
         write_text(json_path, text)

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
-from monai.losses import DiceLoss, TverskyLoss
+from monai.losses import DeepSupervisionLoss, DiceLoss, TverskyLoss
 from monai.networks import one_hot
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.loss import _Loss
 
 TINY: Final = 1e-7  # below it 1 - TI counts as 0: x ** gamma has an infinite slope at 0 where gamma < 1
-PARTS: Final = ("dice", "cross_entropy", "focal_tversky")
+_PARTS: Final = ("dice", "cross_entropy", "focal_tversky")
 
 
 class FocalTverskyLoss(_Loss):
@@ -99,6 +99,24 @@ class FocalTverskyLoss(_Loss):
             return loss.mean() if self.reduction == "mean" else loss.sum()
 
 
+class DeepSupervision(DeepSupervisionLoss):
+    """MONAI's DeepSupervisionLoss, equal to the bit, whose sum does not begin with a number from the host.
+
+    That number would make the processor wait for a GPU in each step.
+    """
+
+    def forward(self, input: Tensor | list[Tensor] | None, target: Tensor) -> Tensor:
+        """Return the loss of one output (B, K, X, Y, Z), or the weighted sum over several, full resolution first."""
+        if not isinstance(input, (list, tuple)):
+            return super().forward(input, target)
+        weights = self.get_weights(levels=len(input))
+        parts = [w * self.get_loss(part.float(), target) for w, part in zip(weights, input, strict=False)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+
 class ComboLoss(_Loss):
     """Weighted sum of Dice, cross-entropy and Focal Tversky loss.
 
@@ -142,8 +160,10 @@ class ComboLoss(_Loss):
         batch: bool = False,
     ) -> None:
         super().__init__(reduction=reduction)
-        if not weights or not set(weights) <= set(PARTS) or min(weights.values()) < 0:
-            raise ValueError(f"weights must give some of {', '.join(PARTS)} a number of 0 or more, got {dict(weights)}")
+        if not weights or not set(weights) <= set(_PARTS) or min(weights.values()) < 0:
+            raise ValueError(
+                f"weights must give some of {', '.join(_PARTS)} a number of 0 or more, got {dict(weights)}"
+            )
         if sigmoid == softmax:
             raise ValueError(f"exactly one of sigmoid and softmax must be true, got {sigmoid} and {softmax}")
         if reduction not in ("mean", "sum"):
@@ -204,3 +224,37 @@ def _check_channels(input: Tensor, softmax: bool) -> None:
     """Raise ValueError for a softmax of one channel, which is always 1; MONAI warns and takes logits as they are."""
     if softmax and input.shape[1] == 1:
         raise ValueError(f"softmax needs 2 channels or more, got input of shape {tuple(input.shape)}; use sigmoid")
+
+
+class LiverTumorLoss(_Loss):
+    """Cross-entropy with more weight on tumor, plus Dice of the liver with its tumors, plus Dice of the tumor.
+
+    The liver's Dice is a mean over samples; the tumor's counts over the batch, since many samples have none. Both are
+    soft, with a constant that lets an absent class found absent count as right.
+
+    Args:
+        tumor_weight: Of a tumor voxel in the cross-entropy; others weigh 1.
+        tumor_dice_weight: Of the tumor's Dice; the other two parts weigh 1.
+    """
+
+    def __init__(self, tumor_weight: float = 2.5, tumor_dice_weight: float = 0.7) -> None:
+        super().__init__()
+        self.tumor_dice_weight = tumor_dice_weight
+        self.register_buffer("class_weights", torch.tensor([1.0, 1.0, tumor_weight]), persistent=False)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits (B, 3, X, Y, Z) and labels (B, 1, X, Y, Z): 0 background, 1 liver, 2 tumor."""
+        with torch.autocast(input.device.type, enabled=False):
+            logits, labels = _full_precision(input), target[:, 0].long()
+            weights: Tensor = self.class_weights  # type: ignore[assignment]
+            cross_entropy = functional.cross_entropy(logits, labels, weights.to(logits))
+            shares = logits.softmax(1)
+            liver = _missed_overlap(1 - shares[:, 0], labels > 0, (1, 2, 3), 100.0).mean()
+            tumor = _missed_overlap(shares[:, 2], labels == 2, (0, 1, 2, 3), 50.0)
+            return cross_entropy + liver + self.tumor_dice_weight * tumor
+
+
+def _missed_overlap(share: Tensor, mask: Tensor, axes: tuple[int, ...], constant: float) -> Tensor:
+    """Return 1 - soft Dice over ``axes``; ``constant`` voxels count as found."""
+    common = (share * mask).sum(axes)
+    return 1 - (2 * common + constant) / (share.sum(axes) + mask.sum(axes) + constant)

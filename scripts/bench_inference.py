@@ -4,15 +4,27 @@ One run uses the same phantom, network and weights for all; each chain runs in a
 machine say nothing: compare ratios, on an idle one.
 
     python scripts/bench_inference.py --slices 100 400 1000 --network unet3d
+
+On a GPU, and a folder of scans from end to end (read, network, clean, write):
+
+    python scripts/bench_inference.py --device cuda --slices 400 --chains ours stock folder --repeat 4
+
+``first`` is the first time in a process, when a GPU's libraries load; the other figures are those of the repetition
+with the median total.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import platform
 import resource
+import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,11 +41,12 @@ from isal import igzip
 from torch import nn
 
 from liver_pipeline.data.phantoms import liver_phantom
+from liver_pipeline.networks import place
 
 PLANE = 512
 SCAN_SPACING = (0.75, 0.75, 1.0)  # mm; a field of view of 384 mm
 HU_WINDOW = (-175.0, 250.0)
-CHAINS = ("stock", "ours", "probabilities", "openvino", "bf16", "raw")
+CHAINS = ("stock", "ours", "probabilities", "openvino", "bf16", "raw", "folder", "before")
 PRESETS: dict[str, dict[str, Any]] = {
     "unet3d": {"roi": (96, 96, 96), "batch": 1, "spacing": (1.5, 1.5, 2.0), "overlap": 0.5},
     "segresnet": {"roi": (96, 96, 96), "batch": 1, "spacing": (1.5, 1.5, 2.0), "overlap": 0.5},
@@ -135,6 +148,8 @@ def timed(network: nn.Module, stages: Stages) -> Callable[[torch.Tensor], torch.
     def run(windows: torch.Tensor) -> torch.Tensor:
         begin = time.perf_counter()
         logits = network(windows)
+        if logits.is_cuda:
+            torch.cuda.synchronize()
         stages.seconds["network"] += time.perf_counter() - begin
         return logits  # type: ignore[no-any-return]
 
@@ -171,7 +186,7 @@ def run_stock(scan: Path, output: Path, preset: dict[str, Any], network: nn.Modu
         data: Any = pre({"image": str(scan)})
     inferer = SlidingWindowInferer(preset["roi"], preset["batch"], preset["overlap"], mode="gaussian")
     with stages("windows"), torch.inference_mode():
-        logits: Any = inferer(data["image"][None], timed(network, stages))
+        logits: Any = inferer(data["image"][None].to(preset["device"]), timed(network, stages))
         data["pred"] = logits.softmax(1)[0]
         del logits
     stages.seconds["windows"] -= stages.seconds["network"]
@@ -209,9 +224,7 @@ def run_ours(
     from liver_pipeline.inferers.streaming import StreamingInferer
     from liver_pipeline.io.probabilities import write_probabilities
     from liver_pipeline.io.volumes import read_scan, write_label_map
-    from liver_pipeline.transforms.intensity import WindowHud
     from liver_pipeline.transforms.load import LoadScand
-    from liver_pipeline.transforms.spatial import ToModelGridd
 
     stages = Stages()
     inferer = StreamingInferer(
@@ -229,8 +242,8 @@ def run_ours(
         like = replace(opened, array=np.broadcast_to(np.uint8(0), opened.array.shape))  # the voxels can go
         del opened
     with stages("preprocess"):
-        data = ToModelGridd("image", spacing=preset["spacing"])(data)
-        data = WindowHud("image", HU_WINDOW)(data)
+        for transform in preprocessing(preset):
+            data = transform(data)
     with stages("windows"):
         pred = inferer(data["image"][None], network)
     record = pred.meta["inference"]
@@ -246,10 +259,72 @@ def run_ours(
     return {"seconds": stages.seconds, "cpu_seconds": stages.cpu_seconds, "record": record}
 
 
+def preprocessing(preset: dict[str, Any]) -> list[Any]:
+    """Return this package's transforms from scan to network."""
+    from liver_pipeline.transforms import ToModelGridd, WindowHud
+
+    on_gpu = {} if preset["resample_on"] == "cpu" else {"device": preset["resample_on"]}
+    return [ToModelGridd("image", spacing=preset["spacing"], **on_gpu), WindowHud("image", HU_WINDOW)]
+
+
+def run_folder(scan: Path, output: Path, preset: dict[str, Any], network: nn.Module, count: int) -> dict[str, Any]:
+    """Segment a folder of copies of the scan as ``predict`` does, after one that is not timed."""
+    from monai.data import Dataset
+    from monai.transforms import Compose
+
+    from liver_pipeline.inferers import StreamingInferer
+    from liver_pipeline.prediction.case_runner import CaseRunner
+    from liver_pipeline.prediction.folder_run import FolderRun
+    from liver_pipeline.prediction.plan import find_scans
+    from liver_pipeline.transforms import FillLiverHolesd, KeepLargestLiverd, LoadScand
+
+    folder = output.with_suffix("").with_suffix("")  # without .nii.gz
+    inferer = StreamingInferer(
+        preset["roi"], preset["batch"], preset["overlap"], skip_air=preset["skip_air"], backend=preset["backend"]
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    figures: dict[str, Any] = {}
+    for name, copies in (("first", 1), ("scans", count)):
+        (folder / name).mkdir(parents=True)
+        for number in range(copies):
+            (folder / name / f"{number}.nii.gz").symlink_to(scan.resolve())
+        runner = CaseRunner(
+            preprocessing=Compose([LoadScand("image"), *preprocessing(preset)]),
+            inferer=inferer,
+            network=network,
+            postprocessing=Compose([KeepLargestLiverd("pred"), FillLiverHolesd("pred")]),
+            device=preset["device"],
+        )
+        scans = Dataset(find_scans(folder / name))
+        run = FolderRun(dataset=scans, output_dir=folder / f"{name}_masks", runner=runner, progress=False)
+        begin, cpu = time.perf_counter(), time.process_time()
+        with contextlib.redirect_stdout(sys.stderr):
+            summary = run.run()
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        assert summary.done == copies, summary
+        figures[f"seconds_{name}"] = seconds
+    records = [json.loads(path.read_text()) for path in (folder / "scans_masks").glob("*.json")]
+    stages = {
+        stage: statistics.mean(record["timing"]["stages"][stage]["seconds"] for record in records)
+        for stage in records[0]["timing"]["stages"]
+    }
+    shutil.copy(folder / "scans_masks" / "0.nii.gz", output)
+    in_network = records[0]["timing"]["seconds_network"]
+    return {
+        **figures,
+        "scans": count,
+        "scans_per_second": count / seconds,
+        "stages": stages,
+        "seconds": {"network": in_network, "all else": seconds / count - in_network},  # of one scan
+        "cpu_seconds": cpu,
+        "record": records[0]["inference"],
+    }
+
+
 def run_raw(preset: dict[str, Any], network: nn.Module, windows: int) -> dict[str, Any]:
     """Run the network alone on as many windows as the others do."""
     stages = Stages()
-    batch = torch.rand(preset["batch"], 1, *preset["roi"])
+    batch = torch.rand(preset["batch"], 1, *preset["roi"], device=preset["device"])
     run = timed(network, stages)
     with torch.inference_mode():
         network(batch)
@@ -261,12 +336,34 @@ def run_raw(preset: dict[str, Any], network: nn.Module, windows: int) -> dict[st
 def worker(options: argparse.Namespace) -> None:
     """Run one chain in this process and print its figures as JSON."""
     torch.set_num_threads(options.threads)
-    preset = {**PRESETS[options.network], "skip_air": options.skip_air}
-    network = make_network(options.network)
+    preset = {
+        **PRESETS[options.network], "skip_air": options.skip_air, "device": options.device,
+        "resample_on": options.resample_on or options.device, "backend": "auto",
+    }  # fmt: skip
+    network = place(make_network(options.network), options.device)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    runs = [run_chain(options, preset, network) for _ in range(options.repeat)]
+    for figures in runs:
+        seconds = figures["seconds"]
+        figures["total"] = sum(seconds.values()) - seconds.get("convert", 0.0)  # no imports either
+        figures["outside_network"] = figures["total"] - seconds["network"]
+    figures = sorted(runs[1:] or runs, key=lambda one: float(one["total"]))[len(runs[1:] or runs) // 2]
+    figures["first"] = runs[0]["total"]
+    figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    figures["peak_before_gb"] = before * 1024 / 1e9
+    if options.device != "cpu":
+        figures["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        figures["reserved_gpu_gb"] = torch.cuda.max_memory_reserved() / 1e9
+    print(json.dumps(figures))
+
+
+def run_chain(options: argparse.Namespace, preset: dict[str, Any], network: nn.Module) -> dict[str, Any]:
+    """Run one chain once."""
     scan, output = Path(options.scan), Path(options.mask)
     if options.worker == "stock":
         figures = run_stock(scan, output, preset, network)
+    elif options.worker == "folder":
+        figures = run_folder(scan, output, preset, network, options.scans)
     elif options.worker == "raw":
         figures = run_raw(preset, network, options.windows)
     else:
@@ -281,19 +378,27 @@ def worker(options: argparse.Namespace) -> None:
             precision=precision,
             probabilities=options.worker == "probabilities",
         )
-    figures["total"] = sum(figures["seconds"].values()) - figures["seconds"].get("convert", 0.0)  # no imports either
-    figures["outside_network"] = figures["total"] - figures["seconds"]["network"]
-    figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    figures["peak_before_gb"] = before * 1024 / 1e9
-    print(json.dumps(figures))
+    return figures
 
 
 def start(chain: str, scan: Path, mask: Path, options: argparse.Namespace, windows: int = 0) -> dict[str, Any]:
     """Run one chain in a fresh process and return its figures."""
-    command = [sys.executable, __file__, "--worker", chain, "--scan", str(scan), "--mask", str(mask)]
+    command = [sys.executable, __file__, "--worker", "ours" if chain == "before" else chain]
+    command += ["--scan", str(scan), "--mask", str(mask)]
     command += ["--network", options.network, "--threads", str(options.threads), "--windows", str(windows)]
     command += ["--skip-air"] if options.skip_air else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--device", options.device, "--scans", str(options.scans)]
+    resample_on, environment = options.resample_on, dict(os.environ)
+    if chain == "before":  # an older tree of this package, which resampled on the CPU
+        resample_on = "cpu"
+        environment["PYTHONPATH"] = os.pathsep.join([str(options.before.resolve()), environment.get("PYTHONPATH", "")])
+    command += ["--resample-on", resample_on] if resample_on else []
+    command += ["--repeat", "1" if chain == "folder" else str(options.repeat)]
+    limit = None if math.isinf(options.limit) else options.limit
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit, env=environment)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {options.limit:g} s"}
     if done.returncode:
         return {"failed": f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -308,28 +413,46 @@ def agreement(one: Path, other: Path) -> float:
 
 def bench(slices: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run all chains on a phantom of so many slices."""
-    scan = folder / f"scan_{slices}.nii.gz"
-    write_phantom(scan, slices)
+    scan = scan_file(options.keep or folder, slices)
+    masks = scan.parent
     result: dict[str, Any] = {"slices": slices, "scan_mb": scan.stat().st_size / 1e6, "chains": {}}
     windows = 0
     for chain in sorted(options.chains, key=lambda name: name == "raw"):
         load = os.getloadavg()[0]
-        figures = start(chain, scan, folder / f"{chain}_{slices}.nii.gz", options, windows)
+        figures = start(chain, scan, masks / f"{chain}_{slices}.nii.gz", options, windows)
         figures["load_before"] = load
         result["chains"][chain] = figures
         if record := figures.get("record"):
             windows = record["windows"] - record["skipped_windows"]
-        print(f"{slices} {chain}: {json.dumps(figures)}", file=sys.stderr, flush=True)
-    masks = {chain: folder / f"{chain}_{slices}.nii.gz" for chain in options.chains}
-    if masks.get("stock", folder / "x").exists():
-        result["agreement_with_stock"] = {
-            chain: agreement(masks["stock"], mask)
-            for chain, mask in masks.items()
-            if chain not in ("stock", "raw") and mask.exists()
-        }
-    for path in (scan, *masks.values()):
-        path.unlink(missing_ok=True)
+        told(options, {"slices": slices, "chain": chain, "machine": processor(), **figures})
+    kept = {chain: masks / f"{chain}_{slices}.nii.gz" for chain in CHAINS if chain not in ("folder", "raw")}
+    there = {chain: path for chain, path in kept.items() if path.exists()}
+    for reference in ("stock", "before"):
+        others = [chain for chain in options.chains if chain in there and chain not in ("stock", reference)]
+        if reference in there and (others or reference in options.chains):
+            same = {chain: agreement(there[reference], path) for chain, path in there.items() if chain != reference}
+            result[f"agreement_with_{reference}"] = same
+            told(options, {"slices": slices, f"agreement_with_{reference}": same})
     return result
+
+
+def told(options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Say figures at once, and write them where they are wanted."""
+    line = json.dumps(figures)
+    print(line, file=sys.stderr, flush=True)
+    if options.lines:
+        with options.lines.open("a") as file:
+            file.write(line + "\n")
+
+
+def scan_file(folder: Path, slices: int) -> Path:
+    """Return the phantom of so many slices; drawn where it is not there."""
+    scan = folder / f"scan_{slices}.nii.gz"
+    if not scan.exists():
+        scan.parent.mkdir(parents=True, exist_ok=True)
+        write_phantom(scan.with_name(f"part_{slices}.nii.gz"), slices)
+        scan.with_name(f"part_{slices}.nii.gz").rename(scan)
+    return scan
 
 
 def markdown(results: list[dict[str, Any]], network: str) -> str:
@@ -362,7 +485,8 @@ def processor() -> str:
         name = names[0].split(":", 1)[1].strip()
     except (OSError, IndexError):
         name = platform.processor()
-    return f"{os.cpu_count()} cores, {name}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores, {name}{gpu}"
 
 
 def main() -> None:
@@ -372,6 +496,15 @@ def main() -> None:
     parser.add_argument("--network", choices=PRESETS, default="unet3d")
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=["stock", "ours", "openvino", "raw"])
     parser.add_argument("--skip-air", action="store_true", help="leave out windows of air: the package's default")
+    parser.add_argument("--before", type=Path, help="folder with an older tree, for the chain of that name")
+    parser.add_argument("--device", default="cpu", help="where the network runs, and what this package does around it")
+    parser.add_argument("--resample-on", help="another device for resampling, such as cpu")
+    parser.add_argument("--repeat", type=int, default=1, help="times in one process")
+    parser.add_argument("--scans", type=int, default=8, help="in the folder")
+    parser.add_argument("--keep", type=Path, help="folder where scans and masks are kept, and found the next time")
+    parser.add_argument("--prepare", action="store_true", help="only draw the scans; needs --keep")
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds for each chain")
+    parser.add_argument("--lines", type=Path, help="append a line of JSON here for each chain as it ends")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--worker", choices=CHAINS, help=argparse.SUPPRESS)
@@ -379,8 +512,15 @@ def main() -> None:
     parser.add_argument("--mask", help=argparse.SUPPRESS)
     parser.add_argument("--windows", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a chain does not outlive it
     if options.worker:
         worker(options)
+        return
+    if options.prepare:
+        if options.keep is None:
+            parser.error("--prepare needs --keep, where the scans are kept")
+        for slices in options.slices:
+            scan_file(options.keep, slices)
         return
     with tempfile.TemporaryDirectory() as folder:
         results = [bench(slices, options, Path(folder)) for slices in options.slices]

@@ -6,26 +6,33 @@ Each part runs in a fresh process on the same phantoms, network, loss, optimizer
     ours      the training of this package: cache, threads, augmentation, checkpoints, log
     stock     as MONAI's bundles do it: CacheDataset, Spacingd and random transforms on the CPU, DataLoader processes
     nnunet    nnU-Net's own loader, augmentation and training step, where nnunetv2 is installed
+    before    as ours, of an older tree of this package (``--before``, from ``git archive``) and with its own script
 
     python scripts/bench_training.py --network unet3d --patch 96 --iterations 20
     python scripts/bench_training.py --preprocessing
 
-On one H200 (about ten minutes with preparation; the figures for a GPU in one command):
+On one GPU, in less than four minutes (``scripts/bench_gpu.sh`` does this beside the figures of inference):
 
-    python scripts/bench_training.py --network unet3d dynunet --patch 128 --batch 2 --precision bf16 --iterations 200 \
-        --warmup 30 --workers 14 --json bench_training.json
+    python scripts/bench_training.py --prepare --folder data --patch 128 --shape 160 144 136
+    python scripts/bench_training.py --network unet3d --patch 128 --batch 2 --precision bf16 --folder data \
+        --iterations 200 --warmup 60 --seconds 12 --limit 60 --workers 14 --lines figures.jsonl
 
-Times of a busy machine say nothing: compare ratios, on an idle one. The load before each part is in the figures.
+What ends an epoch (checkpoint, log) counts. Times of a busy machine say nothing: compare ratios, on an idle one. The
+load before each part is in the figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import resource
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,12 +40,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import torch
 
-PARTS = ("network", "ours", "stock", "nnunet")
+PARTS = ("network", "ours", "stock", "nnunet", "before")
 SPACING = [1.5, 1.5, 2.0]  # mm, of the model grid
 TRAIN_CASES, CASES = 6, 8
 EPOCH = 16  # times that the cases are gone through in what counts as an epoch: as many steps as with a real data set
@@ -47,7 +56,10 @@ SCAN: dict[str, Any] = {  # of LiTS' size and axis order
     "spacing": (0.75, 0.75, 1.0),
     "affine": [[-0.75, 0, 0, 192], [0, -0.75, 0, 192], [0, 0, 1, -200], [0, 0, 0, 1]],
 }
-SAME = ("patch", "batch", "precision", "iterations", "warmup", "workers", "augmentation", "threads", "repeat", "folder")
+SAME = (
+    "patch", "batch", "precision", "iterations", "warmup", "seconds", "workers", "augmentation", "threads", "repeat",
+    "folder",
+)  # fmt: skip
 
 
 class Enough(Exception):
@@ -57,8 +69,9 @@ class Enough(Exception):
 class Watch:
     """Time of training steps after the first ones, and the share of it that went by waiting for data."""
 
-    def __init__(self, warmup: int, iterations: int, device: torch.device) -> None:
-        self.warmup, self.iterations, self.device = warmup, iterations, device
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.warmup, self.iterations, self.seconds = options.warmup, options.iterations, options.seconds
+        self.device = device
         self.steps, self.waited, self.asked, self.started = 0, 0.0, 0.0, 0.0
         self.use: list[int] = []
         if device.type == "cuda":
@@ -89,7 +102,8 @@ class Watch:
             self.use.clear()
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-        if self.steps == self.warmup + self.iterations:
+        in_time = self.steps <= self.warmup or time.perf_counter() - self.started < self.seconds
+        if self.steps == self.warmup + self.iterations or not in_time:
             self._settle()
             raise Enough
 
@@ -107,10 +121,11 @@ class Watch:
 
     def figures(self) -> dict[str, Any]:
         """Return the figures after Enough."""
-        seconds = time.perf_counter() - self.started
+        seconds, steps = time.perf_counter() - self.started, self.steps - self.warmup
         cuda = self.device.type == "cuda"
         return {
-            "iterations_per_second": self.iterations / seconds,
+            "iterations_per_second": steps / seconds,
+            "steps": steps,
             "data_wait_share": self.waited / seconds,
             "gpu_utilisation": statistics.mean(self.use) / 100 if self.use else None,
             "peak_gpu_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
@@ -146,6 +161,7 @@ def train_config(options: argparse.Namespace) -> dict[str, Any]:
         "split_fractions": [TRAIN_CASES / CASES, 1 - TRAIN_CASES / CASES, 0.0],
         "dataset_dir": str(Path(options.folder) / "phantoms"),
         "cache_dir": str(Path(options.folder) / "cache"),
+        "split_file": str(Path(options.folder) / "split.json"),
         "amp": amp,
         "val_interval": 10**6,
         "train::dataset::data": f"$@usable['train'] * {EPOCH}",
@@ -165,13 +181,12 @@ def dtype_of(precision: str) -> str:
 def parser_for(options: argparse.Namespace, name: str) -> Any:
     """Return a config parser whose run folder is ``name``."""
     from monai.bundle import ConfigParser
-    from monai.utils import set_determinism
+
+    from liver_pipeline.networks.acceleration import settle_randomness
 
     root = Path(options.folder) / name
     (root / "models").mkdir(parents=True, exist_ok=True)
-    set_determinism(seed=0, use_deterministic_algorithms=False)
-    if torch.cuda.is_available():
-        torch.backends.cudnn.benchmark = True
+    settle_randomness(0, deterministic=False)  # for all parts: cuDNN may take its fastest kernels
     return ConfigParser({**train_config(options), "bundle_root": str(root)})
 
 
@@ -197,7 +212,7 @@ def run_network(options: argparse.Namespace) -> dict[str, Any]:
     """Train on the same random batch again and again."""
     parser = parser_for(options, "network")
     device = device_here()
-    step, watch = make_steps(options, parser), Watch(options.warmup, options.iterations, device)
+    step, watch = make_steps(options, parser), Watch(options, device)
     image = torch.rand(options.batch, 1, *[options.patch] * 3, device=device)
     label = torch.randint(0, 3, image.shape, device=device, dtype=torch.uint8)
 
@@ -213,8 +228,9 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Train as ``liver-pipeline train`` does."""
     from liver_pipeline.engines.training import run
 
+    shutil.rmtree(Path(options.folder) / f"ours_{options.network}", ignore_errors=True)  # else it would go on
     parser = parser_for(options, f"ours_{options.network}")
-    watch = Watch(options.warmup, options.iterations, device_here())
+    watch = Watch(options, device_here())
     parser.get_parsed_content("cache")
     begin = time.perf_counter()
     parser.get_parsed_content("usable")
@@ -255,7 +271,7 @@ def run_stock(options: argparse.Namespace) -> dict[str, Any]:
         amp=options.precision != "f32",
         amp_kwargs={"dtype": getattr(torch, dtype_of(options.precision))},
     )
-    watch = Watch(options.warmup, options.iterations, device_here())
+    watch = Watch(options, device_here())
     watch.attach(trainer)
     return {**watched(watch, trainer.run), "seconds_prepare": prepared}
 
@@ -281,10 +297,7 @@ def has_nnunet() -> bool:
 
 def run_nnunet(options: argparse.Namespace) -> dict[str, Any]:
     """Train the same network in nnU-Net's own loop: its preprocessing, loader, augmentation, loss and step."""
-    root = Path(options.folder) / "nnunet"
-    for name in ("raw", "preprocessed", "results"):
-        os.environ[f"nnUNet_{name}"] = str(root / name)
-    os.environ.update({"nnUNet_n_proc_DA": str(options.workers), "nnUNet_compile": "f"})
+    root = nnunet_root(options)
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     begin = time.perf_counter()
@@ -308,7 +321,7 @@ def run_nnunet(options: argparse.Namespace) -> dict[str, Any]:
     trainer.on_train_start()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
-    watch = Watch(options.warmup, options.iterations, device_here())
+    watch = Watch(options, device_here())
 
     def train() -> None:
         while True:
@@ -319,6 +332,13 @@ def run_nnunet(options: argparse.Namespace) -> dict[str, Any]:
             watch.step()
 
     return {**watched(watch, train), "seconds_prepare": prepared}
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Do what the parts do once: fill the cache, and preprocess for nnU-Net."""
+    parser_for(options, "prepare").get_parsed_content("usable")
+    if has_nnunet():
+        nnunet_plans(options, nnunet_root(options))
 
 
 class FullResolution(torch.nn.Module):
@@ -334,8 +354,21 @@ class FullResolution(torch.nn.Module):
         return logits[0] if isinstance(logits, (list, tuple)) else logits
 
 
+def nnunet_root(options: argparse.Namespace) -> Path:
+    """Tell nnU-Net where its folders are; return the one above them."""
+    root = Path(options.folder) / "nnunet"
+    for name in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{name}"] = str(root / name)
+    os.environ.update({"nnUNet_n_proc_DA": str(options.workers), "nnUNet_compile": "f"})
+    return root
+
+
 def nnunet_plans(options: argparse.Namespace, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Preprocess the phantoms as nnU-Net does, on the others' grid, window and batch; return plans and data set."""
+    kept = root / f"prepared_{options.patch}_{options.batch}.json"
+    if kept.exists():
+        plans, description = json.loads(kept.read_text())
+        return plans, description
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
     folder = root / "raw" / "Dataset901_Phantoms"
@@ -350,7 +383,13 @@ def nnunet_plans(options: argparse.Namespace, root: Path) -> tuple[dict[str, Any
             target.unlink(missing_ok=True)
             target.symlink_to(source.resolve())
     labels = {"background": 0, "liver": 1, "tumor": 2}
-    description = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": TRAIN_CASES, "file_ending": ".nii.gz"}
+    description = {
+        "channel_names": {"0": "CT"},
+        "labels": labels,
+        "numTraining": TRAIN_CASES,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "NibabelIO",
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     api.extract_fingerprints([901], num_processes=2, check_dataset_integrity=False)
     api.plan_experiments([901])
@@ -361,15 +400,18 @@ def nnunet_plans(options: argparse.Namespace, root: Path) -> tuple[dict[str, Any
     )
     path.write_text(json.dumps(plans))
     api.preprocess([901], "nnUNetPlans", configurations=("3d_fullres",), num_processes=(2,))
+    kept.write_text(json.dumps([plans, description]))
     return plans, description
 
 
-def draw_phantoms(folder: Path, patch: int) -> None:
-    """Draw the training cases, on the model grid and larger than a window."""
-    from liver_pipeline.data.phantoms import make_phantom_dataset
+def draw_phantoms(options: argparse.Namespace) -> None:
+    """Draw the training cases, on the model grid and larger than a window; those that are there are kept."""
+    from liver_pipeline.data.phantoms import save_phantom
 
-    shape = [max(n, patch) for n in (256, 208, 150)]
-    make_phantom_dataset(folder, CASES, shape=shape, spacing=SPACING)
+    folder, shape = Path(options.folder) / "phantoms", [max(n, options.patch) for n in options.shape]
+    missing = [n for n in range(CASES) if not (folder / f"segmentation-{n}.nii.gz").exists()]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, CASES)) as pool:
+        list(pool.map(lambda number: save_phantom(folder, number, shape=shape, spacing=SPACING), missing))
 
 
 def run_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
@@ -387,7 +429,7 @@ def run_preprocessing(options: argparse.Namespace) -> dict[str, Any]:
         from liver_pipeline.data.cache import CaseCache
 
         parser = ConfigParser({**config, "bundle_root": options.folder})
-        keys = ("loading", "intensity", "train::window_centres")
+        keys = ("reading", "gridding", "intensity", "train::window_centres")
         transforms = [transform for key in keys for transform in parser.get_parsed_content(key)]
         cache = CaseCache(Path(options.folder) / "cold", transforms, max_gb=100, window=[options.patch] * 3)
     seconds = []
@@ -427,22 +469,53 @@ def start(options: argparse.Namespace, *extra: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *extra]
     command += [word for name in SAME for word in (f"--{name}", str(getattr(options, name)))]
     command += ["--augment-on-gpu"] if options.augment_on_gpu else []
+    return finish(command, options, dict(os.environ))
+
+
+def start_before(options: argparse.Namespace, *extra: str) -> dict[str, Any]:
+    """Run the older tree's own script; it knows no ``--seconds``, and has its own cache and run folder."""
+    folder = Path(options.folder) / "before"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "phantoms").exists():
+        (folder / "phantoms").symlink_to((Path(options.folder) / "phantoms").resolve())
+    shutil.rmtree(folder / f"ours_{options.network}", ignore_errors=True)
+    command = [sys.executable, str(options.before / "scripts" / "bench_training.py"), *extra, "--folder", str(folder)]
+    known = [name for name in SAME if name not in ("seconds", "folder")]
+    command += [word for name in known for word in (f"--{name}", str(getattr(options, name)))]
+    path = os.pathsep.join([str(options.before.resolve()), os.environ.get("PYTHONPATH", "")])
+    return finish(command, options, {**os.environ, "PYTHONPATH": path})
+
+
+def finish(command: list[str], options: argparse.Namespace, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a part to its end, or to its time limit."""
     load = os.getloadavg()[0]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {
-            "failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1],
-            "load_before": load,
-        }
-    return {**json.loads(done.stdout.strip().splitlines()[-1]), "load_before": load}
+    limit = None if math.isinf(options.limit) else options.limit
+    part = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True, env=environment)
+    try:
+        out, errors = part.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {options.limit:g} s", "load_before": load}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(part.pid, signal.SIGKILL)  # what its loader may have left
+    if part.returncode:
+        named = [line for line in errors.splitlines() if "Error" in line] or [f"exit code {part.returncode}"]
+        return {"failed": named[-1], "load_before": load}
+    return {**json.loads(out.strip().splitlines()[-1]), "load_before": load}
 
 
 def bench(network: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run all parts with one network."""
     parts = {}
     for part in options.parts:
-        parts[part] = start(options, "--network", network, "--worker", part)
-        print(f"{network} {part}: {json.dumps(parts[part])}", file=sys.stderr, flush=True)
+        run, worker = (start_before, "ours") if part == "before" else (start, part)
+        parts[part] = run(options, "--network", network, "--worker", worker)
+        line = json.dumps({"network": network, "part": part, "patch": options.patch, "batch": options.batch,
+                           "precision": options.precision, "machine": machine(), **parts[part]})  # fmt: skip
+        print(line, file=sys.stderr, flush=True)
+        if options.lines:
+            with options.lines.open("a") as file:
+                file.write(line + "\n")
     return parts
 
 
@@ -506,11 +579,17 @@ def main() -> None:
     parser.add_argument("--augment-on-gpu", action="store_true", help="in `ours`")
     parser.add_argument("--iterations", type=int, default=20, help="steps that count")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of steps that count; it ends after them")
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds for a part, its preparation included")
+    parser.add_argument("--shape", type=int, nargs=3, default=[256, 208, 150], help="of a case, at least the window's")
+    parser.add_argument("--prepare", action="store_true", help="only draw and preprocess the cases; needs --folder")
+    parser.add_argument("--lines", type=Path, help="append a line of JSON here for each part as it ends")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 14))
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch in the training process; 0: its own choice")
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "nnunet" or has_nnunet()]
+        "--parts", nargs="+", choices=PARTS, default=[part for part in PARTS[:4] if part != "nnunet" or has_nnunet()]
     )
+    parser.add_argument("--before", type=Path, help="folder with an older tree, for the part of that name")
     parser.add_argument("--preprocessing", action="store_true", help="the cost of a case of LiTS' size instead")
     parser.add_argument("--repeat", type=int, default=3, help="times that the case is preprocessed; the median counts")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -518,9 +597,17 @@ def main() -> None:
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--chain", choices=["ours", "stock"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part does not outlive it
     if options.worker or options.chain:
         options.network = options.network[0]
         worker(options)
+        return
+    if options.prepare:
+        if options.folder is None:
+            parser.error("--prepare needs --folder, where what it prepares is kept")
+        options.network = options.network[0]
+        draw_phantoms(options)
+        prepare(options)
         return
     with tempfile.TemporaryDirectory() as scratch:
         options.folder = options.folder or scratch
@@ -530,12 +617,14 @@ def main() -> None:
             results = {chain: start(options, "--chain", chain) for chain in ("stock", "ours")}
             table = preprocessing_table(results)
         else:
-            draw_phantoms(Path(options.folder) / "phantoms", options.patch)
+            draw_phantoms(options)
             results = {network: bench(network, options) for network in options.network}
             table = markdown(results)
     print(f"{machine()}\n\n{table}")
     if options.json:
-        settings = {key: value for key, value in vars(options).items() if key not in ("json", "folder")}
+        settings = {
+            key: value for key, value in vars(options).items() if key not in ("json", "folder", "lines", "before")
+        }
         options.json.write_text(json.dumps({"machine": machine(), "options": settings, "results": results}, indent=1))
 
 

@@ -22,6 +22,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "fcn_resnet50": {"roi_size": [32, 32, 1]},
     "unet2d": {"network_def::network::features": [4, 4, 8, 8, 8, 4], "roi_size": [32, 32, 1]},
     "resenc_unet": {"network_def::channels": [4, 8, 8], "network_def::blocks": [1, 1, 1], "roi_size": [16, 16, 16]},
+    "plain_unet": {"network_def::features_per_stage": [4, 4, 8, 8, 8], "roi_size": [32, 32, 32]},
     "cascade": {
         "network_def::channels": [4, 8],
         "roi_size": [16, 16, 16],
@@ -44,7 +45,7 @@ BRIEF: dict[str, Any] = {
 }
 COARSE = {"spacing": [12.0, 12.0, 12.0]}  # mm; a phantom is 4 x 3 x 3 dm
 # A 3D U-Net on the processor, the same everywhere.
-UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "$torch.device('cpu')"}
+UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "cpu"}
 
 
 def make_phantoms(folder: Path, count: int = 3) -> Path:

@@ -17,7 +17,8 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.layers import KINDS, layer_file, layer_names, layer_summary, merge_layers, parse_overrides
+from liver_pipeline.bundle.entry import parse_overrides
+from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, layer_names, layer_summary, merge_layers
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from tests.small import BRIEF, COARSE, make_phantoms
 from tests.small import NETWORKS as SMALL
@@ -113,7 +114,7 @@ def test_all_network_files_set_the_same_keys_so_that_one_can_replace_another() -
 
 
 def test_every_layer_file_says_in_its_first_line_what_it_is() -> None:
-    for kind in (*KINDS, "experiment"):
+    for kind in (*DEFAULT_LAYERS, "experiment"):
         for name in layer_names(kind):
             assert len(layer_summary(kind, name)) > 20, (kind, name)
 
@@ -260,7 +261,7 @@ def test_a_trained_run_is_not_trained_over(tmp_path: Path, phantoms: Path) -> No
     lp.train(tmp_path / "run", {})  # finished
     with pytest.raises(ValueError, match="network_def::_target_"):
         lp.train(tmp_path / "run", {"network": "segresnet"})
-    (tmp_path / "run/models/last.pt").unlink()
+    (tmp_path / "run/models/last.ckpt").unlink()
     with pytest.raises(FileExistsError, match="no checkpoint to continue from"):
         lp.train(tmp_path / "run", {})
     assert (tmp_path / "run/models/model.pt").read_bytes() == before
@@ -270,5 +271,5 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, phantoms: Path) ->
     weights = []
     for name in ("a", "b"):
         train_by_command(tmp_path / name, "unet3d", phantoms)
-        weights.append(torch.load(tmp_path / name / "models/last.pt", weights_only=True)["model"])
+        weights.append(torch.load(tmp_path / name / "models/last.ckpt", weights_only=True)["model"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -142,3 +144,17 @@ def test_predict_without_weights_or_scans_or_run_is_refused(tmp_path: Path, phan
     (tmp_path / "empty").mkdir()
     assert "NO_SCANS" in refused("predict", run, tmp_path / "empty", tmp_path / "masks")
     assert "NOT_FOUND" in refused("predict", run, tmp_path / "misspelt", tmp_path / "masks")
+
+
+def test_a_user_without_a_name_is_served() -> None:
+    nameless = """
+import os, pwd
+for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    os.environ.pop(name, None)
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+import liver_pipeline
+import monai
+"""
+    subprocess.run([sys.executable, "-c", nameless], check=True)

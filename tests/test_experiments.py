@@ -19,11 +19,12 @@ from liver_pipeline.bundle import layers
 from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import load_config, run_workflow
-from liver_pipeline.commands.evaluate import evaluate_folders
+from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.transforms.intensity import HuWindowsd
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
 EXPERIMENTS = layers.layer_names("experiment")
+PAINTED = "default"  # trains on scans that it paints, and has no cases of a data set to be evaluated on
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def highest_label(run: Path) -> int:
     return int(np.asanyarray(nib.load(mask).dataobj).max())
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", sorted(set(EXPERIMENTS) - {PAINTED}))
 def test_every_experiment_trains_predicts_and_is_evaluated(experiment: str, tmp_path: Path, phantoms: Path) -> None:
     metrics = train_and_evaluate(tmp_path / "run", experiment, phantoms)
     checkpoint = torch.load(tmp_path / "run/models/model.pt", weights_only=True)
@@ -71,6 +72,30 @@ def test_every_experiment_trains_predicts_and_is_evaluated(experiment: str, tmp_
     if config["num_classes"] == 2:  # no tumor class: undefined, not missed
         assert metrics["global"]["tumor_dice"] is None
         assert "lesion_dice_per_case" not in metrics["global"]
+
+
+def test_the_default_experiment_trains_on_painted_scans_in_time_and_predicts(tmp_path: Path, phantoms: Path) -> None:
+    run = tmp_path / "run"
+    small = {
+        "network_def::features_per_stage": [4, 4, 8, 8, 8],
+        "roi_size": [32, 32, 16],
+        "spacing": [12.0, 12.0, 12.0],
+    }
+    brief = {"batch_size": 1, "val_interval": 1, "batches_an_epoch": 2, "validation_samples": 2, "generator_threads": 0}
+    both = small | {f"liver_{key}": value for key, value in small.items()}
+    time = {"max_epochs": 2, "liver_max_seconds": 0.001}  # over after the first epoch
+    painted = {"shapes_pattern": "shapes*.npz", "liver_shapes_pattern": "shapes*.npz"}
+    lp.train(run, {}, experiment=PAINTED, overrides=both | brief | time | painted)
+    liver = torch.load(run / "liver/models/last.ckpt", weights_only=True)
+    tumor = torch.load(run / "models/last.ckpt", weights_only=True)
+    assert (liver["epoch"], tumor["epoch"]) == (1, 2)
+    lp.train(run, {}, overrides={"max_epochs": 3})  # continues
+    assert torch.load(run / "models/last.ckpt", weights_only=True)["epoch"] == 3
+    assert torch.load(run / "liver/models/last.ckpt", weights_only=True)["epoch"] == 1  # its time was up
+    paths = {"dataset_dir": str(next(phantoms.glob("volume-*"))), "output_dir": str(tmp_path / "masks")}
+    run_workflow(run, "inference", {**paths, "backend": "torch"})
+    (mask,) = (tmp_path / "masks").glob("*.nii.gz")
+    assert int(np.asanyarray(nib.load(mask).dataobj).max()) <= 2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +146,7 @@ def test_the_flagship_is_built_at_full_size_with_deep_supervision() -> None:
 @pytest.mark.parametrize(("num_classes", "expected"), [(2, [0, 1, 1]), (3, [0, 1, 2])])
 def test_with_two_classes_tumor_counts_as_liver(num_classes: int, expected: list[int]) -> None:
     parser = ConfigParser(layers.merge_layers({}, overrides={"num_classes": num_classes})["inference"])
-    merge = parser.get_parsed_content("loading")[-1]
+    merge = parser.get_parsed_content("gridding")[-1]
     label = MetaTensor(torch.tensor([0, 1, 2], dtype=torch.uint8).reshape(1, 3, 1, 1))
     merged = merge({"label": label})["label"]
     assert merged.dtype == torch.uint8
@@ -143,12 +168,12 @@ def test_liver_only_scoring_takes_the_tumor_for_liver_on_both_sides(tmp_path: Pa
         (tmp_path / folder).mkdir()
         nib.save(nib.Nifti1Image(label_map, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / folder / "a.nii.gz")
     preds, labels = tmp_path / "preds", tmp_path / "labels"
-    metrics = evaluate_folders(preds, labels, tmp_path / "out", protocol="plain", liver_only=True, report=False)
+    metrics = evaluate(preds, labels, tmp_path / "out", protocol="plain", liver_only=True, report=False)
     assert (metrics["global"]["liver_dice"], metrics["global"]["tumor_dice"]) == (1.0, None)
-    missed = evaluate_folders(preds, labels, tmp_path / "three", report=False)
+    missed = evaluate(preds, labels, tmp_path / "three", report=False)
     assert missed["global"]["tumor_dice"] == 0.0
     with pytest.raises(ValueError, match="lits scores tumors"):
-        evaluate_folders(preds, labels, tmp_path / "lits", liver_only=True)
+        evaluate(preds, labels, tmp_path / "lits", liver_only=True)
 
 
 def test_each_window_of_hounsfield_units_is_a_channel_from_0_to_1() -> None:

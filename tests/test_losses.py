@@ -15,7 +15,7 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss, TverskyLoss
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from liver_pipeline.losses import ComboLoss, FocalTverskyLoss
+from liver_pipeline.losses import ComboLoss, DeepSupervision, FocalTverskyLoss
 
 ALL_PARTS = {"dice": 0.3, "cross_entropy": 0.3, "focal_tversky": 0.4}  # Srivastava & Pandey 2025
 EXACT: dict[str, Any] = {"smooth_nr": 0.0, "smooth_dr": 0.0}
@@ -265,6 +265,19 @@ def test_more_voxels_than_float16_can_count(loss: _Loss) -> None:
     target = torch.zeros(1, 1, 64, 64, 64)
     with torch.autocast("cpu", dtype=torch.float16):
         assert torch.isfinite(loss(logits, target))
+
+
+def test_deep_supervision_equals_monais_to_the_bit() -> None:
+    torch.manual_seed(0)
+    outputs = [torch.randn(2, 3, n, n, n, requires_grad=True) for n in (8, 4, 2)]
+    target = torch.randint(0, 3, (2, 1, 8, 8, 8)).float()
+    loss = DiceCELoss(to_onehot_y=True, softmax=True)
+    for some in (outputs, outputs[0], outputs[:1]):
+        assert torch.equal(DeepSupervision(loss)(some, target), DeepSupervisionLoss(loss)(some, target))
+    gradients = [
+        torch.autograd.grad(kind(loss)(outputs, target), outputs) for kind in (DeepSupervision, DeepSupervisionLoss)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @both_losses

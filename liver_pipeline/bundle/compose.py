@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from monai.bundle import ConfigParser
 
+from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.layers import Configs, share_dir
 from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.stages import LIVER_STAGE, merge_stages
-from liver_pipeline.io.files import whole_file, write_json
+from liver_pipeline.data.splits import is_dealt
+from liver_pipeline.io.checkpoints import LAST, OLDER, PREVIOUS
+from liver_pipeline.io.files import TEMPORARY, move_aside, whole_file, write_json
 from liver_pipeline.io.locks import lock_run
 
-# What a training writes beside the configs, and --restart removes.
+# What a training writes into a run folder beside the configs; split.json too, where it was dealt.
 TRAINING_OUTPUTS = (
-    "models", "logs", "out_of_fold", "split.json", "log.csv", "curves.png", "skipped_cases.json", "bad_loss.json"
+    "models/model.pt", *(f"models/{name}" for name in (LAST, PREVIOUS, *OLDER)), "logs/events.out.tfevents.*",
+    "out_of_fold/fold*", "out_of_fold/masks", "log.csv", "curves.png", "skipped_cases.json", "bad_loss.json",
+    "mlflow_run.json",
 )  # fmt: skip
 MULTI_GPU = "multi_gpu_train"  # an overlay on train.yaml, as in the model zoo
 GENERATED = "# Merged from the layers in configs/ by `liver-pipeline compose`; edit there, or start a new run.\n"
@@ -40,60 +45,76 @@ def compose(
         layers: See :func:`~liver_pipeline.bundle.stages.merge_stages`.
         experiment: See :func:`~liver_pipeline.bundle.stages.merge_stages`.
         overrides: See :func:`~liver_pipeline.bundle.stages.merge_stages`.
-        overwrite: Replace an existing run's configs, and remove its weights, split and logs.
+        overwrite: Replace an existing run's configs; its weights, split and logs are moved aside.
 
     Returns:
         The run folder.
 
     Raises:
         FileExistsError: If the folder holds a run and ``overwrite`` is false.
-        ValueError: If another process is training in it; see also :func:`~liver_pipeline.bundle.stages.merge_stages`.
+        ValueError: If another process is training in it; see also :func:`~liver_pipeline.bundle.stages.merge_stages`
+            and :func:`~liver_pipeline.bundle.build.check_build`.
     """
     run_dir = Path(run_dir)
     stages = merge_stages(layers, experiment=experiment, overrides=overrides)
+    for configs in stages.values():
+        check_build(configs["train"])
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file; the run folder needs another name")
     with lock_run(run_dir):
         if (run_dir / "configs").exists():
             if not overwrite:
                 raise FileExistsError(f"{run_dir} holds a run already; choose another folder or give --overwrite")
-            remove_outputs(run_dir, (f"{LIVER_STAGE}/configs", *(f"{LIVER_STAGE}/{name}" for name in TRAINING_OUTPUTS)))
-            remove_outputs(run_dir, ("configs", *TRAINING_OUTPUTS))
-        for folder, configs in reversed(stages.items()):  # the run's own last: they say that it is complete
-            write_bundle(run_dir / folder, configs)
+            set_run_aside(run_dir)
+        write_stages(run_dir, stages)
     return run_dir
 
 
+def write_stages(run_dir: Path, stages: Mapping[str, Configs]) -> None:
+    """Write the bundles of a run's stages; the configs of a liver stage that it no longer has are moved aside."""
+    if LIVER_STAGE not in stages:
+        move_aside(run_dir, [f"{LIVER_STAGE}/configs"])
+    for folder, configs in reversed(list(stages.items())):  # the run's own last: they say that it is complete
+        write_bundle(run_dir / folder, configs)
+
+
+def set_run_aside(run_dir: Path) -> Path | None:
+    """Move what a training wrote, and that of a cascade's liver stage, to ``earlier/<number>``; other files stay.
+
+    With the copy of the configs that goes along, that folder is a run of its own.
+
+    Returns:
+        The folder; None if there was nothing.
+    """
+    prefixes = ("", f"{LIVER_STAGE}/")
+    names = [f"{prefix}{name}" for prefix in prefixes for name in TRAINING_OUTPUTS]
+    names += [f"{prefix}split.json" for prefix in prefixes if is_dealt(run_dir / f"{prefix}split.json")]
+    return move_aside(run_dir, names, copies=[f"{prefix}configs" for prefix in prefixes])
+
+
 def write_bundle(folder: Path, configs: Configs) -> None:
-    """Write a bundle without weights: configs, licence, model card; files of that name are replaced."""
+    """Write a bundle without weights: configs, and licence and model card where there are none."""
     (folder / "models").mkdir(parents=True, exist_ok=True)
     for name in ("LICENSE", "docs/README.md"):
         (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(share_dir("bundle") / name, folder / name)
+        if not (folder / name).exists():
+            shutil.copyfile(share_dir("bundle") / name, folder / name)
     write_configs(folder / "configs", configs)
 
 
 def write_configs(configs: Path, merged: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the folder of configs, which appears whole or not at all; one that is there is replaced."""
-    partial = configs.with_name(f".configs.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for workflow, config in merged.items():
-        write_config(partial / f"{workflow}.yaml", config)
-    shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", partial / f"{MULTI_GPU}.yaml")
-    write_json(partial / "metadata.json", metadata(merged["inference"]))
-    shutil.rmtree(configs, ignore_errors=True)
-    partial.replace(configs)
+    """Write the folder of configs; a new one appears whole or not at all, other files of an older one stay.
 
-
-def remove_outputs(run_dir: Path, names: Iterable[str]) -> None:
-    """Remove these files and folders, and nothing else that lies in the run folder."""
-    for name in names:
-        path = run_dir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    ``train.yaml`` comes last: whoever is interrupted finds the older one, and writes all of them again.
+    """
+    target = configs if configs.is_dir() else configs.with_name(TEMPORARY.format(uuid4().hex))
+    target.mkdir(exist_ok=True)
+    shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", target / f"{MULTI_GPU}.yaml")
+    write_json(target / "metadata.json", metadata(merged["inference"]))
+    for workflow in sorted(merged, key=lambda name: name == "train"):
+        write_config(target / f"{workflow}.yaml", merged[workflow])
+    if target != configs:
+        target.rename(configs)
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +12,16 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from liver_pipeline.bundle.layers import read_config, share_dir
+from liver_pipeline.bundle.keys import row_of
+from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.shipped import run_folder
+from liver_pipeline.bundle.trained import is_trained
 from liver_pipeline.bundle.workflow import load_config
+from liver_pipeline.io.tables import read_json
 
-# What members may have of their own; all else, such as grid, intensities and classes, is the same for all of them.
-OWN = {
-    "bundle_root", "ckpt_path", "device", "network", "network_def", "sw_batch_size", "crops_per_case",
-    "encoder_weights", "encoder_weights_path", "encoder_weights_sha256",
-}  # fmt: skip
+logger = logging.getLogger(__name__)
+
+FOLDS = "folds.json"  # of a cross-validation: the cases that each fold holds out
 
 
 def fold_dirs(run_dir: str | Path) -> list[Path]:
@@ -32,8 +35,54 @@ def fold_dirs(run_dir: str | Path) -> list[Path]:
     return [numbered[number] for number in sorted(numbered)]
 
 
+def ensemble_of(run: str | Path, more: Sequence[str | Path] = (), *, partial: bool = False) -> tuple[Path, list[Path]]:
+    """Return the first of the run folders that predict together, and the others.
+
+    Args:
+        run: A run folder, a folder of folds, or the name of weights that come with the package.
+        more: Likewise, further ones.
+        partial: Take the folds of a cross-validation that are trained, where some are not.
+
+    Raises:
+        FileNotFoundError: If one is no run.
+        ValueError: If a fold is not trained to its end, and ``partial`` is false or none is.
+    """
+    folders = [
+        folder for one in (run, *more) for folder in trained_folds(run_folder(one), partial) or [run_folder(one)]
+    ]
+    return folders[0], folders[1:]
+
+
+def trained_folds(run_dir: Path, partial: bool) -> list[Path]:
+    """Return the folds of a cross-validation that are trained to their end; none if the folder is no cross-validation.
+
+    Raises:
+        ValueError: See :func:`ensemble_of`.
+    """
+    there = {path.name: path for path in fold_dirs(run_dir)}
+    if not there:
+        return []
+    dealt = run_dir / FOLDS
+    names = [f"fold{number}" for number in range(len(read_json(dealt)["folds"]))] if dealt.is_file() else list(there)
+    trained = [there[name] for name in names if name in there and is_trained(there[name])]
+    if len(trained) == len(names) or (partial and trained):
+        for path in trained if len(trained) < len(names) else ():
+            logger.warning(
+                "%s: %d of %d folds are trained, %s is one of them", run_dir, len(trained), len(names), path.name
+            )
+        return trained
+    left = ", ".join(name for name in names if run_dir / name not in trained)
+    remedy = "train them first, or take the others with --partial (partial=True)" if trained else "train them first"
+    raise ValueError(f"{run_dir}: {left} of its {len(names)} folds are not trained to their end; {remedy}")
+
+
 def members(
-    network: nn.Module, run_dirs: Sequence[str | Path], bundle_root: str | Path, device: torch.device | str
+    network: nn.Module,
+    run_dirs: Sequence[str | Path],
+    bundle_root: str | Path,
+    device: torch.device | str,
+    *,
+    key: str = "network",
 ) -> nn.Module:
     """Return the network and those of more run folders, as StreamingInferer takes them; their weights come later.
 
@@ -42,6 +91,7 @@ def members(
         run_dirs: The other run folders; with none the network is returned as it is.
         bundle_root: What the other runs have to agree with.
         device: For all.
+        key: Of the network in their inference configs.
 
     Raises:
         FileNotFoundError: If a folder is no run.
@@ -61,11 +111,12 @@ def members(
             )
         parser = ConfigParser(config)
         parser["device"] = device
-        networks.append(parser.get_parsed_content("network"))
+        networks.append(parser.get_parsed_content(key))
     return nn.ModuleList(networks)
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """Return what all members agree in; how they are run is up to the first of them."""
-    running = read_config(share_dir("configs") / "inference.yaml").keys()
-    return {key: value for key, value in config.items() if key not in OWN and key not in running}
+    rows = {key: row_of(key) for key in config}  # also liver_<key>, of a cascade's liver stage
+    own = {key for key, row in rows.items() if row is not None and Role.MEMBER in row.roles}
+    return {key: value for key, value in config.items() if key not in own}

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-import yaml
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
 
+from liver_pipeline.bundle.checks import check_values, checking
+from liver_pipeline.bundle.entry import entered, read_config
+from liver_pipeline.bundle.keys import root_of, row_of
+
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
-KINDS = ("data", "modality", "network", "augmentation", "recipe")
 DEFAULT_LAYERS = {
     "data": "lits",
     "modality": "ct",
@@ -67,34 +69,6 @@ def layer_file(kind: str, name: str) -> Path:
     raise ValueError(f"unknown {kind} '{name}'{_nearest(name, known)}; known are {', '.join(known)}, or a path to YAML")
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """Turn ``key=value`` words into a dictionary; values are Python literals or YAML, else text.
-
-    Raises:
-        ValueError: If a word has no ``=``.
-    """
-    overrides: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ValueError(f"expected key=value, got '{pair}'")
-        overrides[key] = _parse_value(text)
-    return overrides
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)  # 3e-4 is a number here, text in YAML 1.1
-    except (ValueError, SyntaxError):
-        pass
-    if text.startswith(("$", "@", "%")):
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
 def merge_layers(
     layers: Mapping[str, str], *, experiment: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Configs:
@@ -110,7 +84,7 @@ def merge_layers(
         Config by workflow name.
 
     Raises:
-        ValueError: If a layer is unknown, or a key of the experiment or overrides is known to no workflow.
+        ValueError: If a layer is unknown, a key is known to no workflow, or a value is not accepted.
     """
     files, sources = choose_layers(layers, experiment, overrides)
     if "stages" in read_config(files["network"]):
@@ -128,48 +102,58 @@ def choose_layers(
     An experiment may name other layers for a cascade's liver stage, such as ``liver_recipe``.
     """
     changes = read_config(layer_file("experiment", experiment)) if experiment else {}
-    chosen = {**DEFAULT_LAYERS, **changes.pop("layers", {}), **layers}
+    own = changes.pop("layers", {})
+    check_values(layers=own)
+    chosen = {**DEFAULT_LAYERS, **own, **layers}
+    for kind in chosen:
+        if kind.removeprefix("liver_") not in DEFAULT_LAYERS:
+            raise ValueError(
+                f"layers has '{kind}'{_nearest(kind, DEFAULT_LAYERS)}; known are {', '.join(DEFAULT_LAYERS)}"
+            )
     files = {kind: layer_file(kind.removeprefix("liver_"), name) for kind, name in chosen.items()}
     return files, [(f"experiment '{experiment}'", changes), ("key=value", overrides or {})]
 
 
 def merge_workflows(files: Mapping[str, Path]) -> Configs:
-    """Merge the layers of every workflow, whose files are given for each of ``KINDS``."""
-    shared = {name: share_dir("configs") / f"{name}.yaml" for name in ("base", "train", "inference", "evaluate")}
-    every = {**shared, **files}
-    layers = {workflow: [read_config(every[part]) for part in parts] for workflow, parts in WORKFLOWS.items()}
-    return {workflow: merge_into({}, parts) for workflow, parts in layers.items()}
+    """Merge the layers of every workflow, whose files are given for each kind."""
+    every = {name: share_dir("configs") / f"{name}.yaml" for name in ("base", *WORKFLOWS)} | dict(files)
+    read = {part: (str(path), read_config(path)) for path, part in ((every[part], part) for part in every)}
+    configs: Configs = {}
+    for workflow, parts in WORKFLOWS.items():
+        config = merge_into({}, [read[part] for part in parts if part != workflow])
+        configs[workflow] = merge_into(config, [read[workflow]], offered=True)
+        config["checked"] = checking(config)
+    return configs
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read one YAML file.
+def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: bool = False) -> dict[str, Any]:
+    """Merge layers into ``config``, in place, lowest precedence first; keys such as ``a::b`` and ``+a`` as in MONAI.
+
+    Args:
+        config: What lies below.
+        layers: See :data:`Source`.
+        offered: An item ``a::b`` for a component that takes no such argument is left out instead of refused.
 
     Raises:
-        ValueError: If it is not valid YAML.
+        ValueError: If a layer sets an item of what is not there.
     """
-    try:
-        config: dict[str, Any] = ConfigParser.load_config_file(str(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    return config or {}
-
-
-def merge_into(config: dict[str, Any], layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge layers into ``config``, in place, lowest precedence first; keys such as ``a::b`` and ``+a`` as in MONAI."""
     parser = ConfigParser(config)
-    for layer in layers:
-        for key, value in layer.items():
-            merge_kv(parser, key, value)
+    for source, pairs in layers:
+        for key, value in pairs.items():
+            if key == root_of(key) or knows(config, key):
+                merge_kv(parser, key, entered(key, value))
+            elif not (offered and root_of(key) in config):
+                refuse_key(key, source, config)
     return config
 
 
 def apply_overrides(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str]:
     """Set the pairs whose key ``config`` knows, in place; return their keys."""
     parser = ConfigParser(config)
-    known = {key for key in pairs if _knows(config, key)}
+    known = {key for key in pairs if knows(config, key)}
     for key in pairs:
         if key in known:
-            merge_kv(parser, key, pairs[key])
+            merge_kv(parser, key, entered(key, pairs[key]))
     return known
 
 
@@ -179,17 +163,20 @@ def apply_to_all(configs: Configs, pairs: Mapping[str, Any]) -> set[str]:
 
 
 def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
-    """Set the keys of each source, in place, the last one winning.
+    """Set the keys of each source, in place, the last one winning, and check all values.
 
     Raises:
-        ValueError: If no workflow knows a key; the message names the nearest that one knows.
+        ValueError: If no workflow knows a key (the message names the nearest that one knows, or who uses it), or a
+            value is not accepted.
     """
     for source, pairs in sources:
         for key in sorted(set(pairs) - apply_to_all(configs, pairs)):
             refuse_key(key, source, {known for config in configs.values() for known in config})
+    for config in configs.values():
+        check_values(**config)
 
 
-def _knows(config: Any, key: str) -> bool:
+def knows(config: Any, key: str) -> bool:
     """Tell whether ``a::b`` can be set: ``a`` exists, and ``b`` exists or is an argument of the component ``a``."""
     *parents, last = key.removeprefix("+").replace("#", "::").split("::")
     for part in parents:
@@ -206,30 +193,61 @@ def _knows(config: Any, key: str) -> bool:
 
 def _takes(component: dict[str, Any], argument: str) -> bool:
     """Tell whether the class or function under ``_target_`` has this argument; a splat takes any."""
-    if "_target_" not in component:
-        return False
-    name: str = ConfigComponent(component).resolve_module_name()  # type: ignore[no-untyped-call]
-    target = locate(name)
+    target = component_class(component)
     if not callable(target):
         return False
     parameters = inspect.signature(target).parameters
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def refuse_key(key: str, source: str, known: Iterable[str]) -> None:
-    """Raise ValueError for a key that is unknown, with the nearest known one."""
-    root = key.removeprefix("+").replace("#", "::").split("::")[0]
-    if root in set(known):
+def component_class(component: Any) -> Any:
+    """Return the class or function that a component's ``_target_`` names; None if it names none."""
+    if not isinstance(component, Mapping) or not isinstance(component.get("_target_"), str):
+        return None
+    name: str = ConfigComponent(component, locator=_locator()).resolve_module_name()  # type: ignore[no-untyped-call]
+    return locate(name)
+
+
+@cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()
+
+
+def refuse_key(key: str, source: str, known: Iterable[str], place: str = "this configuration") -> None:
+    """Raise ValueError for a key that ``place`` does not use: the message says who does, or the nearest known one."""
+    root, known = root_of(key), set(known)
+    if root in known:
         raise ValueError(f"{source} sets '{key}', but '{root}' has no such item or argument")
+    row = row_of(root)
+    workflows, layers = users_of(row.name) if row else ([], [])
+    if workflows:
+        raise ValueError(f"{source} sets '{key}', which {place} does not use; it is a key of {' and '.join(workflows)}")
+    if layers:
+        raise ValueError(f"{source} sets '{key}', a key of {' or '.join(layers)}; choose that, or leave the key out")
     raise ValueError(f"no key '{root}' in the configs ({source}){_nearest(root, known)}")
 
 
+def users_of(key: str) -> tuple[list[str], list[str]]:
+    """List the workflows that use a key, and the layers that set it, such as ``--data phantom``, where these use it."""
+    files = {name: share_dir("configs") / f"{name}.yaml" for name in ("base", *WORKFLOWS)}
+    files |= {kind: layer_file(kind, name) for kind, name in DEFAULT_LAYERS.items()}
+    setting = {part for part, path in files.items() if key in _roots(path)}
+    named = {kind: [n for n in layer_names(kind) if key in _roots(layer_file(kind, n))] for kind in DEFAULT_LAYERS}
+    layers = [f"--{kind} {' or '.join(names)}" for kind, names in named.items() if names]
+    return [workflow for workflow, parts in WORKFLOWS.items() if setting & set(parts)], layers
+
+
+@cache
+def _roots(path: Path) -> frozenset[str]:
+    return frozenset(root_of(key) for key in read_config(path))
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    """Suggest the known name that is nearest, judged also by as much of its beginning: resnet35, resnet34_unet."""
 
+    def likeness(other: str) -> float:
+        ends = (other, other[: len(name)])
+        return max(difflib.SequenceMatcher(None, name, end).ratio() for end in ends)
 
-def absolute(overrides: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Return ``overrides`` with the paths under ``keys`` made absolute: a run may be started from anywhere."""
-    paths = {key: str(Path(overrides[key]).absolute()) for key in keys if isinstance(overrides.get(key), str)}
-    return {**overrides, **paths}
+    close = max(sorted(known), key=likeness, default="")
+    return f"; did you mean '{close}'?" if close and likeness(close) >= 0.6 else ""

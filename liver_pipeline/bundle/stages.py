@@ -1,8 +1,8 @@
 """Config layers of a cascade: two stages, each an ordinary bundle, and an inference config that holds both.
 
 ``configs/network/cascade.yaml`` names a network file for each stage. The tumor stage is the run folder itself, the
-liver stage the folder ``liver`` in it. A key ``liver_<key>`` is the liver stage's ``<key>``. Of the others, those in
-``STAGE_KEYS`` are the tumor stage's alone; the rest go for both stages, unless ``liver_<key>`` is given as well. In a
+liver stage the folder ``liver`` in it. A key ``liver_<key>`` is the liver stage's ``<key>``. Of the others, those with
+``Role.STAGE`` are the tumor stage's alone; the rest go for both stages, unless ``liver_<key>`` is given as well. In a
 run that is composed already they go for both as long as both have the same value.
 """
 
@@ -10,35 +10,31 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from liver_pipeline.bundle.checks import check_values, checking
+from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import (
     Configs,
     Source,
     apply_overrides,
     apply_to_all,
     choose_layers,
+    knows,
     layer_file,
     merge_into,
     merge_layers,
     merge_workflows,
-    read_config,
     refuse_key,
     set_keys,
     share_dir,
 )
+from liver_pipeline.bundle.roles import Role
 
 LIVER_STAGE, PREFIX = "liver", "liver_"
-# What a network file sets, the grid, what follows from the classes, and the weights: they belong to one stage.
-STAGE_KEYS = frozenset(
-    {
-        "network_def", "roi_size", "crops_per_case", "sw_batch_size", "deep_supervision_weights",
-        "spacing", "grid_size", "num_classes", "class_ratios", "ckpt_path",
-    }
-)  # fmt: skip
-EMBEDDED = ("network", "preprocessing", "inferer")  # what inference takes from the liver stage, with all they refer to
 
 
 def merge_stages(
@@ -79,7 +75,7 @@ def _stage_networks(stages: Any, file: Path, sources: Sequence[Source]) -> tuple
     config = {"stages": stages}
     remaining: list[Source] = []
     for source, pairs in sources:
-        of_stages = {key: pairs[key] for key in pairs if re.split("::|#", key)[0] == "stages"}
+        of_stages = {key: pairs[key] for key in pairs if root_of(key) == "stages"}
         for key in set(of_stages) - apply_overrides(config, of_stages):
             refuse_key(key, source, config)
         remaining.append((source, {key: pairs[key] for key in pairs if key not in of_stages}))
@@ -100,7 +96,8 @@ def _overlay_cascade(tumor: Configs, settings: Mapping[str, Any]) -> None:
         if workflow != "train":
             config.update({f"tumor_{key}": config[key] for key in ("preprocessing", "inferer")})
         overlay = read_config(folder / ("train.yaml" if workflow == "train" else "inference.yaml"))
-        merge_into(config, [settings, overlay])
+        merge_into(config, [("network cascade", settings), ("cascade", overlay)])
+        config["checked"] = checking(config)
 
 
 def differing_keys(stages: Mapping[str, Configs]) -> set[str]:
@@ -113,37 +110,53 @@ def differing_keys(stages: Mapping[str, Configs]) -> set[str]:
     }
 
 
-def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source], own: Collection[str] = STAGE_KEYS) -> None:
-    """Set keys in all stages that they go for, in place; see the module's description.
+def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source], own: Collection[str] = ()) -> None:
+    """Set keys in all stages that they go for, in place, and check all values; see the module's description.
 
     Args:
         stages: Configs by workflow, by stage.
         sources: What is set, the last one winning.
-        own: Keys that, without ``liver_``, are the tumor stage's alone.
+        own: Further keys that, without ``liver_``, are the tumor stage's alone.
 
     Raises:
-        ValueError: If no stage knows a key.
+        ValueError: If no stage knows a key, or a value is not accepted.
     """
     if LIVER_STAGE not in stages:
         set_keys(stages[""], sources)
         return
     tumor, liver = stages[""], stages[LIVER_STAGE]
-    renamed = {PREFIX + key: key for config in liver.values() for key in config}
+    renamed = {PREFIX + key for config in liver.values() for key in config}
+    alone = {*own, *keys_with(Role.STAGE)}
     used = []
     for _, pairs in sources:
-        rest = {key: pairs[key] for key in pairs if _root(key) not in renamed}
-        shared = {key: rest[key] for key in rest if _root(key) not in own}
+        rest = {key: pairs[key] for key in pairs if root_of(key) not in renamed}
+        shared = {key: rest[key] for key in rest if root_of(key) not in alone}
         used.append(apply_to_all(tumor, rest) | apply_to_all(liver, shared))
     for (source, pairs), known in zip(sources, used, strict=True):  # last: liver_<key> wins over <key>, wherever set
         for key in sorted(set(pairs) - known):
-            if not apply_to_all(liver, {key.replace(PREFIX, "", 1): pairs[key]} if _root(key) in renamed else {}):
+            of_liver = {key.replace(PREFIX, "", 1): pairs[key]} if root_of(key) in renamed else {}
+            if not apply_to_all(liver, of_liver):
                 refuse_key(key, source, {*renamed, *(name for config in tumor.values() for name in config)})
     for workflow in ("inference", "evaluate"):
         embed(liver["inference"], tumor[workflow])
+    for config in (*liver.values(), *tumor.values()):
+        check_values(**config)
 
 
-def _root(key: str) -> str:
-    return re.split("::|#", key.removeprefix("+"))[0]
+def refuse_unused(stages: Mapping[str, Configs], keys: Iterable[str], workflows: Sequence[str]) -> None:
+    """Refuse keys that none of some workflows use, in any stage: setting them there would be without effect.
+
+    Raises:
+        ValueError: For the first; the message says which workflows use it.
+    """
+    for key in keys:
+        used = root_of(key) == "stages" or any(
+            knows(configs[workflow], key.removeprefix(PREFIX) if folder and key.startswith(PREFIX) else key)
+            for folder, configs in stages.items()
+            for workflow in workflows
+        )
+        if not used:
+            refuse_key(key, "key=value", (), place=" and ".join(workflows))
 
 
 def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:
@@ -160,13 +173,14 @@ def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:
         if key != f"{PREFIX}ckpt_path":
             del target[key]
     reached: dict[str, set[str]] = {}
-    waiting = list(EMBEDDED)
+    waiting = sorted(keys_with(Role.EMBEDDED))
     while waiting:
         key = waiting.pop()
         if key in liver and key not in reached:
             reached[key] = _references(liver[key])
             waiting += reached[key]
-    own = {key for key in reached if key in STAGE_KEYS or liver[key] != target.get(key)}
+    stage = keys_with(Role.STAGE)
+    own = {key for key in reached if key in stage or liver[key] != target.get(key)}
     while grown := {key for key, names in reached.items() if names & own} - own:
         own |= grown
     target.update({PREFIX + key: _renamed(copy.deepcopy(liver[key]), own) for key in liver if key in own})

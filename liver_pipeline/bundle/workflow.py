@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from liver_pipeline.bundle.layers import apply_overrides, read_config, refuse_key
+from liver_pipeline.bundle.checks import check_values
+from liver_pipeline.bundle.entry import literal, read_config
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.layers import apply_overrides, component_class, refuse_key
+from liver_pipeline.bundle.roles import Role
 
 
-def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read ``RUN/configs/<workflow>.yaml``, point it at its folder and apply ``overrides``.
+def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
+    """Read ``RUN/configs/<workflow>.yaml``.
 
     Raises:
         FileNotFoundError: If the folder is no run.
-        ValueError: If an override's key is unknown.
+        ValueError: If an earlier version of this package composed it.
     """
     path = Path(run_dir) / "configs" / f"{workflow}.yaml"
     if not path.is_file():
@@ -26,9 +30,45 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
             f"`liver-pipeline train` or `compose` makes one"
         )
     config = read_config(path)
-    pairs = {"bundle_root": str(Path(run_dir).resolve()), **(overrides or {})}
-    for key in set(pairs) - apply_overrides(config, pairs):
-        refuse_key(key, str(path), config)
+    if gone := _gone(config):
+        raise ValueError(
+            f"{run_dir} was composed by an earlier version of liver_pipeline ({path.name} has {gone}); its weights "
+            f"still fit: compose a new run from the same layers and values, and copy {Path(run_dir) / 'models'} into it"
+        )
+    return config
+
+
+def _gone(config: Mapping[str, Any]) -> str:
+    """Return a key or class of this package that a config has and this version has not; "" if there is none."""
+    if "loading" in config:
+        return "the key loading"
+    named = (part for part in _components(config) if str(part["_target_"]).startswith("liver_pipeline."))
+    return next((str(part["_target_"]) for part in named if component_class(part) is None), "")
+
+
+def _components(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every component in a config."""
+    if isinstance(config, Mapping) and "_target_" in config:
+        yield config
+    for part in config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ():
+        yield from _components(part)
+
+
+def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read ``RUN/configs/<workflow>.yaml``, point it at its folder, apply ``overrides`` and check all values.
+
+    Raises:
+        FileNotFoundError: If the folder is no run.
+        ValueError: If an override's key is unknown to the workflow, or a value is not accepted; see :func:`read_run`.
+    """
+    config = read_run(run_dir, workflow)
+    pairs = dict(overrides or {})
+    for key in sorted(keys_with(Role.COMMAND) & set(pairs)):
+        raise ValueError(f"{key} is the run folder {run_dir}; it cannot be set")
+    for key in sorted(set(pairs) - apply_overrides(config, pairs)):
+        refuse_key(key, "key=value", config, place=workflow)
+    config["bundle_root"] = literal(str(Path(run_dir).resolve()))
+    check_values(**config)
     return config
 
 
@@ -39,15 +79,14 @@ def run_workflow(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any
         What each expression of the config's ``run`` gave.
     """
     run_dir = Path(run_dir)
-    load_config(run_dir, workflow, overrides)  # refuses unknown keys, which MONAI would accept
+    settings = load_config(run_dir, workflow, overrides)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that there is no logging.conf
     config = ConfigWorkflow(
         config_file=str(run_dir / "configs" / f"{workflow}.yaml"),
         meta_file=str(run_dir / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="train" if workflow == "train" else "infer",
-        bundle_root=str(run_dir.resolve()),
-        **(overrides or {}),
+        **settings,
     )
     config.initialize()
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
+from liver_pipeline.io.discovery import ScanInput, find_inputs, lits_case_name, same_names
 from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
 
@@ -36,7 +36,32 @@ class FileReport:
         }
 
 
-def check_inputs(
+def check(
+    path: Path | str,
+    *,
+    labels: Path | str | None = None,
+    modality: str = "ct",
+    accept: Collection[str] = (),
+) -> list[FileReport]:
+    """Read every scan at ``path``, with its label map where ``labels`` names a folder of them, and say what is wrong.
+
+    Args:
+        path: A scan, or a folder searched recursively.
+        labels: A folder with a label map of the same case name for each scan, or the label map of a single scan.
+        modality: "ct" or "mr".
+        accept: Codes of errors to take as warnings.
+
+    Returns:
+        One report a file; nothing is raised for a file that cannot be read.
+
+    Raises:
+        IntakeError: NOT_FOUND, NO_SCANS.
+    """
+    folder = None if labels is None else Path(labels)
+    return list(check_scans(find_inputs(path), labels=folder, modality=modality, accept=accept))
+
+
+def check_scans(
     inputs: Iterable[ScanInput],
     *,
     labels: Path | None = None,
@@ -63,16 +88,16 @@ def check_inputs(
             findings = (*findings, error("DUPLICATE_NAME", f"{len(twins[doubled[one.path]])} inputs are {one.case}"))
         yield FileReport(one.path, findings)
         if labels is not None:
-            yield _check_label(label_paths.get(one.case), one, scan, allowed, accept)
+            yield _check_label(label_paths.get(lits_case_name(one.case)), one, scan, allowed, accept)
 
 
 def _label_paths(inputs: list[ScanInput], labels: Path | None) -> dict[str, Path]:
     if labels is None:
         return {}
-    found = find_inputs(labels)
+    found = find_inputs(labels, label_maps=True)
     if labels.is_file() and len(inputs) == 1:
         return {inputs[0].case: labels}
-    return {one.case: one.path for one in found}
+    return {lits_case_name(one.case): one.path for one in found}
 
 
 def _check_label(

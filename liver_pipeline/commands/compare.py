@@ -21,11 +21,14 @@ from typing import Any
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, read_config, share_dir
+from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, share_dir
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import finished, train
-from liver_pipeline.comparison.results import LEDGER, MASKS, METRICS, RunResult, read_run
+from liver_pipeline.comparison.results import MASKS, METRICS, RunResult, read_results
 from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.splits import held_out_fold, make_split, write_split
@@ -33,19 +36,12 @@ from liver_pipeline.evaluation.pairing import Pair
 from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import write_text
-from liver_pipeline.io.tables import write_table
+from liver_pipeline.io.ledger import LEDGER
+from liver_pipeline.io.tables import read_json, write_table
 from liver_pipeline.reports.comparison import comparison_page
 from liver_pipeline.reports.gallery import places
 from liver_pipeline.reports.markdown import comparison_markdown
 
-OWN_KEYS = {
-    "seed": "--seeds",
-    "folds": "--folds",
-    "fold": "--folds",
-    "split_file": "the first call makes one split for all",
-    "bundle_root": "OUT_DIR",
-    "output_dir": "OUT_DIR",
-}
 LEAST_FOLDS = 3  # one to test, one to validate, one to train
 
 
@@ -73,7 +69,7 @@ class Trial:
 
 
 @dataclass
-class Plan:
+class ComparisonPlan:
     """All that a comparison is about."""
 
     out_dir: Path
@@ -127,10 +123,10 @@ def compare(
         FileNotFoundError: If there are no data.
     """
     overrides = dict(overrides or {})
-    for key in sorted(set(overrides) & set(OWN_KEYS)):
-        raise ValueError(f"compare sets {key} itself ({OWN_KEYS[key]}); leave it out")
+    for key in sorted(set(overrides) & keys_with(Role.COMPARE)):
+        raise ValueError(f"compare sets {key} itself, the same for all (see OUT_DIR, --seeds, --folds); leave it out")
     contestants = _contestants(experiments, networks, layers or {})
-    plan = Plan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
+    plan = ComparisonPlan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
     classes, failed = _merge_all(plan)
     _make_splits(plan)
     results: list[RunResult] = []
@@ -166,7 +162,7 @@ def _contestants(experiments: Sequence[str], networks: Sequence[str], layers: Ma
     return found
 
 
-def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
+def _merge_all(plan: ComparisonPlan) -> tuple[dict[str, int], list[FailedRun]]:
     """Return the number of classes of each contestant that can be composed, and those that cannot.
 
     The cases of the data set are found on the way. What is wrong with all of them is raised.
@@ -191,7 +187,7 @@ def _merge_all(plan: Plan) -> tuple[dict[str, int], list[FailedRun]]:
     return classes, failed
 
 
-def _make_splits(plan: Plan) -> None:
+def _make_splits(plan: ComparisonPlan) -> None:
     """Write the splits that are not there; refuse those of an earlier call with other settings."""
     default = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
     fractions = plan.overrides.get("split_fractions", default)
@@ -218,7 +214,7 @@ def _make_splits(plan: Plan) -> None:
 # --- one run ---
 
 
-def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
+def _run(plan: ComparisonPlan, trial: Trial, classes: int, title: str) -> RunResult | FailedRun:
     """Train, segment, score and read one run; whatever goes wrong comes back with its reason."""
     folder = plan.out_dir / trial.name
     steps: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = [
@@ -232,7 +228,7 @@ def _run(plan: Plan, trial: Trial, classes: int, title: str) -> RunResult | Fail
             tqdm.write(f"{title}: {stage} failed: {reason}")
             return FailedRun(trial.name, stage, reason)
     try:
-        return read_run(
+        return read_results(
             folder,
             experiment=trial.contestant.name,
             seed=trial.seed,
@@ -277,28 +273,27 @@ def _attempt(work: Callable[..., None], *arguments: Any) -> str | None:
 
 def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, Any]) -> None:
     """Train, or continue, with a copy of the shared split: the run stays a bundle that can be moved."""
-    shared, own = json.loads(split_file.read_text()), folder / "split.json"
-    if own.exists() and json.loads(own.read_text())["cases"] != shared["cases"]:
-        raise ValueError(f"{folder} was trained on another split; choose another OUT_DIR")
+    shared = read_json(split_file)
     contestant = trial.contestant
     cache_dir = str((split_file.parent / "cache").absolute())  # for all: what is preprocessed alike is so once
     values = {"cache_dir": cache_dir, **overrides, "seed": trial.seed}
-    train(folder, contestant.layers, experiment=contestant.experiment, overrides=values, split=shared)
+    layers, used = contestant.layers, ("train", "evaluate")
+    train(folder, layers, experiment=contestant.experiment, overrides=values, split=shared, workflows=used)
 
 
 def _evaluate(folder: Path) -> None:
     """Segment the test cases that are not yet segmented, and score anew where a mask has changed."""
     wanted = {"probabilities": True, "describe": True, "overwrite": True}
-    run_workflow(folder, "evaluate", {**wanted, "run::1": "$None"})
+    run_workflow(folder, "evaluate", {**wanted, "run": ["$@evaluator.run()"]})
     metrics = folder / METRICS
-    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / LEDGER).stat().st_mtime_ns:
-        run_workflow(folder, "evaluate", {**wanted, "run::0": "$None"})
+    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / MASKS / LEDGER).stat().st_mtime_ns:
+        run_workflow(folder, "evaluate", {**wanted, "run": ["%score"]})
 
 
 # --- after the last run ---
 
 
-def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
+def _write(plan: ComparisonPlan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
     """Write tables and page."""
     splits = [
         json.loads(plan.split_file(f).read_text())["cases"] for f in (range(plan.folds) if plan.folds else [None])
@@ -312,7 +307,7 @@ def _write(plan: Plan, results: list[RunResult], failed: list[FailedRun]) -> Com
     return comparison
 
 
-def _pictures(plan: Plan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
+def _pictures(plan: ComparisonPlan, comparison: Comparison) -> dict[str, list[tuple[str, bytes]]]:
     """Draw worst, median and best prediction of each experiment; captions and PNGs."""
     files = {case["case"]: case for case in plan.cases}
     drawn: dict[str, list[tuple[str, bytes]]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from liver_pipeline.bundle.workflow import run_workflow
-from liver_pipeline.commands.evaluate import evaluate_folders
+from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.commands.train import train
 from liver_pipeline.data.phantoms import save_phantom
 from liver_pipeline.io.volumes import read_label_map, read_scan
@@ -38,7 +38,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     paths = {"dataset_dir": str(scans), "output_dir": str(masks)}
     run_workflow(run_dir, "inference", {**paths, "overwrite": overwrite})
     click.echo(f"4/4  scoring the masks: {evaluation}")
-    metrics = evaluate_folders(masks, reference, evaluation, image_dir=scans, overwrite=overwrite)
+    metrics = evaluate(masks, reference, evaluation, image_dir=scans, overwrite=overwrite)
     for number in UNSEEN:
         _save_overlay(number, folder)
     click.echo("done; on phantoms, which say that the code works and nothing about patients:")

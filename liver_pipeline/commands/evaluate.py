@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,6 +21,8 @@ from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.io.discovery import PROBABILITIES
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
+from liver_pipeline.io.limits import cores, total_bytes
+from liver_pipeline.io.tables import table_text
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import program_detection, summarize_cases
@@ -34,13 +33,13 @@ BYTES_PER_VOXEL = 10  # peak of one case over the voxels of its volume; scripts/
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
 SMALL_JOB_VOXELS = 20_000_000  # with fewer voxels in all, starting processes costs more than it gains
 OUTPUTS = ("metrics.json", "cases.csv", "lesions.csv", "report.html")
-LESION_COLUMNS = (
+_LESION_COLUMNS = (
     "case", "kind", "id", "status", "volume_ml", "voxels", "diameter_mm", "perpendicular_mm", "size_class", "slice",
     "centroid_ras_mm", "centroid_lps_mm", "group_iou", "matched_ids", "overlap_voxels",
 )  # fmt: skip
 
 
-def evaluate_folders(
+def evaluate(
     pred_dir: Path | str,
     label_dir: Path | str,
     output_dir: Path | str,
@@ -66,7 +65,8 @@ def evaluate_folders(
         protocol: ``lits`` (the challenge's figures as meant, and everything else), ``lits-official`` (the challenge's
             program figure for figure) or ``plain`` (everything but LiTS's own figures).
         overwrite: Replace tables that are there.
-        cases: Names of the cases to score; None scores all, and then each folder must hold a file for every case.
+        cases: Names of the cases to score; None scores all. One without prediction is a failure NO_PREDICTION, one
+            without reference NO_REFERENCE.
         probability_dir: Folder of probabilities, such as ``pred_dir`` itself after ``predict --probabilities`` (what a
             file may hold: :mod:`probabilities`); gives AUC-ROC, Brier score and calibration error near
             the liver. Not for ``lits-official``.
@@ -76,7 +76,7 @@ def evaluate_folders(
             then undefined. Only for ``plain``: LiTS counts a case without tumors as a perfect one.
         report: Also write ``report.html``.
         workers: Processes; None takes one per core as far as ``memory_gb`` reaches.
-        memory_gb: Memory that all processes may take together; None takes half of the machine's.
+        memory_gb: Memory that all processes may take together; None takes half of what this job may use.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -89,8 +89,7 @@ def evaluate_folders(
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
         FileExistsError: If a table is there and ``overwrite`` is false.
-        ValueError: If the protocol is unknown or does not go with ``liver_only``, or a case lacks its prediction or
-            reference.
+        ValueError: If the protocol is unknown or does not go with ``liver_only``, or there is no pair at all.
     """
     options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only)
@@ -138,7 +137,7 @@ def evaluate_cases(
     for case in cases:
         pred = Path(pred_dir) / f"{case['case']}.nii.gz"
         if pred.is_file():
-            probability = pred.with_name(f"{case['case']}{PROBABILITIES}")
+            probability = Path(pred_dir) / f"{case['case']}{PROBABILITIES}"
             found = probability if probability.is_file() else None
             pairs.append(Pair(case["case"], pred, Path(case["label"]), found, Path(case["image"])))
         else:
@@ -194,17 +193,17 @@ def _run(
     pairs: Sequence[Pair], score: partial[dict[str, Any] | Failure], workers: int | None, memory_gb: float | None
 ) -> Iterator[tuple[str, dict[str, Any] | Failure]]:
     """Score pairs in as many processes as cores and memory allow, each result as it comes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_cores = cores()
     voxels = {pair.case: _voxels(pair.label) for pair in pairs}
-    n_workers = _count_workers(list(voxels.values()), workers or cores, memory_gb)
+    n_workers = _count_workers(list(voxels.values()), workers or n_cores, memory_gb)
     if workers is None and sum(voxels.values()) < SMALL_JOB_VOXELS:
         n_workers = 1
     if n_workers == 1:
         for pair in pairs:
-            yield pair.case, score(pair, threads=cores)
+            yield pair.case, score(pair, threads=n_cores)
         return
     largest_first = sorted(pairs, key=lambda pair: -voxels[pair.case])
-    yield from _run_in_pool(largest_first, partial(score, threads=max(1, cores // n_workers)), n_workers)
+    yield from _run_in_pool(largest_first, partial(score, threads=max(1, n_cores // n_workers)), n_workers)
 
 
 def _run_in_pool(
@@ -238,8 +237,7 @@ def _voxels(path: Path) -> int:
 
 def _count_workers(voxels: Sequence[int], wanted: int, memory_gb: float | None) -> int:
     """As many processes as wanted whose largest cases fit into memory at once; at least one."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8e9
-    budget = total / 2 if memory_gb is None else memory_gb * 1e9
+    budget = total_bytes() / 2 if memory_gb is None else memory_gb * 1e9
     n_workers, used = 0, 0.0
     for size in sorted(voxels, reverse=True)[:wanted]:
         used += size * BYTES_PER_VOXEL + PROCESS_BYTES
@@ -294,7 +292,7 @@ def _cases_csv(metrics: Mapping[str, Any]) -> str:
         if not official:
             row |= {f"n_{kind}_lesions": figures["lesions"][f"n_{kind}"] for kind in ("reference", "predicted")}
         rows.append(row)
-    return _csv(rows, list(dict.fromkeys(key for row in rows for key in row)) or ["case"])
+    return table_text(rows, list(dict.fromkeys(key for row in rows for key in row)) or ["case"])
 
 
 def _scalars(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,14 +311,4 @@ def _lesions_csv(metrics: Mapping[str, Any]) -> str:
     rows = [
         {"case": case, **row} for case, figures in metrics["cases"].items() for row in figures.get("lesion_list", [])
     ]
-    return _csv(rows, LESION_COLUMNS)
-
-
-def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
-        writer.writerow(cells)
-    return text.getvalue()
+    return table_text(rows, _LESION_COLUMNS)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
-from liver_pipeline.bundle.ensembles import fold_dirs
-from liver_pipeline.bundle.stages import merge_stages
-from liver_pipeline.commands.train import finished, train
-from liver_pipeline.data.splits import make_split
+from liver_pipeline.bundle.compose import set_run_aside
+from liver_pipeline.bundle.ensembles import FOLDS, fold_dirs
+from liver_pipeline.bundle.entry import literal
+from liver_pipeline.commands.train import finished, train, wanted_configs
+from liver_pipeline.data.splits import make_split, split_content
 from liver_pipeline.io.checkpoints import load_latest
-from liver_pipeline.io.files import write_json
-from liver_pipeline.io.tables import write_table
+from liver_pipeline.io.files import move_aside, write_json
+from liver_pipeline.io.locks import lock_run
+from liver_pipeline.io.tables import clean_name, read_json, write_table
 
-FOLDS, SUMMARY = "folds.json", "folds.csv"
+SUMMARY = "folds.csv"
 
 
 def train_folds(
@@ -43,7 +45,7 @@ def train_folds(
         fold: Only this one, from 0: for one job of an array.
         experiment: See :func:`liver_pipeline.commands.train.train`.
         overrides: See :func:`liver_pipeline.commands.train.train`.
-        restart: Begin anew; without ``fold`` the cases are dealt anew as well.
+        restart: Begin anew, see :func:`liver_pipeline.commands.train.train`; without ``fold`` the cases are dealt anew.
 
     Returns:
         How many folds are finished.
@@ -58,36 +60,83 @@ def train_folds(
         raise FileExistsError(f"{run_dir} is a run itself; name another folder for the folds")
     if fold is not None and not 0 <= fold < folds:
         raise ValueError(f"fold {fold} of {folds}: they are counted from 0")
-    if restart and fold is None:
-        (run_dir / FOLDS).unlink(missing_ok=True)
     cache_dir = str((run_dir / "cache").absolute())  # each case is prepared once for all folds
+    shared = {"cache_dir": cache_dir, **(overrides or {}), "folds": folds}
+
+    def own_config(number: int) -> dict[str, Any]:
+        folder, own = run_dir / f"fold{number}", {**shared, "fold": number}
+        return wanted_configs(folder, layers, experiment, own)[""]["train"]
+
+    if restart and fold is None:
+        _begin_all_anew(run_dir, _deal(run_dir, own_config(0)))
     for number in range(folds) if fold is None else [fold]:
-        own = {"cache_dir": cache_dir, **(overrides or {}), "folds": folds, "fold": number}
-        split = _split(run_dir, merge_stages(layers, experiment=experiment, overrides=own)[""]["train"])
-        train(run_dir / f"fold{number}", layers, experiment=experiment, overrides=own, restart=restart, split=split)
-        write_table(run_dir / SUMMARY, summary(run_dir))
+        split = _split(run_dir, own_config(number))
+        train(
+            run_dir / f"fold{number}",
+            layers,
+            experiment=experiment,
+            overrides={**shared, "fold": number},
+            restart=restart and fold is not None,
+            split=split,
+        )
+        write_table(run_dir / SUMMARY, folds_summary(run_dir))
     return sum(finished(path) is not None for path in fold_dirs(run_dir))
+
+
+def _begin_all_anew(run_dir: Path, dealt: dict[str, Any]) -> None:
+    """Move what earlier trainings wrote aside, and take the cases as they were dealt now."""
+    for folder in fold_dirs(run_dir):
+        with lock_run(folder):
+            aside = set_run_aside(folder)
+        tqdm.write(f"what the earlier training wrote is in {aside}")
+    move_aside(run_dir, [FOLDS, SUMMARY])
+    write_json(run_dir / FOLDS, dealt)
+
+
+def _deal(run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of folds.json, the cases dealt by patient."""
+    folds, fold = config["folds"], config["fold"]
+    parser = ConfigParser({**config, "bundle_root": literal(str((run_dir / f"fold{fold}").absolute()))})
+    cases, seed = parser.get_parsed_content("cases"), parser.get_parsed_content("seed")
+    dealt = [make_split(cases, folds=folds, fold=number, seed=seed)["val"] for number in range(folds)]
+    names = [[case["case"] for case in part] for part in dealt]
+    return {"settings": {"folds": folds, "seed": seed}, "folds": names}
 
 
 def _split(run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a fold's split.json; deal the cases if that was not done."""
     folds, fold, path = config["folds"], config["fold"], run_dir / FOLDS
     if not path.is_file():
-        parser = ConfigParser({**config, "bundle_root": str((run_dir / f"fold{fold}").absolute())})
-        cases, seed = parser.get_parsed_content("cases"), parser.get_parsed_content("seed")
-        dealt = [make_split(cases, folds=folds, fold=number, seed=seed)["val"] for number in range(folds)]
-        names = [[case["case"] for case in part] for part in dealt]
-        write_json(path, {"settings": {"folds": folds, "seed": seed}, "folds": names})
-    stored = json.loads(path.read_text())
-    held_out: list[list[str]] = stored["folds"]
+        write_json(path, _deal(run_dir, config))
+    stored = _read_folds(path)
+    held_out = stored["folds"]
     if len(held_out) != folds:
         raise ValueError(f"{path} has {len(held_out)} folds, not {folds}; choose another folder or give --restart")
     train_names = sorted(name for number, part in enumerate(held_out) if number != fold for name in part)
     parts = {"train": train_names, "val": sorted(held_out[fold]), "test": []}
-    return {"settings": {**stored["settings"], "fold": fold}, "cases": parts}
+    return split_content(parts, {**stored["settings"], "fold": fold})
 
 
-def summary(run_dir: str | Path) -> list[dict[str, Any]]:
+def _read_folds(path: Path) -> dict[str, Any]:
+    """Return ``settings`` and ``folds``, the names of the cases that each holds out.
+
+    Raises:
+        ValueError: If the file is not as :func:`_split` writes it.
+    """
+    stored = read_json(path)
+    folds = stored.get("folds") if isinstance(stored, Mapping) else None
+    if not isinstance(folds, list) or not all(isinstance(name, str) for part in folds for name in _list(part, path)):
+        raise ValueError(f"{path}: 'folds' is {str(folds)[:80]}; expected a list of lists of names of cases")
+    return {"settings": stored.get("settings") or {}, "folds": [[clean_name(name) for name in part] for part in folds]}
+
+
+def _list(part: Any, path: Path) -> list[Any]:
+    if not isinstance(part, list):
+        raise ValueError(f"{path}: a fold is {str(part)[:80]}; expected a list of names of cases")
+    return part
+
+
+def folds_summary(run_dir: str | Path) -> list[dict[str, Any]]:
     """Return rows of the best validation of each finished fold, then their mean and standard deviation (n - 1)."""
     rows: list[dict[str, Any]] = []
     for path in fold_dirs(run_dir):

@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import write_bundle
-from liver_pipeline.bundle.layers import WORKFLOWS, read_config
+from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.layers import WORKFLOWS
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import train_stage
 from liver_pipeline.data.cases import Case, Split
@@ -20,7 +21,7 @@ from liver_pipeline.geometry.boxes import box_text
 from liver_pipeline.inferers.liver import Limits, find_liver
 from liver_pipeline.io.volumes import read_label_map
 
-CHOICES = ("reference", "out_of_fold")
+_CHOICES = ("reference", "out_of_fold")
 FOLDER = "out_of_fold"  # in the liver stage's: one run folder a fold
 
 
@@ -44,8 +45,8 @@ def with_boxes(split: Split, *, boxes: str, liver_dir: str | Path, folds: int, s
         ValueError: If ``boxes`` is unknown, there are fewer patients than folds, a case cannot be segmented, or several
             processes train together.
     """
-    if boxes not in CHOICES:
-        raise ValueError(f"boxes is {boxes!r}; it can be {' or '.join(CHOICES)}")
+    if boxes not in _CHOICES:
+        raise ValueError(f"boxes is {boxes!r}; it can be {' or '.join(_CHOICES)}")
     if boxes == "reference":
         return split
     if process_count() > 1:
@@ -91,7 +92,7 @@ def _boxed(cases: Sequence[Case], run_dir: Path, masks: Path, limits: Limits) ->
         "dataset::data": data,
         "output_dir": str(masks),
         "postprocessing::transforms": [],
-        "run::0": "$@evaluator.run()",
+        "run": ["$@evaluator.run()"],
     }
     (summary,) = run_workflow(run_dir, "inference", changes)
     if summary.failed:

@@ -12,9 +12,13 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.io.files import write_json, write_text
-from liver_pipeline.planning.fingerprint import Reading, Row
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.networks.shapes import roi_multiple
+from liver_pipeline.planning.fingerprint import CaseRow
 from liver_pipeline.planning.rules import (
     Value,
     batch_size,
@@ -25,32 +29,30 @@ from liver_pipeline.planning.rules import (
     target_spacing,
     tumor_ratio,
 )
-from liver_pipeline.planning.survey import pooled_histograms, summarize, survey_cases
-from liver_pipeline.planning.training_memory import roi_multiple, training_memory
+from liver_pipeline.planning.survey import pooled_histograms, summarize_dataset, survey_cases
+from liver_pipeline.planning.training_memory import training_memory
 from liver_pipeline.reports.dataset import dataset_page
 
-LAYERS = {kind: DEFAULT_LAYERS[kind] for kind in ("data", "modality", "network")}
 AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced
-NOT_WRITTEN = ("dataset_dir",)  # named when the training is started
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What was found and written: rows of all cases, the summary, and the experiment file (None without cases)."""
 
-    rows: list[Row]
+    rows: list[CaseRow]
     summary: dict[str, Any]
     experiment: Path | None
 
 
-def plan_training(
+def plan(
     output_dir: str | Path,
     layers: Mapping[str, str],
     *,
     overrides: Mapping[str, Any],
     gpu_memory_gb: float = 24.0,
     overwrite: bool = False,
-) -> Plan:
+) -> TrainingPlan:
     """Write ``fingerprint.json``, ``fingerprint.html`` and ``experiment.yaml`` for a data set.
 
     Args:
@@ -76,28 +78,27 @@ def plan_training(
         _refuse_edited(experiment)
     config = merge_layers(layers, overrides={**overrides, "encoder_weights": None})["train"]
     parser = ConfigParser(config)
-    loader = parser.get_parsed_content("loading::0")
-    reading = Reading(loader.modality, loader.accept, loader.repair, loader.allowed_labels)
+    reader: ScanReader = parser.get_parsed_content("reader")
     root = Path(parser.get_parsed_content("dataset_dir"))
-    rows = survey_cases(parser.get_parsed_content("cases"), reading, output_dir / "cases.jsonl", root=root)
-    summary = summarize(rows, reading.modality)
+    rows = survey_cases(parser.get_parsed_content("cases"), reader, output_dir / "cases.jsonl", root=root)
+    summary = summarize_dataset(rows, reader.modality)
     cases = [{key: value for key, value in row.items() if key != "histograms"} for row in rows]
-    content = {"liver_pipeline": version("liver-pipeline"), "modality": reading.modality, "summary": summary}
+    content = {"liver_pipeline": version("liver-pipeline"), "modality": reader.modality, "summary": summary}
     write_json(output_dir / "fingerprint.json", {**content, "cases": cases})
     usable = [row for row in rows if row["usable"]]
     values: dict[str, Value] = {}
     if usable:
         values = propose(usable, summary, parser, overrides, gpu_memory_gb)
-        write_text(experiment, experiment_text(values, {**LAYERS, **layers}, summary, gpu_memory_gb))
+        write_text(experiment, experiment_text(values, layers, summary, gpu_memory_gb))
     else:
         experiment.unlink(missing_ok=True)  # of another state of the data set
-    pooled = pooled_histograms(usable) if reading.modality == "ct" else None
+    pooled = pooled_histograms(usable) if reader.modality == "ct" else None
     write_text(output_dir / "fingerprint.html", dataset_page(rows, summary, pooled, values))
-    return Plan(rows, summary, experiment if usable else None)
+    return TrainingPlan(rows, summary, experiment if usable else None)
 
 
 def propose(
-    rows: Sequence[Row],
+    rows: Sequence[CaseRow],
     summary: Mapping[str, Any],
     parser: ConfigParser,
     overrides: Mapping[str, Any],
@@ -115,7 +116,8 @@ def propose(
     Returns:
         Value and reason by key, in the order in which they are written.
     """
-    settled = {key: Value(value, "as given") for key, value in overrides.items() if key not in NOT_WRITTEN}
+    paths = keys_with(Role.PATH)  # named when the training is started
+    settled = {key: Value(value, "as given") for key, value in overrides.items() if key not in paths}
     spacings, shapes = [row["spacing_mm"] for row in rows], [row["shape"] for row in rows]
     spacing = settled.get("spacing") or target_spacing(spacings, shapes)
     size = median_size(spacings, shapes, spacing.value)
@@ -179,7 +181,8 @@ def experiment_text(
     """Return the experiment file: valid YAML, a line and a reason for each value."""
     found = f"{summary['n_usable']} usable cases (of {summary['n_cases']})"
     lines = [f"# Planned by `liver-pipeline plan` from {found} for a GPU of {gpu_memory_gb:g} GB; edit as you like."]
-    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in layers.items()}
+    chosen = {kind: layers.get(kind, DEFAULT_LAYERS[kind]) for kind in ("data", "modality", "network")}
+    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in chosen.items()}
     named = ", ".join(f"{kind}: {json.dumps(name)}" for kind, name in names.items())
     lines.append(f"layers: {{{named}}}")
     for key, proposed in values.items():

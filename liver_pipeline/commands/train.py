@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from liver_pipeline.bundle.compose import TRAINING_OUTPUTS, compose, remove_outputs, write_config, write_configs
-from liver_pipeline.bundle.layers import WORKFLOWS, Configs, read_config
-from liver_pipeline.bundle.stages import LIVER_STAGE, STAGE_KEYS, differing_keys, merge_stages, set_stage_keys
-from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.compose import compose, set_run_aside, write_stages
+from liver_pipeline.bundle.entry import literal
+from liver_pipeline.bundle.layers import WORKFLOWS, Configs
+from liver_pipeline.bundle.stages import differing_keys, merge_stages, refuse_unused, set_stage_keys
+from liver_pipeline.bundle.trained import WEIGHTS, finished_epoch, stage_folders
+from liver_pipeline.bundle.workflow import read_run, run_workflow
+from liver_pipeline.commands.run_changes import settle_config
+from liver_pipeline.data.splits import check_split, is_dealt, load_split, make_split
 from liver_pipeline.distributed import process_count
-from liver_pipeline.engines.training import finished_line, is_finished
-from liver_pipeline.io.checkpoints import LAST, PREVIOUS, load_latest
+from liver_pipeline.engines.training import finished_line
+from liver_pipeline.io.checkpoints import LAST
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.locks import lock_run
-
-# Keys that may change while a training goes on: they prolong it, or change no result.
-PROLONGING = ("max_epochs", "early_stop_patience")
-WITHOUT_EFFECT = (
-    "num_workers", "cache_dir", "cache_gb", "pin_memory", "activation_checkpointing",
-    "network_graph", "overlay_interval", "tracking_uri",
-)  # fmt: skip
+from liver_pipeline.io.tables import read_json
 
 
 def train(
@@ -35,11 +34,13 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     restart: bool = False,
     split: Mapping[str, Any] | None = None,
-) -> None:
+    workflows: Sequence[str] = ("train",),
+) -> Path:
     """Train in ``run_dir``: compose the layers into it if it is new, continue if it is not finished.
 
-    A run keeps its configuration. Layers named again must give the same one, except that ``max_epochs`` and
-    ``early_stop_patience`` may grow, and what changes no result may change.
+    A run that has begun keeps its configuration. Layers named again must give the same one, except that
+    ``max_epochs``, ``early_stop_patience`` and ``max_seconds`` may grow, and what changes no result, such as where data
+    and cache lie, may change. Before that, everything may.
 
     Args:
         run_dir: The run folder.
@@ -48,32 +49,105 @@ def train(
         experiment: See :func:`~liver_pipeline.bundle.stages.merge_stages`.
         overrides: See :func:`merge_stages`; those that change a composed run are written into
             it.
-        restart: Remove weights, split and logs first; a configuration named here replaces that of the run.
-        split: Content of ``split.json`` where the run has none; by default the training deals the cases.
+        restart: Begin anew: weights, split and logs of the earlier training go to ``earlier/<number>`` in the run,
+            once the data set of the new one was found; a configuration named here replaces that of the run.
+        split: Content of ``split.json``; by default the training deals the cases.
+        workflows: Whose keys ``overrides`` may set: those that the caller runs.
+
+    Returns:
+        The file of weights: those of the best validation, or of the last epoch where none gave a score.
 
     Raises:
+        FileNotFoundError: If there are no data.
         FileExistsError: If the folder holds weights that no checkpoint continues.
         ValueError: If the configuration is not that of the run; the message shows each key that differs. Or if another
             process is training in it. Also see :func:`~liver_pipeline.bundle.stages.merge_stages`.
     """
     run_dir = Path(run_dir)
     named = bool(layers) or experiment is not None
-    new = not (run_dir / "configs").is_dir()
-    if new or (restart and named):
-        compose(run_dir, layers, experiment=experiment, overrides=overrides, overwrite=not new)
+    overrides = overrides or {}
+    wanted = wanted_configs(run_dir, layers, experiment, overrides)
+    refuse_unused(wanted, overrides, workflows)
+    if not (run_dir / "configs").is_dir():
+        compose(run_dir, layers, experiment=experiment, overrides=overrides)
+    elif restart:
+        _begin_anew(run_dir, wanted, split)
     with lock_run(run_dir):
-        if not new and not (restart and named):
-            wanted = merge_stages(layers, experiment=experiment, overrides=overrides) if named else None
-            for folder, configs in (wanted or _with_overrides(run_dir, overrides or {})).items():
-                _settle_config(run_dir / folder, configs, named=named, restart=restart)
-                if restart:
-                    remove_outputs(run_dir / folder, TRAINING_OUTPUTS)
+        if not restart:
+            for folder, configs in wanted.items():
+                settle_config(run_dir / folder, configs, overrides, named=named)
+        _write_split(run_dir, split)
         if line := finished(run_dir):
             tqdm.write(line)
-            return
-        if split is not None and not (run_dir / "split.json").exists():
-            write_json(run_dir / "split.json", split)
-        run_workflow(run_dir, "train")
+        else:
+            run_workflow(run_dir, "train")
+    return weights_of(run_dir)
+
+
+def weights_of(run_dir: str | Path) -> Path:
+    """Return the file of weights that a training has left.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+    """
+    path = Path(run_dir) / WEIGHTS
+    if not path.is_file():
+        last = Path(run_dir) / "models" / LAST
+        raise FileNotFoundError(
+            f"the training left no {path}: was it removed, or is validate::save_best::path another? The weights of the "
+            f"last epoch are in {last}"
+        )
+    return path
+
+
+def wanted_configs(
+    run_dir: Path, layers: Mapping[str, str], experiment: str | None, overrides: Mapping[str, Any]
+) -> dict[str, Configs]:
+    """Return the configs that a run is to have, by stage: layers merged, or its own where none are named.
+
+    Raises:
+        ValueError: See :func:`~liver_pipeline.bundle.stages.merge_stages`.
+    """
+    if layers or experiment is not None or not (run_dir / "configs").is_dir():
+        return merge_stages(layers, experiment=experiment, overrides=overrides)
+    return _with_overrides(run_dir, overrides)
+
+
+def _begin_anew(run_dir: Path, wanted: dict[str, Configs], split: Mapping[str, Any] | None) -> None:
+    """Move what an earlier training wrote aside, once the new one is known to be able to start.
+
+    Raises:
+        FileNotFoundError: If its data set is not there.
+        ValueError: If its cases cannot be told or dealt, or its network cannot be built.
+    """
+    for configs in wanted.values():
+        check_build(configs["train"])
+    config = {**wanted[""]["train"], "bundle_root": literal(str(run_dir.resolve()))}
+    parser = ConfigParser(config)
+    cases, file = (parser.get_parsed_content(key) for key in ("cases", "split_file"))
+    if split is None and (is_dealt(file) or not Path(file).exists()):
+        shares, folds, fold, seed = (
+            parser.get_parsed_content(key) for key in ("split_fractions", "folds", "fold", "seed")
+        )
+        check_split(make_split(cases, fractions=shares, folds=folds, fold=fold, seed=seed))
+    elif split is None:
+        load_split(cases, file)
+    with lock_run(run_dir):
+        aside = set_run_aside(run_dir)
+        write_stages(run_dir, wanted)
+    if aside is not None:
+        tqdm.write(f"what the earlier training wrote is in {aside}")
+
+
+def _write_split(run_dir: Path, split: Mapping[str, Any] | None) -> None:
+    """Write a split that was given; one that is there has to be the same."""
+    path = run_dir / "split.json"
+    if split is None:
+        return
+    if not path.exists():
+        write_json(path, split)
+    elif read_json(path).get("cases") != split["cases"]:
+        raise ValueError(f"{path} deals the cases otherwise; choose another folder, or give --restart")
 
 
 def train_stage(run_dir: str | Path) -> None:
@@ -89,93 +163,17 @@ def train_stage(run_dir: str | Path) -> None:
     train(run_dir, {})
 
 
-def _stages(run_dir: Path) -> list[str]:
-    """Return the folders of a run's stages: its own, and that of a cascade's liver stage."""
-    return ["", LIVER_STAGE] if (run_dir / LIVER_STAGE / "configs").is_dir() else [""]
-
-
 def _with_overrides(run_dir: Path, overrides: Mapping[str, Any]) -> dict[str, Configs]:
     """Return a run's configs by stage and workflow, with ``overrides`` wherever the key is known."""
     stages = {
-        folder: {workflow: read_config(run_dir / folder / "configs" / f"{workflow}.yaml") for workflow in WORKFLOWS}
-        for folder in _stages(run_dir)
+        folder: {workflow: read_run(run_dir / folder, workflow) for workflow in WORKFLOWS}
+        for folder in stage_folders(run_dir)
     }
-    set_stage_keys(stages, [("key=value", overrides)], STAGE_KEYS | differing_keys(stages))
+    set_stage_keys(stages, [("key=value", overrides)], differing_keys(stages))
     return stages
-
-
-def _settle_config(run_dir: Path, wanted: Mapping[str, dict[str, Any]], *, named: bool, restart: bool) -> None:
-    """Refuse a configuration that is not the run's; write the changes that are allowed into the run."""
-    models = run_dir / "models"
-    started = not restart and any((models / name).exists() for name in (LAST, PREVIOUS))
-    if not started and not restart and (models / "model.pt").exists():
-        raise FileExistsError(
-            f"{run_dir} holds weights and no checkpoint to continue from; choose another folder or give --restart"
-        )
-    there = read_config(run_dir / "configs" / "train.yaml")
-    changes = config_difference(there, wanted["train"])
-    if started or named:
-        refused = [change for change in changes if not _may_change(*change)]
-        if refused:
-            shown = "; ".join(f"{key}: {_show(old)} -> {_show(new)}" for key, old, new in refused)
-            raise ValueError(
-                f"{run_dir} has another configuration (its own -> the new one): {shown}; "
-                f"choose another folder, leave the changes out, or give --restart"
-            )
-    if started:
-        for key, _, new in changes:
-            there[key] = new
-        if changes:
-            write_config(run_dir / "configs" / "train.yaml", there)
-    elif not named:
-        write_configs(run_dir / "configs", wanted)
-
-
-ABSENT = object()
-
-
-def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """List (key, old value, new value) of each leaf that differs between two configs; ``ABSENT`` where one has none."""
-    flat_old, flat_new = dict(_leaves(old)), dict(_leaves(new))
-    keys = dict.fromkeys([*flat_old, *flat_new])
-    pairs = ((key, flat_old.get(key, ABSENT), flat_new.get(key, ABSENT)) for key in keys)
-    return [(key, a, b) for key, a, b in pairs if a != b]
-
-
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    items = config.items() if isinstance(config, Mapping) else enumerate(config)
-    for name, value in items:
-        key = f"{prefix}{name}"
-        if isinstance(value, (Mapping, list, tuple)) and value:
-            yield from _leaves(value, f"{key}::")
-        else:
-            yield key, list(value) if isinstance(value, tuple) else value
-
-
-def _show(value: Any) -> str:
-    return "absent" if value is ABSENT else json.dumps(value)
-
-
-def _may_change(key: str, old: Any, new: Any) -> bool:
-    if key in PROLONGING:
-        return isinstance(old, int) and isinstance(new, int) and new > old
-    return key in WITHOUT_EFFECT
 
 
 def finished(run_dir: Path) -> str | None:
     """Say so if a run, with the liver stage of a cascade, has nothing left to train, before its data are read."""
-    lines = [_finished(run_dir / folder) for folder in _stages(run_dir)]
-    return lines[0] if all(lines) else None
-
-
-def _finished(run_dir: Path) -> str | None:
-    """Say so of one stage."""
-    if not (run_dir / "configs" / "train.yaml").is_file():
-        return None
-    config = read_config(run_dir / "configs" / "train.yaml")
-    limits = [config.get(key) for key in PROLONGING]
-    state, _ = load_latest(run_dir / "models")
-    if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
-        return None
-    done = is_finished(state["epoch"], limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
-    return finished_line(state["epoch"]) if done else None
+    epoch = finished_epoch(run_dir)
+    return None if epoch is None else finished_line(epoch)

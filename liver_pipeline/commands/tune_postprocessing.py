@@ -10,13 +10,12 @@ import numpy as np
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.compose import write_config
+from liver_pipeline.bundle.layers import WORKFLOWS
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.data.cases import Case
 from liver_pipeline.evaluation.postprocessing_search import Choice, ValidationCase, choose_postprocessing
 from liver_pipeline.io.tables import write_table
 from liver_pipeline.io.volumes import read_label_map
-
-WORKFLOWS = ("inference", "evaluate")
 
 
 def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choice:
@@ -50,7 +49,7 @@ def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choi
         [_load(case, folder / "masks", parser.get_parsed_content("num_classes")) for case in cases], min_gain=min_gain
     )
     write_table(folder / "postprocessing.csv", choice.table)
-    for workflow in WORKFLOWS:
+    for workflow in (name for name, layers in WORKFLOWS.items() if "inference" in layers):
         _write_choice(run_dir, workflow, choice)
     return choice
 

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from liver_pipeline.io.ledger import read_ledger
+from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.metrics.comparisons import FIGURES, case_values
 
 EVALUATION = Path("evaluation")
 METRICS = EVALUATION / "metrics.json"
 MASKS = EVALUATION / "masks"
-LEDGER = MASKS / "ledger.jsonl"
-NOT_INFERENCE = ("describe",)  # stages that are not part of getting a mask
 COSTS = ("seconds", "seconds_network", "slices", "peak_mb", "parameters")
 
 
@@ -62,7 +60,7 @@ class RunResult:
         return sum(row["seconds"] or 0.0 for row in self.log)
 
 
-def read_run(
+def read_results(
     folder: Path, *, experiment: str, seed: int, fold: int | None, classes: int, patients: Mapping[str, str]
 ) -> RunResult:
     """Read the results of a run.
@@ -94,7 +92,7 @@ def read_run(
 
 def _failures(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Cases without figures, and why: by the ledger where there is no mask."""
-    last, _ = read_ledger(folder / LEDGER)
+    last, _ = read_ledger(folder / MASKS / LEDGER)
     reasons = {}
     for case, failure in metrics["failures"].items():
         row = last.get(case, {})
@@ -114,7 +112,7 @@ def _costs(provenance: Mapping[str, Any]) -> dict[str, float | None]:
     if not provenance:
         return dict.fromkeys(COSTS)
     timing = provenance["timing"]
-    stages = {name: stage for name, stage in timing["stages"].items() if name not in NOT_INFERENCE}
+    stages = {name: stage for name, stage in timing["stages"].items() if name != "describe"}  # no part of the mask
     conversion = timing.get("seconds_conversion", 0.0)  # once a network, whatever the number of scans
     return {
         "seconds": sum(stage["seconds"] for stage in stages.values()) - conversion,

@@ -5,9 +5,9 @@ from .hard_cases import HardCases as HardCases
 from .ircadb import ircadb_cases as ircadb_cases
 from .layouts import folder_cases as folder_cases
 from .layouts import lits_cases as lits_cases
-from .layouts import msd_cases as msd_cases
 from .loaders import BatchLoader as BatchLoader
 from .loaders import SeedEpochs as SeedEpochs
+from .msd import msd_cases as msd_cases
 from .phantoms import make_phantom_dataset as make_phantom_dataset
 from .prepare import usable_cases as usable_cases
 from .splits import load_or_make_split as load_or_make_split

@@ -18,7 +18,7 @@ import torch
 
 from liver_pipeline.io.files import file_sha256, write_json
 
-NAMES = ("case", "patient")  # fields of a case that never are paths
+_NAMES = ("case", "patient")  # fields of a case that never are paths
 BY_VERSION = ("monai", "torch", "numpy", "builtins")  # packages whose code counts by their version
 
 
@@ -108,7 +108,7 @@ def case_digest(case: Mapping[str, Any], memory: Path) -> str:
     Raises:
         OSError: If a file cannot be read.
     """
-    return digest_of({name: value if name in NAMES else _field(value, memory) for name, value in case.items()})
+    return digest_of({name: value if name in _NAMES else _field(value, memory) for name, value in case.items()})
 
 
 def _field(value: Any, memory: Path) -> Any:

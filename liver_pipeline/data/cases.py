@@ -9,4 +9,3 @@ from __future__ import annotations
 Case = dict[str, str]
 Split = dict[str, list[Case]]
 PARTS = ("train", "val", "test")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.io.volumes import Scan
@@ -17,7 +18,7 @@ def converted_folder(root: Path, converted_dir: str | Path | None) -> Path:
 
 
 def write_volume(path: Path, scan: Scan) -> None:
-    """Write a scan as NIfTI on its own grid, slope and intercept applied; whole or not at all.
+    """Write a scan as compressed NIfTI on its own grid, slope and intercept applied; whole or not at all.
 
     Whole values are written as int16, fractions (as some MR scanners' slopes give them) as float32.
 
@@ -29,5 +30,5 @@ def write_volume(path: Path, scan: Scan) -> None:
         values = np.clip(values, -32768, 32767).astype(np.int16)
     header = scan.header.copy()
     header.set_data_dtype(values.dtype)
-    with whole_file(path) as temporary:
-        nib.save(nib.Nifti1Image(values, scan.affine, header), temporary)
+    with whole_file(path) as temporary, igzip.open(temporary, "wb") as file:
+        nib.Nifti1Image(values, scan.affine, header).to_stream(file)

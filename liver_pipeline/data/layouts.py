@@ -1,15 +1,16 @@
-"""How cases lie on disk: LiTS, MSD Task03, or your own images/ and labels/."""
+"""How cases lie on disk: LiTS, known by their numbers, or your own images/ and labels/, known by their paths below."""
 
 from __future__ import annotations
 
-import csv
-import json
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from liver_pipeline.data.cases import NIFTI_SUFFIXES, Case
+from liver_pipeline.data.cases import Case
 from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.tables import read_table
+from liver_pipeline.io.volumes import NIFTI_SUFFIXES
 
 
 def find_nifti(folder: str | Path) -> list[Path]:
@@ -45,34 +46,16 @@ def lits_cases(dataset_dir: str | Path) -> list[Case]:
         raise FileNotFoundError(
             f"no volume-N.nii or volume-N.nii.gz below {Path(dataset_dir).resolve()}; dataset_dir is the LiTS folder"
         )
-    _require_labels([str(n) for n in sorted(images.keys() - labels.keys())], "segmentation-N.nii[.gz]")
-    return [_case(f"volume-{n}", images[n], labels[n]) for n in sorted(images)]
-
-
-def msd_cases(dataset_dir: str | Path) -> list[Case]:
-    """Cases of a Medical Segmentation Decathlon task: ``dataset.json``, ``imagesTr/``, ``labelsTr/``.
-
-    Raises:
-        FileNotFoundError: If ``dataset.json`` or a file that it names is missing.
-    """
-    root = Path(dataset_dir)
-    index = root / "dataset.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"no dataset.json in {root.resolve()}; dataset_dir is the folder that holds imagesTr")
-    cases = [
-        _case(case_name(Path(item["image"]).name), root / item["image"], root / item["label"])
-        for item in json.loads(index.read_text())["training"]
-    ]
-    missing = [path for case in cases for path in (case["image"], case["label"]) if not Path(path).is_file()]
-    if missing:
-        raise FileNotFoundError(f"dataset.json names {len(missing)} files that do not exist, such as {missing[0]}")
-    return sorted(cases, key=lambda case: case["case"])
+    require_labels([str(n) for n in sorted(images.keys() - labels.keys())], "segmentation-N.nii[.gz]")
+    return [case_of(f"volume-{n}", images[n], labels[n]) for n in sorted(images)]
 
 
 def folder_cases(
     dataset_dir: str | Path, images: str = "images", labels: str = "labels", patient_pattern: str | None = None
 ) -> list[Case]:
     """Cases in two folders with the same file names; ``patients.csv`` (columns case, patient) groups them if it exists.
+
+    A case is named by its path below the folder without suffix, such as ``siteA/case1``, here and in ``patients.csv``.
 
     Args:
         dataset_dir: Holds the two folders.
@@ -82,47 +65,80 @@ def folder_cases(
 
     Raises:
         FileNotFoundError: If a folder is missing or empty, or a scan lacks its label map.
-        ValueError: If a case has no patient in ``patients.csv`` or its name does not match ``patient_pattern``.
+        ValueError: If two files have the same name but for the suffix, ``patients.csv`` is not as
+            :func:`liver_pipeline.io.tables.read_table` has it or lacks a case, or the name of a case does not match
+            ``patient_pattern``.
     """
     root = Path(dataset_dir)
-    by_name = {case_name(path.name): path for path in find_nifti(root / labels)}
-    scans = find_nifti(root / images)
+    label_maps, scans = (cases_below(root / name) for name in (labels, images))
     if not scans:
         raise FileNotFoundError(f"no .nii or .nii.gz in {(root / images).resolve()}")
-    _require_labels(
-        [case_name(path.name) for path in scans if case_name(path.name) not in by_name], f"a file in {root / labels}"
+    require_labels(
+        [name for name in scans if name not in label_maps], f"a file of the same path and name in {root / labels}"
     )
     patients = _read_patients(root / "patients.csv")
     return [
-        _case(name := case_name(path.name), path, by_name[name], _patient(name, patients, patient_pattern))
-        for path in scans
+        case_of(name, path, label_maps[name], _patient(name, patients, patient_pattern)) for name, path in scans.items()
     ]
 
 
-def _case(name: str, image: Path, label: Path, patient: str | None = None) -> Case:
+def cases_below(folder: Path) -> dict[str, Path]:
+    """Return the NIfTI files below a folder by case: the path below the folder, without suffix.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: See :func:`refuse_doubles`.
+    """
+    files = find_nifti(folder)
+    names = [case_name(path.relative_to(folder).as_posix()) for path in files]
+    refuse_doubles(names, files, folder)
+    return dict(zip(names, files, strict=True))
+
+
+def refuse_doubles(names: Sequence[str], files: Sequence[Path | str], where: Path) -> None:
+    """Refuse names that two files have; upper and lower case are the same, as on the file systems of macOS and Windows.
+
+    Raises:
+        ValueError: Naming both files.
+    """
+    seen: dict[str, Path | str] = {}
+    for name, file in zip(names, files, strict=True):
+        if (other := seen.get(name.casefold())) is not None:
+            raise ValueError(f"{where}: {other} and {file} are both case {name}; rename one, or keep one of them")
+        seen[name.casefold()] = file
+
+
+def case_of(name: str, image: Path, label: Path, patient: str | None = None) -> Case:
+    """Return a case; without ``patient`` it is a patient of its own."""
     return {"case": name, "patient": patient or name, "image": str(image), "label": str(label)}
 
 
-def _require_labels(missing: Sequence[str], what: str) -> None:
+def require_labels(missing: Sequence[str], what: str) -> None:
+    """Raise FileNotFoundError, naming the first few, if a scan has no label map."""
     if missing:
         raise FileNotFoundError(f"{len(missing)} scans have no label map ({what}): {', '.join(missing[:5])}")
 
 
 def _read_patients(path: Path) -> dict[str, str] | None:
+    """Return the patient of each case, which may be written with its suffix."""
     if not path.is_file():
         return None
-    with path.open(newline="") as file:
-        return {row["case"]: row["patient"] for row in csv.DictReader(file)}
+    rows = read_table(path, ["case", "patient"])
+    names = [case_name(row["case"]) for row in rows]
+    refuse_doubles(names, [row["case"] for row in rows], path)
+    return {name: row["patient"] for name, row in zip(names, rows, strict=True)}
 
 
 def _patient(name: str, patients: dict[str, str] | None, pattern: str | None) -> str:
     if patients is not None:
         if name not in patients:
-            raise ValueError(f"patients.csv has no row for case {name}")
+            near = difflib.get_close_matches(name, patients, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; a case is its path below the folder of scans, no suffix"
+            raise ValueError(f"patients.csv has no row for case {name}{hint}")
         return patients[name]
     if pattern is None:
         return name
     match = re.search(pattern, name)
-    if not match or not match.groups():
+    if not match or not match.groups() or not match[1]:
         raise ValueError(f"patient_pattern {pattern!r} finds no patient in the case name {name!r}; it needs one group")
     return match[1]

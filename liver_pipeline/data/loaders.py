@@ -17,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Randomizable
 from torch.utils.data import Sampler
 
-Draw = tuple[int, int]  # seed of the item, index of the case
+from liver_pipeline.io.limits import cores
+
+CaseDraw = tuple[int, int]  # seed of the item, index of the case
 Order = npt.NDArray[np.int64]  # indices of the cases of an epoch
-Waiting = deque[tuple[list[Draw], Future[Any]]]  # batches in preparation
+Batch = tuple[dict[str, Any], "torch.cuda.Event | None"]  # and when its copy to the GPU is done
+_Waiting = deque[tuple[list[CaseDraw], Future[Batch]]]  # batches in preparation
 Redraw = Callable[[Order, np.random.Generator], Order]
 
 
@@ -40,7 +43,7 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-class EpochSampler(Sampler[Draw]):
+class EpochSampler(Sampler[CaseDraw]):
     """Deal the cases of an epoch: a permutation that depends on seed and epoch.
 
     Args:
@@ -59,7 +62,7 @@ class EpochSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return -(-self.size // self.world)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[CaseDraw]:
         rng = np.random.default_rng(seed_of(self.seed, self.epoch))
         order = rng.permutation(self.size)
         if self.redraw is not None:
@@ -85,7 +88,7 @@ class SeededItems(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> Any:
+    def __getitem__(self, draw: CaseDraw) -> Any:
         seed, index = draw
         try:
             worker = self._idle.pop()
@@ -102,7 +105,10 @@ class SeededItems(torch.utils.data.Dataset[Any]):
 class BatchLoader(DataLoader):
     """A DataLoader that prepares batches in threads; their number changes neither order nor content of the batches.
 
-    While an epoch ends and is validated, the threads go on with the first batches of the next one.
+    While an epoch ends and is validated, the threads go on with the first batches of the next one. Batches hold plain
+    tensors: a network that is given a MetaTensor gives views of its outputs to the layers that change them in place,
+    and the backward pass then copies each gradient three times. With a GPU as ``device`` a batch is copied there while
+    the training steps before it run.
 
     Args:
         dataset: A MONAI dataset.
@@ -112,6 +118,7 @@ class BatchLoader(DataLoader):
         rank: See :class:`EpochSampler`.
         world: See :class:`EpochSampler`.
         redraw: See :class:`EpochSampler`.
+        device: Where the batches are to be; None leaves them where the dataset has them.
         options: Other arguments of PyTorch's DataLoader.
     """
 
@@ -125,6 +132,7 @@ class BatchLoader(DataLoader):
         rank: int = 0,
         world: int = 1,
         redraw: Redraw | None = None,
+        device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
         self.draws = EpochSampler(len(dataset), seed, rank=rank, world=world, redraw=redraw)
@@ -132,31 +140,50 @@ class BatchLoader(DataLoader):
         super().__init__(self.items, batch_size=batch_size, sampler=self.draws, **options)
         self.num_threads = num_threads
         self.epoch = 0
-        self._ahead: tuple[ThreadPoolExecutor, Waiting] | None = None
+        self._ahead: tuple[ThreadPoolExecutor, _Waiting] | None = None
+        on_gpu = device is not None and torch.device(device).type == "cuda"
+        self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is."""
         self.epoch = epoch
 
-    def _batches(self, epoch: int) -> list[list[Draw]]:
+    def _batches(self, epoch: int) -> list[list[CaseDraw]]:
         assert self.batch_sampler is not None
         self.draws.epoch = epoch
         return list(self.batch_sampler)
 
-    def _load(self, draws: Sequence[Draw]) -> Any:
-        batch = self.collate_fn([self.items[draw] for draw in draws])
-        return pinned(batch) if self.pin_memory else batch
+    def _load(self, draws: Sequence[CaseDraw]) -> Batch:
+        batch = without_metadata(self.collate_fn([self.items[draw] for draw in draws]))
+        batch = pinned(batch) if self.pin_memory else batch
+        if self._stream is None:
+            return batch, None
+        with torch.cuda.stream(self._stream):
+            moved = {key: _moved(value, self._stream.device) for key, value in batch.items()}
+        return moved, self._stream.record_event()
+
+    @staticmethod
+    def _arrived(loaded: Batch) -> dict[str, Any]:
+        """Let what the caller does next on the GPU come after the copy."""
+        batch, copied = loaded
+        if copied is not None:
+            for value in batch.values():
+                if isinstance(value, torch.Tensor):
+                    current = torch.cuda.current_stream(value.device)
+                    current.wait_event(copied)
+                    value.record_stream(current)
+        return batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = self._batches(self.epoch)
         if self.num_threads == 0:
-            yield from map(self._load, batches)
+            yield from (self._arrived(self._load(draws)) for draws in batches)
             return
         pool, waiting = self._ahead or (one_core_each(self.num_threads), deque())
         self._ahead = None
         if [draws for draws, _ in waiting] != batches[: len(waiting)]:  # another epoch, or it was redrawn
-            for _, batch in waiting:
-                batch.cancel()
+            for _, begun in waiting:
+                begun.cancel()
             waiting.clear()
         coming = [*batches, *self._batches(self.epoch + 1)[: self.num_threads]][len(waiting) :]
         given = 0  # batches
@@ -165,7 +192,7 @@ class BatchLoader(DataLoader):
                 while coming and len(waiting) <= self.num_threads:
                     draws = coming.pop(0)
                     waiting.append((draws, pool.submit(self._load, draws)))
-                batch = waiting.popleft()[1].result()
+                batch = self._arrived(waiting.popleft()[1].result())
                 given += 1
                 if given == len(batches):
                     self._ahead = (pool, waiting)
@@ -173,6 +200,16 @@ class BatchLoader(DataLoader):
         finally:
             if given < len(batches):
                 pool.shutdown(cancel_futures=True)
+
+
+def without_metadata(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch with tensors in place of MetaTensors, which share their memory."""
+    return {key: value.as_tensor() if isinstance(value, MetaTensor) else value for key, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Return a tensor on ``device``, without waiting for the copy; anything else as it is."""
+    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
 def pinned(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +239,9 @@ class SeedEpochs:
 
 
 def one_core_each(count: int) -> ThreadPoolExecutor:
-    """Return a pool of ``count`` threads whose PyTorch operations run on one core; the caller keeps its own number."""
+    """Return a pool of ``count`` threads, but no more than there are cores, whose PyTorch operations run on one core.
+
+    The caller keeps its own number.
+    """
     torch.get_num_threads()  # settles the number of the calling thread, which the workers' would otherwise become
-    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(min(count, cores()), initializer=torch.set_num_threads, initargs=(1,))

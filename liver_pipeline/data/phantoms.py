@@ -18,7 +18,16 @@ from scipy import ndimage
 from liver_pipeline.labels import LIVER, TUMOR
 
 # Mean Hounsfield values in the portal-venous phase, rounded from textbook ranges.
-HU = {"air": -1000, "fat": -100, "muscle": 55, "liver": 110, "tumor": 20, "spleen": 125, "kidney": 180, "bone": 400}
+TISSUE_HU = {
+    "air": -1000,
+    "fat": -100,
+    "muscle": 55,
+    "liver": 110,
+    "tumor": 20,
+    "spleen": 125,
+    "kidney": 180,
+    "bone": 400,
+}
 
 
 def liver_phantom(
@@ -55,26 +64,26 @@ def liver_phantom(
         value: npt.NDArray[np.float32] = sum(((m - c) / r) ** 2 for m, c, r in steps)
         return value
 
-    image = np.full(shape, HU["air"], dtype=np.float32)
-    image[ball((0, 0, 0), (175, 130, 1e4)) < 1] = HU["fat"]
-    image[ball((0, 0, 0), (158, 113, 1e4)) < 1] = HU["muscle"]
-    image[ball((0, -70, 0), (22, 22, 1e4)) < 1] = HU["bone"]
-    image[ball((-95, -25, 30), (32, 45, 55)) < 1] = HU["spleen"]
+    image = np.full(shape, TISSUE_HU["air"], dtype=np.float32)
+    image[ball((0, 0, 0), (175, 130, 1e4)) < 1] = TISSUE_HU["fat"]
+    image[ball((0, 0, 0), (158, 113, 1e4)) < 1] = TISSUE_HU["muscle"]
+    image[ball((0, -70, 0), (22, 22, 1e4)) < 1] = TISSUE_HU["bone"]
+    image[ball((-95, -25, 30), (32, 45, 55)) < 1] = TISSUE_HU["spleen"]
     for side in (-60, 60):
-        image[ball((side, -55, -50), (24, 26, 52)) < 1] = HU["kidney"]
+        image[ball((side, -55, -50), (24, 26, 52)) < 1] = TISSUE_HU["kidney"]
 
     scale = rng.uniform(0.9, 1.1)
     center = np.array([70, 5, 30]) + jitter
     radii = np.array([72, 82, 78]) * scale
     left = np.array([5, 42, 45]) + jitter
     liver = (ball(center, radii) < 1) | (ball(left, np.array([62, 38, 40]) * scale) < 1)
-    image[liver] = HU["liver"]
+    image[liver] = TISSUE_HU["liver"]
     label = liver.astype(np.uint8) * LIVER
     for _ in range(n_tumors):
         direction = rng.normal(size=3)
         place = center + direction / np.linalg.norm(direction) * radii * rng.uniform(0.1, 0.6)
         tumor = (ball(place, np.full(3, rng.uniform(10, 26))) < 1) & liver
-        image[tumor] = HU["tumor"]
+        image[tumor] = TISSUE_HU["tumor"]
         label[tumor] = TUMOR
     image = ndimage.gaussian_filter(image, sigma=[1.2 / s for s in spacing])  # scanner blur of about 3 mm FWHM
     image += rng.normal(scale=noise_hu, size=image.shape)

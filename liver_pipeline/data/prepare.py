@@ -12,7 +12,7 @@ from liver_pipeline.data.cases import Case, Split
 from liver_pipeline.data.loaders import one_core_each
 from liver_pipeline.io.files import write_json
 
-CHOICES = ("fail", "skip")
+_CHOICES = ("fail", "skip")
 
 
 def usable_cases(
@@ -42,8 +42,8 @@ def usable_cases(
         ValueError: If ``on_bad_case`` is unknown, a case is bad and that means failure, or no case is left in a part
             that had some.
     """
-    if on_bad_case not in CHOICES:
-        raise ValueError(f"on_bad_case is {on_bad_case!r}; it can be {' or '.join(CHOICES)}")
+    if on_bad_case not in _CHOICES:
+        raise ValueError(f"on_bad_case is {on_bad_case!r}; it can be {' or '.join(_CHOICES)}")
     bad = _find_bad([(part, case) for part in parts for case in split[part]], prepare, num_threads)
     if bad and on_bad_case == "fail":
         named = "; ".join(f"{entry['case']} ({entry['found']})" for entry in bad)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from liver_pipeline.data.cases import PARTS, Case, Split
-from liver_pipeline.io.files import write_json
+from liver_pipeline.io.files import content_sha256, write_json
+from liver_pipeline.io.tables import clean_name, read_json
 
 
 def make_split(
@@ -137,7 +139,23 @@ def load_or_make_split(
 def write_split(split_file: str | Path, split: Split, settings: Mapping[str, Any]) -> None:
     """Write the names of the cases of each part, with the settings that they came from."""
     names = {part: [case["case"] for case in split[part]] for part in PARTS}
-    write_json(split_file, {"settings": dict(settings), "cases": names})
+    write_json(split_file, split_content(names, settings))
+
+
+def split_content(names: Mapping[str, Sequence[str]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a split file holds; its hash tells one that was dealt from one that somebody wrote or edited."""
+    content = {"settings": dict(settings), "cases": {part: list(names[part]) for part in PARTS}}
+    return {**content, "dealt_sha256": content_sha256(content)}
+
+
+def is_dealt(split_file: str | Path) -> bool:
+    """Tell whether a split file is there and is as it was dealt, so that another training may deal anew."""
+    try:
+        content = read_json(split_file)
+        sha256 = content.pop("dealt_sha256", None)
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(sha256 == content_sha256(content))
 
 
 def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
@@ -153,13 +171,41 @@ def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
             f"no split at {split_file.resolve()}; `liver-pipeline train` writes it into the run folder"
         )
     by_name = {case["case"]: case for case in cases}
-    try:
-        stored: dict[str, list[str]] = json.loads(split_file.read_text())["cases"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{split_file} is not a split: it needs a key 'cases' with train, val and test") from error
-    unknown = [name for part in PARTS for name in stored.get(part, []) if name not in by_name]
+    stored = _read_split(split_file)
+    named = [name for part in PARTS for name in stored[part]]
+    unknown = [name for name in named if name not in by_name]
     if unknown:
-        raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}")
-    split = {part: [by_name[name] for name in stored.get(part, [])] for part in PARTS}
+        near = difflib.get_close_matches(unknown[0], by_name, n=1)
+        hint = f" (it has {near[0]})" if near else ""
+        raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}{hint}")
+    if unused := sorted(by_name.keys() - set(named)):
+        remedy = "a new run, or --restart, deals all cases" if is_dealt(split_file) else "name them in it"
+        tqdm.write(
+            f"{len(unused)} cases of the data set are in no part of {split_file} and not used, such as {unused[0]}; "
+            f"were they added since? {remedy}"
+        )
+    split = {part: [by_name[name] for name in stored[part]] for part in PARTS}
     check_split(split)
     return split
+
+
+def _read_split(split_file: Path) -> dict[str, list[str]]:
+    """Return names of cases by part.
+
+    Raises:
+        ValueError: Naming the file and the place in it that is not as :func:`write_split` writes it.
+    """
+    content = read_json(split_file)
+    stored = content.get("cases") if isinstance(content, Mapping) else None
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"{split_file} is not a split: it needs a key 'cases' with train, val and test")
+    if other := sorted(map(str, stored.keys() - set(PARTS))):
+        raise ValueError(f"{split_file}: cases::{other[0]} is no part; the parts are {', '.join(PARTS)}")
+    for part, names in stored.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{split_file}: cases::{part} is {str(names)[:80]}; expected a list of names of cases")
+    parts = {part: [clean_name(name) for name in stored.get(part, [])] for part in PARTS}
+    often = [name for name, n in Counter(name for names in parts.values() for name in names).items() if n > 1]
+    if often:
+        raise ValueError(f"{split_file} names case {often[0]} twice; a case is in one part, once")
+    return parts

@@ -7,7 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from liver_pipeline.io.files import refuse_existing, whole_file
+
 MANUFACTURER = "liver-pipeline"
+# Of patient and study: DICOM's type 2, which a series may hold empty, and anonymisation often removes.
+MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 def write_structured_report(
@@ -16,7 +23,7 @@ def write_structured_report(
     """Write liver and lesion measurements as Comprehensive 3D SR that refers to the CT series.
 
     Args:
-        table: Result of :func:`liver_pipeline.evaluation.description.describe`.
+        table: Result of :func:`liver_pipeline.evaluation.description.describe_label_map`.
         series: Folder of the DICOM slices that the mask belongs to; patient and study are taken from it.
         path: The ``.dcm`` to write.
         overwrite: Replace a file that is there.
@@ -25,11 +32,13 @@ def write_structured_report(
         ImportError: If highdicom is not installed.
         FileNotFoundError: If the folder holds no DICOM slices.
         FileExistsError: If ``path`` is there and ``overwrite`` is false.
+        ValueError: If a slice lacks what names it (its UIDs).
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already; name another file or add --overwrite")
-    build_structured_report(table, Path(series)).save_as(path)
+    refuse_existing([path], overwrite)
+    report = build_structured_report(table, Path(series))
+    with whole_file(path) as temporary:
+        report.save_as(temporary)
 
 
 def build_structured_report(table: Mapping[str, Any], series: Path) -> Any:
@@ -76,7 +85,7 @@ def build_structured_report(table: Mapping[str, Any], series: Path) -> Any:
 
 
 def _read_headers(series: Path) -> list[Any]:
-    """Headers of the slices in a folder, in order of position."""
+    """Headers of the slices in a folder, in order of position; tags that may be empty and are missing are added so."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
@@ -90,6 +99,13 @@ def _read_headers(series: Path) -> list[Any]:
             headers.append(header)
     if not headers:
         raise FileNotFoundError(f"no DICOM slice in {series}; a DICOM SR refers to a series, so SCAN is its folder")
+    for header in headers:
+        for name in MAY_BE_EMPTY:
+            if name not in header:
+                setattr(header, name, "")
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+            if not header.get(name):
+                raise ValueError(f"{header.filename}: no {name}; a DICOM SR refers to slices by it: export them again")
     return sorted(headers, key=lambda header: float(header.ImagePositionPatient[2]))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
 from liver_pipeline.io.files import causes, disk_is_full
@@ -42,9 +43,9 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _memory_line(trainer: SupervisedTrainer) -> str:
-    batch = trainer.state.batch
-    if not isinstance(batch, Mapping):  # decollated: the step was done, so it was the validation
+    if trainer.last_event_name == Events.EPOCH_COMPLETED:
         return "out of memory in validation; lower sw_batch_size"
+    batch = trainer.state.batch
     windows, _, *roi = batch["image"].shape
     asked = f"out of memory with {windows} windows (batch_size x crops_per_case) of {_times(roi)} (roi_size)"
     fit = largest_fit(trainer, batch)

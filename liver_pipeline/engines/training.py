@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from liver_pipeline.bundle.trained import is_finished
 from liver_pipeline.distributed import is_main_process
 from liver_pipeline.engines.explain import explain
 from liver_pipeline.handlers.checkpoint import Checkpoint
@@ -17,17 +16,12 @@ from liver_pipeline.handlers.epoch_log import EpochLog
 from liver_pipeline.io.locks import lock_run
 
 
-def is_finished(epoch: int, max_epochs: int, early_stop: Mapping[str, Any], patience: int) -> bool:
-    """Tell whether a training at the end of ``epoch`` has nothing left to do."""
-    return epoch >= max_epochs or early_stop["counter"] >= patience
-
-
 def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     """Train, from the last checkpoint where there is one; a training that is finished is left as it is.
 
     Args:
         trainer: MONAI's SupervisedTrainer.
-        log: Attached here, so that it comes after the trainer's own handlers.
+        log: Attached here with its losses, so that it comes after the trainer's own handlers.
         checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
 
     Raises:
@@ -44,7 +38,7 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
 def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     trainer.add_event_handler(Events.STARTED, _scale_only_fp16)
     parts = (checkpoint.parts.get(name) for name in ("average", "hard_cases"))
-    for handler in (*parts, log, checkpoint):
+    for handler in (log.losses, *parts, log, checkpoint):
         if handler is not None:
             handler.attach(trainer)
     checkpoint.resume(trainer)
@@ -54,11 +48,15 @@ def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
         return
     try:
         trainer.run()
+        checkpoint.wait()
     except Exception as error:
         explained = explain(error, trainer, checkpoint.folder)
         if explained is None:
             raise
         raise explained from None
+    finally:
+        with contextlib.suppress(Exception):  # whatever ended the training is what to tell
+            checkpoint.wait()
 
 
 def _scale_only_fp16(engine: Engine) -> None:

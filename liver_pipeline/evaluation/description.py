@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.geometry.affines import GRID_CLOSE, Affine, corner_shift_mm, spacing_of
 from liver_pipeline.geometry.boxes import Box
 from liver_pipeline.io.probabilities import read_probabilities
-from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
 from liver_pipeline.labels import LabelMap, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
@@ -32,14 +34,14 @@ LESION_COLUMNS = (
 )  # fmt: skip
 
 
-def describe_files(
+def describe(
     mask: Path | str,
     scan: Path | str | None = None,
     *,
     reference: Path | str | None = None,
     confidence: Path | str | None = None,
     segments: Path | str | None = None,
-    modality: str = "ct",
+    reader: ScanReader | None = None,
 ) -> dict[str, Any]:
     """Describe one label map on disk.
 
@@ -50,7 +52,7 @@ def describe_files(
         confidence: Probabilities on the same grid, as ``predict --probabilities`` writes them, or of tumor alone; see
             :mod:`liver_pipeline.io.probabilities`.
         segments: Couinaud map (1 to 8) on the same grid; gives shares per segment.
-        modality: Of the scan: "ct" or "mr".
+        reader: How the run that made the mask reads scans; by default as CT.
 
     Returns:
         See :func:`describe`.
@@ -62,12 +64,13 @@ def describe_files(
     label_map = read_label_map(mask, accept=ACCEPTED)
     truth = read_label_map(reference, accept=ACCEPTED) if reference else None
     couinaud = read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED) if segments else None
-    ct = read_scan(scan, modality=modality, accept=ACCEPTED) if scan else None
+    reader = reader or ScanReader()
+    ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan) if scan else None
     probability = read_probabilities(confidence).get("tumor") if confidence else None
     if confidence and probability is None:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
     turned, affine = to_ras(label_map)
-    table = describe(
+    table = describe_label_map(
         turned,
         affine,
         hu=_on_grid(label_map, ct),
@@ -97,7 +100,7 @@ def _on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
     return array
 
 
-def describe(
+def describe_label_map(
     label_map: LabelMap,
     affine: Affine,
     *,

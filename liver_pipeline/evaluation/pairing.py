@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.discovery import PROBABILITIES
+from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name
+from liver_pipeline.io.tables import clean_name
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -31,21 +31,6 @@ class Failure:
     detail: str
 
 
-def case_name(path: Path) -> str:
-    """Name of the case that a label map belongs to.
-
-    LiTS numbers its scans ``volume-12`` and its references ``segmentation-12``: both are case ``volume-12``. Any other
-    file is named by itself, without ``.nii`` or ``.nii.gz``.
-
-    Example:
-        >>> case_name(Path("labels/segmentation-012.nii")), case_name(Path("liver_3.nii.gz"))
-        ('volume-12', 'liver_3')
-    """
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    lits = re.fullmatch(r"(test-)?(volume|segmentation)-(\d+)", stem)
-    return f"{lits[1] or ''}volume-{int(lits[3])}" if lits else stem
-
-
 def find_pairs(
     pred_dir: Path,
     label_dir: Path,
@@ -61,46 +46,56 @@ def find_pairs(
     Args:
         pred_dir: Folder of predictions; sub-folders are part of the case's name, as are those of ``label_dir``.
         label_dir: Folder of references.
-        cases: Names to keep; None keeps all.
+        cases: Names to keep; None keeps all that either folder has.
         probability_dir: Folder of probabilities, ``<case>.probabilities.nii.gz`` or, where there are none of these,
             of the same names; a case without any is scored without.
         image_dir: Folder of scans of the same names, for pictures; likewise.
 
     Returns:
-        Pairs by name, and a DUPLICATE_NAME failure for each case that two files of one folder claim.
+        Pairs by name, and by case why there is none: NO_PREDICTION, NO_REFERENCE, or DUPLICATE_NAME where two files of
+        one folder claim it.
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
-        ValueError: If a case has no prediction or no reference; all are listed.
+        ValueError: If the folders have no name in common, or neither has one of ``cases``.
     """
     preds, labels = _by_case(pred_dir), _by_case(label_dir)
     if cases is not None:
-        wanted = set(cases)
+        wanted = {clean_name(case) for case in cases}
         preds = {case: files for case, files in preds.items() if case in wanted}
         labels = {case: files for case, files in labels.items() if case in wanted}
         if unknown := sorted(wanted - set(preds) - set(labels)):
             raise ValueError(f"no file for cases {_listed(unknown)} in {pred_dir} and {label_dir}")
-    problems = []
-    if missing := sorted(set(labels) - set(preds)):
-        problems.append(f"no prediction for {_listed(missing)} in {pred_dir}")
-    if extra := sorted(set(preds) - set(labels)):
-        problems.append(f"no reference for {_listed(extra)} in {label_dir}")
-    if problems:
-        raise ValueError("; ".join(problems) + "; files are matched by name")
-    failures = {}
-    for case in sorted(preds):
-        for files in (preds[case], labels[case]):
-            if len(files) > 1:
-                names = " and ".join(str(file) for file in files)
-                failures[case] = Failure("DUPLICATE_NAME", f"{names} are both case {case}; keep one")
+    if not preds.keys() & labels.keys():
+        raise ValueError(
+            f"no prediction has a reference: {pred_dir} has {_listed(sorted(preds), 3)}, {label_dir} has "
+            f"{_listed(sorted(labels), 3)}; files are matched by name, with the folder that they lie in"
+        )
+    failures = _unpaired(preds, labels, pred_dir, label_dir)
     probabilities = {} if probability_dir is None else _probabilities(probability_dir)
     images = {} if image_dir is None else _by_case(image_dir, volumes=True)
     pairs = [
         Pair(case, preds[case][0], labels[case][0], _first(probabilities.get(case)), _first(images.get(case)))
-        for case in sorted(preds)
+        for case in sorted(preds.keys() & labels.keys())
         if case not in failures
     ]
     return pairs, failures
+
+
+def _unpaired(
+    preds: Mapping[str, Sequence[Path]], labels: Mapping[str, Sequence[Path]], pred_dir: Path, label_dir: Path
+) -> dict[str, Failure]:
+    failures = {}
+    for case in sorted(preds.keys() | labels.keys()):
+        both = [files for files in (preds.get(case, ()), labels.get(case, ())) if len(files) > 1]
+        if both:
+            names = " and ".join(str(file) for file in both[0])
+            failures[case] = Failure("DUPLICATE_NAME", f"{names} are both case {case}; keep one")
+        elif case not in preds:
+            failures[case] = Failure("NO_PREDICTION", f"{labels[case][0]} has no mask in {pred_dir}; was it segmented?")
+        elif case not in labels:
+            failures[case] = Failure("NO_REFERENCE", f"{preds[case][0]} has no label map in {label_dir}")
+    return failures
 
 
 def _first(paths: Sequence[Path] | None) -> Path | None:
@@ -108,6 +103,8 @@ def _first(paths: Sequence[Path] | None) -> Path | None:
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:
+    if not names:
+        return "none"
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
@@ -125,8 +122,9 @@ def _probabilities(folder: Path) -> dict[str, list[Path]]:
 
 def _name_below(path: Path) -> str:
     """Name of a case with the folder that it lies in, relative to the searched one."""
-    inside = path.parent.as_posix()
-    return case_name(path) if inside == "." else f"{inside}/{case_name(path)}"
+    inside = clean_name(path.parent.as_posix())
+    name = lits_case_name(case_name(path.name))
+    return name if inside == "." else f"{inside}/{name}"
 
 
 def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:

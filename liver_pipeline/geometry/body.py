@@ -7,13 +7,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-BLOCK = 8  # voxels of the model grid along each edge of a block of the body map
+BLOCK_VOXELS = 8  # voxels of the model grid along each edge of a block of the body map
 
 
 def body_blocks(image: torch.Tensor, air_hu: float) -> npt.NDArray[np.bool_]:
     """Return which blocks of 8x8x8 voxels of ``image`` (X, Y, Z), in HU, hold a voxel that is not air."""
-    brightest = F.max_pool3d(image[None, None], kernel_size=BLOCK, stride=BLOCK, ceil_mode=True)[0, 0]
-    return (brightest >= air_hu).numpy()
+    brightest = F.max_pool3d(image[None, None], kernel_size=BLOCK_VOXELS, stride=BLOCK_VOXELS, ceil_mode=True)[0, 0]
+    return (brightest >= air_hu).cpu().numpy()
 
 
 def encode_blocks(blocks: npt.NDArray[np.bool_]) -> str:

@@ -58,7 +58,7 @@ def joint_box(*arrays: npt.NDArray[np.generic]) -> Box | None:
     return x_box, y_box, z_box
 
 
-def whole(shape: Sequence[int]) -> Box:
+def whole_box(shape: Sequence[int]) -> Box:
     """Return the box of a whole volume."""
     x, y, z = (slice(0, int(n)) for n in shape)
     return x, y, z

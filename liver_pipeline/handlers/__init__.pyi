@@ -1,5 +1,8 @@
 from .bad_loss import StopAtBadLoss as StopAtBadLoss
+from .budget import CosineBudget as CosineBudget
+from .budget import StopInTime as StopInTime
 from .checkpoint import Checkpoint as Checkpoint
+from .clipping import ClipGradients as ClipGradients
 from .dice import dice_of_each_class as dice_of_each_class
 from .dice import mean_dice as mean_dice
 from .early_stop import EarlyStop as EarlyStop
@@ -11,5 +14,6 @@ from .progress import Progress as Progress
 from .save_best import SaveBest as SaveBest
 from .schedule import LrSchedule as LrSchedule
 from .schedule import schedule_length as schedule_length
+from .step_losses import StepLosses as StepLosses
 from .tensorboard import Board as Board
 from .tensorboard import Overlays as Overlays

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-import torch
 from ignite.engine import Engine
-from monai.engines.utils import IterationEvents
 
+from liver_pipeline.handlers.step_losses import StepLoss, StepLosses
 from liver_pipeline.io.files import write_json
 
 
@@ -16,37 +16,36 @@ class LossNotFiniteError(ValueError):
 
 
 class StopAtBadLoss:
-    """Stop before the weights are changed by a loss that is nan or infinite, and save which cases gave it.
+    """Stop when the loss of a step is nan or infinite, and save which cases gave it; no checkpoint knows that step.
 
     Attach it to the trainer.
 
     Args:
         path: JSON file with epoch, iteration, loss, cases of the batch, and smallest and largest value of the images.
+        losses: Tells of each loss.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, losses: StepLosses) -> None:
+        self.path, self.losses = Path(path), losses
 
     def attach(self, engine: Engine) -> None:
-        """Look at each loss before it is propagated back."""
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        """Look at each loss as soon as it is read."""
+        self.losses.readers.append(self)
 
-    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
-        loss = engine.state.output["loss"].detach()
-        if torch.isfinite(loss):
+    def __call__(self, step: StepLoss) -> None:  # noqa: D102 (attach says it)
+        if math.isfinite(step.value):
             return
-        batch = engine.state.batch
-        cases = list(dict.fromkeys(batch.get("case", [])))
-        image = batch["image"]
+        cases = list(dict.fromkeys(step.batch.get("case", [])))
+        image = step.batch["image"]
         record = {
-            "epoch": engine.state.epoch,
-            "iteration": engine.state.iteration,
-            "loss": str(loss.item()),
+            "epoch": step.epoch,
+            "iteration": step.iteration,
+            "loss": str(step.value),
             "cases": cases,
             "image_range": [str(image.min().item()), str(image.max().item())],
         }
         write_json(self.path, record)
         raise LossNotFiniteError(
-            f"the loss is {loss.item()} in epoch {engine.state.epoch}, cases {', '.join(cases)} (see {self.path}); the "
+            f"the loss is {step.value} in epoch {step.epoch}, cases {', '.join(cases)} (see {self.path}); the "
             f"last checkpoint is from before; look at these cases, or lower learning_rate"
         )

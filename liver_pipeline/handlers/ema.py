@@ -43,8 +43,9 @@ class WeightAverage:
         averages: list[torch.Tensor] = list(self.network.parameters())
         weights: list[torch.Tensor] = list(self.trained.parameters())
         torch._foreach_lerp_(averages, weights, rate)
-        for average, buffer in zip(self.network.buffers(), self.trained.buffers(), strict=True):
-            average.copy_(buffer)
+        copies: list[torch.Tensor] = list(self.network.buffers())
+        if copies:
+            torch._foreach_copy_(copies, list(self.trained.buffers()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights; nothing when switched off."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import from_engine
 from tqdm import tqdm
 
 from liver_pipeline.distributed import is_main_process, process_count, sum_over_processes
+from liver_pipeline.handlers.step_losses import StepLosses
 from liver_pipeline.io.tables import write_table
 
 
@@ -22,18 +22,24 @@ class EpochLog:
     """One row of ``log.csv`` and one printed line an epoch: loss, learning rate, validation metrics, seconds.
 
     Attach it to the trainer, after the handler that validates.
+
+    Args:
+        path: Of ``log.csv``.
+        validator: Has the metrics.
+        optimizer: Has the learning rate.
+        losses: Have those of the epoch.
     """
 
-    def __init__(self, path: str | Path, validator: Engine, optimizer: torch.optim.Optimizer) -> None:
-        self.path, self.validator, self.optimizer = Path(path), validator, optimizer
+    def __init__(
+        self, path: str | Path, validator: Engine, optimizer: torch.optim.Optimizer, losses: StepLosses
+    ) -> None:
+        self.path, self.validator, self.optimizer, self.losses = Path(path), validator, optimizer, losses
         self.rows: list[dict[str, Any]] = []
-        self.losses: list[float] = []
         self.started, self.learning_rate = time.monotonic(), math.nan
 
     def attach(self, engine: Engine) -> None:
-        """Collect the losses of an epoch, then write."""
+        """Write after each epoch."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,17 +57,14 @@ class EpochLog:
         return max(scored, key=lambda pair: pair[0], default=None)
 
     def _start(self, engine: Engine) -> None:
-        self.losses, self.started = [], time.monotonic()
+        self.started = time.monotonic()
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
-    def _collect(self, engine: Engine) -> None:
-        self.losses.append(_loss(engine.state.output))
-
     def _write(self, engine: Engine) -> None:
-        epoch = engine.state.epoch
+        epoch, losses = engine.state.epoch, self.losses.epoch
         row: dict[str, Any] = {
             "epoch": epoch,
-            "train_loss": float(sum_over_processes(np.array(sum(self.losses) / len(self.losses)))) / process_count(),
+            "train_loss": float(sum_over_processes(np.array(sum(losses) / len(losses)))) / process_count(),
             "learning_rate": float(self.learning_rate),
             "seconds": round(time.monotonic() - self.started, 2),
             "data_wait_share": round(getattr(engine.state, "data_wait_share", 0.0), 3),
@@ -79,7 +82,3 @@ class EpochLog:
         best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
         progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"
         tqdm.write(f"{progress} {shown}{best} | {row['seconds']:.0f} s")
-
-
-def _loss(output: Any) -> float:
-    return float(from_engine(["loss"], first=True)(output))

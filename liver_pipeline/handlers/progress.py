@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
-from monai.handlers import from_engine
 from tqdm import tqdm
 
 from liver_pipeline.distributed import is_main_process
 from liver_pipeline.handlers.epoch_log import EpochLog
+from liver_pipeline.handlers.step_losses import StepLosses
 from liver_pipeline.visualize.curves import draw_training
 
 WAIT_WARNING = 0.2  # share of an epoch's steps; above it the loader is worth a look
@@ -26,11 +26,12 @@ class Progress:
 
     Args:
         validator: Its key metric is shown.
+        losses: The latest one is shown.
         clock: Seconds; for tests.
     """
 
-    def __init__(self, validator: Engine, clock: Callable[[], float] = time.monotonic) -> None:
-        self.validator, self.clock = validator, clock
+    def __init__(self, validator: Engine, losses: StepLosses, clock: Callable[[], float] = time.monotonic) -> None:
+        self.validator, self.losses, self.clock = validator, losses, clock
         self.bar: tqdm[Any] | None = None
         self.warned = False
         self.first_iteration = 0
@@ -66,7 +67,7 @@ class Progress:
         engine.state.data_wait_share = share
         if self.bar is None or self.bar.disable:
             return
-        shown = {"loss": f"{float(from_engine(['loss'], first=True)(engine.state.output)):.3f}"}
+        shown = {"loss": f"{self.losses.last:.3f}"}
         metric = self.validator.state.metrics.get(self.validator.state.key_metric_name)
         if metric is not None:
             shown["dice"] = f"{float(metric):.3f}"

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from liver_pipeline.handlers.step_losses import StepLoss, StepLosses
 from liver_pipeline.visualize.pictures import case_pictures
 
 
@@ -87,7 +88,7 @@ def overlay(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> np.
 
 
 class Board:
-    """Write the network's graph when a training begins, and have all on disk after each epoch.
+    """Write the network's graph when a training begins, the loss of each step, and have all on disk after each epoch.
 
     A network that cannot be traced has no graph, which a line says. Attach it to the trainer.
 
@@ -96,18 +97,27 @@ class Board:
         network: Traced as in evaluation.
         window: Shape of one window, (C, X, Y, Z).
         graph: Whether to write the graph; large networks take a minute.
+        losses: Tell of each loss.
     """
 
-    def __init__(self, writer: SummaryWriter | None, network: nn.Module, window: Sequence[int], graph: bool) -> None:
+    def __init__(
+        self, writer: SummaryWriter | None, network: nn.Module, window: Sequence[int], graph: bool, losses: StepLosses
+    ) -> None:
         self.writer, self.network, self.window, self.graph = writer, network, tuple(window), graph
+        self.losses = losses
 
     def attach(self, engine: Engine) -> None:
         """Write once; a training that continues has its graph already."""
         if self.writer is None:
             return
+        self.losses.readers.append(self._write_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.writer.flush())
         if self.graph:
             engine.add_event_handler(Events.STARTED, self)
+
+    def _write_loss(self, step: StepLoss) -> None:
+        if self.writer is not None:
+            self.writer.add_scalar("train_loss", step.value, step.iteration)
 
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         if engine.state.iteration or self.writer is None:

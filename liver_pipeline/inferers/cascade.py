@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from liver_pipeline.geometry.affines import geometry, spacing_of
-from liver_pipeline.geometry.boxes import Box, box_corners, box_on_scan, cut_out, whole, widen
+from liver_pipeline.geometry.boxes import Box, box_corners, box_on_scan, cut_out, whole_box, widen
 from liver_pipeline.geometry.grids import axis_map
 from liver_pipeline.inferers.liver import Found, Limits, find_liver
 from liver_pipeline.inferers.predictor import Network
@@ -114,7 +114,7 @@ class CascadeInferer(Inferer):
         found = find_liver(labels.numpy()[0, 0], spacing_of(coarse), self.limits)
         if found.box is None:
             logger.warning("%s: %s; the tumor stage sees the whole scan", scan.meta["filename_or_obj"], found.doubt)
-            return found, whole(shape), record
+            return found, whole_box(shape), record
         on_scan = box_on_scan(found.box, axis_map(affine, shape, coarse, labels.shape[2:]))
         return found, widen(on_scan, self.margin_mm, spacing_of(affine), shape), record
 

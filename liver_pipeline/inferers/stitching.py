@@ -118,6 +118,6 @@ def blend(sums: torch.Tensor, counts: torch.Tensor, members: int) -> torch.Tenso
         mean = mean + part
     if members > 1:
         mean = mean / members
-    if bool(nowhere.any()):
+    if nowhere.is_cuda or bool(nowhere.any()):  # a GPU is not asked, which would make the processor wait
         mean.masked_fill_(nowhere, 0.0)[:, :1].masked_fill_(nowhere, 1.0)
     return mean

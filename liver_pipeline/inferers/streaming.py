@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,15 @@ from monai.inferers import Inferer, sliding_window_inference
 from monai.utils import ensure_tuple_rep
 from torch.utils.data import default_collate
 
-from liver_pipeline.geometry.body import BLOCK, decode_blocks
+from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
 from liver_pipeline.geometry.grids import AxisMap, axis_map
-from liver_pipeline.inferers.predictor import Engine, Network, Predictor, device_of, evaluating
+from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
-from liver_pipeline.inferers.upsampling import LabelCanvas, softmax, upsample_whole
+from liver_pipeline.inferers.upsampling import DeviceCanvas, LabelCanvas, softmax, upsample_whole
 from liver_pipeline.inferers.windows import Window, holds_body, padding, streaming_axis, window_shape, windows
 from liver_pipeline.labels import LabelMap
 
+CANVAS_BYTES = 1e9  # of a label map (and probabilities) that is kept on a GPU until it is complete
 FLUSH_BYTES = 16 * 2**20  # of sums that are turned into labels at a time: temporaries stay in the processor's cache
 
 
@@ -140,7 +140,7 @@ class StreamingInferer(Inferer):
 
     def _stream(
         self, image: torch.Tensor, members: Sequence[Network], grid: AxisMap, meta: dict[str, Any]
-    ) -> tuple[LabelCanvas, dict[str, Any]]:
+    ) -> tuple[LabelCanvas | DeviceCanvas, dict[str, Any]]:
         """Visit the windows slab by slab; return what was painted and the record."""
         plan = self._plan(image, meta)
         predictor = Predictor(
@@ -150,13 +150,14 @@ class StreamingInferer(Inferer):
             device_of(members[0]),
             one_shape=all(n > 0 for n in self.roi_size),
         )
-        canvas = LabelCanvas(grid, plan.axis, keep_probabilities=self.probabilities)
-        upsampler = _Upsampler(canvas, plan, len(members))
         weights = importance_map(plan.roi, self.mode, self.sigma_scale)
-        device = self.device or predictor.device
+        device = torch.device(self.device or predictor.device)
+        upsampler = _Upsampler(self._canvas(grid, plan.axis, device), plan, len(members))
         stitcher = SlabStitcher(plan.image.shape[1:], plan.axis, weights, upsampler, device)
 
-        def stitch_on_cpu() -> bool:
+        def relieve() -> bool:
+            if upsampler.move_to_cpu():
+                return True
             if stitcher.device.type == "cpu":
                 return False
             stitcher.move("cpu")
@@ -165,11 +166,22 @@ class StreamingInferer(Inferer):
 
         for begin in range(0, len(plan.kept), self.sw_batch_size):
             batch = plan.kept[begin : begin + self.sw_batch_size]
-            logits = predictor(torch.stack([plan.image[(slice(None), *window)] for window in batch]), stitch_on_cpu)
+            logits = predictor(torch.stack([plan.image[(slice(None), *window)] for window in batch]), relieve)
             for window, output in zip(batch, logits, strict=True):
-                _add(stitcher, window, output, stitch_on_cpu)
+                _add(stitcher, window, output, relieve)
         stitcher.finish()
-        return canvas, self._record(plan, predictor, upsampler, len(members))
+        predictor.record.fallbacks += upsampler.fallbacks
+        return upsampler.canvas, self._record(plan, predictor, upsampler, len(members))
+
+    def _canvas(self, grid: AxisMap, axis: int, device: torch.device) -> LabelCanvas | DeviceCanvas:
+        """Return what labels are painted on: on a GPU that has the sums, if it has room for the label map as well."""
+        kept = 3 if self.probabilities else 1
+        if device.type == "cuda" and kept * int(np.prod(grid.scan_shape)) <= CANVAS_BYTES:
+            try:
+                return DeviceCanvas(grid, axis, device, keep_probabilities=self.probabilities)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        return LabelCanvas(grid, axis, keep_probabilities=self.probabilities)
 
     def _plan(self, image: torch.Tensor, meta: dict[str, Any]) -> _Plan:
         """Pad the image where it is smaller than a window, order the windows, drop those that hold only air."""
@@ -193,7 +205,7 @@ class StreamingInferer(Inferer):
         if not meta.get("body"):
             return None, "off: no body map"
         blocks = decode_blocks(str(meta["body"]))
-        if blocks.shape != tuple(-(-n // BLOCK) for n in shape):
+        if blocks.shape != tuple(-(-n // BLOCK_VOXELS) for n in shape):
             return None, "off: the body map is of another grid"  # the image was cropped since
         return blocks, "on"
 
@@ -212,9 +224,11 @@ class StreamingInferer(Inferer):
             "skipped_windows": len(plan.order) - len(plan.kept),
             "skip_air": plan.note,
             "streaming_axis": plan.axis,
+            "resampled_on": str(plan.image.device),
+            "upsampled_on": str(upsampler.canvas.device),
             "seconds_conversion": round(happened.seconds_conversion, 4),
-            "seconds_network": round(happened.seconds_network, 4),
-            "seconds_upsampling": round(upsampler.seconds, 4),
+            "seconds_network": round(predictor.clock.seconds, 4),
+            "seconds_upsampling": round(upsampler.clock.seconds, 4),
         }
         if happened.compared_voxels:
             record["label_agreement"] = happened.agreeing_voxels / happened.compared_voxels
@@ -236,19 +250,23 @@ class _Plan:
 
 
 class _Upsampler:
-    """Takes finished sums from the stitcher, crops the padding, and paints labels; ``seconds`` is the time it took."""
+    """Takes finished sums from the stitcher, crops the padding, and paints labels; ``clock`` has the time it took."""
 
-    def __init__(self, canvas: LabelCanvas, plan: _Plan, members: int) -> None:
+    def __init__(self, canvas: LabelCanvas | DeviceCanvas, plan: _Plan, members: int) -> None:
         self.canvas = canvas
+        self.fallbacks: list[str] = []
         self.members = members
         planes, rows, columns = (slice(plan.pads[a][0], plan.pads[a][0] + plan.shape[a]) for a in canvas.roles)
         self.planes, self.inside = planes, (slice(None), slice(None), rows, columns)
         self.position = 0
-        self.seconds = 0.0
+        self.clock = Clock()
 
     def __call__(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
         """Paint the next planes."""
-        started = time.perf_counter()
+        with self.clock(sums.device):
+            self._flush(sums, counts)
+
+    def _flush(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
         first = max(self.planes.start - self.position, 0)
         last = min(self.planes.stop - self.position, sums.shape[0])
         self.position += sums.shape[0]
@@ -258,11 +276,22 @@ class _Upsampler:
             try:
                 self._paint(sums[part], counts[part])
             except torch.OutOfMemoryError:
+                self.move_to_cpu()
                 self._paint(sums[part].cpu(), counts[part].cpu())
-        self.seconds += time.perf_counter() - started
+
+    def move_to_cpu(self) -> bool:
+        """Go on with a label map on the CPU; False where it is there already."""
+        if isinstance(self.canvas, LabelCanvas):
+            return False
+        self.canvas = self.canvas.on_cpu()
+        self.fallbacks.append("out of memory: upsampling on the CPU")
+        torch.cuda.empty_cache()
+        return True
 
     def _paint(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
         """Turn sums into probabilities and these into labels."""
+        if isinstance(self.canvas, DeviceCanvas) and self.canvas.device.type != sums.device.type:
+            self.move_to_cpu()  # the sums were, before
         self.canvas.add(blend(sums[self.inside], counts[self.inside], self.members))
 
 

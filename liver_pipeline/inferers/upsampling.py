@@ -24,6 +24,8 @@ MIXED = 255  # corners that disagree; labels are below
 CLEAR_MARGIN = 1e-5  # far above what rounding can eat: at most a few 1e-7 for values in [0, 1]
 PLANES = 16  # scan planes that are worked on at a time
 SPARSE_SHARE = 0.15  # a box with more undecided voxels than this is interpolated whole
+DEVICE_BYTES = 2**26  # of interpolated probabilities that a GPU works on at a time
+NOT_FINITE = "the network's output holds NaN or infinity; check the weights, or run without amp"
 SPARSE_VOXELS = 2**17  # undecided voxels that are interpolated at a time
 
 
@@ -99,6 +101,8 @@ class LabelCanvas:
             plane.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self, grid: AxisMap, axis: int, *, keep_probabilities: bool = False) -> None:
         self.roles = (axis, *[a for a in range(3) if a != axis])  # model axes of a block's planes, rows, columns
         self.taps = tuple(grid.taps_to_scan(a) for a in self.roles)
@@ -122,7 +126,7 @@ class LabelCanvas:
             ValueError: If a value is not finite: a label cannot be told.
         """
         if not bool(torch.isfinite(probabilities.sum())):
-            raise ValueError("the network's output holds NaN or infinity; check the weights, or run without amp")
+            raise ValueError(NOT_FINITE)
         block = probabilities.cpu().contiguous()
         label = clear_labels(probabilities)
         first = self._arrived
@@ -149,6 +153,14 @@ class LabelCanvas:
         if self._keep and self._levels is None:
             self._levels = np.zeros((*self.labels.shape, 2), dtype=np.uint8, order="F")
         return self._levels
+
+    def take_over(self, labels: LabelMap, levels: LabelMap | None, arrived: int, carry: torch.Tensor | None) -> None:
+        """Go on where another canvas has stopped: what it has painted, how many planes it got, and the last of them."""
+        np.copyto(self.labels, labels)
+        self._levels = None if levels is None else np.asfortranarray(levels)
+        self._arrived = arrived
+        if carry is not None:
+            self._carry, self._carry_label = carry.cpu(), clear_labels(carry)
 
     def _keep_levels(self, block: torch.Tensor, first: int, planes: slice) -> None:
         """Interpolate the foreground of the scan planes ``planes`` and store it in eight bits."""
@@ -231,6 +243,111 @@ class LabelCanvas:
                 label[value > top] = k
                 np.maximum(top, value, out=top)
         return label
+
+
+class DeviceCanvas:
+    """The same label map, kept on a GPU until it is complete.
+
+    Every voxel is interpolated, which costs a GPU less than to find out which ones need it; the operations and their
+    order are those of :func:`upsample_whole`, and so are the labels.
+
+    Args:
+        grid: Map between scan and model grid.
+        axis: Model axis along which planes arrive, in order and without gaps.
+        device: Where the label map is kept.
+        keep_probabilities: Also keep the probabilities of the foreground classes.
+    """
+
+    def __init__(
+        self, grid: AxisMap, axis: int, device: torch.device | str, *, keep_probabilities: bool = False
+    ) -> None:
+        self.grid, self.axis, self.device, self.keep = grid, axis, torch.device(device), keep_probabilities
+        self.roles = (axis, *[a for a in range(3) if a != axis])
+        self.taps = tuple(grid.taps_to_scan(a) for a in self.roles)
+        self._memory = self._empty()
+        self._levels: list[torch.Tensor] = []  # of each foreground class
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self._arrived = self._painted = 0  # planes of the model, of the scan
+        self._carry: torch.Tensor | None = None
+
+    def _empty(self) -> torch.Tensor:
+        """Return background on the scan's grid, as it lies in a file: axes Z, Y, X."""
+        return torch.zeros(self.grid.scan_shape[::-1], dtype=torch.uint8, device=self.device)
+
+    def add(self, probabilities: torch.Tensor) -> None:
+        """Take the next model planes, (n, K, B, C), and paint every scan plane that they complete.
+
+        A value that is not finite is an error when the labels are asked for.
+        """
+        finite = self._finite & torch.isfinite(probabilities.sum())
+        first = self._arrived
+        block = probabilities
+        if self._carry is not None:
+            block, first = torch.cat([self._carry, probabilities]), first - 1
+        arrived = self._arrived + probabilities.shape[0]
+        if self.keep and not self._levels:
+            self._levels = [self._empty() for _ in range(block.shape[1] - 1)]
+        stop = int(np.searchsorted(self.taps[0].upper, arrived, side="left"))
+        some = max(1, DEVICE_BYTES // (4 * block.shape[1] * self.taps[1].lower.size * self.taps[2].lower.size))
+        for begin in range(self._painted, stop, some):
+            self._paint(block, first, slice(begin, min(begin + some, stop)))
+        self._arrived, self._painted, self._finite, self._carry = arrived, stop, finite, block[-1:].clone()
+
+    def _paint(self, block: torch.Tensor, first: int, planes: slice) -> None:
+        """Interpolate and paint some scan planes from model planes that start with number ``first``."""
+        part = _cut(self.taps[0], planes)
+        low = int(part.lower[0])
+        values = block[low - first : int(part.upper[-1]) + 1 - first]
+        taps, dims = (_shift(part, low), *self.taps[1:]), (0, 2, 3)
+        for role in np.argsort(self.roles):
+            values = interpolate(values, dims[role], taps[role])
+        self._write(self._memory, argmax(values, 1), planes)
+        for k, levels in enumerate(self._levels, start=1):
+            self._write(levels, values[:, k].mul(LEVELS).round_().to(torch.uint8), planes)
+
+    def _write(self, memory: torch.Tensor, painted: torch.Tensor, planes: slice) -> None:
+        """Put planes (n, b, c) into their place on the scan's grid."""
+        flipped = [role for role, axis in enumerate(self.roles) if self.grid.flipped[axis]]
+        if 0 in flipped:
+            size = self.taps[0].lower.size
+            planes = slice(size - planes.stop, size - planes.start)
+        target = memory.permute(2, 1, 0).permute(self.grid.order).permute(self.roles)
+        target[planes] = painted.flip(flipped)
+
+    @property
+    def labels(self) -> LabelMap:
+        """uint8 on the scan's grid and axis order, Fortran-ordered; complete after the last plane.
+
+        Raises:
+            ValueError: If a probability was not finite: a label cannot be told.
+        """
+        labels = _downloaded(self._memory)
+        if not bool(self._finite):
+            raise ValueError(NOT_FINITE)
+        return labels
+
+    @property
+    def levels(self) -> LabelMap | None:
+        """Foreground probabilities in eight bits, uint8 (X, Y, Z, K - 1), Fortran-ordered; None unless kept."""
+        if not self.keep:
+            return None
+        planes = self._levels or [self._empty() for _ in range(2)]
+        return _downloaded(torch.stack(planes))
+
+    def on_cpu(self) -> LabelCanvas:
+        """Return a canvas on the CPU that goes on where this one is."""
+        canvas = LabelCanvas(self.grid, self.axis, keep_probabilities=self.keep)
+        canvas.take_over(self.labels, self.levels if self._levels else None, self._arrived, self._carry)
+        return canvas
+
+
+def _downloaded(memory: torch.Tensor) -> LabelMap:
+    """Return a tensor whose axes run as in a file, (..., Z, Y, X), as an array (X, Y, Z, ...) in Fortran order."""
+    host = memory.to("cpu", non_blocking=True)  # into pinned memory
+    if memory.is_cuda:
+        torch.cuda.current_stream(memory.device).synchronize()
+    array: LabelMap = host.numpy()
+    return array.T
 
 
 def _cells(label: LabelMap, taps: Sequence[Taps], last: bool) -> LabelMap:

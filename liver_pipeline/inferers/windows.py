@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from monai.data.utils import dense_patch_slices
 
-from liver_pipeline.geometry.body import BLOCK
+from liver_pipeline.geometry.body import BLOCK_VOXELS
 
 Window = tuple[slice, slice, slice]
 
@@ -62,7 +62,7 @@ def streaming_axis(shape: Sequence[int], roi: Sequence[int], overlap: Sequence[f
 def holds_body(window: Window, blocks: npt.NDArray[np.bool_], before: Sequence[int]) -> bool:
     """Tell whether a window on the padded volume (``before`` voxels added in front) touches a block with body."""
     box = tuple(
-        slice(max(w.start - b, 0) // BLOCK, max(-((b - w.stop) // BLOCK), 0))
+        slice(max(w.start - b, 0) // BLOCK_VOXELS, max(-((b - w.stop) // BLOCK_VOXELS), 0))
         for w, b in zip(window, before, strict=True)
     )
     return bool(blocks[box].any())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 
 from liver_pipeline.io.files import DamagedFileError, sync, verify_archive, whole_file
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
+# Not *.pt: programs such as MONAI Label take any file of that name in models/ for the weights that model.pt holds.
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+OLDER = ("last.pt", "previous.pt")  # what earlier versions called them
 
 
 class DamagedCheckpointError(DamagedFileError):
@@ -54,15 +57,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_latest(folder: str | Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Read the newest checkpoint of a folder that is whole: ``last.pt``, else ``previous.pt``.
+    """Read the newest checkpoint of a folder that is whole: ``last.ckpt``, else ``previous.ckpt``.
 
     Returns:
         Contents, or None when the folder holds neither file; and a line about each file that was passed over.
 
     Raises:
         DamagedCheckpointError: If there are files and none is whole.
+        ValueError: If there are only those of an earlier version, which have other names.
     """
     folder = Path(folder)
+    refuse_older_names(folder)
     problems: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
@@ -74,3 +79,22 @@ def load_latest(folder: str | Path) -> tuple[dict[str, Any] | None, list[str]]:
     if problems:
         raise DamagedCheckpointError(f"{'; '.join(problems)}; --restart begins the training anew")
     return None, problems
+
+
+def peek_latest(folder: str | Path) -> dict[str, Any] | None:
+    """Return the newest checkpoint of a folder that can be opened, mapped and with no checksum compared; else None."""
+    for name in (LAST, PREVIOUS):
+        with contextlib.suppress(Exception):  # not there, or damaged in any of a dozen ways
+            contents: dict[str, Any] = torch.load(Path(folder) / name, map_location="cpu", mmap=True, weights_only=True)
+            return contents
+    return None
+
+
+def refuse_older_names(folder: Path) -> None:
+    """Raise ValueError if a folder holds checkpoints of an earlier version, and none of this one."""
+    older = [name for name in OLDER if (folder / name).is_file()]
+    if older and not any((folder / name).exists() for name in (LAST, PREVIOUS)):
+        renamed = " and ".join(f"{name} to {Path(name).stem}.ckpt" for name in older)
+        raise ValueError(
+            f"{folder} holds checkpoints of an earlier version; rename {renamed} to continue, or move them"
+        )

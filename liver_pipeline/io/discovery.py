@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
+import re
+import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,12 +18,22 @@ from liver_pipeline.io.dicom import is_series_folder
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.formats import peek_stored, stored_sha256
+from liver_pipeline.io.nifti import LABEL_INTENT, intent_code
+
+logger = logging.getLogger(__name__)
 
 SCAN_SUFFIXES = (
     ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
 )  # fmt: skip
 VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
+STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
+
+
+# What lies beside a mask, or was made of one.
+RESULT_ENDINGS = (PROBABILITIES, f"{STALE}.nii.gz", ".edited.nii.gz", ".seg.nrrd")  # the last is 3D Slicer's
+LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
+REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class ScanInput:
     case: str
 
 
-def find_inputs(root: Path | str, *, leave_out: Iterable[Path] = ()) -> list[ScanInput]:
+def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput]:
     """Find the scans below a folder: files that end as :data:`SCAN_SUFFIXES` do, and folders of DICOM slices.
 
     What is named like a scan is taken for one, so that a folder called ``a.nii.gz`` fails with a code rather than being
@@ -39,7 +53,8 @@ def find_inputs(root: Path | str, *, leave_out: Iterable[Path] = ()) -> list[Sca
 
     Args:
         root: A folder to search with all its sub-folders, or one scan.
-        leave_out: Folders not to search, such as an output folder inside ``root``.
+        label_maps: Label maps are looked for, not scans. Otherwise what this package wrote (masks, probabilities), what
+            calls itself a label map, and the references of data sets known by their names are left out, and counted.
 
     Returns:
         The inputs in order of their case names.
@@ -52,27 +67,51 @@ def find_inputs(root: Path | str, *, leave_out: Iterable[Path] = ()) -> list[Sca
         raise refuse(root, "NOT_FOUND", "there is no such file or folder; is the path spelt right?")
     if root.is_file():
         return [ScanInput(root, case_name(root.resolve().name))]
-    found = [
-        ScanInput(path, _case_below(root, path))
-        for path in _walk(root, {folder.resolve() for folder in leave_out}, set())
-    ]
+    paths = _walk(root, set())
+    labels = set() if label_maps else {path for path in paths if is_label_map(path)}
+    if labels:
+        shown = ", ".join(sorted(path.relative_to(root).as_posix() for path in labels)[:3])
+        logger.warning("%s: %d label maps, masks or probabilities are no scans: %s, ...", root, len(labels), shown)
+    found = [ScanInput(path, _case_below(root, path)) for path in paths if path not in labels]
     if not found:
-        raise refuse(
-            root, "NO_SCANS", f"no {', '.join(SCAN_SUFFIXES)} or DICOM series in it; name the folder of the scans"
-        )
+        kinds = f"no DICOM series and no file that ends in {', '.join(SCAN_SUFFIXES)}"
+        there = f"only {len(labels)} label maps" if labels else kinds
+        raise refuse(root, "NO_SCANS", f"{there} in it; name the folder of the scans")
     return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
 
 
+def is_one_scan(path: Path | str) -> bool:
+    """Tell whether a path is one scan: a file, or a folder of DICOM slices with no sub-folder."""
+    path = Path(path)
+    return path.is_file() or (is_series_folder(path) and not any(entry.is_dir() for entry in _entries(path)))
+
+
 def case_name(name: str, is_folder: bool = False) -> str:
-    """Return ``name`` without the suffix of a scan; the name of a DICOM folder is kept whole.
+    """Return ``name`` without the suffix of a scan, accents in one form (NFC); that of a DICOM folder is kept whole.
 
     Example:
         >>> case_name("site_b/a.1.nii.gz"), case_name("1.2.840.zip"), case_name("1.2.nii", is_folder=True)
         ('site_b/a.1', '1.2.840', '1.2.nii')
     """
+    name = unicodedata.normalize("NFC", name)
     if is_folder:
         return name
     return next((name[: -len(s)] for s in SCAN_SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), name)
+
+
+def lits_case_name(case: str) -> str:
+    """Return the case that a label map belongs to, by the name of its file.
+
+    LiTS numbers its scans ``volume-12`` and its references ``segmentation-12``: both are case ``volume-12``. Any other
+    file is a case of its own.
+
+    Example:
+        >>> lits_case_name("batch_1/segmentation-012"), lits_case_name("liver_3")
+        ('batch_1/volume-12', 'liver_3')
+    """
+    folder, slash, stem = case.rpartition("/")
+    lits = re.fullmatch(r"(test-)?(volume|segmentation)-(\d+)", stem)
+    return f"{folder}{slash}{lits[1] or ''}volume-{int(lits[3])}" if lits else case
 
 
 def same_names(inputs: Iterable[ScanInput]) -> dict[str, list[Path]]:
@@ -96,19 +135,51 @@ def _named_like_scan(path: Path) -> bool:
     return path.name.lower().endswith(SCAN_SUFFIXES)
 
 
-def _walk(folder: Path, leave_out: set[Path], seen: set[Path]) -> list[Path]:
-    """Return scans in ``folder`` and below; links are followed, each real folder once."""
-    if (real := folder.resolve()) in seen | leave_out:
+def is_label_map(path: Path) -> bool:
+    """Tell whether a file named like a scan is none: a mask or what lies beside one, or a data set's reference.
+
+    Known by NIfTI's intent code, by the provenance beside it, by the name of what is written beside a mask, and by
+    where LiTS, MSD and ``--data folder`` keep their references.
+    """
+    name = path.name.lower()
+    if name.endswith(RESULT_ENDINGS):
+        return True
+    twin = LITS_REFERENCE.sub(r"\1volume-\2", path.name)
+    if twin != path.name and any((folder / twin).exists() for folder in (path.parent, *path.parent.parent.glob("*/"))):
+        return True
+    if path.parent.name in REFERENCE_FOLDERS and (path.parent.parent / REFERENCE_FOLDERS[path.parent.name]).is_dir():
+        return True
+    return path.is_file() and (_has_provenance(path) or intent_code(path) == LABEL_INTENT)
+
+
+def _has_provenance(path: Path) -> bool:
+    record = path.with_name(f"{case_name(path.name)}.json")
+    try:
+        output = json.loads(record.read_bytes())["output"]
+        return bool(output["sha256"]) and Path(output["path"]).name == path.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _walk(folder: Path, seen: set[Path]) -> list[Path]:
+    """Return scans in ``folder`` and below; links are followed, each real folder once.
+
+    A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
+    """
+    if (real := folder.resolve()) in seen:
         return []
     seen.add(real)
-    found = [folder] if is_series_folder(folder) else []
-    entries = _entries(folder)
+    try:
+        found = [folder] if is_series_folder(folder) else []
+        entries = _entries(folder)
+    except OSError:
+        return [folder]
     names = {entry.name.lower() for entry in entries}
     for entry in entries:
         if _named_like_scan(entry):
             found += [] if _has_header(entry, names) else [entry]
         elif entry.is_dir():
-            found += _walk(entry, leave_out, seen)
+            found += _walk(entry, seen)
     return found
 
 

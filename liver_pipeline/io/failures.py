@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import torch
 
-from liver_pipeline.io.files import DISK_FULL
+from liver_pipeline.io.files import DISK_FULL, causes
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, error
 
+# As PyTorch says them; a kernel's fault is told by whatever call comes next, and by every call after it.
+DEVICE_ERROR = re.compile(r"CUDA error|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|HIP error|device-side assert|NCCL error")
 # Failures that say nothing about the scan: the next run tries again without being asked.
 PASSING = frozenset(
-    ("READ_FAILED", "NOT_FOUND", "OUT_OF_MEMORY", "WRITE_FAILED", "DISK_FULL", "OUTPUT_READ_ONLY", "OUTPUT_EXISTS")
+    (
+        "READ_FAILED",
+        "NOT_FOUND",
+        "OUT_OF_MEMORY",
+        "WRITE_FAILED",
+        "DISK_FULL",
+        "OUTPUT_READ_ONLY",
+        "OUTPUT_EXISTS",
+        "DEVICE_FAILED",
+    )
 )
+
+
+def is_device_error(reason: BaseException) -> bool:
+    """Tell whether an accelerator failed, which leaves it useless to this process and says nothing about the scan.
+
+    Too little memory is no such error: the next scan may fit.
+    """
+    if any(isinstance(link, torch.OutOfMemoryError) for link in causes(reason)):
+        return False
+    return any(isinstance(link, RuntimeError) and DEVICE_ERROR.search(str(link)) for link in causes(reason))
 
 
 def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
@@ -32,6 +54,8 @@ def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
     line = " ".join(f"{type(reason).__name__}: {reason}".split())[:500]
     if isinstance(reason, MemoryError | torch.OutOfMemoryError) or "allocate memory" in line:
         return error("OUT_OF_MEMORY", f"{line}; free memory, or choose a coarser grid")
+    if is_device_error(reason):
+        return error("DEVICE_FAILED", f"{line}; the device needs a new process: run the same command again")
     if writing and isinstance(reason, OSError):
         return _write_failure(reason, line)
     return error("PREDICT_FAILED", line)

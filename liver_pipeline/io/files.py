@@ -6,23 +6,28 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
-TEMPORARY = ".liver-pipeline-tmp."  # prefix of what a killed process may leave behind; the suffix stays the target's
+# Names of what a killed process may leave behind: nobody's search for masks or scans takes them, whatever the target's
+# suffix, and they are short even where the target's name is as long as a file system allows.
+TEMPORARY = ".liver-pipeline.{}.part"
+EARLIER = "earlier"  # folder for what a newer run takes the place of
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to, in the folder of ``path`` and with its suffix; on leaving, it becomes ``path``.
+    """Give a path to write to, in the folder of ``path``; on leaving, it becomes ``path``.
 
     The target's folder is made. The bytes are on disk before the rename, and the rename is before this returns, so that
     a power cut leaves the old file or the new one. An error inside leaves the old file and nothing else.
@@ -32,7 +37,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}.{path.name}")
+    temporary = path.with_name(TEMPORARY.format(uuid4().hex))  # no process id: other hosts may write here, too
     try:
         yield temporary
         sync(temporary)
@@ -46,11 +51,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all; line ends as they are in ``text``.
 
+    What came from a file name that is no UTF-8 is written as its bytes, such as ``M\\xfcller``.
+
     Raises:
         OSError: If it cannot be written; nothing is left behind.
     """
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(printable(text), encoding="utf-8", newline="")
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold: bytes of file names that are none become ``\\xfc`` and the like."""
+    shown = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return shown.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -125,8 +138,51 @@ def sync(path: Path) -> None:
 
 def remove_temporary(folder: str | Path) -> None:
     """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
-    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+    for path in Path(folder).rglob(TEMPORARY.format("*")):
         path.unlink(missing_ok=True)
+
+
+def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()) -> Path | None:
+    """Move what matches ``names`` in ``folder`` to ``folder/earlier/<number>``, under the same names.
+
+    It is the one way in which a command takes away what an earlier one wrote.
+
+    Args:
+        folder: Of the files.
+        names: Names or patterns below it, such as ``logs/events.*``, of what this package writes there.
+        copies: Files and folders that are copied instead.
+
+    Returns:
+        The new folder, or None if nothing is there to move or to copy.
+
+    Raises:
+        OSError: If something cannot be moved; what was moved before is in the new folder.
+    """
+    found = sorted({path for name in names for path in folder.glob(name)})
+    copied = [folder / name for name in copies if (folder / name).exists()]
+    if not found and not copied:
+        return None
+    numbers = [int(path.name) for path in (folder / EARLIER).glob("*") if path.name.isdigit()]
+    aside = folder / EARLIER / str(max(numbers, default=0) + 1)
+    aside.mkdir(parents=True)
+    for path in (*copied, *found):
+        target = aside / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path in found:
+            path.rename(target)
+        elif path.is_dir():
+            shutil.copytree(path, target)
+        else:
+            shutil.copy2(path, target)
+    return aside
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file can be found; a name that the file system cannot hold is not there."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def relative(path: Path, root: Path) -> str:

@@ -19,6 +19,8 @@ from liver_pipeline.io.locks import lock_file
 
 logger = logging.getLogger(__name__)
 
+LEDGER = "ledger.jsonl"  # in the output folder of a run
+
 
 class Ledger:
     """The record of one output folder, open and locked for one process; a killed process gives the lock back.

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from liver_pipeline.io.checks import form_findings
 from liver_pipeline.io.files import whole_file
-from liver_pipeline.io.findings import Finding, error, refuse, warning
+from liver_pipeline.io.findings import Finding, IntakeError, error, refuse, warning
 from liver_pipeline.io.streams import (
     CHUNK,
     GZIP_MAGIC,
@@ -191,8 +191,23 @@ def scaling(path: Path, header: Any) -> tuple[float, float]:
     return slope, intercept
 
 
-def header_like(header: Any, shape: tuple[int, ...]) -> Any:
+LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL: voxels are labels; viewers colour them, and nobody takes them for a scan
+
+
+def intent_code(path: Path) -> int:
+    """Return NIfTI's intent code, 0 where the file says nothing, is of another format, or cannot be read."""
+    try:
+        with path.open("rb") as file, coded_stream_errors(path):
+            stream, _ = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+            return int(read_header_block(path, stream)["intent_code"])
+    except (OSError, IntakeError):
+        return 0
+
+
+def header_like(header: Any, shape: tuple[int, ...], *, intent: int = 0) -> Any:
     """Return a header for uint8 voxels on the grid of ``header``: sform, qform, codes and units to the bit.
+
+    ``intent`` is NIfTI's intent code of what the voxels are, such as :data:`LABEL_INTENT`.
 
     Free text (descrip, aux_file, db_name, intent_name) and extensions are left out: they can name a patient.
     """
@@ -209,6 +224,7 @@ def header_like(header: Any, shape: tuple[int, ...]) -> Any:
         if field in like:
             like[field] = 0
     like["scl_slope"], like["scl_inter"] = 1, 0
+    like["intent_code"] = intent
     return like
 
 

@@ -21,7 +21,7 @@ from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import FloatArray
 
 CLASSES = {0: ("tumor",), 1: ("liver",), 2: ("liver", "tumor"), 3: ("background", "liver", "tumor")}
-REGIONS = {"liver": ("liver", "tumor"), "tumor": ("tumor",)}
+_REGIONS = {"liver": ("liver", "tumor"), "tumor": ("tumor",)}
 
 
 def write_probabilities(
@@ -77,7 +77,7 @@ def region_probability(classes: Mapping[str, Scan], region: str, box: Box) -> Fl
 
     A file of tumor alone says nothing of the liver.
     """
-    known = [classes[name] for name in REGIONS[region] if name in classes]
+    known = [classes[name] for name in _REGIONS[region] if name in classes]
     if region not in classes or not known:
         return None
     parts = [scan.array[box].astype(np.float32) * scan.slope + scan.intercept for scan in known]

@@ -17,7 +17,7 @@ from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, error, known_codes, refuse, settle, warning
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
-from liver_pipeline.io.nifti import header_like, write_nifti
+from liver_pipeline.io.nifti import LABEL_INTENT, header_like, write_nifti
 from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.streams import StoredVolume
@@ -158,7 +158,7 @@ def write_label_map(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; overwrite=True replaces it")
     x, y, z = label_map.shape
-    return write_nifti(path, label_map, header_like(like.header, (x, y, z)), announce)
+    return write_nifti(path, label_map, header_like(like.header, (x, y, z), intent=LABEL_INTENT), announce)
 
 
 def label_findings(scan: Scan, label: Scan) -> list[Finding]:
@@ -183,10 +183,10 @@ def _read(
     affine = volume.affine if volume.header is not None else np.asarray(header.get_sform(), dtype=np.float64)
     names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
     said = volume.modality if volume.modality in ("CT", "MR") else ""
-    scan = Scan(
-        volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names, said
-    )
-    return _checked(scan, volume, modality, accept, repair)
+    findings = (*volume.findings, *modality_findings(volume.modality, modality))
+    voxels = (volume.array, affine, volume.slope, volume.intercept)
+    scan = Scan(*voxels, header, path, volume.sha256, findings, names, said)
+    return checked(scan, modality, accept, repair, slices=volume.slice_axis)
 
 
 def _header_of(volume: StoredVolume) -> Any:
@@ -220,28 +220,33 @@ def _own_errors(path: Path, accept: Collection[str]) -> Iterator[None]:
         raise refuse(path, "READER_FAILED", f"{line}; write the file again with another program") from reason
 
 
-def _checked(scan: Scan, volume: StoredVolume, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    """Add the findings on grid and values; raise if an error is among all findings."""
+def checked(
+    scan: Scan, modality: str, accept: Collection[str], repair: Collection[str], *, slices: int | None = None
+) -> Scan:
+    """Add the findings on grid and values; raise if an error is among all findings.
+
+    ``slices`` is the axis across the slices, where that is known.
+    """
     findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine)]
     if affine_is_usable(scan.affine):
         findings += grid_findings(scan.array.shape, scan.affine, modality)
-    findings += _findings_on_values(scan, volume, modality)
+        slices = slice_axis(scan.affine) if slices is None else slices
+    findings += _findings_on_values(scan, modality, slices)
     settled = settle(scan.path, findings, accept)
     if "SHEAR" in repair and any(f.code == "SHEAR" for f in settled):
         return replace(scan, affine=repair_shear(scan.affine), findings=settled)
     return replace(scan, findings=settled)
 
 
-def _findings_on_values(scan: Scan, volume: StoredVolume, modality: str) -> list[Finding]:
-    said = modality_findings(volume.modality, modality)
+def _findings_on_values(scan: Scan, modality: str, slices: int | None) -> list[Finding]:
     found = value_findings(scan.array, scan.slope, scan.intercept, modality)
-    if said and volume.modality == "MR":  # values of an MR are no failed HU
+    if any(f.code == "MODALITY" for f in scan.findings):  # the file has said so already
+        found = [f for f in found if f.code != "MODALITY"]
+    in_hu = modality == "ct" and not any(f.code == "HU_SCALE" and f.severity is Severity.ERROR for f in found)
+    if scan.modality == "MR":  # values of an MR are no failed HU
         found = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in found]
-    found = said + [f for f in found if not said or f.code != "MODALITY"]
-    if modality != "label" and affine_is_usable(scan.affine) and all(f.code != "NON_FINITE" for f in found):
-        axis = slice_axis(scan.affine) if volume.slice_axis is None else volume.slice_axis
-        in_hu = modality == "ct" and not any(f.code == "HU_SCALE" and f.severity is Severity.ERROR for f in found)
-        found += slice_findings(scan.array, scan.slope, scan.intercept, axis, in_hu=in_hu, names=scan.slice_files)
+    if modality != "label" and slices is not None and all(f.code != "NON_FINITE" for f in found):
+        found += slice_findings(scan.array, scan.slope, scan.intercept, slices, in_hu=in_hu, names=scan.slice_files)
     return found
 
 

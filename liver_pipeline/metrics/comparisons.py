@@ -24,22 +24,22 @@ REGION_FIGURES = {
     "hd95_mm": "hd95_area",
     "assd_mm": "assd_area",
 }
-REGIONS = ("liver", "tumor")
+COMPARED_REGIONS = ("liver", "tumor")
 LESION_FIGURES = ("lesion_recall", "lesion_precision")
 LESION_IOU = 0.5
 FIGURES = (
-    *(f"{region}_{key}" for region in REGIONS for key in (*REGION_FIGURES, "auc_roc")),
+    *(f"{region}_{key}" for region in COMPARED_REGIONS for key in (*REGION_FIGURES, "auc_roc")),
     *LESION_FIGURES,
 )
 DIGITS = 12  # differences that are equal but for rounding are ties
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 
 
 def case_values(case: Mapping[str, Any]) -> dict[str, float | None]:
     """Pick the figures that are compared from those of one case in ``metrics.json``; None where one is undefined."""
     values: dict[str, float | None] = {}
-    for region in REGIONS:
+    for region in COMPARED_REGIONS:
         values |= {f"{region}_{key}": case[region][name] for key, name in REGION_FIGURES.items()}
         values[f"{region}_auc_roc"] = case.get("probabilities", {}).get(region, {}).get("auc_roc")
     found = case["lesions"]["detection"][threshold_name(LESION_IOU)]["all"]
@@ -113,7 +113,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def compare_experiments(rows: Sequence[Row], figures: Sequence[str] = FIGURES) -> dict[str, Any]:
+def compare_experiments(rows: Sequence[_Row], figures: Sequence[str] = FIGURES) -> dict[str, Any]:
     """Sum up and compare experiments.
 
     Args:
@@ -149,9 +149,9 @@ def compare_experiments(rows: Sequence[Row], figures: Sequence[str] = FIGURES) -
 CaseMeans = dict[str, dict[str, float | None]]
 
 
-def _case_means(rows: Sequence[Row], figures: Sequence[str]) -> CaseMeans:
+def _case_means(rows: Sequence[_Row], figures: Sequence[str]) -> CaseMeans:
     """Mean of each figure over the runs of a case; None if it is undefined in one."""
-    runs: dict[str, list[Row]] = defaultdict(list)
+    runs: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
         runs[row["case"]].append(row)
     return {case: {figure: _mean([row[figure] for row in each]) for figure in figures} for case, each in runs.items()}
@@ -168,7 +168,7 @@ def _summary(means: CaseMeans, figure: str, patients: Mapping[str, str]) -> dict
     return {**figures, "n_undefined": sum(value is None for value in values)}
 
 
-def _seed_means(rows: Sequence[Row], figure: str) -> dict[int, float]:
+def _seed_means(rows: Sequence[_Row], figure: str) -> dict[int, float]:
     by_seed: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if row[figure] is not None:

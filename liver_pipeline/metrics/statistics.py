@@ -11,12 +11,12 @@ import numpy as np
 from liver_pipeline.labels import FloatArray, IntArray
 
 RESAMPLES = 2000
-SEED = 20170904  # fixed, so that the same cases give the same interval
+BOOTSTRAP_SEED = 20170904  # fixed, so that the same cases give the same interval
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Summary:
+class FigureSummary:
     """One figure over cases: n, mean with its bootstrap 95 % interval, median, SD (n - 1), extremes.
 
     All but ``n`` are None where there is no value; ``sd`` and the interval need two.
@@ -36,7 +36,7 @@ class Summary:
         return asdict(self)
 
 
-def summarize(values: Sequence[float | None], groups: Sequence[Hashable] | None = None) -> Summary:
+def summarize(values: Sequence[float | None], groups: Sequence[Hashable] | None = None) -> FigureSummary:
     """Sum up one figure over cases; None marks a case where it is undefined, which lowers ``n``.
 
     Args:
@@ -52,10 +52,10 @@ def summarize(values: Sequence[float | None], groups: Sequence[Hashable] | None 
     """
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     if not len(known):
-        return Summary(0, None, None, None, None, None, None, None)
+        return FigureSummary(0, None, None, None, None, None, None, None)
     owners = range(len(values)) if groups is None else groups
     low, high = bootstrap_ratio(*group_sums(known, [g for g, v in zip(owners, values, strict=True) if v is not None]))
-    return Summary(
+    return FigureSummary(
         n=len(known),
         mean=math.fsum(known) / len(known),
         ci_low=low,
@@ -105,7 +105,7 @@ def bootstrap_ratio(
 
 def _draws(n: int) -> IntArray:
     """Case numbers of each resample, shape (RESAMPLES, n); the same for the same ``n``."""
-    return np.random.default_rng(SEED).integers(0, n, size=(RESAMPLES, n))
+    return np.random.default_rng(BOOTSTRAP_SEED).integers(0, n, size=(RESAMPLES, n))
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from liver_pipeline.metrics.overlap import Counts, ratio
 from liver_pipeline.metrics.shapes import SIZE_CLASSES
 from liver_pipeline.metrics.statistics import bland_altman, bootstrap_ratio, summarize
 
-Case = Mapping[str, Any]
+CaseFigures = Mapping[str, Any]
 NOT_SUMMED = ("empty", "reason")
 EMPTINESS = ("both_empty", "reference_empty", "prediction_empty")
 
 
-def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str, Any]:
+def summarize_cases(cases: Mapping[str, CaseFigures], *, lits: bool = True) -> dict[str, Any]:
     """Sum up the results of :func:`liver_pipeline.metrics.cases.case_figures`.
 
     Args:
@@ -61,7 +61,7 @@ def summarize_cases(cases: Mapping[str, Case], *, lits: bool = True) -> dict[str
     }
 
 
-def _region_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
+def _region_summaries(rows: Sequence[CaseFigures]) -> dict[str, dict[str, Any]]:
     """One summary per region and figure, and of the tumor burden."""
     summary = {}
     for region in REGIONS:
@@ -82,12 +82,12 @@ def _summary(values: Sequence[float | None], emptiness: Mapping[str, int]) -> di
     return {**summarize(values).as_dict(), **emptiness, "n_undefined": sum(value is None for value in values)}
 
 
-def _emptiness(rows: Sequence[Case], region: str) -> dict[str, int]:
+def _emptiness(rows: Sequence[CaseFigures], region: str) -> dict[str, int]:
     """Number of cases of each kind of empty mask."""
     return {f"n_{kind}": sum(row[region]["empty"] == kind for row in rows) for kind in EMPTINESS}
 
 
-def _lits_summaries(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
+def _lits_summaries(rows: Sequence[CaseFigures]) -> dict[str, dict[str, Any]]:
     """LiTS means: liver per case, tumor Dice per case (1 if both are empty), objects over all detected groups."""
     summary = {}
     liver, tumor = _emptiness(rows, "liver"), _emptiness(rows, "tumor")
@@ -109,7 +109,7 @@ def _object_summary(found: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def _lits_values(
-    rows: Sequence[Case], values: Mapping[str, float | None], detection: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[CaseFigures], values: Mapping[str, float | None], detection: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float | None]:
     """Pooled LiTS figures under the challenge's keys, and the detection figures of ``lits_groups``."""
     pooled: dict[str, float | None] = {"lesion_dice_global": values["tumor_dice_global"]}
@@ -131,7 +131,7 @@ def _lits_values(
     return pooled
 
 
-def program_detection(official: Mapping[str, Case]) -> dict[str, float | None]:
+def program_detection(official: Mapping[str, CaseFigures]) -> dict[str, float | None]:
     """Pooled lesion precision and recall as the challenge's program counts them.
 
     Args:
@@ -150,7 +150,7 @@ def program_detection(official: Mapping[str, Case]) -> dict[str, float | None]:
     return pooled
 
 
-def _detection(rows: Sequence[Case]) -> dict[str, dict[str, Any]]:
+def _detection(rows: Sequence[CaseFigures]) -> dict[str, dict[str, Any]]:
     """Lesions of all cases, by threshold and size class, with bootstrap intervals over cases."""
     return {
         threshold_name(threshold): {
@@ -169,13 +169,13 @@ def _pooled_detection(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return detection_row(total) | {"precision_ci": list(precision), "recall_ci": list(recall)}
 
 
-def _agreement(rows: Sequence[Case], region: str) -> dict[str, Any]:
+def _agreement(rows: Sequence[CaseFigures], region: str) -> dict[str, Any]:
     """Bland-Altman of volumes in ml, prediction minus reference, all cases."""
     measured = [row[region]["volume_ml"] for row in rows]
     return asdict(bland_altman(measured, [row[region]["reference_volume_ml"] for row in rows]))
 
 
-def _tumor_free(rows: Sequence[Case]) -> dict[str, Any]:
+def _tumor_free(rows: Sequence[CaseFigures]) -> dict[str, Any]:
     """Cases without reference tumor: how many, how many stay clean, and the false-positive volume in ml."""
     free = [row for row in rows if row["tumor"]["reference_volume_ml"] == 0]
     volumes = [row["tumor"]["false_positive_ml"] for row in free]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,54 @@ from torchvision.models.segmentation import fcn_resnet50
 from liver_pipeline.io.files import file_sha256
 
 
+@dataclass(frozen=True)
+class EncoderWeights:
+    """Where the pretrained weights of a 2D encoder come from.
+
+    Attributes:
+        name: ``imagenet`` downloads the library's weights (a pinned revision); None starts from noise.
+        path: A local file of encoder weights (torchvision's or the library's key names, ``.pth`` or ``.safetensors``),
+            used instead of a download.
+        sha256: Hash that the local file must have; required with ``path``.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+
+    def load(self, encoder: nn.Module, encoder_name: str, in_channels: int) -> None:
+        """Give an encoder these weights, in place; without a name and a file it stays as it is.
+
+        Args:
+            encoder: With torchvision's key names.
+            encoder_name: The same encoder in segmentation_models_pytorch, which downloads and adapts the weights.
+            in_channels: Channels of the image; for one channel the weights of the first convolution are summed.
+
+        Raises:
+            ValueError: If name or hash is wrong, or the file belongs to another encoder.
+            OSError: If the download fails; the message says what to do.
+        """
+        if self.path is not None:
+            source = smp.encoders.get_encoder(encoder_name)
+            _load_encoder(source, Path(self.path), self.sha256)
+            source.set_in_channels(in_channels, pretrained=True)
+        elif self.name is not None:
+            source = _downloaded_encoder(encoder_name, in_channels, self.name)
+        else:
+            return
+        encoder.load_state_dict(source.state_dict())
+
+
+NO_WEIGHTS = EncoderWeights()
+
+
 def encoder_network(
     architecture: str,
     encoder_name: str,
     *,
     in_channels: int,
     classes: int,
-    encoder_weights: str | None = None,
-    encoder_weights_path: str | None = None,
-    encoder_weights_sha256: str | None = None,
+    pretrained: EncoderWeights = NO_WEIGHTS,
     **options: Any,
 ) -> nn.Module:
     """Build a 2D network of segmentation_models_pytorch, (B, C, X, Y) to (B, K, X, Y).
@@ -35,14 +75,12 @@ def encoder_network(
         encoder_name: Such as ``resnet34``.
         in_channels: Channels of the image; pretrained first convolutions are adapted to it by the library.
         classes: Classes, background included.
-        encoder_weights: See :func:`load_encoder_weights`.
-        encoder_weights_path: See :func:`load_encoder_weights`.
-        encoder_weights_sha256: See :func:`load_encoder_weights`.
+        pretrained: What the encoder starts with.
         options: Other arguments of the architecture.
 
     Raises:
-        ValueError: If the architecture or encoder is unknown; see also :func:`load_encoder_weights`.
-        OSError: See :func:`load_encoder_weights`.
+        ValueError: If the architecture or encoder is unknown; see also :meth:`EncoderWeights.load`.
+        OSError: See :meth:`EncoderWeights.load`.
     """
     try:
         network: Any = smp.create_model(
@@ -54,9 +92,7 @@ def encoder_network(
         for module in network.decoder.modules():
             if type(module).__name__ == "ASPPPooling":
                 module[2] = nn.GroupNorm(32, module[2].num_features)
-    load_encoder_weights(
-        network.encoder, encoder_name, in_channels, encoder_weights, encoder_weights_path, encoder_weights_sha256
-    )
+    pretrained.load(network.encoder, encoder_name, in_channels)
     return network  # type: ignore[no-any-return]
 
 
@@ -65,9 +101,7 @@ def deconvolution_unet(
     *,
     in_channels: int,
     classes: int,
-    encoder_weights: str | None = None,
-    encoder_weights_path: str | None = None,
-    encoder_weights_sha256: str | None = None,
+    pretrained: EncoderWeights = NO_WEIGHTS,
 ) -> nn.Module:
     """Build a 2D U-Net with transposed convolutions and a 1x1 head on a ResNet; MONAI's FlexibleUNet.
 
@@ -75,22 +109,18 @@ def deconvolution_unet(
         backbone: ``resnet50``, ``resnet101`` or ``resnet152``; MONAI's smaller ones have shortcuts that cannot learn.
         in_channels: Channels of the image.
         classes: Classes, background included.
-        encoder_weights: See :func:`load_encoder_weights`.
-        encoder_weights_path: See :func:`load_encoder_weights`.
-        encoder_weights_sha256: See :func:`load_encoder_weights`.
+        pretrained: What the encoder starts with.
 
     Raises:
-        ValueError: If the backbone is another one; see also :func:`load_encoder_weights`.
-        OSError: See :func:`load_encoder_weights`.
+        ValueError: If the backbone is another one; see also :meth:`EncoderWeights.load`.
+        OSError: See :meth:`EncoderWeights.load`.
     """
     if backbone not in ("resnet50", "resnet101", "resnet152"):
         raise ValueError(f"backbone is {backbone!r}; expected resnet50, resnet101 or resnet152")
     network = FlexibleUNet(in_channels, classes, backbone, spatial_dims=2, upsample="deconv")
     head: Any = network.segmentation_head
     head[0] = nn.Conv2d(head[0].in_channels, classes, kernel_size=1)
-    load_encoder_weights(
-        network.encoder, backbone, in_channels, encoder_weights, encoder_weights_path, encoder_weights_sha256
-    )
+    pretrained.load(network.encoder, backbone, in_channels)
     return network
 
 
@@ -100,31 +130,20 @@ class FcnResNet50(nn.Module):
     Args:
         in_channels: Channels of the image.
         classes: Classes, background included.
-        encoder_weights: See :func:`load_encoder_weights`.
-        encoder_weights_path: See :func:`load_encoder_weights`.
-        encoder_weights_sha256: See :func:`load_encoder_weights`.
+        pretrained: What the encoder starts with.
     """
 
     def __init__(
         self,
         in_channels: int,
         classes: int,
-        encoder_weights: str | None = None,
-        encoder_weights_path: str | None = None,
-        encoder_weights_sha256: str | None = None,
+        pretrained: EncoderWeights = NO_WEIGHTS,
     ) -> None:
         super().__init__()
         # both None: the second one's default downloads
         self.network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False)
         self.network.backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        load_encoder_weights(
-            self.network.backbone,
-            "resnet50",
-            in_channels,
-            encoder_weights,
-            encoder_weights_path,
-            encoder_weights_sha256,
-        )
+        pretrained.load(self.network.backbone, "resnet50", in_channels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map (B, C, X, Y) to logits (B, K, X, Y)."""
@@ -132,45 +151,11 @@ class FcnResNet50(nn.Module):
         return logits
 
 
-def load_encoder_weights(
-    encoder: nn.Module,
-    encoder_name: str,
-    in_channels: int,
-    encoder_weights: str | None,
-    encoder_weights_path: str | None,
-    encoder_weights_sha256: str | None,
-) -> None:
-    """Give an encoder its pretrained weights, in place; without ``encoder_weights`` and a file it stays as it is.
-
-    Args:
-        encoder: With torchvision's key names.
-        encoder_name: The same encoder in segmentation_models_pytorch, which downloads and adapts the weights.
-        in_channels: Channels of the image; for one channel the weights of the first convolution are summed.
-        encoder_weights: ``imagenet`` downloads the library's weights (a pinned revision); None starts from noise.
-        encoder_weights_path: A local file of encoder weights (torchvision's or the library's key names, ``.pth`` or
-            ``.safetensors``) used instead of a download.
-        encoder_weights_sha256: Hash that the local file must have; required with ``encoder_weights_path``.
-
-    Raises:
-        ValueError: If ``encoder_weights`` or the hash is wrong, or the file belongs to another encoder.
-        OSError: If the download fails; the message says what to do.
-    """
-    if encoder_weights_path is not None:
-        source = smp.encoders.get_encoder(encoder_name)
-        _load_encoder(source, Path(encoder_weights_path), encoder_weights_sha256)
-        source.set_in_channels(in_channels, pretrained=True)
-    elif encoder_weights is not None:
-        source = _downloaded_encoder(encoder_name, in_channels, encoder_weights)
-    else:
-        return
-    encoder.load_state_dict(source.state_dict())
-
-
 def _downloaded_encoder(encoder_name: str, in_channels: int, encoder_weights: str) -> nn.Module:
     try:
         return smp.encoders.get_encoder(encoder_name, in_channels, weights=encoder_weights)  # type: ignore[no-any-return]
     except KeyError as error:
-        raise ValueError(str(error.args[0])) from None
+        raise ValueError(f"encoder_weights is {encoder_weights!r}: {error.args[0]}") from None
     except (OSError, RuntimeError) as error:
         raise OSError(
             f"the {encoder_weights} weights of {encoder_name} could not be downloaded ({type(error).__name__}); "

@@ -29,13 +29,9 @@ def residual_encoder_unet(
         blocks: Residual blocks of each stage.
         deep_supervision: Whether training sees a head at each stage but the lowest.
 
-    Raises:
-        ImportError: If the extra ``resenc`` is not installed.
     """
-    try:
-        from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-    except ImportError:
-        raise ImportError("the network resenc_unet needs an extra: pip install 'liver-pipeline[resenc]'") from None
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
     network = ResidualEncoderUNet(
         input_channels=in_channels,
         n_stages=len(channels),

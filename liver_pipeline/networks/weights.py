@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from liver_pipeline.io.files import content_sha256, file_sha256
+from liver_pipeline.io.files import content_sha256, file_sha256, whole_file
 
 
 def load_weights(network: torch.nn.Module, path: Path | str) -> str:
@@ -19,6 +19,7 @@ def load_weights(network: torch.nn.Module, path: Path | str) -> str:
     Args:
         network: Stays on its device.
         path: A file of ``torch.save``, read with ``weights_only=True``: a state dict, or a dict with one under "model".
+            Where ``<path>.sha256`` lies beside it, as ``sha256sum`` writes it, the file must have that hash.
 
     Returns:
         sha256 of the file.
@@ -30,12 +31,15 @@ def load_weights(network: torch.nn.Module, path: Path | str) -> str:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; train first, or set ckpt_path")
+    sha256, written_down = file_sha256(path), path.with_name(f"{path.name}.sha256")
+    if written_down.is_file() and written_down.read_text().split()[:1] != [sha256]:
+        raise ValueError(f"{path} is not what {written_down.name} says; install the package or copy the run again")
     state = _state_dict(path)
     expected = network.state_dict()
     if problem := _difference(state, expected):
         raise ValueError(f"{path} belongs to another network: {problem}; use the network_def it was trained with")
     network.load_state_dict(state)
-    return file_sha256(path)
+    return sha256
 
 
 def load_networks(
@@ -112,3 +116,48 @@ def network_sha256(network: torch.nn.Module) -> str:
             digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def started_from(network: torch.nn.Module, path: str | Path | None) -> torch.nn.Module:
+    """Return the network with weights to start a training from; without a path with its own.
+
+    Args:
+        network: Changed in place.
+        path: See :func:`load_weights`; half precision becomes the network's own.
+
+    Raises:
+        FileNotFoundError: See :func:`load_weights`.
+        ValueError: See :func:`load_weights`.
+    """
+    if path is not None:
+        load_weights(network, path)
+    return network
+
+
+def save_half(path: Path | str, weights: Mapping[str, torch.Tensor]) -> str:
+    """Write weights in half precision, for networks that are shipped; a tensor with two names is written once.
+
+    Args:
+        path: Of the file, which :func:`load_weights` reads; it appears whole or not at all.
+        weights: A state dict. Whole numbers, such as counts, stay as they are.
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        ValueError: If a weight is not finite, or too large for half precision.
+    """
+    halves: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    out = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in halves:
+            half = tensor.detach().cpu().contiguous()
+            half = half.half() if half.is_floating_point() else half.clone()
+            if not torch.isfinite(half).all():
+                raise ValueError(f"{name} holds values that half precision cannot hold; these weights are not usable")
+            halves[key] = half
+        out[name] = halves[key]
+    with whole_file(path) as temporary:
+        torch.save(out, temporary)
+    return file_sha256(Path(path))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import nibabel as nib
@@ -16,63 +16,45 @@ from liver_pipeline.geometry.boxes import bounding_box
 from liver_pipeline.geometry.grids import ras_grid
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.findings import Finding, IntakeError, Severity
-from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.volumes import Scan, label_findings
 from liver_pipeline.metrics.lesions import components
 from liver_pipeline.metrics.shapes import lesion_shapes
 from liver_pipeline.planning.histograms import Histogram, label_histograms
 
-VERSION = 1  # of what is measured: older measurements are done again
-REGIONS = ("background", "liver", "tumor")  # by label; liver is tissue without tumor
+VERSION = 2  # of what is measured: older measurements are done again
+TISSUES = ("background", "liver", "tumor")  # by label; liver is tissue without tumor
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 
-Row = dict[str, Any]
+CaseRow = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How scans are read, as the config's loading says.
-
-    Attributes:
-        modality: "ct" or "mr"; see :func:`liver_pipeline.io.volumes.read_scan`, as for the rest.
-        accept: Codes of errors to take as warnings.
-        repair: Codes to repair.
-        allowed: Labels that may occur.
-    """
-
-    modality: str = "ct"
-    accept: tuple[str, ...] = ()
-    repair: tuple[str, ...] = ()
-    allowed: tuple[int, ...] = (0, 1, 2)
-
-
-def read_case(case: Case, reading: Reading) -> tuple[Scan | None, Scan | None, list[Row]]:
+def read_case(case: Case, reader: ScanReader) -> tuple[Scan | None, Scan | None, list[CaseRow]]:
     """Read image and label of a case.
 
     Returns:
         Image and label, None where one cannot be used, and everything found: file ("image" or "label"), code, severity
         and detail.
     """
-    image, findings = _try("image", lambda: read_scan(
-        case["image"], modality=reading.modality, accept=reading.accept, repair=reading.repair
-    ))  # fmt: skip
-    label, more = _try("label", lambda: read_label_map(case["label"], allowed=reading.allowed, accept=reading.accept))
+    image, findings = _try("image", lambda: reader.scan(case["image"]))
+    label, more = _try("label", lambda: reader.label_map(case["label"]))
     findings += more
     if image is not None and label is not None:
-        findings += [_row("label", f, reading.accept) for f in label_findings(image, label)]
+        findings += [_row("label", f, reader.accept) for f in label_findings(image, label)]
     return image, label, findings
 
 
-def _try(file: str, read: Any) -> tuple[Scan | None, list[Row]]:
+def _try(file: str, read: Any) -> tuple[Scan | None, list[CaseRow]]:
     try:
         scan: Scan = read()
     except IntakeError as reason:
         return None, [_row(file, finding) for finding in reason.findings]
-    except (ValueError, OSError, MemoryError) as reason:
+    except Exception as reason:  # whatever a reader raises belongs to its file
         return None, [_row(file, finding_of(reason))]
     return scan, [_row(file, finding) for finding in scan.findings]
 
 
-def _row(file: str, finding: Finding, accept: Sequence[str] = ()) -> Row:
+def _row(file: str, finding: Finding, accept: Collection[str] = ()) -> CaseRow:
     row = {"file": file, **asdict(finding)}
     return row | {"severity": str(Severity.WARNING if finding.code in accept else finding.severity)}
 
@@ -82,7 +64,7 @@ def is_bad(findings: Sequence[Mapping[str, Any]]) -> bool:
     return any(row["severity"] == Severity.ERROR for row in findings)
 
 
-def measure(image: Scan, label: Scan, modality: str) -> Row:
+def measure(image: Scan, label: Scan, modality: str) -> CaseRow:
     """Measure one case.
 
     Args:
@@ -98,8 +80,8 @@ def measure(image: Scan, label: Scan, modality: str) -> Row:
     """
     affine, shape = ras_grid(image.affine, image.array.shape)
     spacing = spacing_of(affine)
-    histograms = dict(zip(REGIONS, label_histograms(
-        image.array, label.array, len(REGIONS),
+    histograms = dict(zip(TISSUES, label_histograms(
+        image.array, label.array, len(TISSUES),
         slope=image.slope, intercept=image.intercept, whole=modality == "ct",
     ), strict=True))  # fmt: skip
     voxels = {name: one.total for name, one in histograms.items()}
@@ -120,7 +102,7 @@ def measure(image: Scan, label: Scan, modality: str) -> Row:
 
 def lesions(label_map: npt.NDArray[np.uint8], affine: Affine) -> list[dict[str, float]]:
     """Return volume in ml and longest axial diameter in mm of each tumor component (6-connected), largest first."""
-    tumor = label_map == REGIONS.index("tumor")
+    tumor = label_map == TISSUES.index("tumor")
     box = bounding_box(tumor)
     if box is None:
         return []

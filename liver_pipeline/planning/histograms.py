@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-MAX_WHOLE_SPAN = 1 << 16  # whole values that reach further get wider bins, as fractions do
+FURTHEST = 1 << 17  # Hounsfield units beyond it, in either direction, count as it: all CT then has bins of one width
+MAX_WHOLE_SPAN = 1 << 16  # whole values without a common scale that reach further get wider bins, as fractions do
 FRACTION_BINS = 4096
 
 
@@ -78,7 +79,7 @@ class Histogram:
         return cls(content["low"], content["width"], np.asarray(content["counts"], dtype=np.int64))
 
 
-EMPTY = Histogram(0.0, 1.0, np.zeros(0, dtype=np.int64))
+EMPTY_HISTOGRAM = Histogram(0.0, 1.0, np.zeros(0, dtype=np.int64))
 
 
 def label_histograms(
@@ -98,7 +99,8 @@ def label_histograms(
         n_labels: Number of labels.
         slope: value = slope * stored + intercept.
         intercept: See ``slope``.
-        whole: Round values to whole numbers (Hounsfield units); otherwise fractions are kept to 1/4096 of their range.
+        whole: Round values to whole numbers (Hounsfield units), so that those of any volumes can be pooled; otherwise
+            fractions are kept to 1/4096 of their range.
 
     Returns:
         One histogram a label, all of the same bin width.
@@ -106,12 +108,13 @@ def label_histograms(
     ends = sorted(slope * float(edge) + intercept for edge in (array.min(), array.max()))
     span = ends[1] - ends[0]
     is_whole = array.dtype.kind in "iub" and float(slope).is_integer() and float(intercept).is_integer()
-    width = 1.0 if (whole or is_whole) and span < MAX_WHOLE_SPAN else (span / FRACTION_BINS or 1.0)
-    low = float(np.rint(ends[0])) if width == 1.0 else ends[0]
-    n_bins = int(np.rint((ends[1] - low) / width)) + 1
+    width = 1.0 if whole or (is_whole and span < MAX_WHOLE_SPAN) else (span / FRACTION_BINS or 1.0)
+    low, high = (float(np.rint(np.clip(edge, -FURTHEST, FURTHEST))) for edge in ends) if whole else ends
+    n_bins = int(np.rint((high - low) / width)) + 1
     counts = np.zeros(n_labels * n_bins, dtype=np.int64)
     for z in range(array.shape[-1]):
-        place = np.rint(array[:, :, z] * (slope / width) + (intercept - low) / width).astype(np.int64)
+        place = np.rint(array[:, :, z] * (slope / width) + (intercept - low) / width)
+        place = np.clip(place, 0, n_bins - 1).astype(np.int64)
         place += label_map[:, :, z].astype(np.int64) * n_bins
         counts += np.bincount(place.ravel(order="K"), minlength=len(counts))
     return [_trimmed(low, width, part) for part in counts.reshape(n_labels, n_bins)]
@@ -120,6 +123,6 @@ def label_histograms(
 def _trimmed(low: float, width: float, counts: npt.NDArray[np.int64]) -> Histogram:
     filled = np.flatnonzero(counts)
     if not len(filled):
-        return EMPTY
+        return EMPTY_HISTOGRAM
     first, last = int(filled[0]), int(filled[-1])
     return Histogram(low + width * first, width, counts[first : last + 1].copy())

@@ -13,23 +13,24 @@ from tqdm import tqdm
 
 from liver_pipeline.data.cases import Case
 from liver_pipeline.io.discovery import input_sha256
-from liver_pipeline.io.failures import PASSING
+from liver_pipeline.io.failures import PASSING, finding_of
 from liver_pipeline.io.files import content_sha256, relative
 from liver_pipeline.io.ledger import Ledger
-from liver_pipeline.planning.fingerprint import REGIONS, VERSION, Reading, Row, intensities, is_bad, measure, read_case
-from liver_pipeline.planning.histograms import EMPTY, Histogram
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.planning.fingerprint import TISSUES, VERSION, CaseRow, intensities, is_bad, measure, read_case
+from liver_pipeline.planning.histograms import EMPTY_HISTOGRAM, Histogram
 
 
-def survey_cases(cases: Sequence[Case], reading: Reading, ledger_path: Path, *, root: Path) -> list[Row]:
+def survey_cases(cases: Sequence[Case], reader: ScanReader, ledger_path: Path, *, root: Path) -> list[CaseRow]:
     """Measure every case that was not measured before.
 
     Each case is written to the ledger as soon as it is measured, so that a run that was killed goes on where it
-    stopped. What was measured is known by the content of image and label (sha256) and by ``reading``; files whose size
+    stopped. What was measured is known by the content of image and label (sha256) and by ``reader``; files whose size
     and time of change are the same are not even hashed.
 
     Args:
         cases: The cases.
-        reading: How they are read.
+        reader: How they are read.
         ledger_path: JSON lines; made when it does not exist.
         root: The data set's folder: paths are told below it.
 
@@ -46,68 +47,73 @@ def survey_cases(cases: Sequence[Case], reading: Reading, ledger_path: Path, *, 
     try:
         known = {row["key"]: row for row in ledger.last.values() if row.get("key")}
         return [
-            _describe(case, _measured(case, reading, ledger, known), root)
+            _describe(case, _measured(case, reader, ledger, known), root)
             for case in tqdm(cases, desc="Reading cases", unit="case", disable=None, leave=False)
         ]
     finally:
         ledger.close()
 
 
-def _measured(case: Case, reading: Reading, ledger: Ledger, known: dict[str, Row]) -> Row:
+def _measured(case: Case, reader: ScanReader, ledger: Ledger, known: dict[str, CaseRow]) -> CaseRow:
     """Return the ledger's row for a case, measured now if there is none for its content."""
-    state = _file_state(case, reading)
+    state = _file_state(case, reader)
     last = ledger.last.get(case["case"])
     if last is not None and state is not None and last["state"] == state and not _passing(last):
         return last
-    key = _content_key(case, reading) if known else None
+    key = _content_key(case, reader) if known else None
     if key in known and not _passing(known[key]):
         row = known[key] | {"case": case["case"], "state": state}
     else:
-        row = _measure(case, reading) | {"state": state}
+        row = _measure(case, reader) | {"state": state}
     ledger.append(row)
     if row["key"]:
         known[row["key"]] = row
     return row
 
 
-def _measure(case: Case, reading: Reading) -> Row:
-    image, label, findings = read_case(case, reading)
+def _measure(case: Case, reader: ScanReader) -> CaseRow:
+    image, label, findings = read_case(case, reader)
+    result = None
+    if image is not None and label is not None and not is_bad(findings):
+        try:
+            result = measure(image, label, reader.modality)
+        except Exception as reason:  # of one case, which must not stop the others
+            findings = [*findings, {"file": "label", **asdict(finding_of(reason))}]
     bad = is_bad(findings)
-    result = None if bad or image is None or label is None else measure(image, label, reading.modality)
     if image is not None and label is not None:
-        key: str | None = _key(image.sha256, label.sha256, reading)  # hashed while they were read
+        key: str | None = _key(image.sha256, label.sha256, reader)  # hashed while they were read
     else:
-        key = _content_key(case, reading)
+        key = _content_key(case, reader)
     event = "bad" if bad else "measured"
     return {"case": case["case"], "event": event, "key": key, "findings": findings, "result": result}
 
 
-def _passing(row: Row) -> bool:
+def _passing(row: CaseRow) -> bool:
     """Whether a case failed for a reason that says nothing about its files, such as a disk that was away."""
     return any(finding["code"] in PASSING for finding in row["findings"])
 
 
-def _file_state(case: Case, reading: Reading) -> list[Any] | None:
-    """Return what tells without reading that nothing has changed; None for folders and files that are not there."""
+def _file_state(case: Case, reader: ScanReader) -> list[Any] | None:
+    """Return what tells without reader that nothing has changed; None for folders and files that are not there."""
     paths = [Path(case["image"]), Path(case["label"])]
     if not all(path.is_file() for path in paths):
         return None
     stats = [(path, path.stat()) for path in paths]
-    return [_key("", "", reading), *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
+    return [_key("", "", reader), *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
 
 
-def _content_key(case: Case, reading: Reading) -> str | None:
+def _content_key(case: Case, reader: ScanReader) -> str | None:
     try:
-        return _key(input_sha256(Path(case["image"])), input_sha256(Path(case["label"])), reading)
+        return _key(input_sha256(Path(case["image"])), input_sha256(Path(case["label"])), reader)
     except OSError:
         return None
 
 
-def _key(image: str, label: str, reading: Reading) -> str:
-    return content_sha256([VERSION, image, label, asdict(reading)])
+def _key(image: str, label: str, reader: ScanReader) -> str:
+    return content_sha256([VERSION, image, label, asdict(reader)])
 
 
-def _describe(case: Case, measured: Row, root: Path) -> Row:
+def _describe(case: Case, measured: CaseRow, root: Path) -> CaseRow:
     return {
         "case": case["case"],
         "patient": case["patient"],
@@ -121,7 +127,7 @@ def _describe(case: Case, measured: Row, root: Path) -> Row:
 
 def pooled_histograms(rows: Iterable[Mapping[str, Any]]) -> dict[str, Histogram]:
     """Pool the histograms of all usable cases, by region; only values on one scale (CT) can be."""
-    pooled = dict.fromkeys(REGIONS, EMPTY)
+    pooled = dict.fromkeys(TISSUES, EMPTY_HISTOGRAM)
     for row in rows:
         if row["usable"]:
             for name, content in row["histograms"].items():
@@ -129,7 +135,7 @@ def pooled_histograms(rows: Iterable[Mapping[str, Any]]) -> dict[str, Histogram]
     return pooled
 
 
-def summarize(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[str, Any]:
+def summarize_dataset(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[str, Any]:
     """Sum up a data set.
 
     Args:
@@ -144,7 +150,7 @@ def summarize(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[str, Any
     usable = [row for row in rows if row["usable"]]
     patients = Counter(row["patient"] for row in rows)
     lesions = [lesion for row in usable for lesion in row["lesions"]]
-    voxels = {name: sum(row["voxels"][name] for row in usable) for name in REGIONS}
+    voxels = {name: sum(row["voxels"][name] for row in usable) for name in TISSUES}
     return {
         "n_cases": len(rows),
         "n_usable": len(usable),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from liver_pipeline.networks.shapes import forward_heads
 
 ADAM_BYTES = 16  # a parameter: weight, gradient and two moments in 32 bits; SGD with momentum takes 12
 LOSS_TENSORS = 4  # of the size of the logits in 32 bits that softmax, one-hot labels and the loss keep
@@ -61,30 +62,6 @@ def training_memory(
     return TrainingMemory(fixed + 2 * one - two, two - one, tuple(roi_size))
 
 
-def roi_multiple(network: nn.Module, roi_size: Sequence[int], in_channels: int) -> int:
-    """Return the factor by which a network reduces a window at its deepest: sides are multiples of it.
-
-    Args:
-        network: As built from its config.
-        roi_size: A window that it takes, in voxels.
-        in_channels: Channels of the image.
-    """
-    side = roi_size[0]
-    sides = {side}
-
-    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.dim() in (4, 5):
-            sides.add(output.shape[2])
-
-    hooks = [module.register_forward_hook(note) for module in network.modules()]
-    try:
-        _forward(network, torch.empty(2, in_channels, *roi_size, device="meta"))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return side // min(n for n in sides if n > 1 and side % n == 0)  # 1: global pooling, which takes any size
-
-
 def _step_bytes(
     network: nn.Module, windows: int, roi_size: Sequence[int], in_channels: int, device: str, amp: bool
 ) -> float:
@@ -100,24 +77,10 @@ def _step_bytes(
     with FakeTensorMode(), _autocast(amp and device == "cuda"):
         image = torch.empty(windows, in_channels, *roi_size, device=device)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            heads = _forward(network, image)
+            heads = forward_heads(network, image)
     sizes = [storage.nbytes() for storage in kept.values()]
     loss = LOSS_TENSORS * 4 * sum(head.numel() for head in heads)
     return float(sum(sizes) + BACKWARD_TENSORS * max(sizes) + loss)
-
-
-def _forward(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
-    """Run ``network`` in training mode with parameters of the image's kind; return its heads."""
-    weights: dict[str, torch.Tensor] = {
-        name: nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device=image.device), weight.requires_grad)
-        for name, weight in network.named_parameters()
-    }
-    for name, buffer in network.named_buffers():
-        weights[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=image.device)
-    was_training = network.training
-    output: Any = torch.func.functional_call(network.train(), weights, (image,))
-    network.train(was_training)
-    return list(output) if isinstance(output, list | tuple) else [output]
 
 
 class _autocast:

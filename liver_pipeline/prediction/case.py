@@ -1,4 +1,4 @@
-"""One case of a folder run on its way from scan to mask, and the provenance that lies beside the mask."""
+"""One case on its way from scan to mask, and the record of how it got there."""
 
 from __future__ import annotations
 
@@ -18,29 +18,51 @@ from liver_pipeline.io.files import relative
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.io.volumes import Scan
+from liver_pipeline.labels import LabelMap
 from liver_pipeline.prediction.provenance import Stages
 
 COUNTED = 2**22  # voxels at a time: bincount takes eight bytes for each
 
 
 @dataclass
-class Case:
-    """One input on its way through the run."""
+class RunningCase:
+    """What is known of one scan while it is segmented; each step fills in its part and lets go of what it used up."""
 
-    one: ScanInput
-    root: Path  # the folder that was searched
-    output: Path
+    name: str
+    source: Path | Scan
+    input_path: str = ""  # as the record names it: no folders of the machine
     stages: Stages = field(default_factory=Stages)
     started: float = field(default_factory=time.time)
+    scan: Scan | None = None  # without its voxels once these have been preprocessed
+    data: dict[str, Any] = field(default_factory=dict)
+    pred: torch.Tensor | None = None
+    levels: npt.NDArray[np.uint8] | None = None  # probabilities in eight bits, (X, Y, Z, classes), until written
+    label_map: LabelMap | None = None
+    effects: Mapping[str, Any] = field(default_factory=dict)  # cleaning step -> voxels it changed
+
+
+@dataclass
+class FolderCase(RunningCase):
+    """A case of a folder run: one input, one output, one end."""
+
+    output: Path = Path()
     reserved: int = 0  # bytes of the memory budget
     input_sha256: str | None = None
-    scan: Scan | None = None
-    data: dict[str, Any] = field(default_factory=dict)
     before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
     failure: Finding | None = None
-    levels: npt.NDArray[np.uint8] | None = None  # probabilities in eight bits, (X, Y, Z, classes), until written
     classes: int = 0  # of the probabilities that were written
     probabilities_sha256: str | None = None
+
+    @classmethod
+    def of(cls, one: ScanInput, root: Path, output_dir: Path) -> FolderCase:
+        """Return the case of an input found below ``root``."""
+        return cls(one.case, one.path, relative(one.path, root), output=output_dir / f"{one.case}.nii.gz")
+
+    @property
+    def path(self) -> Path:
+        """Where the scan lies."""
+        assert isinstance(self.source, Path)
+        return self.source
 
     @property
     def provenance(self) -> Path:
@@ -60,40 +82,42 @@ class Case:
     def _beside(self, ending: str) -> Path:
         return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ending)
 
+    def output_record(self, sha256: str) -> dict[str, Any]:
+        """Return what the record says of the files that were written."""
+        probabilities = None
+        if self.probabilities_sha256 is not None:
+            probabilities = {
+                "path": f"{self.name}{PROBABILITIES}", "sha256": self.probabilities_sha256,
+                "classes": self.classes, "largest_error": 0.5 / LEVELS,
+            }  # fmt: skip
+        return {"output": {"path": f"{self.name}.nii.gz", "sha256": sha256}, "probabilities": probabilities}
+
 
 def without_voxels(scan: Scan) -> Scan:
     """Return the scan with its shape but no memory: what writing a mask needs."""
     return replace(scan, array=np.broadcast_to(np.uint8(0), scan.array.shape))
 
 
-def as_label_map(pred: Any) -> npt.NDArray[np.uint8]:
+def as_label_map(pred: Any) -> LabelMap:
     """Return labels (1, X, Y, Z) of any type as uint8 (X, Y, Z) without metadata."""
     array: npt.NDArray[Any] = np.asarray(pred[0].detach().cpu() if isinstance(pred, torch.Tensor) else pred[0])
     return array if array.dtype == np.uint8 else array.astype(np.uint8)
 
 
-def describe_case(
-    case: Case, label_map: npt.NDArray[np.uint8], sha256: str, pred: Any, effects: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the part of the provenance that differs from case to case.
+def case_record(case: RunningCase) -> dict[str, Any]:
+    """Return the part of the provenance that differs from case to case, but for the files that were written.
 
-    Args:
-        case: Read, preprocessed and segmented.
-        label_map: uint8 (X, Y, Z), as written.
-        sha256: Of the mask's file.
-        pred: What the inferer gave; the dict under "inference" in its meta is kept, seconds under ``timing``. It says
-            ``model_grid`` where that is not the grid of the preprocessed image.
-        effects: Name of each cleaning step to the number of voxels it changed.
+    The dict under "inference" in the meta of what the inferer gave is kept, seconds go under ``timing``; it says
+    ``model_grid`` where that is not the grid of the preprocessed image.
     """
-    assert case.scan is not None
-    scan, image = case.scan, case.data["image"]
-    inference = dict(getattr(pred, "meta", {}).get("inference", {}))
+    scan, label_map, image = case.scan, case.label_map, case.data["image"]
+    assert scan is not None and label_map is not None
+    inference = dict(getattr(case.pred, "meta", {}).get("inference", {}))
     times = {key: inference.pop(key) for key in list(inference) if "seconds" in key}
     return {
-        "case": case.one.case,
-        "input": {"path": relative(case.one.path, case.root), "sha256": scan.sha256},
-        "output": {"path": f"{case.one.case}.nii.gz", "sha256": sha256, **_volumes(label_map, scan)},
-        "probabilities": _probabilities(case),
+        "case": case.name,
+        "input": {"path": case.input_path or scan.path.name, "sha256": scan.sha256},
+        "output": _volumes(label_map, scan),
         "geometry": {
             "scan": geometry(scan.array.shape, scan.affine),
             "model_grid": inference.pop("model_grid", None) or _model_grid(image),
@@ -101,7 +125,7 @@ def describe_case(
         },
         "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
         "inference": inference,
-        "effects": dict(effects),
+        "effects": dict(case.effects),
         "timing": {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(case.started)),
             "seconds": round(time.time() - case.started, 3),
@@ -111,18 +135,11 @@ def describe_case(
     }
 
 
-def _probabilities(case: Case) -> dict[str, Any] | None:
-    if case.probabilities_sha256 is None:
-        return None
-    path = f"{case.one.case}{PROBABILITIES}"
-    return {"path": path, "sha256": case.probabilities_sha256, "classes": case.classes, "largest_error": 0.5 / LEVELS}
-
-
 def _model_grid(image: Any) -> dict[str, Any] | None:
     return geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None
 
 
-def _volumes(label_map: npt.NDArray[np.uint8], scan: Scan) -> dict[str, dict[str, float]]:
+def _volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, float]]:
     flat = label_map.ravel(order="K")
     parts = range(0, flat.size, COUNTED)
     counts = sum((np.bincount(flat[start : start + COUNTED], minlength=256) for start in parts), np.zeros(256, int))

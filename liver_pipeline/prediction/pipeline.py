@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Condition
 from typing import TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 R = TypeVar("R")
 
 
@@ -49,16 +51,39 @@ class MemoryBudget:
             self._changed.notify_all()
 
 
-def one_ahead(items: Sequence[T], work: Callable[[T], R], pool: ThreadPoolExecutor) -> Iterator[R]:
-    """Yield ``work(item)`` in order; while the caller has one, the next is being worked on in ``pool``."""
-    ready: Future[R] | None = None
+class Turns:
+    """Lets numbered callers through one after the other, whoever comes first.
+
+    Cases that are read side by side take their memory in the order in which they are needed: otherwise a later one
+    could have what an earlier one waits for, and wait for the earlier one itself.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._changed = Condition()
+
+    @contextmanager
+    def of(self, number: int) -> Iterator[None]:
+        """Wait until all numbers below ``number`` (from 0) have been through."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next == number)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._next += 1
+                self._changed.notify_all()
+
+
+def ahead(items: Iterable[_T], work: Callable[[_T], R], pool: ThreadPoolExecutor, count: int) -> Iterator[R]:
+    """Yield ``work(item)`` in order; while the caller has one, the next ``count`` are being worked on in ``pool``."""
+    ready: deque[Future[R]] = deque()
     for item in items:
-        following = pool.submit(work, item)
-        if ready is not None:
-            yield ready.result()
-        ready = following
-    if ready is not None:
-        yield ready.result()
+        ready.append(pool.submit(work, item))
+        if len(ready) > count:
+            yield ready.popleft().result()
+    while ready:
+        yield ready.popleft().result()
 
 
 class Bar:

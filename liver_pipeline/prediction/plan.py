@@ -8,7 +8,7 @@ from typing import Any
 
 from liver_pipeline.io.discovery import ScanInput, case_name, find_inputs, same_names, voxel_count
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.prediction.case import Case
+from liver_pipeline.prediction.case import FolderCase
 
 
 def find_scans(path: Path | str) -> list[dict[str, str]]:
@@ -23,7 +23,7 @@ def find_scans(path: Path | str) -> list[dict[str, str]]:
     return [{"image": str(one.path), "case": one.case, "root": str(path)} for one in find_inputs(path)]
 
 
-def plan_cases(items: Iterable[Mapping[str, Any]], output_dir: Path) -> list[Case]:
+def plan_cases(items: Iterable[Mapping[str, Any]], output_dir: Path) -> list[FolderCase]:
     """Return one case an item of :func:`find_scans`; "case" and "root" may be absent.
 
     Masks of an earlier run, in an output folder inside the searched folder, are no inputs.
@@ -39,29 +39,31 @@ def plan_cases(items: Iterable[Mapping[str, Any]], output_dir: Path) -> list[Cas
         if _inside(output, root.resolve()) and _inside(path.resolve(), output):
             continue
         name = item.get("case", case_name(path.name, path.is_dir()))
-        cases.append(Case(ScanInput(path, name), root, output_dir / f"{name}.nii.gz"))
+        cases.append(FolderCase.of(ScanInput(path, name), root, output_dir))
     if not cases:
         raise refuse(output_dir, "NO_SCANS", "no scan to segment; name the folder of the scans")
     return cases
 
 
-def refuse_collisions(cases: Sequence[Case]) -> None:
+def refuse_collisions(cases: Sequence[FolderCase]) -> None:
     """Refuse inputs that would write the same mask, and masks that would replace a scan.
 
     Raises:
         IntakeError: DUPLICATE_NAME.
         ValueError: If a mask would replace a scan.
     """
-    for name, paths in same_names(case.one for case in cases).items():
+    for name, paths in same_names(ScanInput(case.path, case.name) for case in cases).items():
         both = " and ".join(str(path) for path in paths[:2])
         raise refuse(paths[1], "DUPLICATE_NAME", f"{both} would both write {name}.nii.gz; rename one")
-    inputs = {case.one.path.resolve() for case in cases}
+    inputs = {case.path.resolve() for case in cases}
     for case in cases:
         if case.output.resolve() in inputs:
-            raise ValueError(f"the mask of {case.one.path} would replace a scan; choose another output folder")
+            raise ValueError(f"the mask of {case.path} would replace a scan; choose another output folder")
 
 
-def plan_lines(cases: Sequence[Case], last: Mapping[str, Mapping[str, Any]], budget: int) -> tuple[list[str], int]:
+def plan_lines(
+    cases: Sequence[FolderCase], last: Mapping[str, Mapping[str, Any]], budget: int
+) -> tuple[list[str], int]:
     """Return what a dry run prints, and the number of collisions.
 
     Args:
@@ -71,12 +73,12 @@ def plan_lines(cases: Sequence[Case], last: Mapping[str, Mapping[str, Any]], bud
     """
     lines = []
     for case in cases:
-        row = last.get(case.one.case, {})
+        row = last.get(case.name, {})
         states = {"done": "done before", "failed": f"failed before: {row.get('code')}"}
         state = states.get(row.get("event", ""), "new")
-        size = f"{predicted_bytes(case.one.path) / 1e9:.2f} GB"
-        lines.append(f"{case.one.path} -> {case.output}  {size}  {state}")
-    twins = same_names(case.one for case in cases)
+        size = f"{predicted_bytes(case.path) / 1e9:.2f} GB"
+        lines.append(f"{case.path} -> {case.output}  {size}  {state}")
+    twins = same_names(ScanInput(case.path, case.name) for case in cases)
     for name, paths in twins.items():
         lines.append(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write {name}.nii.gz")
     lines.append(f"{len(cases)} cases, {len(twins)} collisions, {budget / 1e9:.1f} GB for cases in flight")

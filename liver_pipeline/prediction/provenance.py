@@ -9,6 +9,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from liver_pipeline.io.files import content_sha256
+from liver_pipeline.io.limits import cores
 
 PACKAGES = (
     "liver-pipeline",
@@ -30,7 +32,6 @@ PACKAGES = (
     "openvino",
 )
 VOLATILE = ("timing", "machine")  # what two runs of the same thing may differ in
-OWN_CODE = ("liver_pipeline", "monai")  # classes whose attributes are settings
 NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R", "probabilities")
 
 
@@ -45,7 +46,7 @@ def versions() -> dict[str, str]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return device, processor and cores; no host or user name."""
-    found: dict[str, Any] = {"device": str(device), "processor": _processor(), "cores": os.cpu_count()}
+    found: dict[str, Any] = {"device": str(device), "processor": _processor(), "cores": cores()}
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
@@ -62,8 +63,9 @@ def _processor() -> str:
 def settings_of(thing: Any, depth: int = 12) -> Any:
     """Describe a transform, inferer or anything else by its class and settings, ready for JSON, the same every time.
 
-    Plain values stay; objects of this package and of MONAI become their class and public attributes; a network becomes
-    its printed structure (its weights have their own hash); of other objects only the class or function is named.
+    Plain values stay; an object becomes its class and public attributes, whoever wrote it; a network its printed
+    structure (its weights have their own hash); a partial function its arguments; of a function, and of an object
+    without attributes, only the name is known.
     """
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
@@ -86,13 +88,15 @@ def settings_of(thing: Any, depth: int = 12) -> Any:
 
 
 def _settings_of_object(thing: Any, depth: int) -> Any:
+    if isinstance(thing, partial):
+        return settings_of([thing.func, thing.args, thing.keywords], depth - 1)
     if isinstance(thing, type) or hasattr(thing, "__qualname__"):
         return f"{thing.__module__}.{thing.__qualname__}"
     kind = type(thing)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(thing, os.PathLike | torch.dtype | torch.device) or kind.__module__.startswith("enum"):
         return str(thing)
-    if not kind.__module__.startswith(OWN_CODE) or not hasattr(thing, "__dict__"):
+    if not hasattr(thing, "__dict__"):
         return name
     public = {k: v for k, v in vars(thing).items() if not k.startswith("_") and k not in NOT_SETTINGS}
     return {"class": name, **{key: settings_of(public[key], depth - 1) for key in sorted(public)}}
@@ -165,12 +169,3 @@ def resident_mb() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
     return 0.0
-
-
-def available_bytes() -> int:
-    """Return the memory that is free for use, 8 GB where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    return 8 << 30

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
-from liver_pipeline.io.discovery import input_sha256
+from liver_pipeline.io.discovery import STALE, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.io.findings import CODES, error, refuse
 from liver_pipeline.io.ledger import Ledger
-from liver_pipeline.prediction.case import Case
+from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,9 @@ class EarlierRuns:
     overwrite: bool
     probabilities: bool
 
-    def settles(self, case: Case) -> bool:
+    def settles(self, case: FolderCase) -> bool:
         """Find out whether an earlier run ended with this case and nothing has changed since; if so, say in it how."""
-        row = self.ledger.last.get(case.one.case)
+        row = self.ledger.last.get(case.name)
         if row is None or row.get("event") not in ("done", "failed"):
             return False
         if (row.get("config_sha256"), row.get("weights_sha256")) != (self.config_sha256, self.weights_sha256):
@@ -48,19 +50,19 @@ class EarlierRuns:
             return False
         if not failed and not (case.output.exists() and case.provenance.exists()):
             return False
-        if not failed and self.probabilities and not (row.get("probabilities_sha256") and case.probabilities.exists()):
+        if not failed and self.probabilities and not (row.get("probabilities_sha256") and is_there(case.probabilities)):
             return False
-        if row.get("input_sha256") is None or hash_input(case) != row["input_sha256"]:
+        if row.get("input_sha256") is None or hash_input(case.path) != row["input_sha256"]:
             return False
         if not failed and file_sha256(case.output) != row.get("output_sha256"):
             logger.warning("%s was changed since it was written; it is left as it is", case.output)
         case.before = row["event"]
         if failed:
             case.failure = error(row["code"], row.get("detail", ""))
-            logger.warning("%s: %s before; retry_failed tries again", case.one.path, row["code"])
+            logger.warning("%s: %s before; retry_failed tries again", case.path, row["code"])
         return True
 
-    def guard_output(self, case: Case) -> None:
+    def guard_output(self, case: FolderCase) -> None:
         """Refuse to replace what this folder's ledger did not write.
 
         Raises:
@@ -68,9 +70,9 @@ class EarlierRuns:
         """
         if self.overwrite:
             return
-        known = self.ledger.written.get(case.one.case, set())
+        known = self.ledger.written.get(case.name, set())
         for path in (case.output, case.probabilities):
-            if path.exists() and (path.is_dir() or file_sha256(path) not in known):
+            if is_there(path) and (path.is_dir() or file_sha256(path) not in known):
                 detail = "a file that this folder's ledger did not write, or that was changed; overwrite replaces it"
                 raise refuse(path, "OUTPUT_EXISTS", detail)
         if case.provenance.exists() and not known:
@@ -78,8 +80,28 @@ class EarlierRuns:
             raise refuse(case.provenance, "OUTPUT_EXISTS", detail)
 
 
-def hash_input(case: Case) -> str | None:
-    """Return the hash of a case's input, ``None`` where it cannot be read."""
+def hash_input(path: Path) -> str | None:
+    """Return the hash of an input, ``None`` where it cannot be read."""
     with contextlib.suppress(OSError):
-        return input_sha256(case.one.path)
+        return input_sha256(path)
     return None
+
+
+def set_aside(case: FolderCase, known: Collection[str]) -> bool:
+    """Rename what earlier runs wrote for a case that failed now to ``<case>.stale...``: it is not this scan's.
+
+    A file that this folder's ledger does not know, or that was changed since, stays as it is.
+
+    Returns:
+        Whether there was a mask to set aside.
+
+    Raises:
+        OSError: If it cannot be renamed.
+    """
+    if not case.output.is_file() or file_sha256(case.output) not in known:
+        return False
+    stem = case.output.name.removesuffix(".nii.gz")
+    for path in (case.probabilities, case.description, case.provenance, case.output):
+        if is_there(path):
+            path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
+    return True

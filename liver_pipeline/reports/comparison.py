@@ -8,18 +8,27 @@ from importlib.metadata import version
 
 from liver_pipeline.comparison.tables import Comparison
 from liver_pipeline.reports.comparison_charts import bars, roc, training
-from liver_pipeline.reports.comparison_tables import cases, confusions, cost, failures, headline, results, tests, tumors
+from liver_pipeline.reports.comparison_tables import (
+    comparison_cases,
+    comparison_failures,
+    comparison_headline,
+    confusions,
+    cost,
+    results,
+    tests,
+    tumors,
+)
 from liver_pipeline.reports.gallery import KEY
 from liver_pipeline.reports.html import picture
 from liver_pipeline.reports.page import document
 from liver_pipeline.reports.texts import COMPARISON
 
-TITLE = "Liver and tumor segmentation: comparison"
-PACKAGES = ("liver-pipeline", "monai", "torch", "numpy", "scipy")
-Pictures = Mapping[str, Sequence[tuple[str, bytes]]]
+_TITLE = "Liver and tumor segmentation: comparison"
+_PACKAGES = ("liver-pipeline", "monai", "torch", "numpy", "scipy")
+ComparisonPictures = Mapping[str, Sequence[tuple[str, bytes]]]
 
 
-def comparison_page(comparison: Comparison, pictures: Pictures) -> str:
+def comparison_page(comparison: Comparison, pictures: ComparisonPictures) -> str:
     """Return the page, a complete HTML document that loads nothing from anywhere.
 
     Args:
@@ -27,7 +36,7 @@ def comparison_page(comparison: Comparison, pictures: Pictures) -> str:
         pictures: Captions and PNGs by experiment.
     """
     parts = [
-        ("failed", "What failed", failures(comparison)),
+        ("failed", "What failed", comparison_failures(comparison)),
         ("results", "Results", results(comparison)),
         ("bars", "Means with intervals", bars(comparison)),
         ("tests", "Paired differences", tests(comparison)),
@@ -37,13 +46,13 @@ def comparison_page(comparison: Comparison, pictures: Pictures) -> str:
         ("pictures", "Worst, median and best prediction", _gallery(pictures)),
         ("cost", "Cost", cost(comparison)),
         ("tumors", "Predicted tumors", tumors(comparison)),
-        ("cases", "Cases", cases(comparison)),
+        ("cases", "Cases", comparison_cases(comparison)),
         ("about", "How to read this page", _about(comparison)),
     ]
-    return document(TITLE, headline(comparison), parts)
+    return document(_TITLE, comparison_headline(comparison), parts)
 
 
-def _gallery(pictures: Pictures) -> str:
+def _gallery(pictures: ComparisonPictures) -> str:
     blocks = [
         f'<h3>{escape(name)}</h3><div class="pictures">'
         + "".join(picture(png, caption, escape(caption)) for caption, png in shown)
@@ -55,5 +64,5 @@ def _gallery(pictures: Pictures) -> str:
 
 def _about(comparison: Comparison) -> str:
     shared = ", ".join(f"<code>{escape(f'{key}={value}')}</code>" for key, value in comparison.budget.items())
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return f'{COMPARISON}<p>Shared by all: {shared or "nothing"}.</p><p class="soft">{escape(versions)}</p>'

@@ -10,7 +10,7 @@ from liver_pipeline.comparison.results import RunResult
 from liver_pipeline.comparison.tables import Comparison
 from liver_pipeline.metrics.probabilities import FALSE_RATES
 from liver_pipeline.reports.charts import TONES, Line, interval_bars, line_chart
-from liver_pipeline.reports.html import figure, number
+from liver_pipeline.reports.html import figure, shown_number
 from liver_pipeline.reports.texts import COMPARED, LOSS_CAPTION, VALIDATION_CAPTION
 
 BARS = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
@@ -83,7 +83,7 @@ def roc(comparison: Comparison) -> str:
                 lines, x_name="false-positive rate", name="true-positive rate", unit_range=True, chance=True
             )
             areas = {name: comparison.statistics["summary"][name][f"{region}_auc_roc"]["mean"] for name in names}
-            key = _key(comparison, names, {name: f"AUC {number(area)}" for name, area in areas.items()})
+            key = _key(comparison, names, {name: f"AUC {shown_number(area)}" for name, area in areas.items()})
             figures.append(figure(region.capitalize(), chart, f"{key}{ROC_CAPTION}"))
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 

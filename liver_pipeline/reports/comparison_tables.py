@@ -8,16 +8,35 @@ from typing import Any
 
 from liver_pipeline.comparison.tables import Comparison
 from liver_pipeline.metrics.comparisons import FIGURES
-from liver_pipeline.reports.html import cell, number, plural, row, section_row, sortable, table, with_interval, words
+from liver_pipeline.reports.html import (
+    cell,
+    plural,
+    row,
+    section_row,
+    shown_number,
+    sortable,
+    table,
+    with_interval,
+    words,
+)
 from liver_pipeline.reports.sections import confusion_table
-from liver_pipeline.reports.texts import COMPARED, COST, REGIONS, SIZES, TUMORS, digits_of, lower_is_better, short_name
+from liver_pipeline.reports.texts import (
+    COMPARED,
+    COST,
+    REGION_NAMES,
+    SIZES,
+    TUMORS_CAPTION,
+    digits_of,
+    lower_is_better,
+    short_name,
+)
 
 MAIN_FIGURES = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
 SIGNIFICANT = 0.05
 LEAST_PATIENTS = 6  # with fewer no two-sided signed-rank test can reach 0.05
 
 
-def headline(comparison: Comparison) -> str:
+def comparison_headline(comparison: Comparison) -> str:
     """What was compared on what, and what a reader must know first."""
     parts = ", ".join(
         f"{len(split['train'])} / {len(split['val'])} / {len(split['test'])}" for split in comparison.splits
@@ -56,7 +75,7 @@ def remarks(comparison: Comparison) -> list[str]:
     return found
 
 
-def failures(comparison: Comparison) -> str:
+def comparison_failures(comparison: Comparison) -> str:
     """Runs that failed and test cases without figures."""
     rows = [
         f"<tr><td>{escape(one.run)}</td>{words(one.stage, classes='bad')}{words(one.reason)}</tr>"
@@ -73,7 +92,7 @@ def failures(comparison: Comparison) -> str:
 def results(comparison: Comparison) -> str:
     """Mean with interval of each figure, experiments as rows, a table a region."""
     parts = []
-    for region, title in (("liver", REGIONS["liver"]), ("tumor", REGIONS["tumor"])):
+    for region, title in (("liver", REGION_NAMES["liver"]), ("tumor", REGION_NAMES["tumor"])):
         names = comparison.in_region(region)
         if names:
             parts.append(f"<h3>{escape(title)}</h3>{_results_of(comparison, names, figures_of(region))}")
@@ -99,15 +118,17 @@ def _results_of(comparison: Comparison, names: Sequence[str], figures: Sequence[
 def _figure(summary: Mapping[str, Any], key: str) -> str:
     """Mean, interval, cases, spread of the seeds."""
     digits = digits_of(key)
-    lines = [number(summary["mean"], digits)]
+    lines = [shown_number(summary["mean"], digits)]
     if summary["ci_low"] is not None:
-        lines.append(f"<small>{number(summary['ci_low'], digits)} to {number(summary['ci_high'], digits)}</small>")
+        lines.append(
+            f"<small>{shown_number(summary['ci_low'], digits)} to {shown_number(summary['ci_high'], digits)}</small>"
+        )
     lines.append(f"<small>n = {summary['n']}</small>")
     if summary["n_undefined"]:
         lines.append(f'<small class="bad">{summary["n_undefined"]} undefined</small>')
     seeds = list(summary["seeds"].values())
     if len(seeds) > 1 and key.endswith("dice"):
-        spread = " to ".join(number(end, digits) for end in (min(seeds), max(seeds)))
+        spread = " to ".join(shown_number(end, digits) for end in (min(seeds), max(seeds)))
         lines.append(f"<small>seeds: {spread}</small>")
     return "".join(lines)
 
@@ -185,8 +206,15 @@ def cost(comparison: Comparison) -> str:
     for name in comparison.experiments:
         figures = comparison.cost(name)
         minutes = None if figures["training"] is None else figures["training"] / 60
-        values = [number(figures["parameters"]), *(number(figures[key], 2) for key in ("seconds", "seconds_network"))]
-        values += [number(figures["seconds_slice"], 4), number(figures["peak_gb"], 2), number(minutes, 1)]
+        values = [
+            shown_number(figures["parameters"]),
+            *(shown_number(figures[key], 2) for key in ("seconds", "seconds_network")),
+        ]
+        values += [
+            shown_number(figures["seconds_slice"], 4),
+            shown_number(figures["peak_gb"], 2),
+            shown_number(minutes, 1),
+        ]
         rows.append(row(escape(name), *values))
     return f"{table(head, rows)}{COST}"
 
@@ -208,21 +236,21 @@ def tumors(comparison: Comparison) -> str:
         rows.append(
             row(
                 escape(name),
-                number(found["lesions"] / runs, 1),
-                *(number(count / runs, 1) for count in found["sizes"].values()),
-                number(found["volume_ml"], 2),
+                shown_number(found["lesions"] / runs, 1),
+                *(shown_number(count / runs, 1) for count in found["sizes"].values()),
+                shown_number(found["volume_ml"], 2),
                 with_interval(total.mean, (total.ci_low, total.ci_high), 2),
                 with_interval(burden.mean, (burden.ci_low, burden.ci_high)),
-                number(found["confidence"], 2),
+                shown_number(found["confidence"], 2),
             )
         )
-    return f"{table(head, rows)}{TUMORS}"
+    return f"{table(head, rows)}{TUMORS_CAPTION}"
 
 
 SIZE_LABELS = tuple(label for key, label in SIZES.items() if key != "all")
 
 
-def cases(comparison: Comparison) -> str:
+def comparison_cases(comparison: Comparison) -> str:
     """Sortable table of cases: Dice of each experiment, mean over its runs."""
     by_experiment = comparison.statistics["cases"]
     columns = [(name, f"{region}_dice") for region in ("liver", "tumor") for name in comparison.in_region(region)]
@@ -231,6 +259,6 @@ def cases(comparison: Comparison) -> str:
     rows = []
     for case in sorted(patients):
         values = [by_experiment[name].get(case, {}).get(key) for name, key in columns]
-        cells = "".join(cell(number(value), value) for value in values)
+        cells = "".join(cell(shown_number(value), value) for value in values)
         rows.append(f"<tr>{cell(case, case)}{cell(patients[case], patients[case])}{cells}</tr>")
     return sortable(head, rows)

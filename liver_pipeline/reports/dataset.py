@@ -13,24 +13,24 @@ from liver_pipeline.io.findings import CODES, Severity
 from liver_pipeline.planning.histograms import Histogram
 from liver_pipeline.planning.rules import Value
 from liver_pipeline.reports.charts import box_plot, count_chart, curve_chart
-from liver_pipeline.reports.html import cell, figure, number, plural, sortable, table, words
+from liver_pipeline.reports.html import cell, figure, plural, shown_number, sortable, table, words
 from liver_pipeline.reports.page import document
 
-TITLE = "Fingerprint of a data set"
+_TITLE = "Fingerprint of a data set"
 AXES = ("R", "A", "S")
 MARGIN_HU = 150.0  # shown beside the values of liver and tumor
 CURVE_POINTS = 120  # at most
-BOX_CAPTION = "Box: quartiles; line: median; diamond: mean; dots: cases."
-CASE_COLUMNS = (
+_BOX_CAPTION = "Box: quartiles; line: median; diamond: mean; dots: cases."
+_CASE_COLUMNS = (
     "Case", "Patient", "Size", "Spacing, mm", "Axes", "Liver, ml", "Tumor, ml", "Lesions", "Liver median",
     "Tumor median", "Found",
 )  # fmt: skip
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 
 
 def dataset_page(
-    rows: Sequence[Row],
+    rows: Sequence[_Row],
     summary: Mapping[str, Any],
     pooled: Mapping[str, Histogram] | None,
     values: Mapping[str, Value],
@@ -39,7 +39,7 @@ def dataset_page(
 
     Args:
         rows: From :func:`liver_pipeline.planning.survey.survey_cases`.
-        summary: From :func:`liver_pipeline.planning.survey.summarize`.
+        summary: From :func:`liver_pipeline.planning.survey.summarize_dataset`.
         pooled: Histograms of all cases by region, where they have one scale (CT).
         values: What is proposed, by key; empty without a usable case.
 
@@ -53,7 +53,7 @@ def dataset_page(
         ("charts", "The scans", _charts(usable, pooled, values) if usable else ""),
         ("cases", "Cases", _cases(rows)),
     ]
-    return document(TITLE, _headline(summary), parts)
+    return document(_TITLE, _headline(summary), parts)
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -68,12 +68,12 @@ def _headline(summary: Mapping[str, Any]) -> str:
     median = {key: summary[key]["median"] for key in ("spacing_mm", "shape", "liver_ml")}
     tumor = f"{summary['n_cases_with_tumor']} of {plural(summary['n_usable'], 'case')} with tumor"
     diameter = summary["lesion_diameter_mm"]
-    lesion = "" if diameter is None else f", median diameter {number(diameter['median'], 1)} mm"
+    lesion = "" if diameter is None else f", median diameter {shown_number(diameter['median'], 1)} mm"
     cards = [
         ("Median spacing, mm", _by(median["spacing_mm"], 2), _range(summary["spacing_mm"], 2)),
         ("Median size, voxels", _by(median["shape"], 0), _range(summary["shape"], 0)),
-        ("Median liver, ml", number(median["liver_ml"], 0), _range(summary["liver_ml"], 0)),
-        ("Lesions", number(summary["n_lesions"]), tumor + lesion),
+        ("Median liver, ml", shown_number(median["liver_ml"], 0), _range(summary["liver_ml"], 0)),
+        ("Lesions", shown_number(summary["n_lesions"]), tumor + lesion),
     ]
     boxes = "".join(
         f'<div class="card"><span>{escape(name)}</span><b class="long">{escape(value)}</b>'
@@ -116,7 +116,7 @@ def _shown(value: Any) -> str:
     return "[" + ", ".join(_shown(one) for one in value) + "]" if isinstance(value, list) else str(value)
 
 
-def _charts(rows: Sequence[Row], pooled: Mapping[str, Histogram] | None, values: Mapping[str, Value]) -> str:
+def _charts(rows: Sequence[_Row], pooled: Mapping[str, Histogram] | None, values: Mapping[str, Value]) -> str:
     figures = [] if pooled is None else [_hu_figure(pooled, values)]
     for key, title, unit in (
         ("spacing_mm", "Spacing", "mm"),
@@ -124,7 +124,7 @@ def _charts(rows: Sequence[Row], pooled: Mapping[str, Histogram] | None, values:
         ("fov_mm", "Field of view", "mm"),
     ):
         groups = [(name, [one[key][axis] for one in rows]) for axis, name in enumerate(AXES)]
-        figures.append(figure(title, box_plot(groups, name=unit), f"Along R, A, S. {BOX_CAPTION}"))
+        figures.append(figure(title, box_plot(groups, name=unit), f"Along R, A, S. {_BOX_CAPTION}"))
     diameters = [lesion["diameter_mm"] for one in rows for lesion in one["lesions"]]
     if diameters:
         chart = count_chart(diameters, x_name="longest axial diameter, mm", name="lesions")
@@ -132,7 +132,7 @@ def _charts(rows: Sequence[Row], pooled: Mapping[str, Histogram] | None, values:
     volumes = [("liver with tumor", [one["liver_ml"] for one in rows])]
     if diameters:
         volumes.append(("tumor", [one["tumor_ml"] for one in rows if one["tumor_ml"]]))
-    figures.append(figure("Volumes", box_plot(volumes, name="ml"), f"Tumor: cases that have any. {BOX_CAPTION}"))
+    figures.append(figure("Volumes", box_plot(volumes, name="ml"), f"Tumor: cases that have any. {_BOX_CAPTION}"))
     return f'<div class="charts">{"".join(part for part in figures if part)}</div>'
 
 
@@ -159,18 +159,18 @@ def _curve(histogram: Histogram, low: float, high: float) -> tuple[list[float], 
     return ((edges[:-1] + edges[1:]) / 2).tolist(), (heights / max(heights.max(), 1.0)).tolist()
 
 
-def _cases(rows: Sequence[Row]) -> str:
+def _cases(rows: Sequence[_Row]) -> str:
     """Every case; those that cannot be used first, then those with warnings."""
-    return sortable(CASE_COLUMNS, [_case(one) for one in sorted(rows, key=_rank)])
+    return sortable(_CASE_COLUMNS, [_case(one) for one in sorted(rows, key=_rank)])
 
 
-def _rank(one: Row) -> tuple[int, str]:
+def _rank(one: _Row) -> tuple[int, str]:
     return (0 if not one["usable"] else 1 if one["findings"] else 2, one["case"])
 
 
-def _case(one: Row) -> str:
+def _case(one: _Row) -> str:
     cells = [cell(one["case"], one["case"]), cell(one["patient"], one["patient"])]
-    cells += _figures(one) if one["usable"] else [cell("–", None)] * (len(CASE_COLUMNS) - 3)
+    cells += _figures(one) if one["usable"] else [cell("–", None)] * (len(_CASE_COLUMNS) - 3)
     shown = [f for f in one["findings"] if one["usable"] or f["severity"] == Severity.ERROR]
     found = "; ".join(f"{f['file']}: {f['code']}: {f['detail']}" for f in shown)
     tone = "words" if one["usable"] else "words bad"
@@ -178,14 +178,14 @@ def _case(one: Row) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _figures(one: Row) -> list[str]:
+def _figures(one: _Row) -> list[str]:
     medians = [None if (part := one["intensity"][name]) is None else part["p50"] for name in ("liver", "tumor")]
     return [
         cell(_by(one["shape"], 0), one["shape"][2]),
         cell(_by(one["spacing_mm"], 2), one["spacing_mm"][2]),
         cell(one["orientation"], one["orientation"]),
-        cell(number(one["liver_ml"], 0), one["liver_ml"]),
-        cell(number(one["tumor_ml"], 1), one["tumor_ml"]),
+        cell(shown_number(one["liver_ml"], 0), one["liver_ml"]),
+        cell(shown_number(one["tumor_ml"], 1), one["tumor_ml"]),
         cell(str(len(one["lesions"])), len(one["lesions"])),
-        *(cell(number(value, 1), value) for value in medians),
+        *(cell(shown_number(value, 1), value) for value in medians),
     ]

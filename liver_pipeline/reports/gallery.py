@@ -9,7 +9,7 @@ from typing import Any
 from liver_pipeline.reports.html import picture, plural
 
 Metrics = Mapping[str, Any]
-Pictures = Mapping[str, Mapping[str, Any]]
+CasePictures = Mapping[str, Mapping[str, Any]]
 OPEN_THUMBNAILS = 60  # more lie folded away
 KEY = (
     '<p class="soft"><span class="key ref">reference</span><span class="key pred">prediction</span>'
@@ -17,7 +17,7 @@ KEY = (
 )
 
 
-def chosen_cases(metrics: Metrics, pictures: Pictures) -> str:
+def chosen_cases(metrics: Metrics, pictures: CasePictures) -> str:
     """Worst, median and best case by tumor Dice and by liver Dice, the slice with most tumor; no case twice."""
     captions: dict[str, list[str]] = {}
     for region in ("tumor", "liver"):
@@ -45,7 +45,7 @@ def places(count: int) -> list[tuple[str, int]]:
     return [("worst ", 0), ("median ", count // 2), ("best ", count - 1)]
 
 
-def wrong_lesions(metrics: Metrics, pictures: Pictures) -> str:
+def wrong_lesions(metrics: Metrics, pictures: CasePictures) -> str:
     """Every reference lesion in no group, and every predicted one, largest first."""
     blocks = []
     for kind, status in (("reference", "missed"), ("predicted", "invented")):
@@ -64,7 +64,7 @@ def wrong_lesions(metrics: Metrics, pictures: Pictures) -> str:
     return KEY + "".join(blocks) if blocks else ""
 
 
-def _thumbnail(name: str, lesion: Mapping[str, Any], pictures: Pictures) -> str:
+def _thumbnail(name: str, lesion: Mapping[str, Any], pictures: CasePictures) -> str:
     """Picture, place and size of one lesion."""
     place = f"{name}, lesion {lesion['id']}, slice {lesion['slice']}"
     caption = f"{escape(place)}<br>{lesion['diameter_mm']:.1f} mm, {lesion['volume_ml']:.2f} ml"

@@ -59,7 +59,7 @@ def picture(png: bytes, text: str, caption: Cell) -> str:
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def shown_number(value: float | None, digits: int = 3) -> str:
     """A figure for reading; a dash where it is undefined."""
     if value is None:
         return "–"
@@ -73,8 +73,8 @@ def number(value: float | None, digits: int = 3) -> str:
 def with_interval(value: float | None, interval: Sequence[float | None], digits: int = 3) -> str:
     """A figure and its interval in brackets, if it has one."""
     if interval[0] is None:
-        return number(value, digits)
-    return f"{number(value, digits)} [{number(interval[0], digits)}, {number(interval[1], digits)}]"
+        return shown_number(value, digits)
+    return f"{shown_number(value, digits)} [{shown_number(interval[0], digits)}, {shown_number(interval[1], digits)}]"
 
 
 def plural(count: int, noun: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from liver_pipeline.comparison.tables import Comparison
 from liver_pipeline.reports.comparison_tables import MAIN_FIGURES, figures_of, p_value, pairs_of, remarks, verdict
-from liver_pipeline.reports.html import number, plural, with_interval
-from liver_pipeline.reports.texts import COMPARED, REGIONS, digits_of
+from liver_pipeline.reports.html import plural, shown_number, with_interval
+from liver_pipeline.reports.texts import COMPARED, REGION_NAMES, digits_of
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -22,7 +22,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     ]
     for region in ("liver", "tumor"):
         if comparison.in_region(region):
-            lines += ["", f"## {REGIONS[region]}", "", *_results(comparison, region)]
+            lines += ["", f"## {REGION_NAMES[region]}", "", *_results(comparison, region)]
     if len(comparison.experiments) > 1:
         lines += ["", "## Paired differences (Wilcoxon signed-rank over patients, Holm over the pairs of a figure)", ""]
         lines += _tests(comparison)
@@ -71,7 +71,7 @@ def _cost(comparison: Comparison) -> list[str]:
         keys = (("seconds", 2), ("seconds_network", 2), ("seconds_slice", 4), ("peak_gb", 2), ("training", 0))
         parameters = figures["parameters"]
         rows.append(
-            (name, "–" if parameters is None else f"{parameters:,.0f}", *(number(figures[k], d) for k, d in keys))
+            (name, "–" if parameters is None else f"{parameters:,.0f}", *(shown_number(figures[k], d) for k, d in keys))
         )
     head = ("experiment", "parameters", "s a volume", "s in the network", "s a slice", "peak GB", "s of training")
     return _table(head, rows)

@@ -17,24 +17,24 @@ from liver_pipeline.reports.sections import (
     headline,
     lits,
     official_cases,
-    official_summary,
-    summary,
+    official_table,
+    summary_table,
 )
 
-TITLE = "Liver and tumor segmentation: evaluation"
+_TITLE = "Liver and tumor segmentation: evaluation"
 
 
 def report_page(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """Return the page for the content of ``metrics.json``.
 
     Args:
-        metrics: Result of :func:`liver_pipeline.commands.evaluate.evaluate_folders`.
+        metrics: Result of :func:`liver_pipeline.commands.evaluate.evaluate`.
         pictures: By case, the result of :func:`case_pictures`; cases without are left out.
 
     Returns:
         A complete HTML document that loads nothing from anywhere.
     """
-    return document(TITLE, headline(metrics), _sections(metrics, pictures or {}))
+    return document(_TITLE, headline(metrics), _sections(metrics, pictures or {}))
 
 
 def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]]) -> str:
@@ -63,12 +63,12 @@ def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, An
     parts = [("failed", "Cases that could not be scored", failures(metrics))]
     if metrics["n_cases"] and metrics["protocol"] == "lits-official":
         parts += [
-            ("summary", "Summary", official_summary(metrics)),
+            ("summary", "Summary", official_table(metrics)),
             ("cases", "Cases", official_cases(metrics)),
         ]
     elif metrics["n_cases"]:
         parts += [
-            ("summary", "Summary", summary(metrics)),
+            ("summary", "Summary", summary_table(metrics)),
             ("charts", "Distribution over cases", charts(metrics)),
             ("lesions", "Detection of lesions", detection(metrics)),
             ("pictures", "Worst, median and best case", chosen_cases(metrics, pictures)),

@@ -7,13 +7,14 @@ from html import escape
 from typing import Any
 
 from liver_pipeline.reports.charts import bar_chart, bland_altman_chart, box_plot
+from liver_pipeline.reports.gallery import Metrics
 from liver_pipeline.reports.html import (
     cell,
     figure,
-    number,
     plural,
     row,
     section_row,
+    shown_number,
     sortable,
     table,
     with_interval,
@@ -25,18 +26,17 @@ from liver_pipeline.reports.texts import (
     DEFINITIONS,
     DISTANCE_CAPTION,
     EMPTY_KINDS,
-    FIGURES,
+    FIGURE_NAMES,
     LITS_DIFFERENCES,
     PARENCHYMA_FIGURES,
-    REGIONS,
+    REGION_NAMES,
     SIZES,
 )
 
-Metrics = Mapping[str, Any]
 SUMMARY_COLUMNS = (
     "Figure", "Mean [95 % interval]", "Median", "SD", "Range", "n", "both empty", "reference empty", "prediction empty",
 )  # fmt: skip
-CASE_COLUMNS = (
+_CASE_COLUMNS = (
     ("Liver Dice", "liver", "dice", 3),
     ("Liver HD95 mm", "liver", "hd95_area", 1),
     ("Tumor Dice", "tumor", "dice", 3),
@@ -92,24 +92,24 @@ def _official_cards(metrics: Metrics) -> list[str]:
 
 
 def _card(title: str, value: float | None, interval: Sequence[float | None], note: str) -> str:
-    spread = "" if interval[0] is None else f"{number(interval[0])} to {number(interval[1])}"
+    spread = "" if interval[0] is None else f"{shown_number(interval[0])} to {shown_number(interval[1])}"
     return (
-        f'<div class="card"><span>{escape(title)}</span><b>{number(value)}</b>'
+        f'<div class="card"><span>{escape(title)}</span><b>{shown_number(value)}</b>'
         f"<span>{spread}</span><span>{escape(note)}</span></div>"
     )
 
 
-def summary(metrics: Metrics) -> str:
+def summary_table(metrics: Metrics) -> str:
     """Mean with interval, median, SD, extremes, n and numbers of empty masks for each figure."""
     rows = []
-    for region, title in REGIONS.items():
+    for region, title in REGION_NAMES.items():
         rows.append(section_row(title, len(SUMMARY_COLUMNS)))
-        for key, name in FIGURES.items():
+        for key, name in FIGURE_NAMES.items():
             figures = metrics["summary"].get(f"{region}_{key}")
             if figures is not None and (region != "parenchyma" or key in PARENCHYMA_FIGURES):
                 rows.append(_summary_row(name, figures))
         pooled = metrics["global"].get(f"{region}_dice_global")
-        rows.append(row("Dice, voxels of all cases pooled", number(pooled), *[""] * 7))
+        rows.append(row("Dice, voxels of all cases pooled", shown_number(pooled), *[""] * 7))
     return table(SUMMARY_COLUMNS, rows) + _tumor_free(metrics["tumor_free"])
 
 
@@ -118,9 +118,9 @@ def _summary_row(name: str, figures: Mapping[str, Any]) -> str:
     return row(
         escape(name),
         with_interval(figures["mean"], (figures["ci_low"], figures["ci_high"])),
-        number(figures["median"]),
-        number(figures["sd"]),
-        "–" if low is None else f"{number(low)} to {number(high)}",
+        shown_number(figures["median"]),
+        shown_number(figures["sd"]),
+        "–" if low is None else f"{shown_number(low)} to {shown_number(high)}",
         str(figures["n"]),
         *(str(figures[f"n_{kind}"]) for kind in EMPTY_KINDS),
     )
@@ -133,8 +133,8 @@ def _tumor_free(free: Mapping[str, Any]) -> str:
     volume = free["false_positive_ml"]
     return (
         f"<p>{plural(free['n_cases'], 'case')} without tumor in the reference: {free['n_clean']} stayed clean; "
-        f"false-positive volume {number(volume['mean'], 2)} ml on average, "
-        f"{number(volume['maximum'], 2)} ml at most.</p>"
+        f"false-positive volume {shown_number(volume['mean'], 2)} ml on average, "
+        f"{shown_number(volume['maximum'], 2)} ml at most.</p>"
     )
 
 
@@ -209,7 +209,7 @@ def _detection_table(metrics: Metrics) -> str:
             counts = (str(found[key]) for key in ("tp_label", "fn", "tp_pred", "fp"))
             recall = with_interval(found["recall"], found["recall_ci"], 2)
             precision = with_interval(found["precision"], found["precision_ci"], 2)
-            rows.append(row(escape(label), recall, precision, number(found["f1"], 2), *counts))
+            rows.append(row(escape(label), recall, precision, shown_number(found["f1"], 2), *counts))
     return table(head, rows)
 
 
@@ -224,7 +224,11 @@ def lits(metrics: Metrics) -> str:
         "Precision, any overlap": "lesion_precision_greater_zero",
     }
     rows = [
-        row(escape(title), number(metrics["global"].get(key)), number(metrics["lits_official"]["global"].get(key)))
+        row(
+            escape(title),
+            shown_number(metrics["global"].get(key)),
+            shown_number(metrics["lits_official"]["global"].get(key)),
+        )
         for title, key in keys.items()
     ]
     reasons = [
@@ -240,12 +244,12 @@ def lits(metrics: Metrics) -> str:
 
 def cases(metrics: Metrics) -> str:
     """Sortable table of cases."""
-    head = ["Case", *(title for title, *_ in CASE_COLUMNS), "Lesions", "found", "invented", "Remarks"]
+    head = ["Case", *(title for title, *_ in _CASE_COLUMNS), "Lesions", "found", "invented", "Remarks"]
     rows = []
     for name, case in metrics["cases"].items():
         cells = [cell(name, name)]
-        for _, region, key, digits in CASE_COLUMNS:
-            cells.append(cell(number(case[region][key], digits), case[region][key]))
+        for _, region, key, digits in _CASE_COLUMNS:
+            cells.append(cell(shown_number(case[region][key], digits), case[region][key]))
         found = case["lesions"]["detection"]["iou>0.5"]["all"]["tp_label"]
         invented = sum(lesion["status"] == "invented" for lesion in case["lesion_list"])
         cells += [cell(str(count), count) for count in (case["lesions"]["n_reference"], found, invented)]
@@ -255,18 +259,19 @@ def cases(metrics: Metrics) -> str:
     return sortable(head, rows)
 
 
-def official_summary(metrics: Metrics) -> str:
+def official_table(metrics: Metrics) -> str:
     """The challenge's keys, as its program prints them."""
-    rows = [row(f"<code>{escape(key)}</code>", number(value, 6)) for key, value in metrics["global"].items()]
+    rows = [row(f"<code>{escape(key)}</code>", shown_number(value, 6)) for key, value in metrics["global"].items()]
     return table(("Key", "Value"), rows, max_width="560px")
 
 
 def official_cases(metrics: Metrics) -> str:
     """Sortable table of cases under the challenge's program."""
-    rows = [
-        f"<tr>{cell(name, name)}{''.join(cell(number(read(case)), read(case)) for _, read in OFFICIAL_COLUMNS)}</tr>"
-        for name, case in metrics["cases"].items()
-    ]
+
+    def figures(case: Any) -> str:
+        return "".join(cell(shown_number(read(case)), read(case)) for _, read in OFFICIAL_COLUMNS)
+
+    rows = [f"<tr>{cell(name, name)}{figures(case)}</tr>" for name, case in metrics["cases"].items()]
     return sortable(["Case", *(title for title, _ in OFFICIAL_COLUMNS)], rows)
 
 

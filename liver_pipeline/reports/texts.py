@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-REGIONS = {
+REGION_NAMES = {
     "liver": "Liver (labels 1 and 2)",
     "tumor": "Tumor (label 2)",
     "parenchyma": "Label 1 alone (nnU-Net's and MSD's reading)",
 }
-FIGURES = {
+FIGURE_NAMES = {
     "dice": "Dice",
     "iou": "IoU (Jaccard)",
     "precision": "Precision",
@@ -107,7 +107,7 @@ memory is that of the whole process on the host, scan included; graphics memory 
 epochs with their validations, mean over runs. Times compare only between runs on one machine with nothing else on
 it.</p>
 """
-TUMORS = """
+TUMORS_CAPTION = """
 <p class="soft">From the predicted masks, mean over runs, with every predicted lesion, right or wrong. Size is the
 longest diameter within a slice; confidence is the mean probability inside a lesion. compare_tumors.csv has each
 lesion with volume, diameters, place and confidence.</p>

@@ -70,5 +70,8 @@ class WindowHud(MapTransform):
         """Return ``data`` with the images windowed."""
         windowed = dict(data)
         for key in self.key_iterator(windowed):
-            windowed[key].sub_(self.lower).div_(self.upper - self.lower).clamp_(0.0, 1.0)
+            image = windowed[key]
+            # by a tensor of the image's device: a GPU multiplies with the reciprocal of a number, and rounds otherwise
+            width = torch.full((), self.upper - self.lower, dtype=image.dtype, device=image.device)
+            image.sub_(self.lower).div_(width).clamp_(0.0, 1.0)
         return windowed

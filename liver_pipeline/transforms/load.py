@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from liver_pipeline.io.findings import settle
-from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.volumes import Scan, label_findings
 
 
 class LoadScand(MapTransform):
@@ -26,10 +27,7 @@ class LoadScand(MapTransform):
     Args:
         keys: What to read.
         label_keys: Keys that are label maps (whole numbers, uint8).
-        modality: "ct" or "mr"; see ``read_scan``.
-        allowed_labels: See ``read_label_map``.
-        accept: Codes of errors to take as warnings.
-        repair: Codes to repair, such as "SHEAR"; only in scans.
+        reader: How they are read.
         allow_missing_keys: Whether a case may lack a key (the label at inference).
 
     Raises:
@@ -42,18 +40,12 @@ class LoadScand(MapTransform):
         keys: KeysCollection,
         *,
         label_keys: KeysCollection = ("label",),
-        modality: str = "ct",
-        allowed_labels: Collection[int] = (0, 1, 2),
-        accept: Collection[str] = (),
-        repair: Collection[str] = (),
+        reader: ScanReader | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
-        self.modality = modality
-        self.allowed_labels = tuple(allowed_labels)
-        self.accept = tuple(accept)
-        self.repair = tuple(repair)
+        self.reader = reader or ScanReader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with each key read."""
@@ -63,7 +55,7 @@ class LoadScand(MapTransform):
         image = next((scan for key, scan in scans.items() if key not in self.label_keys), None)
         for key, scan in scans.items():
             if key in self.label_keys and image is not None:
-                settle(scan.path, label_findings(image, scan), self.accept)
+                settle(scan.path, label_findings(image, scan), self.reader.accept)
             read[key] = scan_to_tensor(scan)
         return read
 
@@ -71,9 +63,7 @@ class LoadScand(MapTransform):
         """Read one scan or label map, unless it has been read before."""
         if isinstance(source, Scan):
             return source
-        if key in self.label_keys:
-            return read_label_map(source, allowed=self.allowed_labels, accept=self.accept)
-        return read_scan(source, modality=self.modality, accept=self.accept, repair=self.repair)
+        return self.reader.label_map(source) if key in self.label_keys else self.reader.scan(source)
 
 
 def scan_to_tensor(scan: Scan) -> MetaTensor:

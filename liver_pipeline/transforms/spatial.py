@@ -16,6 +16,7 @@ from liver_pipeline.geometry.body import body_blocks, encode_blocks
 from liver_pipeline.geometry.grids import AxisMap, axis_map, model_grid_for_size, model_grid_for_spacing
 from liver_pipeline.geometry.resampling import resample_linear, resample_nearest
 
+GPU_BYTES = 200e6  # of a model grid that is kept on a GPU; a few are there at a time in a folder run
 AIR_HU = -500.0  # below: air outside the body, or empty lung; the liver's neighbours are above
 
 
@@ -36,6 +37,8 @@ class ToModelGridd(MapTransform):
         grid_size: number of voxels along R, A, S over the whole field of view.
         mode: "bilinear" or "nearest" for each key.
         air_hu: Values below are air; None (for MR, where nothing is known) leaves ``body`` out.
+        device: Where linear keys are resampled and then are; values are the same on all. What a GPU has no room for, or
+            a model grid of more than ``GPU_BYTES``, stays on the CPU; nearest keys always do.
         allow_missing_keys: Whether a case may lack a key.
 
     Raises:
@@ -50,9 +53,11 @@ class ToModelGridd(MapTransform):
         grid_size: Sequence[int] | None = None,
         mode: str | Sequence[str] = ("bilinear", "nearest"),
         air_hu: float | None = AIR_HU,
+        device: torch.device | str = "cpu",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.device = torch.device(device)
         if (spacing is None) == (grid_size is None):
             raise ValueError(f"give either spacing or grid_size, got spacing={spacing}, grid_size={grid_size}")
         modes = (mode,) if isinstance(mode, str) else tuple(mode)
@@ -98,7 +103,16 @@ class ToModelGridd(MapTransform):
             moved = torch.from_numpy(resample_nearest(array, grid)[None])
         else:
             slope, intercept = float(volume.meta.get("slope", 1.0)), float(volume.meta.get("intercept", 0.0))
-            moved = torch.from_numpy(resample_linear(array, grid, slope=slope, intercept=intercept)[None])
+            moved = self._resample(array, grid, slope, intercept)[None]
             if self.air_hu is not None:
                 meta["body"] = encode_blocks(body_blocks(moved[0], self.air_hu))
         return MetaTensor(moved, affine=torch.from_numpy(affine), meta=meta)
+
+    def _resample(self, array: np.ndarray[Any, Any], grid: AxisMap, slope: float, intercept: float) -> torch.Tensor:
+        """Resample linearly, on a GPU if it has room."""
+        if self.device.type != "cpu" and 4 * np.prod(grid.model_shape) <= GPU_BYTES:
+            try:
+                return resample_linear(array, grid, slope=slope, intercept=intercept, device=self.device)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        return resample_linear(array, grid, slope=slope, intercept=intercept)

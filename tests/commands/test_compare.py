@@ -24,7 +24,7 @@ from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.splits import held_out_fold
 from liver_pipeline.reports import comparison_tables
 from liver_pipeline.reports.charts import interval_bars, line_chart
-from liver_pipeline.reports.html import number
+from liver_pipeline.reports.html import shown_number
 from tests.small import make_phantoms
 
 COMMON: dict[str, Any] = {
@@ -154,7 +154,7 @@ def test_bad_usage_is_refused_before_anything_is_written(
 def test_a_key_that_one_experiment_lacks_fails_that_one(tmp_path: Path) -> None:
     contestants = compare._contestants(["srivastava2025_unet3d", "kurupapu_fcn"], [], {"data": "phantom"})
     keys = {"dataset_dir": str(tmp_path), "network_def::channels": [4, 8], "n_phantoms": 1, "phantom_shape": [9, 9, 9]}
-    plan = compare.Plan(tmp_path / "out", contestants, {"data": "phantom"}, 1, None, keys)
+    plan = compare.ComparisonPlan(tmp_path / "out", contestants, {"data": "phantom"}, 1, None, keys)
     classes, failed = compare._merge_all(plan)
     assert classes == {"srivastava2025_unet3d": 2}
     assert [(one.run, one.stage) for one in failed] == [("kurupapu_fcn", "configuration")]
@@ -257,7 +257,7 @@ def test_few_patients_mixed_classes_and_missing_runs_are_said_first() -> None:
     results = [planted("a", 0.0, cases=3), planted("b", 0.1, classes=2, cases=3)]
     more = RunResult(**{**vars(results[0]), "seed": 1})
     comparison = Comparison([*results, more], [FailedRun("b/seed1", "training", "<no>")], [], {})
-    text = comparison_tables.headline(comparison)
+    text = comparison_tables.comparison_headline(comparison)
     assert "Without a tumor class: b" in text and "below 0.25" in text and "a 2, b 1" in text
     assert comparison.confusion("b") == [[9, 1], [0, 5]]
     assert comparison.in_region("tumor") == ["a"]
@@ -274,4 +274,4 @@ def test_a_bar_ends_at_its_value_and_its_interval_around_it() -> None:
 def test_a_line_of_one_point_is_a_dot() -> None:
     text = line_chart([(0, [(1, 0.5)], ""), (9, [(0, 0), (1, 1)], "thin")], x_name="epoch", name="loss")
     assert text.count("<circle") == 1 and 'class="trace tone1 thin"' in text
-    assert number(0.5) in ("0.500",)
+    assert shown_number(0.5) in ("0.500",)

@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from liver_pipeline.cli import main
-from liver_pipeline.commands.evaluate import evaluate_folders
-from liver_pipeline.evaluation.pairing import case_name, find_pairs
+from liver_pipeline.commands.evaluate import evaluate
+from liver_pipeline.evaluation.pairing import find_pairs
+from liver_pipeline.io.discovery import case_name, lits_case_name
 
 AFFINE = np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 50], [0, 0, 2.5, -300], [0, 0, 0, 1.0]])
 
@@ -59,7 +63,7 @@ def schema() -> dict[str, Any]:
 @pytest.mark.parametrize("protocol", ["lits", "lits-official", "plain"])
 def test_tables_and_report_are_written_and_follow_the_schema(tmp_path: Path, protocol: str) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1))
-    metrics = evaluate_folders(pred_dir, label_dir, output, protocol=protocol)
+    metrics = evaluate(pred_dir, label_dir, output, protocol=protocol)
     written = json.loads((output / "metrics.json").read_text())
     assert written == metrics
     jsonschema.validate(written, schema())
@@ -79,7 +83,7 @@ def test_means_carry_n_interval_and_numbers_of_empty_masks(tmp_path: Path) -> No
     pred_dir, label_dir, output = folders(
         tmp_path, both=(no_tumor, no_tumor), invented=(pred, no_tumor), missed=(no_tumor, label), normal=(pred, label)
     )
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     tumor = metrics["summary"]["tumor_dice"]
     dice = metrics["cases"]["normal"]["tumor"]["dice"]
     assert (tumor["n"], tumor["n_both_empty"], tumor["n_reference_empty"], tumor["n_prediction_empty"]) == (3, 1, 1, 1)
@@ -134,7 +138,7 @@ def test_lits_figures_are_identical_for_all_48_axis_orders_and_flips(tmp_path: P
             image.set_sform(image.affine, 1)
             (tmp_path / side).mkdir(exist_ok=True)
             nib.save(image, tmp_path / side / f"case{number:02d}{suffix}")
-    metrics = evaluate_folders(tmp_path / "pred", tmp_path / "label", tmp_path / "out", report=False)
+    metrics = evaluate(tmp_path / "pred", tmp_path / "label", tmp_path / "out", report=False)
     assert metrics["n_cases"] == 48
     first, *others = metrics["cases"].values()
     for case in others:
@@ -180,9 +184,9 @@ def test_unknown_labels_fail_under_lits_and_are_taken_as_the_program_takes_them_
     pred, label = scene()
     odd = np.where(pred == 2, 5, pred).astype(np.uint8)
     pred_dir, label_dir, output = folders(tmp_path, a=(odd, label))
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     assert metrics["failures"]["a"]["code"] == "LABEL_VALUES"
-    official = evaluate_folders(pred_dir, label_dir, output, protocol="lits-official", overwrite=True)
+    official = evaluate(pred_dir, label_dir, output, protocol="lits-official", overwrite=True)
     assert official["cases"]["a"]["n_predicted_lesions"] == 0  # 5 is liver (>= 1) and no tumor (== 2)
 
 
@@ -191,7 +195,7 @@ def test_official_protocol_truncates_floats_and_wraps_at_8_bits(tmp_path: Path) 
     almost = label.astype(np.float32) + 0.999  # truncated back, background too
     wrapped = np.where(label == 1, 257, label).astype(np.int16)  # 257 is 1 in 8 bits
     pred_dir, label_dir, output = folders(tmp_path, almost=(almost, label), wrapped=(wrapped, label))
-    metrics = evaluate_folders(pred_dir, label_dir, output, protocol="lits-official")
+    metrics = evaluate(pred_dir, label_dir, output, protocol="lits-official")
     for case in metrics["cases"].values():
         assert case["liver"]["dice"] == case["lesion_dice_per_case"] == 1.0
 
@@ -203,35 +207,71 @@ def test_grid_that_is_off_by_more_than_half_a_voxel_fails(tmp_path: Path) -> Non
         moved = AFFINE.copy()
         moved[0, 3] += shift
         save(pred_dir / f"{name}.nii.gz", pred, moved)
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     assert metrics["failures"]["far"]["code"] == "LABEL_GRID_MISMATCH"
     assert any("LABEL_GRID_MISMATCH" in warning for warning in metrics["cases"]["near"]["warnings"])
 
 
-def test_missing_and_extra_cases_are_listed(tmp_path: Path) -> None:
+def test_missing_and_extra_cases_are_failures_and_the_others_are_scored(tmp_path: Path) -> None:
     pred, label = scene()
     pred_dir, label_dir, output = folders(tmp_path, a=(pred, label), b=(pred, label))
     (pred_dir / "a.nii.gz").rename(pred_dir / "c.nii.gz")
-    with pytest.raises(ValueError, match=r"no prediction for a .* no reference for c"):
-        evaluate_folders(pred_dir, label_dir, output)
-    assert not output.exists()
     run = CliRunner().invoke(main, ["evaluate", str(pred_dir), str(label_dir), str(output)])
-    assert run.exit_code == 2
+    assert run.exit_code == 3
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert list(metrics["cases"]) == ["b"]
+    codes = {case: failure["code"] for case, failure in metrics["failures"].items()}
+    assert codes == {"a": "NO_PREDICTION", "c": "NO_REFERENCE"}
+    jsonschema.validate(metrics, schema())
+
+
+def test_folders_without_a_name_in_common_are_refused(tmp_path: Path) -> None:
+    pred_dir, label_dir, output = folders(tmp_path, a=scene())
+    (pred_dir / "a.nii.gz").rename(pred_dir / "c.nii.gz")
+    with pytest.raises(
+        ValueError, match=r"no prediction has a reference: .* has c, .* has a; files are matched by name"
+    ):
+        evaluate(pred_dir, label_dir, output)
+    assert not output.exists()
+
+
+def test_names_with_accents_in_two_forms_and_names_that_are_no_utf_8_are_scored(tmp_path: Path) -> None:
+    pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1), c=scene(2))
+    for folder, accents in ((pred_dir, "M\u00fcller"), (label_dir, "Mu\u0308ller")):
+        (folder / "a.nii.gz").rename(folder / f"{accents}.nii.gz")
+        (folder / "b.nii.gz").rename(folder / os.fsdecode(b"M\xfcller.nii.gz"))
+    command = [sys.executable, "-m", "liver_pipeline", "evaluate", str(pred_dir), str(label_dir), str(output)]
+    (pred_dir / "c.nii.gz").unlink()
+    (label_dir / "c.nii.gz").rename(label_dir / os.fsdecode(b"\xe9.nii.gz"))  # its name is printed
+    run = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    assert run.returncode == 3, run.stderr
+    with (output / "cases.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["M\u00fcller", "M\\xfcller"]
+    for name in ("metrics.json", "lesions.csv", "report.html"):
+        assert (output / name).read_text(encoding="utf-8")
+    assert list(json.loads((output / "metrics.json").read_text())["failures"]) == ["\udce9"]
 
 
 def test_named_cases_alone_are_scored(tmp_path: Path) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1))
     (pred_dir / "b.nii.gz").unlink()
-    assert evaluate_folders(pred_dir, label_dir, output, cases=["a"])["n_cases"] == 1
+    assert evaluate(pred_dir, label_dir, output, cases=["a"])["n_cases"] == 1
     with pytest.raises(ValueError, match="no file for cases z"):
-        evaluate_folders(pred_dir, label_dir, tmp_path / "other", cases=["a", "z"])
+        evaluate(pred_dir, label_dir, tmp_path / "other", cases=["a", "z"])
+    (tmp_path / "names.txt").write_bytes("\ufeffa \n\n".encode())
+    (tmp_path / "names.csv").write_text("fold;case\n0;a\n")
+    for number, words in enumerate(["a", tmp_path / "names.txt", tmp_path / "names.csv"]):
+        out = tmp_path / f"out{number}"
+        run = CliRunner().invoke(main, ["evaluate", str(pred_dir), str(label_dir), str(out), "--cases", str(words)])
+        assert run.exit_code == 0, run.output
+        assert list(json.loads((out / "metrics.json").read_text())["cases"]) == ["a"]
 
 
 def test_two_files_of_one_case_fail_that_case_only(tmp_path: Path) -> None:
     pred, label = scene()
     pred_dir, label_dir, output = folders(tmp_path, a=(pred, label), b=(pred, label))
     save(pred_dir / "a.nii", pred)
-    metrics = evaluate_folders(pred_dir, label_dir, output)
+    metrics = evaluate(pred_dir, label_dir, output)
     assert metrics["failures"]["a"]["code"] == "DUPLICATE_NAME"
     assert list(metrics["cases"]) == ["b"]
 
@@ -241,9 +281,9 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     output.mkdir()
     (output / "cases.csv").write_text("mine")
     with pytest.raises(FileExistsError, match="--overwrite"):
-        evaluate_folders(pred_dir, label_dir, output)
+        evaluate(pred_dir, label_dir, output)
     assert (output / "cases.csv").read_text() == "mine"
-    evaluate_folders(pred_dir, label_dir, output, overwrite=True)
+    evaluate(pred_dir, label_dir, output, overwrite=True)
     assert (output / "cases.csv").read_text() != "mine"
 
 
@@ -272,23 +312,23 @@ def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
     [("liver_3.nii.gz", "liver_3"), ("a.1.nii", "a.1"), ("test-volume-5.nii", "test-volume-5"), ("X.NII.GZ", "X")],
 )
 def test_case_is_the_file_name_without_its_ending(name: str, case: str) -> None:
-    assert case_name(Path(name)) == case
+    assert lits_case_name(case_name(name)) == case
 
 
 def test_empty_or_misspelt_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no \.nii"):
-        evaluate_folders(tmp_path / "empty", tmp_path / "empty", tmp_path / "out")
+        evaluate(tmp_path / "empty", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no folder"):
-        evaluate_folders(tmp_path / "typo", tmp_path / "empty", tmp_path / "out")
+        evaluate(tmp_path / "typo", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(ValueError, match="protocol"):
-        evaluate_folders(tmp_path, tmp_path, tmp_path / "out", protocol="list")
+        evaluate(tmp_path, tmp_path, tmp_path / "out", protocol="list")
 
 
 def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1), c=scene(2))
-    one = evaluate_folders(pred_dir, label_dir, output, workers=1)
-    two = evaluate_folders(pred_dir, label_dir, output, workers=2, overwrite=True)
+    one = evaluate(pred_dir, label_dir, output, workers=1)
+    two = evaluate(pred_dir, label_dir, output, workers=2, overwrite=True)
     assert one == two
 
 
@@ -298,8 +338,8 @@ def test_small_lesions_can_be_left_out_of_detection(tmp_path: Path) -> None:
     label[5:8, 5:8, 5:8] = 2
     pred_dir, label_dir, output = folders(tmp_path, a=(label, label))
     voxel_ml = 0.8 * 0.8 * 2.5 / 1000
-    all_of_them = evaluate_folders(pred_dir, label_dir, output)
-    large = evaluate_folders(pred_dir, label_dir, output, min_lesion_ml=2 * voxel_ml, overwrite=True)
+    all_of_them = evaluate(pred_dir, label_dir, output)
+    large = evaluate(pred_dir, label_dir, output, min_lesion_ml=2 * voxel_ml, overwrite=True)
     assert all_of_them["detection"]["iou>0.5"]["all"]["tp_label"] == 2
     assert large["detection"]["iou>0.5"]["all"]["tp_label"] == 1
     assert large["cases"]["a"]["lits_groups"]["n_reference_lesions"] == 2  # LiTS knows no minimum
@@ -310,12 +350,12 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
     pred_dir, label_dir, output = folders(tmp_path, a=(pred, label))
     channels = np.stack([label == value for value in range(3)], axis=-1).astype(np.float32)
     save(tmp_path / "prob" / "a.nii.gz", channels)
-    metrics = evaluate_folders(pred_dir, label_dir, output, probability_dir=tmp_path / "prob")
+    metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob")
     for region in ("liver", "tumor"):
         assert metrics["global"][f"{region}_auc_roc"] == 1.0
         assert metrics["global"][f"{region}_brier"] == metrics["global"][f"{region}_ece"] == 0.0
     save(tmp_path / "prob" / "a.nii.gz", np.full(label.shape, 3.0, np.float32))
-    metrics = evaluate_folders(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
+    metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
     assert metrics["failures"]["a"]["code"] == "PROBABILITY_RANGE"
 
 
@@ -323,8 +363,8 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
 def test_worked_cases_come_out_of_the_whole_program_to_1e_9(real_data: Path, tmp_path: Path) -> None:
     folder = real_data.parent / "lits_scoring"
     expected = json.loads((folder / "expected.json").read_text())["cases"]
-    official = evaluate_folders(folder / "pred", folder / "truth", tmp_path / "official", protocol="lits-official")
-    meant = evaluate_folders(folder / "pred", folder / "truth", tmp_path / "lits")
+    official = evaluate(folder / "pred", folder / "truth", tmp_path / "official", protocol="lits-official")
+    meant = evaluate(folder / "pred", folder / "truth", tmp_path / "lits")
     assert official["n_cases"] == meant["n_cases"] == len(expected)
 
     def compare(one: Any, other: Any) -> None:

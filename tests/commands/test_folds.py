@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -15,11 +17,13 @@ from click.testing import CliRunner, Result
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
+from liver_pipeline.bundle.ensembles import FOLDS, trained_folds
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
-from liver_pipeline.commands.folds import FOLDS, SUMMARY
+from liver_pipeline.commands import folds
+from liver_pipeline.commands.folds import SUMMARY
 from liver_pipeline.inferers.streaming import labels_unbounded
-from tests.small import UNET3D, make_phantoms
+from tests.small import NETWORKS, UNET3D, make_phantoms
 
 PATIENTS = {"a": "0", "b": "0", "c": "1", "d": "2", "e": "3"}  # of five scans; a and b are of one patient
 OPTIONS = [f"{key}={value}" for key, value in UNET3D.items() if key != "split_fractions"]
@@ -49,11 +53,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["train", run, "--data", "folder", "--folds", 3, f"dataset_dir={data}", *OPTIONS]
     for fold in (2, 0):
         assert call(*command, "--fold", fold).exit_code == 0
-    kept = [(run / f"fold{fold}/models/last.pt").stat().st_mtime_ns for fold in (0, 2)]
+    kept = [(run / f"fold{fold}/models/last.ckpt").stat().st_mtime_ns for fold in (0, 2)]
     assert not (run / "fold1").exists()
     result = call(*command)
     assert "3 of 3 folds are finished" in result.output
-    assert kept == [(run / f"fold{fold}/models/last.pt").stat().st_mtime_ns for fold in (0, 2)]
+    assert kept == [(run / f"fold{fold}/models/last.ckpt").stat().st_mtime_ns for fold in (0, 2)]
     return run
 
 
@@ -85,6 +89,55 @@ def test_a_fold_that_begins_anew_keeps_its_cases(trained: Path, data: Path, tmp_
     result = call("train", trained, "--folds", 3, "--fold", 1, "--restart")
     assert result.exit_code == 0
     assert (trained / "fold1/split.json").read_bytes() == before
+
+
+def everything(run: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+
+def test_folds_that_cannot_begin_anew_stay(trained: Path) -> None:
+    before = everything(trained)
+    for layers in ([], ["--data", "folder"]):
+        result = call("train", trained, *layers, "--folds", 3, "--restart", "dataset_dir=/misspelt")
+        assert result.exit_code == 2 and "no such folder" in result.stderr
+    assert everything(trained) == before
+
+
+def test_all_folds_begin_anew_together_so_that_none_is_left_on_the_earlier_cases(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = json.loads((run / FOLDS).read_text())
+    with mock.patch.object(folds, "train", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        folds.train_folds(run, {}, folds=3, overrides={"seed": 4}, restart=True)
+    assert json.loads((run / "earlier/1" / FOLDS).read_text()) == before
+    for fold in range(3):
+        assert not (run / f"fold{fold}/models/model.pt").exists() and not (run / f"fold{fold}/split.json").exists()
+        assert (run / f"fold{fold}/earlier/1/models/model.pt").exists()
+
+
+def test_a_cross_validation_that_is_not_finished_predicts_only_when_told_so(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    run, scan = tmp_path / "run", data / "images" / "a.nii.gz"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("fold1"))
+    result = call("predict", run, scan, tmp_path / "masks", "backend=torch")
+    assert result.exit_code == 2
+    assert "fold1 of its 3 folds are not trained to their end; train them first, or take the others with --partial" in (
+        result.stderr
+    )
+    assert not (tmp_path / "masks").exists()
+    assert call("predict", run, scan, tmp_path / "masks", "--partial", "backend=torch").exit_code == 0
+    assert json.loads((tmp_path / "masks/a.json").read_text())["inference"]["members"] == 2
+    config = run / "fold2/configs/train.yaml"  # a training that was stopped on its way
+    config.write_text(config.read_text().replace("max_epochs: 1", "max_epochs: 9"))
+    assert [path.name for path in trained_folds(run, partial=True)] == ["fold0"]
+    (run / "fold2/models/last.ckpt").unlink()  # handed on without its checkpoints
+    assert [path.name for path in trained_folds(run, partial=True)] == ["fold0", "fold2"]
+    (run / FOLDS).write_text('{"folds": [["a"], ["b"]')
+    with pytest.raises(ValueError, match=r"folds.json, line 1, column .*: not valid JSON"):
+        trained_folds(run, partial=True)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +208,28 @@ def test_an_ensemble_by_name_and_by_stock_monai_is_that_of_the_folds(trained: Pa
     assert masks[0] == masks[1] == masks[2]
 
 
+def test_cascades_as_an_ensemble_average_both_of_their_networks(data: Path, tmp_path: Path) -> None:
+    small = [f"{key}={value}" for key, value in {**UNET3D, **NETWORKS["cascade"]}.items()]
+    for seed, name in enumerate("ab"):
+        assert call("compose", tmp_path / name, "--network", "cascade", *small).exit_code == 0
+        torch.manual_seed(seed)
+        parser = ConfigParser(load_config(tmp_path / name, "inference"))
+        for key, folder in (("network", "models"), ("liver_network", "liver/models")):
+            (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
+            state = {"model": parser.get_parsed_content(key).state_dict()}
+            torch.save(state, tmp_path / name / folder / "model.pt")
+    words = [data / "images" / "a.nii.gz", tmp_path / "masks", "--ensemble", tmp_path / "b"]
+    result = call("predict", tmp_path / "a", *words, "backend=torch")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "masks/a.json").read_text())
+    assert (record["inference"]["members"], record["inference"]["liver_members"]) == (2, 2)
+    for weights in (record["weights"], record["weights"]["liver"]):
+        assert len({member["sha256"] for member in weights["members"]}) == 2
+
+
 def test_runs_on_another_grid_or_without_weights_are_no_members(trained: Path, data: Path, tmp_path: Path) -> None:
     scan, other = data / "images" / "a.nii.gz", tmp_path / "other"
-    assert call("compose", other, *OPTIONS, "spacing=[6,6,6]").exit_code == 0
+    assert call("compose", other, *(o for o in OPTIONS if "spacing" not in o), "spacing=[6,6,6]").exit_code == 0
     result = call("predict", trained / "fold0", scan, tmp_path / "masks", "--ensemble", other)
     assert result.exit_code == 2
     assert "they differ in spacing; its members share all but the network" in result.stderr

@@ -16,12 +16,14 @@ from click.testing import CliRunner, Result
 from monai.bundle import ConfigParser
 from torch import nn
 
-from liver_pipeline.bundle.layers import layer_file, layer_names, merge_layers, parse_overrides
+from liver_pipeline.bundle.entry import parse_overrides
+from liver_pipeline.bundle.layers import layer_file, layer_names, merge_layers
 from liver_pipeline.cli import main
-from liver_pipeline.commands.plan import plan_training
+from liver_pipeline.commands.plan import plan
 from liver_pipeline.data.phantoms import make_phantom_dataset, save_phantom
+from liver_pipeline.networks.shapes import roi_multiple
 from liver_pipeline.planning.rules import batch_size, memory_budget, patch_size, target_spacing, tumor_ratio
-from liver_pipeline.planning.training_memory import TrainingMemory, roi_multiple, training_memory
+from liver_pipeline.planning.training_memory import TrainingMemory, training_memory
 
 TINY_NETWORK = "network_def::channels=[4,8]"
 
@@ -281,6 +283,6 @@ def test_more_memory_never_gives_a_smaller_window() -> None:
 
 def test_plan_is_one_function_too(phantoms: Path, tmp_path: Path) -> None:
     overrides = {"dataset_dir": str(phantoms), "network_def::channels": [4, 8]}
-    plan = plan_training(tmp_path, {}, overrides=overrides, gpu_memory_gb=8)
-    assert plan.experiment == tmp_path / "experiment.yaml"
-    assert plan.summary["n_usable"] == 4
+    planned = plan(tmp_path, {}, overrides=overrides, gpu_memory_gb=8)
+    assert planned.experiment == tmp_path / "experiment.yaml"
+    assert planned.summary["n_usable"] == 4

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +18,16 @@ from unittest import mock
 
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ignite.engine import Engine, Events
 
 import liver_pipeline as lp
+from liver_pipeline.cli import main
+from liver_pipeline.commands.find_lr import find_learning_rate
+from liver_pipeline.handlers.checkpoint import Checkpoint, host_copy
 from liver_pipeline.handlers.epoch_log import EpochLog
 from liver_pipeline.io.checkpoints import LAST, PREVIOUS
 from tests.small import UNET3D, make_phantoms
@@ -54,15 +62,44 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, overrides: dict[str,
 
 def train_until(step: int, run: Path, overrides: dict[str, Any], **layers: str) -> None:
     """Train, and be interrupted in the given step, counted from the first epoch's first; past the end: not at all."""
-    collect = EpochLog._collect
+    attach = EpochLog.attach
 
-    def interrupted(self: EpochLog, engine: Any) -> None:
-        collect(self, engine)
+    def interrupt(engine: Engine) -> None:
         if engine.state.iteration == step:
             raise KeyboardInterrupt
 
-    with mock.patch.object(EpochLog, "_collect", interrupted), contextlib.suppress(KeyboardInterrupt):
+    def attach_and_interrupt(self: EpochLog, engine: Engine) -> None:
+        attach(self, engine)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, interrupt)
+
+    with mock.patch.object(EpochLog, "attach", attach_and_interrupt), contextlib.suppress(KeyboardInterrupt):
         lp.train(run, layers, overrides=overrides)
+
+
+def test_a_training_whose_checkpoints_are_written_behind_it_continues_exactly(
+    uninterrupted: Path, overrides: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = Checkpoint.__init__
+
+    def behind(self: Checkpoint, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        self.behind = True
+
+    monkeypatch.setattr(Checkpoint, "__init__", behind)
+    train_until(STEPS + 1, tmp_path / "run", overrides)
+    train_until(EPOCHS * STEPS + 1, tmp_path / "run", overrides)
+    assert differing(content(uninterrupted), content(tmp_path / "run")) == []
+
+
+def test_a_copy_on_the_host_is_not_changed_by_the_training() -> None:
+    rows, weight = [{"loss": 1.0}], torch.ones(3, requires_grad=True)
+    copy = host_copy({"log": {"rows": rows}, "model": {"weight": weight}})
+    rows.append({"loss": 2.0})
+    with torch.no_grad():
+        weight += 1
+    assert copy["log"] == {"rows": [{"loss": 1.0}]}
+    assert torch.equal(copy["model"]["weight"], torch.ones(3))
+    assert not copy["model"]["weight"].requires_grad
 
 
 def content(run: Path, name: str = LAST) -> dict[str, Any]:
@@ -201,9 +238,139 @@ def test_restart_begins_anew_with_the_configuration_of_the_run(
     lp.train(run, {}, overrides={**overrides, "max_epochs": 1, "seed": 5})
     lp.train(run, {}, overrides={"max_epochs": EPOCHS, "seed": 0}, restart=True)
     assert differing(content(run), content(uninterrupted)) == []
-    with pytest.raises(ValueError, match="did you mean 'seed'"):
-        lp.train(run, {}, overrides={"sed": 1}, restart=True)
-    assert (run / "models" / LAST).exists()  # refused before anything was removed
+    earlier = run / "earlier" / "1"  # a run of its own
+    assert content(earlier)["state"]["epoch"] == 1
+    assert yaml.safe_load((earlier / "configs/train.yaml").read_text())["seed"] == 5
+
+
+USERS = ("models/mine.pt", "models/notes.txt", "logs/notes.txt", "configs/mine.yaml", "docs/README.md", "out_of_fold/x")
+
+
+def everything(run: Path) -> dict[str, bytes]:
+    """All files but the lock and the cache."""
+    files = (path for path in run.rglob("*") if path.is_file() and "cache" not in path.relative_to(run).parts)
+    return {str(path.relative_to(run)): path.read_bytes() for path in files if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({"dataset_dir": "/misspelt"}, "no such folder"),
+        ({"sed": 1}, "did you mean 'seed'"),
+        ({"split_fractions": [0.0, 0.5, 0.5]}, "split_fractions"),
+    ],
+)
+@pytest.mark.parametrize("layers", [{}, {"network": "unet3d"}], ids=["own config", "layers named again"])
+def test_a_restart_that_cannot_begin_changes_nothing(
+    layers: dict[str, str], words: dict[str, Any], reason: str, uninterrupted: Path, overrides: dict[str, Any]
+) -> None:
+    before = everything(uninterrupted)
+    with pytest.raises((ValueError, OSError, RuntimeError)) as caught:
+        lp.train(uninterrupted, layers, overrides={**overrides, **words}, restart=True)
+    assert reason in str(caught.value.__cause__ or caught.value)
+    assert everything(uninterrupted) == before
+
+
+def test_a_restart_and_an_overwrite_move_only_what_training_wrote(
+    tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run, ignore=shutil.ignore_patterns("cache"))
+    for name in USERS:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("mine")
+    before = everything(run)
+    lp.train(run, {}, overrides={"max_epochs": 1}, restart=True)
+    after = everything(run)
+    assert all(after[name] == b"mine" for name in USERS)
+    written = {name for name in before if name not in USERS and not name.startswith(("configs/", "LICENSE"))}
+    assert {name: before[name] for name in written} == {name: after[f"earlier/1/{name}"] for name in written}
+    assert after["earlier/1/configs/train.yaml"] == before["configs/train.yaml"]
+    lp.compose(run, {}, overrides=overrides, overwrite=True)
+    last = everything(run)
+    assert all(last[name] == b"mine" for name in USERS)
+    assert last["earlier/2/models/model.pt"] == after["models/model.pt"]
+    assert {name: data for name, data in last.items() if name.startswith("earlier/1/")} == {
+        name: data for name, data in after.items() if name.startswith("earlier/1/")
+    }
+    assert not (run / "models/model.pt").exists()
+
+
+def test_a_split_of_one_s_own_stays_when_a_training_begins_anew(
+    tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    names = {"train": ["volume-0", "volume-1"], "val": ["volume-2"], "test": ["volume-4"]}
+    run.mkdir()
+    (run / "split.json").write_text(json.dumps({"cases": names}))
+    for _ in range(2):
+        lp.train(run, {}, overrides={**overrides, "max_epochs": 1}, restart=(run / "configs").exists())
+        assert json.loads((run / "split.json").read_text())["cases"] == names
+
+
+def test_a_run_that_is_not_trained_may_become_any_other(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError) as caught:
+        lp.train(run, {"network": "unet3d"}, overrides={**overrides, "dataset_dir": "/misspelt"})
+    assert "no such folder" in str(caught.value.__cause__)
+    (run / "configs/train.yaml").write_text((run / "configs/train.yaml").read_text() + "# edited\n")
+    others = {"learning_rate": 1e-3, "max_epochs": 1, "split_fractions": [0.4, 0.4, 0.2], "network_graph": False}
+    lp.train(run, {"network": "unet3d", "recipe": "combo_loss"}, overrides={**overrides, **others})
+    config = yaml.safe_load((run / "configs/train.yaml").read_text())
+    assert (config["learning_rate"], config["loss"]["_target_"]) == (1e-3, "liver_pipeline.losses.ComboLoss")
+    assert (run / "earlier/1/configs/train.yaml").read_text().endswith("# edited\n")
+
+
+def test_cases_that_were_dealt_before_the_training_began_are_dealt_by_the_new_configuration(
+    tmp_path: Path, overrides: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    lp.compose(run, {}, overrides=overrides)
+    find_learning_rate(run, steps=10)  # deals the cases
+    dealt = json.loads((run / "split.json").read_text())["cases"]
+    assert [len(dealt[part]) for part in ("train", "val", "test")] == [3, 1, 1]
+    lp.train(run, {}, overrides={"split_fractions": [0.4, 0.4, 0.2], "max_epochs": 1})
+    dealt = json.loads((run / "split.json").read_text())["cases"]
+    assert [len(dealt[part]) for part in ("train", "val", "test")] == [2, 2, 1]
+
+
+def test_where_things_lie_may_change_in_a_training_that_has_begun(
+    tmp_path: Path, uninterrupted: Path, overrides: dict[str, Any]
+) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(uninterrupted, run)
+    shutil.copytree(overrides["dataset_dir"], moved)
+    places = {"dataset_dir": str(moved), "cache_dir": str(tmp_path / "cache"), "device": "cpu"}
+    lp.train(run, {}, overrides={**places, "encoder_weights": None, "max_epochs": EPOCHS + 1})
+    assert content(run)["state"]["epoch"] == EPOCHS + 1
+    for workflow in ("train", "evaluate"):
+        assert yaml.safe_load((run / f"configs/{workflow}.yaml").read_text())["dataset_dir"] == str(moved)
+    used = ("train", "evaluate")
+    lp.train(run, {"network": "unet3d"}, overrides={**overrides, "max_epochs": EPOCHS + 1, "tta": [0]}, workflows=used)
+    for workflow, key, value in (("train", "dataset_dir", overrides["dataset_dir"]), ("inference", "tta", [0])):
+        assert yaml.safe_load((run / f"configs/{workflow}.yaml").read_text())[key] == value
+
+
+def test_a_finished_training_whose_weights_are_gone_is_no_success(tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "models/model.pt").unlink()
+    result = CliRunner().invoke(main, ["train", str(run)])
+    assert result.exit_code == 2
+    assert "the training left no" in result.stderr and "last.ckpt" in result.stderr
+
+
+def test_checkpoints_of_an_earlier_version_are_not_passed_over(tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    for name, older in ((LAST, "last.pt"), (PREVIOUS, "previous.pt")):
+        (run / "models" / name).rename(run / "models" / older)
+    with pytest.raises(ValueError, match=r"rename last.pt to last.ckpt and previous.pt to previous.ckpt to continue"):
+        lp.train(run, {})
+
+
+def test_model_pt_is_the_only_file_that_is_named_like_weights(uninterrupted: Path) -> None:
+    assert [path.name for path in (uninterrupted / "models").glob("*.pt*")] == ["model.pt"]
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def dice(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = torch.load(run / "models/last.pt", weights_only=True)["model"]
+    weights: dict[str, torch.Tensor] = torch.load(run / "models/last.ckpt", weights_only=True)["model"]
     return weights
 
 
@@ -181,9 +181,9 @@ def test_a_training_stopped_after_the_liver_stage_goes_on_with_the_tumor_stage(f
 
     with mock.patch.object(train, "train_stage", stopped), contextlib.suppress(KeyboardInterrupt):
         lp.train(tmp_path / "parts", CASCADE, overrides=overrides)
-    assert not (tmp_path / "parts/models/last.pt").exists()
+    assert not (tmp_path / "parts/models/last.ckpt").exists()
     before = contents(tmp_path / "parts/liver")
-    assert "models/last.pt" in before
+    assert "models/last.ckpt" in before
     lp.train(tmp_path / "parts", CASCADE, overrides=overrides)
     assert contents(tmp_path / "parts/liver") == before
     for folder in (".", "liver"):
@@ -212,7 +212,7 @@ def test_stock_monai_trains_both_stages(few: Path, tmp_path: Path) -> None:
     run = lp.compose(tmp_path / "run", CASCADE, overrides={**BRIEF, "dataset_dir": str(few)})
     monai.bundle.run(config_file=str(run / "configs/train.yaml"), bundle_root=str(run))
     for folder in (run, run / "liver"):
-        for name in ("models/model.pt", "models/last.pt", "log.csv", "curves.png"):
+        for name in ("models/model.pt", "models/last.ckpt", "log.csv", "curves.png"):
             assert (folder / name).is_file()
 
 

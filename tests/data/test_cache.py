@@ -78,11 +78,9 @@ def test_the_first_epoch_is_that_of_transforms_in_memory(
 ) -> None:
     settings = {"spacing": [12.0, 12.0, 12.0], "roi_size": roi_size, "dataset_dir": str(phantoms), "num_workers": 2}
     config = merge_layers({"modality": modality, "augmentation": "geometric"}, overrides=settings)["train"]
-    if modality.startswith("mr"):  # phantoms hold Hounsfield units
-        config["loading"][0]["modality"] = "mr"
     parser = ConfigParser({**config, "bundle_root": str(tmp_path), "split_file": str(tmp_path / "split.json")})
     loader: BatchLoader = parser.get_parsed_content("train::dataloader")
-    parts = ["loading", "intensity", "train::window_centres", "train::sampling", "augmentation"]
+    parts = ["reading", "gridding", "intensity", "train::window_centres", "train::sampling", "augmentation"]
     reference = Compose([transform for part in parts for transform in parser.get_parsed_content(part)])
     stock = CacheDataset(loader.items.dataset.data, reference, progress=False)
     for batches in (loader, expected := BatchLoader(stock, batch_size=2, seed=0)):
@@ -138,14 +136,14 @@ def test_a_moved_data_set_is_not_built_again(tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_settings_and_code(tmp_path: Path) -> None:
-    loading = [
-        ConfigParser(merge_layers({}, overrides=changes)["train"]).get_parsed_content("loading")
+    gridding = [
+        ConfigParser(merge_layers({}, overrides=changes)["train"]).get_parsed_content("gridding")
         for changes in ({}, {}, {"spacing": [1.5, 1.5, 2.5]}, {"num_classes": 2})
     ]
-    same, again, coarser, two_classes = (recipe_digest(transforms) for transforms in loading)
+    same, again, coarser, two_classes = (recipe_digest(transforms) for transforms in gridding)
     assert same == again
     assert len({same, coarser, two_classes}) == 3
-    assert recipe_digest(loading[0][::-1]) != same
+    assert recipe_digest(gridding[0][::-1]) != same
     with pytest.raises(ValueError, match="lambda"):
         recipe_digest([lambda item: item])
 

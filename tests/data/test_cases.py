@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_pipeline.data.cases import Case
-from liver_pipeline.data.layouts import folder_cases, lits_cases, msd_cases
+from liver_pipeline.data.layouts import folder_cases, lits_cases
+from liver_pipeline.data.msd import msd_cases
 from liver_pipeline.data.splits import check_split, load_or_make_split, make_split
 
 
@@ -60,6 +62,135 @@ def test_msd_cases_follow_dataset_json(tmp_path: Path) -> None:
     (tmp_path / "labelsTr/liver_0.nii.gz").unlink()
     with pytest.raises(FileNotFoundError, match="1 files that do not exist"):
         msd_cases(tmp_path)
+
+
+def test_an_msd_case_is_its_path_below_imagestr_and_one_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    pairs = [{key: f"{key}sTr/{site}/c.nii.gz" for key in ("image", "label")} for site in "ab"]
+    touch(tmp_path, *(path for pair in pairs for path in pair.values()))
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": pairs}))
+    cases = msd_cases(tmp_path)
+    assert [(case["case"], case["label"]) for case in cases] == [
+        (f"{site}/c", str(tmp_path / f"labelsTr/{site}/c.nii.gz")) for site in "ab"
+    ]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [*pairs, pairs[0]]}))
+    with pytest.raises(ValueError, match="both case a/c"):
+        msd_cases(tmp_path)
+
+
+def test_nnunet_data_sets_of_either_kind_are_read(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/b.nii.gz")
+    index = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "liver": 1, "tumor": 2},
+        "file_ending": ".nii.gz",
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    cases = msd_cases(tmp_path)
+    assert [(case["case"], Path(case["image"]).name) for case in cases] == [
+        ("a", "a_0000.nii.gz"),
+        ("b", "b_0000.nii.gz"),
+    ]
+    named = {"b": {"images": ["imagesTr/b_0000.nii.gz"], "label": "labelsTr/b.nii.gz"}}
+    (tmp_path / "dataset.json").write_text(json.dumps({**index, "dataset": named}))
+    assert [case["case"] for case in msd_cases(tmp_path)] == ["b"]
+    (tmp_path / "labelsTr/a.nii.gz").unlink()
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="1 scans have no label map"):
+        msd_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"training": [', "dataset.json, line 1, column 15: not valid JSON"),
+        ('{"training": [], "training": []}', "the key 'training' stands twice"),
+        ("[]", "holds a list; expected an object"),
+        ('{"name": "Liver"}', "no key 'training' .MSD. nor 'channel_names' .nnU-Net v2.; its keys are name"),
+        ('{"training": {}}', "'training' is {}; expected a list"),
+        ('{"training": ["imagesTr/a.nii.gz"]}', r"training\[0\] is 'imagesTr/a.nii.gz'; expected a path under 'image'"),
+        ('{"training": [{"image": "a.nii.gz", "label": 3}]}', r"training\[0\] .* expected a path under 'label'"),
+        ('{"channel_names": {"0": "T1", "1": "T2"}}', "a case of one channel is what can be read"),
+        ('{"channel_names": {"0": "CT"}, "dataset": {"a": []}}', r"dataset\[a\] is \[\]; expected one path"),
+    ],
+)
+def test_a_dataset_json_that_is_not_as_described_is_refused_with_the_place(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        msd_cases(tmp_path)
+
+
+def test_cases_of_two_sites_with_one_file_name_stay_two(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{side}/{site}/case1.nii.gz" for side in ("images", "labels") for site in ("siteA", "siteB")))
+    cases = folder_cases(tmp_path)
+    assert [case["case"] for case in cases] == ["siteA/case1", "siteB/case1"]
+    assert all(case["label"] == case["image"].replace("images", "labels") for case in cases)
+    assert len({case["patient"] for case in cases}) == 2
+    (tmp_path / "labels/siteB/case1.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 scans have no label map .*: siteB/case1"):
+        folder_cases(tmp_path)  # siteA's is not taken for it
+
+
+@pytest.mark.parametrize("twin", ["case1.nii", "Case1.nii.gz"])
+@pytest.mark.parametrize("side", ["images", "labels"])
+def test_two_files_of_one_case_are_refused(tmp_path: Path, side: str, twin: str) -> None:
+    touch(tmp_path, "images/case1.nii.gz", "labels/case1.nii.gz", f"{side}/{twin}")
+    with pytest.raises(ValueError, match="are both case"):
+        folder_cases(tmp_path)
+
+
+def test_accents_that_are_written_in_two_ways_pair(tmp_path: Path) -> None:
+    composed, decomposed = "M\u00fcller", "Mu\u0308ller"
+    touch(tmp_path, f"images/{composed}.nii.gz", f"labels/{decomposed}.nii.gz")
+    (tmp_path / "patients.csv").write_text(f"case,patient\n{decomposed},p\n")
+    assert [(case["case"], case["patient"]) for case in folder_cases(tmp_path)] == [(composed, "p")]
+
+
+PATIENTS = [("case_0", "A"), ("case_1", "A"), ("case_2", "B, C")]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b'\xef\xbb\xbfcase,patient\r\ncase_0,A\r\ncase_1,A\r\ncase_2,"B, C"\r\n',
+        b"case;patient\ncase_0;A\ncase_1;A \n\ncase_2;B, C\n;\n",
+        b"Patient\tCase\tSex\n A\tcase_0\tf\nA\tcase_1.nii.gz\t\nB, C\tcase_2\tm\n",
+        b'sep=;\n"case"; "patient"\ncase_0;"A"\ncase_1; A\ncase_2;"B, C";\n',
+        'case,patient\ncase_0,A\ncase_1,A\u00a0\ncase_2,"B, C"\n'.encode(),
+        'case,patient\ncase_0,A\ncase_1,A\ncase_2,"B, C"\n'.encode("utf-16"),
+        b'"case, scan",patient,case\nx,A,case_0\ny,A,case_1\nz,"B, C",case_2\n',
+    ],
+)
+def test_patients_csv_is_read_as_spreadsheets_write_it(tmp_path: Path, table: bytes) -> None:
+    touch(tmp_path, *(f"{side}/case_{n}.nii.gz" for side in ("images", "labels") for n in range(3)))
+    (tmp_path / "patients.csv").write_bytes(table)
+    assert [(case["case"], case["patient"]) for case in folder_cases(tmp_path)] == PATIENTS
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (b"", "patients.csv is empty"),
+        (b"case,person\ncase_0,A\n", "line 1: column 'patient' is missing, the line reads 'case | person'"),
+        (b"case,patient,case\n", "line 1: column 'case' is twice"),
+        (b"case,patient\ncase_0,A\n\ncase_0,B\n", "line 4: column 'case' is case_0 again, as in line 2"),
+        (b"case,patient\ncase_0,A\ncase_0.nii.gz,B\n", "are both case case_0"),
+        (b"case,patient\ncase_0,\n", "line 2: column 'patient' is empty"),
+        (b"case,patient\ncase_0\n", "line 2: column 'patient' is empty"),
+        (b"case,patient\ncase_0,A,B\n", "line 2: 3 cells, but line 1 has 2 columns"),
+        (b'case,patient\ncase_0,"A\n', "line 2: no table: unexpected end of data; check its quotes"),
+        (b"case,patient\ncase_0,A\ncase_1,M\xfcller\n", "line 3: not UTF-8 text; save it as UTF-8"),
+        (b"case,patient\ncase_l,A\n", "no row for case case_0; did you mean case_l"),
+    ],
+)
+def test_a_patients_csv_that_is_not_clear_is_refused_with_line_and_column(
+    tmp_path: Path, table: bytes, reason: str
+) -> None:
+    touch(tmp_path, "images/case_0.nii.gz", "labels/case_0.nii.gz")
+    (tmp_path / "patients.csv").write_bytes(table)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        folder_cases(tmp_path)
 
 
 def test_folder_cases_take_patients_from_the_table_or_the_pattern(tmp_path: Path) -> None:
@@ -123,6 +254,38 @@ def test_a_split_file_is_written_once_and_then_obeyed(tmp_path: Path) -> None:
     assert load_or_make_split(cases, tmp_path / "split.json", seed=2) == first
     with pytest.raises(ValueError, match="cases that the data set lacks"):
         load_or_make_split(cases[:3], tmp_path / "split.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"cases": {"train": ["c0"],', "split.json, line 1, column 28: not valid JSON"),
+        ("[]", "is not a split: it needs a key 'cases'"),
+        (
+            '{"cases": {"train": ["c0"], "validation": ["c1"]}}',
+            "cases::validation is no part; the parts are train, val",
+        ),
+        ('{"cases": {"train": "c0"}}', "cases::train is c0; expected a list"),
+        ('{"cases": {"train": [0]}}', "cases::train is [0]; expected a list"),
+        ('{"cases": {"train": ["c0", "c0 "]}}', "names case c0 twice"),
+        ('{"cases": {"train": ["c0"], "val": ["c0"]}}', "names case c0 twice"),
+        ('{"cases": {"train": ["c00"]}}', "names 1 cases that the data set lacks, such as c00 (it has c0)"),
+    ],
+)
+def test_a_split_file_that_is_not_as_described_is_refused_with_the_place(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    (tmp_path / "split.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        load_or_make_split(scans_of("a", "b"), tmp_path / "split.json")
+
+
+def test_cases_added_after_the_split_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = scans_of(*"abcdefgh")
+    split = load_or_make_split(cases[:6], tmp_path / "split.json")
+    assert capsys.readouterr() == ("", "")
+    assert load_or_make_split(cases, tmp_path / "split.json") == split
+    assert "2 cases of the data set are in no part of" in capsys.readouterr().out
 
 
 def test_an_edited_split_file_that_leaks_is_refused(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from liver_pipeline.data.phantoms import HU, liver_phantom, make_phantom_dataset
+from liver_pipeline.data.phantoms import TISSUE_HU, liver_phantom, make_phantom_dataset
 
 
 def test_the_label_map_marks_the_organ_of_that_density() -> None:
     image, label = liver_phantom(noise_hu=0.0, seed=3)
     assert image.shape == label.shape == (128, 104, 64)
-    assert abs(np.median(image[label == 1]) - HU["liver"]) <= 1
-    assert abs(np.median(image[label == 2]) - HU["tumor"]) <= 10  # the scanner's blur lifts small tumors
+    assert abs(np.median(image[label == 1]) - TISSUE_HU["liver"]) <= 1
+    assert abs(np.median(image[label == 2]) - TISSUE_HU["tumor"]) <= 10  # the scanner's blur lifts small tumors
     assert image.min() >= -1024
 
 

@@ -54,9 +54,9 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     assert finished.returncode == 0, finished.stderr[-3000:]
 
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
-    first, second = (torch.load(run / "models/last.pt", weights_only=True)["model"] for run in (one, two))
+    first, second = (torch.load(run / "models/last.ckpt", weights_only=True)["model"] for run in (one, two))
     assert first.keys() == second.keys()  # written without the wrapper's prefix, so that predict reads it
     for key in first:
         torch.testing.assert_close(second[key], first[key], rtol=1e-3, atol=1e-4)
-    assert sorted(path.name for path in (two / "models").glob("*.pt")) == ["last.pt", "model.pt", "previous.pt"]
+    assert sorted(path.name for path in (two / "models").iterdir()) == ["last.ckpt", "model.pt", "previous.ckpt"]
     assert len(list((two / "logs").glob("events*"))) == 1  # of the first process only

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from liver_pipeline.cli import main
-from liver_pipeline.evaluation.description import as_text, describe, describe_files, lesions_csv
+from liver_pipeline.evaluation.description import as_text, describe, describe_label_map, lesions_csv
 
 RAS_1MM = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -26,7 +26,7 @@ def block() -> np.ndarray:
 
 def test_volumes_and_burden_are_those_of_the_blocks() -> None:
     affine = np.diag([1.0, 1.0, 5.0, 1.0])
-    liver = describe(block(), affine)["liver"]
+    liver = describe_label_map(block(), affine)["liver"]
     assert liver["liver_with_tumor_ml"] == pytest.approx(20 * 20 * 10 * 5 / 1000)
     assert liver["tumor_ml"] == pytest.approx(3 * 4 * 2 * 5 / 1000)
     assert liver["liver_without_tumor_ml"] == pytest.approx((4000 - 24) * 5 / 1000)
@@ -36,7 +36,7 @@ def test_volumes_and_burden_are_those_of_the_blocks() -> None:
 
 def test_lesion_is_measured_and_placed_in_patient_coordinates() -> None:
     affine = np.array([[1.0, 0, 0, -100], [0, 1, 0, 20], [0, 0, 1, 7], [0, 0, 0, 1]])
-    (lesion,) = describe(block(), affine)["lesions"]
+    (lesion,) = describe_label_map(block(), affine)["lesions"]
     assert lesion["diameter_mm"] == 5.0
     assert lesion["perpendicular_mm"] == pytest.approx(2 * 12 / 5)
     assert (lesion["slice"], lesion["size_class"]) == (7, "<10mm")
@@ -49,7 +49,7 @@ def test_lesion_is_measured_and_placed_in_patient_coordinates() -> None:
 
 
 def test_what_was_not_given_is_none_with_its_reason() -> None:
-    table = describe(block(), RAS_1MM)
+    table = describe_label_map(block(), RAS_1MM)
     (lesion,) = table["lesions"]
     for key in ("mean_hu", "sd_hu", "mean_confidence", "min_confidence", "match", "segments"):
         assert lesion[key] is None
@@ -63,7 +63,7 @@ def test_hu_and_confidence_are_taken_inside_the_lesion_only() -> None:
     hu[12, 13, 7] = 64
     confidence = np.where(label_map == 2, 0.9, 0.1)
     confidence[14, 16, 8] = 0.3
-    (lesion,) = describe(label_map, RAS_1MM, hu=hu, confidence=confidence)["lesions"]
+    (lesion,) = describe_label_map(label_map, RAS_1MM, hu=hu, confidence=confidence)["lesions"]
     assert lesion["mean_hu"] == pytest.approx(40 + 24 / 24)
     assert lesion["sd_hu"] == pytest.approx(np.sqrt(24.0**2 / 24 - 1))
     assert lesion["mean_confidence"] == pytest.approx((23 * 0.9 + 0.3) / 24)
@@ -72,7 +72,7 @@ def test_hu_and_confidence_are_taken_inside_the_lesion_only() -> None:
 
 def test_mask_without_liver_has_no_liver_volume_rather_than_zero() -> None:
     label_map = np.where(block() == 2, 2, 0).astype(np.uint8)
-    table = describe(label_map, RAS_1MM)
+    table = describe_label_map(label_map, RAS_1MM)
     for key in ("liver_with_tumor_ml", "liver_without_tumor_ml", "tumor_burden"):
         assert table["liver"][key] is None
         assert table["reasons"][key] == "the mask holds no liver (label 1)"
@@ -83,7 +83,7 @@ def test_mask_without_liver_has_no_liver_volume_rather_than_zero() -> None:
 def test_liver_and_lesion_cut_by_the_scan_say_so() -> None:
     label_map = block()[5:]
     label_map[0, 6:8, 5] = 2
-    table = describe(label_map, RAS_1MM)
+    table = describe_label_map(label_map, RAS_1MM)
     assert table["liver"]["truncated"]
     cut = next(row for row in table["lesions"] if row["touches_border"])
     assert cut["distance_to_surface_mm"] == 0.0
@@ -96,7 +96,7 @@ def test_reference_gives_each_lesion_its_match_and_lists_the_missed() -> None:
     reference = block()
     reference[8, 8, 5] = 2
     label_map[20, 20, 10] = 2
-    table = describe(label_map, RAS_1MM, reference=reference)
+    table = describe_label_map(label_map, RAS_1MM, reference=reference)
     assert {row["id"]: row["match"] for row in table["lesions"]} == {1: "found", 2: "invented"}
     assert [row["centroid_ras_mm"] for row in table["missed"]] == [[8.0, 8.0, 5.0]]
 
@@ -107,7 +107,7 @@ def test_couinaud_map_gives_shares_of_lesions_and_volumes_of_segments() -> None:
     segments[5:13] = 6  # the first of the lesion's three columns
     segments[13:25] = 7
     segments[label_map == 0] = 0
-    table = describe(label_map, RAS_1MM, segments=segments)
+    table = describe_label_map(label_map, RAS_1MM, segments=segments)
     assert table["lesions"][0]["segments"] == {"6": pytest.approx(1 / 3), "7": pytest.approx(2 / 3)}
     volumes = table["liver"]["segments_ml"]
     assert volumes["6"]["liver_with_tumor_ml"] == pytest.approx(8 * 20 * 10 / 1000)
@@ -134,7 +134,7 @@ def test_table_is_the_same_for_a_mask_stored_in_another_orientation(tmp_path: Pa
     straight = save(tmp_path / "a.nii.gz", block(), affine)
     turned = nib.load(straight).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     nib.save(turned, tmp_path / "b.nii.gz")
-    one, other = (describe_files(path)["lesions"][0] for path in (straight, tmp_path / "b.nii.gz"))
+    one, other = (describe(path)["lesions"][0] for path in (straight, tmp_path / "b.nii.gz"))
     for key in ("volume_ml", "diameter_mm", "slice", "box", "distance_to_surface_mm", "centroid_lps_mm"):
         assert one[key] == pytest.approx(other[key]) if key != "box" else one[key] == other[key]
 
@@ -146,7 +146,7 @@ def test_scan_may_be_stored_in_another_orientation_than_its_mask(tmp_path: Path)
     mask, scan = save(tmp_path / "mask.nii.gz", label_map), save(tmp_path / "straight.nii.gz", hu)
     turned = nib.load(scan).as_reoriented(np.array([[1, 1], [2, -1], [0, -1]]))
     nib.save(turned, tmp_path / "turned.nii.gz")
-    assert describe_files(mask, tmp_path / "turned.nii.gz")["lesions"][0]["mean_hu"] == pytest.approx(51.0)
+    assert describe(mask, tmp_path / "turned.nii.gz")["lesions"][0]["mean_hu"] == pytest.approx(51.0)
 
 
 def test_command_writes_json_and_csv_and_prints_a_table(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_scan_on_another_grid_is_refused(tmp_path: Path) -> None:
 
 
 def test_csv_of_a_tumor_free_liver_has_a_head_only() -> None:
-    table = describe(np.minimum(block(), 1), RAS_1MM)
+    table = describe_label_map(np.minimum(block(), 1), RAS_1MM)
     assert lesions_csv(table).count("\n") == 1
     assert table["liver"]["tumor_ml"] == 0.0
     assert table["liver"]["tumor_burden"] == 0.0
@@ -213,7 +213,7 @@ def test_structured_report_holds_the_measurements_and_refers_to_the_series(tmp_p
     from liver_pipeline.dicom_results.structured_report import write_structured_report
 
     series = write_series(tmp_path / "ct", (30, 30, 4))
-    table = describe(block(), RAS_1MM)
+    table = describe_label_map(block(), RAS_1MM)
     write_structured_report(table, series, tmp_path / "report.dcm")
     report = hd.sr.srread(tmp_path / "report.dcm")
     assert report.PatientID == "P1"
@@ -232,6 +232,28 @@ def test_structured_report_holds_the_measurements_and_refers_to_the_series(tmp_p
         write_structured_report(table, tmp_path / "nothing", tmp_path / "other.dcm")
 
 
+def test_a_structured_report_of_an_anonymised_series_has_the_missing_tags_empty(tmp_path: Path) -> None:
+    hd = pytest.importorskip("highdicom")
+    import pydicom
+
+    from liver_pipeline.dicom_results.structured_report import MAY_BE_EMPTY, write_structured_report
+
+    series = write_series(tmp_path / "ct", (30, 30, 4))
+    for file in series.iterdir():
+        header = pydicom.dcmread(file)
+        for name in MAY_BE_EMPTY:
+            delattr(header, name)
+        header.save_as(file)
+    write_structured_report(describe_label_map(block(), RAS_1MM), series, tmp_path / "report.dcm")
+    report = hd.sr.srread(tmp_path / "report.dcm")
+    assert not any(report[name].value for name in ("PatientBirthDate", "PatientID", "AccessionNumber"))
+    del header.StudyInstanceUID
+    header.save_as(file)
+    with pytest.raises(ValueError, match=rf"{file.name}: no StudyInstanceUID"):
+        write_structured_report(describe_label_map(block(), RAS_1MM), series, tmp_path / "other.dcm")
+    assert not (tmp_path / "other.dcm").exists()
+
+
 @pytest.mark.real_data
 def test_real_lits_reference_and_its_couinaud_map_describe_one_liver(real_data: Path) -> None:
     folder = real_data / "couinaud_label_maps_mit"
@@ -241,7 +263,7 @@ def test_real_lits_reference_and_its_couinaud_map_describe_one_liver(real_data: 
     label_map = (values > 0).astype(np.uint8)
     turned = nib.orientations.apply_orientation(label_map, nib.io_orientation(image.affine))
     numbers = nib.orientations.apply_orientation(values, nib.io_orientation(image.affine)).astype(np.uint8)
-    table = describe(turned, np.diag([0.57, 0.57, 1.6, 1.0]), segments=numbers)
+    table = describe_label_map(turned, np.diag([0.57, 0.57, 1.6, 1.0]), segments=numbers)
     volumes = table["liver"]["segments_ml"]
     total = sum(volume["liver_with_tumor_ml"] for volume in volumes.values())
     assert total == pytest.approx(table["liver"]["liver_with_tumor_ml"])

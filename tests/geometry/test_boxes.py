@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from nibabel import orientations
 
-from liver_pipeline.geometry.boxes import Box, bounding_box, box_on_scan, box_text, cut_out, parse_box, whole, widen
+from liver_pipeline.geometry.boxes import Box, bounding_box, box_on_scan, box_text, cut_out, parse_box, whole_box, widen
 from liver_pipeline.geometry.grids import axis_map
 from liver_pipeline.inferers.liver import Limits, find_liver
 from tests.orientations import ORIENTATIONS
@@ -70,7 +70,7 @@ def test_a_margin_is_at_least_what_it_says_and_ends_at_the_scan() -> None:
 
 def test_an_empty_mask_has_no_box() -> None:
     assert bounding_box(np.zeros((3, 4, 5), dtype=bool)) is None
-    assert bounding_box(np.ones((3, 4, 5), dtype=bool)) == whole((3, 4, 5))
+    assert bounding_box(np.ones((3, 4, 5), dtype=bool)) == whole_box((3, 4, 5))
 
 
 @pytest.mark.parametrize("box", [None, LARGE])

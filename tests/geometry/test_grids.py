@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.geometry.grids import axis_map, model_grid_for_size, model_grid_for_spacing
-from liver_pipeline.geometry.resampling import resample_linear, resample_nearest
+from liver_pipeline.geometry.resampling import resample_linear, resample_nearest, uploaded
 from tests.orientations import ORIENTATIONS
 
 OBLIQUE = Rotation.from_euler("xyz", (12.0, -9.0, 17.0), degrees=True).as_matrix()
@@ -74,6 +74,8 @@ def test_resampled_scan_is_the_same_to_the_bit_in_any_axis_order(
     ):
         model_affine, shape = model_grid_for_spacing(affine, array.shape, (1.5, 1.5, 2.0))
         results.append(resample_linear(array, axis_map(affine, array.shape, model_affine, shape)))
+        sent = uploaded(array[1:9, ::-1], torch.device("cpu"))  # as to a GPU, without one
+        np.testing.assert_array_equal(sent, array[1:9, ::-1].astype(np.float32))
     np.testing.assert_array_equal(results[0], results[1])
 
 

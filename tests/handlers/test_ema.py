@@ -52,12 +52,12 @@ def test_a_run_with_an_average_keeps_it_and_continues_it(tmp_path: Path) -> None
     }
     lp.train(tmp_path / "a", {}, overrides={**settings, "max_epochs": 2})
     lp.train(tmp_path / "b", {}, overrides={**settings, "max_epochs": 1})
-    first = load_checkpoint(tmp_path / "b/models/last.pt")
+    first = load_checkpoint(tmp_path / "b/models/last.ckpt")
     kept = load_checkpoint(tmp_path / "b/models/model.pt")["model"]
     assert all(torch.equal(kept[key], first["average"][key]) for key in kept)
     assert any(not torch.equal(kept[key], first["model"][key]) for key in kept)
     lp.train(tmp_path / "b", {}, overrides={"max_epochs": 2})
-    a, b = (load_checkpoint(tmp_path / name / "models/last.pt")["average"] for name in "ab")
+    a, b = (load_checkpoint(tmp_path / name / "models/last.ckpt")["average"] for name in "ab")
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 

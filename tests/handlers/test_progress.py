@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from ignite.engine import Engine
 
 import liver_pipeline as lp
 from liver_pipeline.cli import main
 from liver_pipeline.handlers.progress import Curves, Progress, duration
+from liver_pipeline.handlers.step_losses import StepLosses
 from liver_pipeline.visualize.curves import draw_training
 from tests.small import UNET3D, make_phantoms
 
@@ -41,7 +43,7 @@ def train(clock: Clock, wait_s: float, step_s: float, epochs: int, steps: int = 
         return [{"loss": 0.0}]
 
     engine, validator = Engine(step), SimpleNamespace(state=SimpleNamespace(metrics={}, key_metric_name="dice"))
-    progress = Progress(validator, clock)
+    progress = Progress(validator, StepLosses(), clock)
     progress.attach(engine)
     engine.run(batches(), max_epochs=epochs, epoch_length=steps)
     return progress, engine
@@ -80,7 +82,7 @@ def test_drawing_takes_at_most_a_fiftieth_of_the_time(tmp_path: Path, monkeypatc
         drawn.append(clock.now)
         clock.now += 1.0
 
-    monkeypatch.setattr("liver_pipeline.visualize.curves.draw_training", draw)
+    monkeypatch.setattr("liver_pipeline.handlers.progress.draw_training", draw)
     log: Any = SimpleNamespace(rows=[{}])
     curves = Curves(tmp_path / "c.png", log, clock)
     for _ in range(100):
@@ -101,3 +103,10 @@ def test_find_lr_suggests_a_rate_and_leaves_the_run_untrained(tmp_path: Path) ->
     assert (run / "find_lr/curve.png").read_bytes().startswith(PNG)
     assert list((run / "models").iterdir()) == []
     assert CliRunner().invoke(main, ["find-lr", str(tmp_path)]).exit_code == 2
+    for expected in (found, None):  # the advice works before and after the training
+        advice = result.output.split("take it with: liver-pipeline ")[1].split()
+        assert ("--restart" in advice) is (expected is None)
+        assert CliRunner().invoke(main, advice).exit_code == 0
+        rate = yaml.safe_load((run / "configs/train.yaml").read_text())["learning_rate"]
+        assert rate == float(advice[-1].removeprefix("learning_rate="))
+        result = CliRunner().invoke(main, ["find-lr", str(run), "--steps", "40"])

@@ -44,7 +44,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def train(run: Path, overrides: dict[str, Any], **changes: Any) -> dict[str, Any]:
     lp.train(run, {"network": "segresnet"}, overrides={**overrides, **changes})
-    return load_checkpoint(run / "models/last.pt")
+    return load_checkpoint(run / "models/last.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_bf16_trains_without_a_scaled_loss(tmp_path: Path, monkeypatch: pytest.M
     data = make_phantoms(tmp_path / "data")
     options = {**UNET3D, "amp": True, "amp_dtype": "bf16", "dataset_dir": str(data)}
     lp.train(tmp_path / "run", {}, overrides=options)
-    assert load_checkpoint(tmp_path / "run/models/last.pt")["scaler"] == {}  # a scaler that scales has a state
+    assert load_checkpoint(tmp_path / "run/models/last.ckpt")["scaler"] == {}  # a scaler that scales has a state
     assert formats == {torch.bfloat16}
 
 
@@ -115,7 +115,7 @@ def test_a_training_with_added_up_gradients_continues_exactly(tmp_path: Path, ov
     whole, run = tmp_path / "whole", tmp_path / "run"
     lp.train(whole, {"network": "segresnet"}, overrides=options)
     train_until(CASES + 2, run, options, network="segresnet")  # in the second epoch, between two steps
-    assert load_checkpoint(run / "models/last.pt")["epoch"] == 1
+    assert load_checkpoint(run / "models/last.ckpt")["epoch"] == 1
     lp.train(run, {"network": "segresnet"}, overrides={**options, "activation_checkpointing": False})
     assert differing(content(run), content(whole)) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 from scipy import ndimage
 
 from liver_pipeline.geometry.affines import Affine
+from liver_pipeline.inferers.predictor import Engine, Predictor
 from liver_pipeline.inferers.streaming import StreamingInferer, labels_unbounded
-from liver_pipeline.networks.openvino import ConversionError
+from liver_pipeline.inferers.upsampling import DeviceCanvas
+from liver_pipeline.networks.openvino import ConversionError, OpenVinoNetwork
 from liver_pipeline.transforms.intensity import WindowHud
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -311,6 +314,50 @@ def test_network_that_never_fits_is_an_error() -> None:
         StreamingInferer((8, 8, 8), 4, backend="torch")(image, Greedy(limit=0))
 
 
+@pytest.mark.parametrize("breaks_at", [None, 0, 1])
+def test_labels_painted_as_on_a_gpu_are_the_same_and_go_on_on_the_cpu_without_room(
+    breaks_at: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = on_model_grid(smooth_volume((40, 36, 24)), np.diag([-1.0, 1.0, 1.0, 1.0]), (1.5, 1.5, 2.0))
+    paint, painted = DeviceCanvas._paint, [0]
+
+    def breaking(self: DeviceCanvas, block: torch.Tensor, first: int, planes: slice) -> None:
+        painted[0] += 1
+        if breaks_at is not None and painted[0] > breaks_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        paint(self, block, first, planes)
+
+    monkeypatch.setattr(DeviceCanvas, "_paint", breaking)
+    inferer = StreamingInferer((16, 16, 8), 2, backend="torch", probabilities=True)
+    on_cpu = inferer(image, small_net())
+    monkeypatch.setattr(
+        inferer, "_canvas", lambda grid, axis, _: DeviceCanvas(grid, axis, "cpu", keep_probabilities=True)
+    )
+    result = inferer(image, small_net())
+    np.testing.assert_array_equal(result.numpy(), on_cpu.numpy())
+    np.testing.assert_array_equal(result.meta["probabilities"], on_cpu.meta["probabilities"])
+    expected = "" if breaks_at is None else "out of memory: upsampling on the CPU"
+    assert result.meta["inference"]["fallbacks"] == expected
+    assert painted[0] > 1 or breaks_at == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_resamples_to_the_bit_and_labels_a_scan_as_the_cpu_does() -> None:
+    volume, affine = smooth_volume((64, 56, 48)), np.diag([-0.8, 0.9, 1.5, 1.0])
+    stored = torch.from_numpy((300 * volume).astype(np.int16)[None])
+    labels = []
+    for device in ("cpu", "cuda"):
+        scan = MetaTensor(stored, affine=torch.from_numpy(affine))
+        moved = ToModelGridd("image", spacing=(1.5, 1.5, 2.0), device=device)({"image": scan})
+        image = WindowHud("image", (-200.0, 300.0))(moved)["image"]
+        assert image.device.type == device
+        labels.append((image.cpu(), StreamingInferer((16, 16, 8), 2)(image[None], small_net().to(device))))
+    assert torch.equal(labels[0][0], labels[1][0])
+    assert (labels[0][1].numpy() == labels[1][1].numpy()).mean() > 0.9999
+    assert labels[1][1].meta["inference"]["upsampled_on"].startswith("cuda")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_gives_the_labels_of_the_cpu() -> None:
@@ -332,6 +379,30 @@ def test_openvino_gives_the_same_labels_and_converts_once(tmp_path: Path) -> Non
         assert len(list(tmp_path.glob("openvino-*"))) == 1, cached
     StreamingInferer((16, 16, 8), 2, cache_dir=tmp_path)(image, small_net(seed=5))
     assert len(list(tmp_path.glob("openvino-*"))) == 2
+
+
+def test_a_converted_network_is_compared_with_pytorch_once_on_each_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    check = OpenVinoNetwork._check
+
+    def counted(self: OpenVinoNetwork, network: torch.nn.Module) -> float:
+        compared.append(1)
+        return check(self, network)
+
+    monkeypatch.setattr(OpenVinoNetwork, "_check", counted)
+    for _ in range(2):
+        OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8), cache_dir=tmp_path)
+    assert len(compared) == 1
+    (record,) = tmp_path.glob("openvino-*/checked-*.json")
+    assert json.loads(record.read_text())["label_agreement_with_torch"] > 0.999
+    record.rename(record.with_name("checked-another-processor.json"))
+    OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8), cache_dir=tmp_path)
+    assert len(compared) == 2
+    OpenVinoNetwork(small_net(seed=5), (1, 1, 8, 8, 8), cache_dir=tmp_path)  # other weights
+    OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8))  # nothing is kept
+    assert len(compared) == 4
 
 
 def test_changed_weights_are_converted_again() -> None:
@@ -393,6 +464,22 @@ def test_bf16_is_measured_against_f32_or_said_to_be_missing() -> None:
         assert 0.9 < record["label_agreement"] <= 1.0
     else:
         assert "bf16" in record["reason"]
+
+
+@pytest.mark.parametrize("tta", [(), (0,), (0, 1, 2)])
+def test_engines_that_are_equal_agree_on_every_label_also_when_mirrored(tta: tuple[int, ...]) -> None:
+    class Converted:
+        def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+            ramp = torch.linspace(-1, 1, windows.shape[2])[:, None, None]  # mirrored it gives another answer
+            return torch.cat([windows * ramp, -windows + 0.3], dim=1)
+
+        run_exact = __call__
+
+    predictor = Predictor([small_net()], Engine(backend="torch", tta=tta), (2, 1, 8, 8, 8), torch.device("cpu"))
+    predictor.converted, predictor.record.precision = [Converted()], "bf16"  # type: ignore[list-item]
+    for seed in range(2):  # the second batch is the first that is compared
+        predictor(torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(seed)))
+    assert predictor.record.agreeing_voxels == predictor.record.compared_voxels == 2 * 8**3
 
 
 def test_openvino_is_used_without_its_telemetry() -> None:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from liver_pipeline.geometry.grids import AxisMap, axis_map, model_grid_for_spacing
 from liver_pipeline.geometry.resampling import interpolate
-from liver_pipeline.inferers.upsampling import MIXED, LabelCanvas, argmax, clear_labels, softmax, upsample_whole
+from liver_pipeline.inferers.upsampling import (
+    MIXED,
+    DeviceCanvas,
+    LabelCanvas,
+    argmax,
+    clear_labels,
+    softmax,
+    upsample_whole,
+)
 from liver_pipeline.io.probabilities import LEVELS
 
 
@@ -20,14 +28,22 @@ def grid_between(scan_shape: tuple[int, int, int], spacing: tuple[float, float, 
     return axis_map(scan_affine, scan_shape, affine, shape)
 
 
-def paint(probabilities: torch.Tensor, grid: AxisMap, axis: int, parts: int) -> LabelCanvas:
-    canvas = LabelCanvas(grid, axis, keep_probabilities=True)
+def paint(probabilities: torch.Tensor, grid: AxisMap, axis: int, parts: int, how: str) -> LabelCanvas | DeviceCanvas:
+    """Paint on the processor, as on a GPU, or as on a GPU that has no more room halfway."""
+    canvas: LabelCanvas | DeviceCanvas
+    if how == "processor":
+        canvas = LabelCanvas(grid, axis, keep_probabilities=True)
+    else:
+        canvas = DeviceCanvas(grid, axis, "cpu", keep_probabilities=True)
     planes = probabilities.permute(1, 0, 2, 3) if axis == 0 else probabilities.movedim(axis + 1, 0)
     for start in range(0, planes.shape[0], parts):
+        if how == "handed over" and start >= planes.shape[0] // 2 and isinstance(canvas, DeviceCanvas):
+            canvas = canvas.on_cpu()
         canvas.add(planes[start : start + parts].contiguous())
     return canvas
 
 
+@pytest.mark.parametrize("how", ["processor", "device", "handed over"])
 @settings(max_examples=40, deadline=None)
 @given(
     scan_shape=st.tuples(*[st.integers(1, 20)] * 3),
@@ -44,6 +60,7 @@ def test_painting_equals_interpolating_whole_channels(
     parts: int,
     kind: str,
     seed: int,
+    how: str,
 ) -> None:
     grid = grid_between(scan_shape, spacing)
     rng = torch.Generator().manual_seed(seed)
@@ -56,7 +73,7 @@ def test_painting_equals_interpolating_whole_channels(
         probabilities = softmax(logits, 0)
     else:  # few values: many exact ties
         probabilities = torch.randint(0, 3, (3, *grid.model_shape), generator=rng) / 2
-    canvas = paint(probabilities, grid, axis, parts)
+    canvas = paint(probabilities, grid, axis, parts, how)
     np.testing.assert_array_equal(canvas.labels, upsample_whole(probabilities, grid))
     for k in range(3):
         channel = probabilities[k : k + 1]
@@ -68,10 +85,30 @@ def test_painting_equals_interpolating_whole_channels(
             np.testing.assert_allclose(kept, channel[0], atol=0.5 / LEVELS + 1e-6)
 
 
-def test_labels_lie_in_memory_as_nifti_stores_them() -> None:
-    canvas = LabelCanvas(grid_between((4, 5, 6), (2.0, 2.0, 2.0)), 0, keep_probabilities=True)
+@pytest.mark.parametrize("how", ["processor", "device"])
+def test_labels_lie_in_memory_as_nifti_stores_them(how: str) -> None:
+    grid = grid_between((4, 5, 6), (2.0, 2.0, 2.0))
+    canvas: LabelCanvas | DeviceCanvas = LabelCanvas(grid, 0, keep_probabilities=True)
+    if how == "device":
+        canvas = DeviceCanvas(grid, 0, "cpu", keep_probabilities=True)
     assert canvas.labels.flags.f_contiguous
     assert canvas.levels is not None and canvas.levels.flags.f_contiguous
+
+
+def test_a_gpu_paints_a_few_planes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = grid_between((20, 18, 16), (1.3, 2.0, 3.7))
+    probabilities = softmax(torch.randn(3, *grid.model_shape, generator=torch.Generator().manual_seed(0)), 0)
+    monkeypatch.setattr("liver_pipeline.inferers.upsampling.DEVICE_BYTES", 3 * 4 * 3 * 20 * 18)
+    canvas = paint(probabilities, grid, 0, 100, "device")
+    np.testing.assert_array_equal(canvas.labels, upsample_whole(probabilities, grid))
+
+
+def test_a_probability_that_is_no_number_is_refused_by_a_gpu_too() -> None:
+    grid = grid_between((4, 5, 6), (2.0, 2.0, 2.0))
+    probabilities = torch.zeros(3, *grid.model_shape)
+    probabilities[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        assert paint(probabilities, grid, 0, 100, "device").labels is None
 
 
 @pytest.mark.parametrize("labels", [2, 3, 5])

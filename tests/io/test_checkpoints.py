@@ -32,7 +32,7 @@ def same(contents: dict[str, object]) -> bool:
 def test_a_changed_byte_is_found_or_changes_nothing(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = tmp_path_factory.mktemp("c") / "last.pt"
+    path = tmp_path_factory.mktemp("c") / "last.ckpt"
     save_checkpoint(path, CONTENTS)
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
@@ -44,11 +44,11 @@ def test_a_changed_byte_is_found_or_changes_nothing(
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.999])
 def test_a_file_cut_short_is_refused(kept: float, tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
+    path = tmp_path / "last.ckpt"
     save_checkpoint(path, CONTENTS)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
-    with pytest.raises(DamagedCheckpointError, match=r"last\.pt"):
+    with pytest.raises(DamagedCheckpointError, match=r"last\.ckpt"):
         load_checkpoint(path)
 
 
@@ -72,7 +72,7 @@ def test_between_the_two_renames_the_previous_one_serves(tmp_path: Path, monkeyp
     for epoch in (1, 2):
         save_checkpoint(tmp_path / LAST, {"epoch": epoch}, keep_as=PREVIOUS)
     (tmp_path / LAST).replace(tmp_path / PREVIOUS)  # killed here
-    (tmp_path / f"{TEMPORARY}123.{LAST}").write_bytes(b"half")
+    (tmp_path / TEMPORARY.format("123")).write_bytes(b"half")
     assert load_latest(tmp_path) == ({"epoch": 2}, [])
     remove_temporary(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [PREVIOUS]

@@ -20,10 +20,15 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_temporary_file_is_hidden_and_has_the_suffix_of_its_target(tmp_path: Path) -> None:
+def test_nobody_takes_a_temporary_file_for_a_mask_and_its_name_is_short_and_its_own(tmp_path: Path) -> None:
+    longest = "m" * 248 + ".nii.gz"  # 255 bytes, as long as a name may be
+    with whole_file(tmp_path / longest) as one, whole_file(tmp_path / longest) as other:
+        assert one != other  # two hosts, or two threads, write the same file
+        for temporary in (one, other):
+            temporary.write_bytes(b"mask")
     with whole_file(tmp_path / "new" / "mask.nii.gz") as temporary:
         assert temporary.parent == tmp_path / "new"
-        assert temporary.name.startswith(".") and temporary.name.endswith(".mask.nii.gz")
+        assert temporary.name.startswith(".") and temporary.suffix == ".part"
         temporary.write_bytes(b"mask")
     assert (tmp_path / "new" / "mask.nii.gz").read_bytes() == b"mask"
 
@@ -43,6 +48,6 @@ def test_only_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     kept = tmp_path / "deep" / ".gitignore"
     kept.write_text("*")
-    (tmp_path / "deep" / f"{TEMPORARY}17.mask.nii.gz").write_bytes(b"half")
+    (tmp_path / "deep" / TEMPORARY.format("17")).write_bytes(b"half")
     remove_temporary(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]

@@ -18,7 +18,7 @@ from tests.small import UNET3D, make_phantoms
 
 HOLD = """
 import sys, time
-from liver_pipeline.locks import lock_run
+from liver_pipeline.io.locks import lock_run
 with lock_run(sys.argv[1]):
     print('held', flush=True)
     time.sleep(100)

@@ -14,13 +14,15 @@ import torch
 from monai.data import Dataset
 from monai.transforms import Compose
 
-from liver_pipeline.commands.evaluate import evaluate_cases, evaluate_folders
-from liver_pipeline.evaluation.description import describe_files
+from liver_pipeline.commands.evaluate import evaluate, evaluate_cases
+from liver_pipeline.evaluation.description import describe
 from liver_pipeline.inferers.streaming import StreamingInferer
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities, write_probabilities
 from liver_pipeline.io.volumes import read_scan
-from liver_pipeline.prediction.folder_run import LEDGER, FolderRun, Summary
+from liver_pipeline.prediction.case_runner import CaseRunner
+from liver_pipeline.prediction.folder_run import FolderRun, Summary
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -55,9 +57,9 @@ def write_case(folder: Path, name: str = "a", seed: int = 0) -> tuple[Path, npt.
 def predict(scans: Path, masks: Path, *, probabilities: bool = True, classes: int = 3, **options: Any) -> Summary:
     inferer = StreamingInferer((8, 8, 8), backend="torch", skip_air=False, probabilities=probabilities)
     transform = Compose([LoadScand("image"), ToModelGridd("image", spacing=(2.0, 2.0, 2.0))])
-    dataset = Dataset(find_scans(scans), transform)
+    runner = CaseRunner(preprocessing=transform, inferer=inferer, network=Levels(classes))
     return FolderRun(
-        dataset=dataset, output_dir=masks, inferer=inferer, network=Levels(classes), progress=False, **options
+        dataset=Dataset(find_scans(scans)), output_dir=masks, runner=runner, progress=False, **options
     ).run()
 
 
@@ -129,7 +131,7 @@ def test_evaluate_and_describe_read_what_predict_wrote(tmp_path: Path) -> None:
     predict(tmp_path / "scans", masks, describe=True)
     (tmp_path / "labels").mkdir()
     nib.save(nib.Nifti1Image(label, AFFINE), tmp_path / "labels" / "a.nii.gz")
-    metrics = evaluate_folders(masks, tmp_path / "labels", tmp_path / "out", probability_dir=masks)
+    metrics = evaluate(masks, tmp_path / "labels", tmp_path / "out", probability_dir=masks)
     assert metrics["failures"] == {} and list(metrics["cases"]) == ["a"]
     for region in ("liver", "tumor"):
         figures = metrics["cases"]["a"]["probabilities"][region]
@@ -151,7 +153,7 @@ def test_a_model_of_two_classes_gives_liver_and_no_tumor(tmp_path: Path) -> None
     assert nib.load(masks / "a.probabilities.nii.gz").shape == (20, 18, 12, 1)
     assert list(read_probabilities(masks / "a.probabilities.nii.gz")) == ["liver"]
     with pytest.raises(ValueError, match="liver only"):
-        describe_files(masks / "a.nii.gz", confidence=masks / "a.probabilities.nii.gz")
+        describe(masks / "a.nii.gz", confidence=masks / "a.probabilities.nii.gz")
 
 
 def test_a_scan_of_air_alone_has_probability_0_everywhere(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_eight_bits_hardly_move_the_area_under_the_curve(tmp_path: Path) -> None
     (tmp_path / "exact").mkdir()
     nib.save(nib.Nifti1Image(exact.astype(np.float32), AFFINE), tmp_path / "exact" / "a.nii.gz")
     areas = [
-        evaluate_folders(
+        evaluate(
             tmp_path / "pred", tmp_path / "pred", tmp_path / "out", probability_dir=folder, overwrite=True, report=False
         )["cases"]["a"]["probabilities"]["tumor"]["auc_roc"]
         for folder in (tmp_path / "pred", tmp_path / "exact")

@@ -16,7 +16,7 @@ from torch import nn
 
 from liver_pipeline.networks.acceleration import place
 from liver_pipeline.networks.deep_supervision import DeepSupervised
-from liver_pipeline.networks.encoders import FcnResNet50, deconvolution_unet, encoder_network
+from liver_pipeline.networks.encoders import EncoderWeights, FcnResNet50, deconvolution_unet, encoder_network
 from liver_pipeline.networks.resenc import residual_encoder_unet
 from liver_pipeline.networks.slicewise import Slicewise
 from liver_pipeline.networks.unet3d import UNet3d
@@ -76,8 +76,7 @@ def test_a_local_file_of_encoder_weights_is_loaded_and_adapted_to_one_channel(tm
         "resnet18",
         in_channels=1,
         classes=2,
-        encoder_weights_path=str(path),
-        encoder_weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        pretrained=EncoderWeights(path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
     )
     torch.testing.assert_close(network.encoder.layer4[1].conv2.weight, donor.encoder.layer4[1].conv2.weight)
     # a grey image in one channel gives what it gave in three
@@ -97,8 +96,8 @@ def test_networks_of_other_libraries_take_the_same_encoder_weights(
     path = tmp_path / "resnet50.pth"
     torch.save(donor.state_dict(), path)  # as torchvision gives it, with the classifier
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    options = {"encoder_weights_path": str(path), "encoder_weights_sha256": digest}
-    network: Any = build(in_channels=in_channels, classes=2, **options).eval()
+    pretrained = EncoderWeights(path=str(path), sha256=digest)
+    network: Any = build(in_channels=in_channels, classes=2, pretrained=pretrained).eval()
     encoder = network.encoder if hasattr(network, "encoder") else network.network.backbone
     grey = torch.rand(1, 1, 64, 64)
     theirs = donor.maxpool(donor.relu(donor.bn1(donor.conv1(grey.expand(-1, 3, -1, -1)))))
@@ -117,7 +116,7 @@ def test_without_a_connection_all_networks_say_the_same(
 
     monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", no_connection)
     with pytest.raises(OSError, match=r"encoder_weights_path=FILE .* encoder_weights=null"):
-        build(in_channels=1, classes=2, encoder_weights="imagenet")
+        build(in_channels=1, classes=2, pretrained=EncoderWeights("imagenet"))
 
 
 def test_the_deconvolution_unet_ends_in_a_1x1_convolution_and_upsamples_by_transposed_ones() -> None:
@@ -153,12 +152,12 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_with_another_hash_or_of_another_encoder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"layer1.0.conv1.weight": torch.zeros(1, 1, 1, 1)}, path)
-    options = {"in_channels": 1, "classes": 2, "encoder_weights_path": str(path)}
+    network: Any = encoder_network("unet", "resnet18", in_channels=1, classes=2)
     with pytest.raises(ValueError, match="has sha256"):
-        encoder_network("unet", "resnet18", encoder_weights_sha256="0" * 64, **options)  # type: ignore[arg-type]
+        EncoderWeights(path=str(path), sha256="0" * 64).load(network.encoder, "resnet18", 1)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="of another encoder: Missing key"):
-        encoder_network("unet", "resnet18", encoder_weights_sha256=digest, **options)  # type: ignore[arg-type]
+        EncoderWeights(path=str(path), sha256=digest).load(network.encoder, "resnet18", 1)
 
 
 def test_without_a_connection_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +166,7 @@ def test_without_a_connection_the_error_says_what_to_do(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", no_connection)
     with pytest.raises(OSError, match=r"encoder_weights_path=FILE .* encoder_weights=null") as caught:
-        encoder_network("unet", "resnet18", in_channels=1, classes=2, encoder_weights="imagenet")
+        encoder_network("unet", "resnet18", in_channels=1, classes=2, pretrained=EncoderWeights("imagenet"))
     assert "\n" not in str(caught.value)
 
 

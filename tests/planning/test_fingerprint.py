@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liver_pipeline.data.layouts import lits_cases
+from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map, read_scan
 from liver_pipeline.planning import survey
-from liver_pipeline.planning.fingerprint import Reading, measure, read_case
+from liver_pipeline.planning.fingerprint import measure, read_case
 from liver_pipeline.planning.histograms import Histogram, label_histograms
 
 SPACING = (0.8, 0.9, 2.5)
@@ -44,7 +45,7 @@ def box_case(folder: Path, number: int, *, affine: np.ndarray | None = None, hu:
 
 
 def rows_of(folder: Path, out: Path) -> list[dict[str, Any]]:
-    return survey.survey_cases(lits_cases(folder), Reading(), out / "cases.jsonl", root=folder)
+    return survey.survey_cases(lits_cases(folder), ScanReader(), out / "cases.jsonl", root=folder)
 
 
 @pytest.fixture
@@ -52,9 +53,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cases that were read."""
     names: list[str] = []
 
-    def noted(case: dict[str, str], reading: Reading) -> Any:
+    def noted(case: dict[str, str], reader: ScanReader) -> Any:
         names.append(case["case"])
-        return read_case(case, reading)
+        return read_case(case, reader)
 
     monkeypatch.setattr(survey, "read_case", noted)
     return names
@@ -139,6 +140,30 @@ def test_slope_and_intercept_make_the_values_and_fractions_of_mr_keep_their_plac
     assert mr.percentile(50) == pytest.approx(0.001, abs=4.096 / 4096)
 
 
+def test_histograms_of_ordinary_and_of_far_reaching_ct_are_pooled_and_beyond_any_ct_counts_as_the_end() -> None:
+    def histogram(*values: float) -> Histogram:
+        array = np.array(values, np.float32).reshape(-1, 1, 1)
+        return label_histograms(array, np.zeros(array.shape, np.uint8), 1)[0]
+
+    pooled = histogram(-1000, 40, 60) + histogram(-1024, 65_000) + histogram(3e8, -3e8)
+    assert pooled.total == 7
+    assert [pooled.percentile(100 * k / 7) for k in range(1, 8)] == [-131072, -1024, -1000, 40, 60, 65_000, 131072]
+
+
+def test_a_case_that_cannot_be_measured_is_coded_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(image: Any, label: Any, modality: str) -> Any:
+        if "volume-1" in str(image.path):
+            raise ZeroDivisionError("odd")
+        return measure(image, label, modality)
+
+    monkeypatch.setattr(survey, "measure", failing)
+    for number in range(3):
+        box_case(tmp_path / "data", number, hu=100 + number)
+    rows = rows_of(tmp_path / "data", tmp_path / "out")
+    assert [row["usable"] for row in rows] == [True, False, True]
+    assert "ZeroDivisionError: odd" in rows[1]["findings"][-1]["detail"]
+
+
 def test_a_second_run_reads_only_what_is_new_or_changed(tmp_path: Path, reads: list[str]) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     for number in range(3):
@@ -166,7 +191,7 @@ def test_a_renamed_case_is_known_by_its_content_and_other_reading_is_not(tmp_pat
     reads.clear()
     assert rows_of(data, out)[0]["case"] == "volume-7"
     assert reads == []
-    survey.survey_cases(lits_cases(data), Reading(modality="mr"), out / "cases.jsonl", root=data)
+    survey.survey_cases(lits_cases(data), ScanReader(modality="mr"), out / "cases.jsonl", root=data)
     assert reads == ["volume-7"]
 
 
@@ -184,7 +209,7 @@ def test_one_bad_case_is_listed_and_stops_nothing(tmp_path: Path, reads: list[st
     assert codes[1] == [("image", "TRUNCATED", "error")]
     assert codes[2] == [("label", "LABEL_GRID_MISMATCH", "error")]
     assert [row["usable"] for row in rows] == [True, False, False, True]
-    summary = survey.summarize(rows, "ct")
+    summary = survey.summarize_dataset(rows, "ct")
     assert (summary["n_cases"], summary["n_usable"]) == (4, 2)
     assert summary["codes"] == {"TRUNCATED": 1, "LABEL_GRID_MISMATCH": 1}
     reads.clear()
@@ -198,10 +223,10 @@ def test_a_file_that_was_away_is_tried_again(tmp_path: Path) -> None:
     label = tmp_path / "data" / "segmentation-0.nii.gz"
     label.rename(tmp_path / "away.nii.gz")
     ledger = tmp_path / "cases.jsonl"
-    (row,) = survey.survey_cases(cases, Reading(), ledger, root=tmp_path)
+    (row,) = survey.survey_cases(cases, ScanReader(), ledger, root=tmp_path)
     assert [f["code"] for f in row["findings"]] == ["NOT_FOUND"]
     (tmp_path / "away.nii.gz").rename(label)
-    assert survey.survey_cases(cases, Reading(), ledger, root=tmp_path)[0]["usable"]
+    assert survey.survey_cases(cases, ScanReader(), ledger, root=tmp_path)[0]["usable"]
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, reads: list[str]) -> None:
@@ -211,10 +236,10 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, reads: list[str])
     child = os.fork()  # as it is: importing everything once more would take longer than the test
     if child == 0:
 
-        def read_or_die(case: dict[str, str], reading: Reading) -> Any:
+        def read_or_die(case: dict[str, str], reader: ScanReader) -> Any:
             if case["case"] == "volume-2":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return read_case(case, reading)
+            return read_case(case, reader)
 
         vars(survey)["read_case"] = read_or_die
         rows_of(data, out)
@@ -233,14 +258,14 @@ def test_the_summary_has_medians_ranges_and_pooled_values(tmp_path: Path) -> Non
         box_case(data, number, hu=hu, affine=affine)
     rows = rows_of(data, tmp_path / "out")
     rows[1]["patient"] = rows[0]["patient"]
-    summary = survey.summarize(rows, "ct")
+    summary = survey.summarize_dataset(rows, "ct")
     assert (summary["n_patients"], summary["n_patients_with_several_cases"]) == (2, 1)
     assert summary["spacing_mm"]["median"] == pytest.approx([0.8, 0.9, 2.5], abs=1e-5)
     assert summary["spacing_mm"]["max"] == pytest.approx([0.9, 0.9, 2.5], abs=1e-5)
     assert (summary["n_lesions"], summary["n_cases_with_tumor"]) == (6, 3)
     assert summary["intensity"]["liver"]["mean"] == pytest.approx(110)
     assert summary["intensity"]["liver"]["p50"] == 100.0
-    assert survey.summarize(rows, "mr")["intensity"] is None
+    assert survey.summarize_dataset(rows, "mr")["intensity"] is None
 
 
 def test_measuring_an_empty_label_gives_no_figures_for_what_is_not_there(tmp_path: Path) -> None:

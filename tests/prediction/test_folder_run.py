@@ -13,6 +13,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,12 @@ from monai.data import Dataset, MetaTensor
 from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.findings import IntakeError
-from liver_pipeline.io.ledger import Ledger
+from liver_pipeline.io.ledger import LEDGER, Ledger
+from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.networks.weights import load_weights
-from liver_pipeline.prediction.folder_run import LEDGER, FolderRun, Summary
-from liver_pipeline.prediction.pipeline import MemoryBudget
+from liver_pipeline.prediction.case_runner import CaseRunner
+from liver_pipeline.prediction.folder_run import FolderRun, Summary
+from liver_pipeline.prediction.pipeline import MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
 from liver_pipeline.transforms.load import LoadScand
@@ -76,11 +80,16 @@ def write_scan(path: Path, seed: int = 0, voxel: float | None = None) -> None:
 
 
 def folder_run(scans: Path, masks: Path, **options: Any) -> FolderRun:
-    options.setdefault("network", TinyNetwork())
-    options.setdefault("inferer", TinyInferer())
-    if "dataset" not in options:
-        options["dataset"] = Dataset(find_scans(scans), LoadScand("image"))
-    return FolderRun(output_dir=masks, postprocessing=clean, progress=False, **options)
+    reader = options.pop("reader", ScanReader())
+    runner = CaseRunner(
+        preprocessing=options.pop("preprocessing", LoadScand("image", reader=reader)),
+        inferer=options.pop("inferer", TinyInferer()),
+        network=options.pop("network", TinyNetwork()),
+        postprocessing=options.pop("postprocessing", clean),
+        reader=reader,
+        bundle_root=options.pop("bundle_root", None),
+    )
+    return FolderRun(dataset=Dataset(find_scans(scans)), output_dir=masks, runner=runner, progress=False, **options)
 
 
 def rows(masks: Path) -> list[dict[str, Any]]:
@@ -229,8 +238,7 @@ def test_the_next_case_is_read_while_the_network_runs_and_no_more_than_one(tmp_p
                 assert not reading.wait_for(lambda: len(read) > Waits.calls + 1, timeout=0.05)
             return super().__call__(inputs, network)
 
-    dataset = Dataset(find_scans(tmp_path / "scans"), preprocess)
-    run = folder_run(tmp_path / "scans", tmp_path / "masks", dataset=dataset, inferer=Waits())
+    run = folder_run(tmp_path / "scans", tmp_path / "masks", preprocessing=preprocess, inferer=Waits())
     assert run.run().done == 4 and read == list("abcd")
 
 
@@ -325,7 +333,7 @@ def test_only_changed_rows_run_again(scans: Path, tmp_path: Path, monkeypatch: p
     (masks / "a.2.nii.gz").unlink()
     assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=2, exit_code=0)
     assert folder_run(scans, masks, network=TinyNetwork(1.0)).run().done == 3  # other weights
-    assert folder_run(scans, masks, network=TinyNetwork(1.0), modality="mr").run().done == 3  # other config
+    assert folder_run(scans, masks, network=TinyNetwork(1.0), reader=ScanReader("mr")).run().done == 3  # other config
 
 
 def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_and_comments(tmp_path: Path) -> None:
@@ -333,8 +341,10 @@ def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_
 
     def config_hash(text: str) -> str:
         (tmp_path / "configs" / "inference.yaml").write_text(text)
-        run = folder_run(tmp_path, tmp_path / "masks", dataset=Dataset([], None), bundle_root=tmp_path)
-        return run.config_sha256
+        runner = CaseRunner(
+            preprocessing=None, inferer=TinyInferer(), network=TinyNetwork(), bundle_root=tmp_path, postprocessing=clean
+        )
+        return runner.config_sha256
 
     first = config_hash("overlap: 0.5\noutput_dir: one\n")
     assert config_hash("overlap: 0.5  # half\noutput_dir: two\n") == first
@@ -342,10 +352,14 @@ def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_
 
 
 def test_settings_name_values_and_classes_and_are_the_same_every_time() -> None:
-    transform = LoadScand("image", accept=["SHEAR"])
+    transform = LoadScand("image", reader=ScanReader(accept=["SHEAR"]))
     described = settings_of(transform)
-    assert described["class"] == "liver_pipeline.transforms.LoadScand" and described["accept"] == ["SHEAR"]
-    assert described == settings_of(LoadScand("image", accept=["SHEAR"])) != settings_of(LoadScand("image"))
+    assert described["class"].endswith(".LoadScand") and described["reader"]["accept"] == ["SHEAR"]
+    assert (
+        described
+        == settings_of(LoadScand("image", reader=ScanReader(accept=["SHEAR"])))
+        != settings_of(LoadScand("image"))
+    )
     assert " at 0x" not in json.dumps(described)
 
 
@@ -383,15 +397,15 @@ def test_weights_of_another_network_or_with_code_are_refused_in_one_line(tmp_pat
 # --- the disk ------------------------------------------------------------------------------------------------------
 
 
-def failing_fsync(monkeypatch: pytest.MonkeyPatch, number: int, pattern: str, after: int = 0) -> None:
-    """Make fsync fail with ``number`` for files whose name holds ``pattern``, from the ``after``-th time on."""
+def failing_fsync(monkeypatch: pytest.MonkeyPatch, number: int, pattern: str, after: int = 0, times: int = 99) -> None:
+    """Make fsync fail with ``number`` for files whose name holds ``pattern``, ``times`` times after ``after`` times."""
     real, seen = os.fsync, [0]
 
     def fsync(handle: int) -> None:
         name = str(Path(f"/proc/self/fd/{handle}").readlink())
         if pattern in name:
             seen[0] += 1
-            if seen[0] > after:
+            if after < seen[0] <= after + times:
                 raise OSError(number, os.strerror(number))
         real(handle)
 
@@ -405,10 +419,10 @@ def test_a_full_or_read_only_disk_gives_a_code_and_leaves_nothing_half_written(
 ) -> None:
     masks = tmp_path / "masks"
     with monkeypatch.context() as patch:
-        failing_fsync(patch, number, ".a.2.nii.gz")
+        failing_fsync(patch, number, ".part", after=3, times=1)  # a case syncs its provenance, then its mask
         assert folder_run(scans, masks).run() == Summary(done=2, failed=1, skipped=0, exit_code=3)
     assert [row["code"] for row in rows(masks) if row["event"] == "failed"] == [code]
-    assert "a.2.nii.gz" not in files(masks) and not [name for name in files(masks) if ".tmp" in name]
+    assert "a.2.nii.gz" not in files(masks) and not [name for name in files(masks) if name.endswith(".part")]
     assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=2, exit_code=0)  # tried again unasked
 
 
@@ -482,6 +496,40 @@ def _reserve_then_close(budget: MemoryBudget, amount: int) -> None:
     budget.reserve(amount)
 
 
+def test_cases_that_are_read_side_by_side_take_their_memory_in_order() -> None:
+    budget, turns, order = MemoryBudget(100), Turns(), []
+
+    def prepare(number: int) -> int:
+        time.sleep(0.02 * (3 - number % 4))  # later ones are quicker
+        with turns.of(number):
+            budget.reserve(60)  # one at a time
+            order.append(number)
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in ahead(range(8), prepare, pool, 4):
+            budget.release(60)
+            assert number == order[number]
+    assert order == list(range(8))
+
+
+def test_a_folder_is_the_same_when_several_cases_are_in_flight(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    for number in range(7):
+        write_scan(scans / f"case{number}.nii.gz", seed=number)
+    (scans / "bad.nii.gz").write_bytes(b"no scan")
+    masks = []
+    for at_once in (1, 3):
+        output = tmp_path / f"masks{at_once}"
+        run = folder_run(scans, output)
+        run.at_once = at_once
+        summary = run.run()
+        assert (summary.done, summary.failed, summary.exit_code) == (7, 1, 3)
+        masks.append({path.name: path.read_bytes() for path in output.glob("*.nii.gz")})
+    assert masks[0] == masks[1]
+    assert len(masks[0]) == 7
+
+
 def test_inputs_are_found_by_name_and_series_by_content(tmp_path: Path) -> None:
     write_scan(tmp_path / "x" / "a.nii.gz")
     write_scan(tmp_path / "x" / ".hidden.nii.gz")
@@ -541,7 +589,7 @@ def check_after_kill(scans: Path, masks: Path, whole: Path) -> None:
     """Resume and compare with the uninterrupted run."""
     complete = masks_of(whole)
     for name, data in masks_of(masks).items():
-        assert name.startswith(".") or data == complete[name]  # a mask is there complete or not at all
+        assert data == complete[name]  # a mask is there complete or not at all
     done_before = {row["case"] for row in rows(masks) if row["event"] == "done"} if (masks / LEDGER).exists() else set()
     summary = folder_run(scans, masks).run()
     assert summary.exit_code == 0 and summary.skipped == len(done_before)
@@ -549,7 +597,7 @@ def check_after_kill(scans: Path, masks: Path, whole: Path) -> None:
     assert provenances_of(masks) == provenances_of(whole)
     done = [row["case"] for row in rows(masks) if row["event"] == "done"]
     assert len(done) == len(set(done)) == len(complete)
-    assert not [name for name in files(masks) if ".tmp" in name]
+    assert not [name for name in files(masks) if name.endswith(".part")]
 
 
 def spoil(masks: Path) -> None:
@@ -603,3 +651,117 @@ def test_a_real_folder_of_files_and_series_gets_masks_on_their_grids(real_data: 
     np.testing.assert_array_equal(mask.affine, scan.affine)
     np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(scan.dataobj) > 0)
     assert nib.load(masks / "dicom" / "ct.nii.gz").shape == (512, 512, 20)
+
+
+# --- faults that outsiders met -------------------------------------------------------------------------------------
+
+
+class Threshold:
+    """Post-processing of a user's own: a class that knows nothing of this package."""
+
+    def __init__(self, thr: float) -> None:
+        self.thr = thr
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data
+
+
+def test_settings_of_a_users_own_class_and_of_a_partial_function_identify_the_config(
+    scans: Path, tmp_path: Path
+) -> None:
+    masks = tmp_path / "masks"
+    assert folder_run(scans, masks, postprocessing=Threshold(0.5)).run().done == 3
+    assert folder_run(scans, masks, postprocessing=Threshold(0.5)).run().skipped == 3
+    assert folder_run(scans, masks, postprocessing=Threshold(0.7)).run().done == 3
+    assert settings_of(partial(round, ndigits=1)) != settings_of(partial(round, ndigits=2))
+
+
+def test_masks_of_other_runs_their_descendants_and_references_are_no_scans(
+    scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder_run(scans, scans / "first").run()
+    for name in ("a.1.stale.nii.gz", "a.1.edited.nii.gz", "a.1.probabilities.nii.gz"):
+        shutil.copy(scans / "first" / "a.1.nii.gz", scans / "first" / name)
+    (scans / "moved").mkdir()
+    shutil.copy(scans / "first" / "a.1.nii.gz", scans / "moved" / "elsewhere.nii.gz")  # without its provenance
+    for name in ("volume-3.nii", "segmentation-3.nii", "images/c7.nii.gz", "labels/c7.nii.gz"):
+        write_scan(scans / name)
+    found = [one["case"] for one in find_scans(scans)]
+    assert found == ["a.1", "a.2", "images/c7", "site_b/c", "volume-3"]
+    assert "label maps, masks or probabilities are no scans" in caplog.text
+    assert folder_run(scans, scans / "second").run() == Summary(done=5, failed=0, skipped=0, exit_code=0)
+    with pytest.raises(IntakeError, match="only 1 label maps"):
+        find_inputs(scans / "moved")
+
+
+def test_the_mask_of_a_scan_that_was_replaced_by_a_damaged_one_is_set_aside(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "masks"
+    folder_run(scans, masks).run()
+    earlier = (masks / "a.1.nii.gz").read_bytes()
+    (scans / "a.1.nii.gz").write_bytes(b"damaged")
+    assert folder_run(scans, masks).run() == Summary(done=0, failed=1, skipped=2, exit_code=3)
+    assert not (masks / "a.1.nii.gz").exists() and not (masks / "a.1.json").exists()
+    assert (masks / "a.1.stale.nii.gz").read_bytes() == earlier and (masks / "a.1.stale.json").exists()
+    assert "1 earlier masks set aside" in capsys.readouterr().out
+    write_scan(scans / "a.1.nii.gz", seed=len("a.1.nii.gz"))
+    assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=2, exit_code=0)
+    assert (masks / "a.1.nii.gz").read_bytes() == earlier
+
+
+def test_asking_for_descriptions_later_makes_only_these(scans: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    folder_run(scans, masks).run()
+    before = {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)}
+    assert folder_run(scans, masks, describe=True).run() == Summary(done=0, failed=0, skipped=3, exit_code=0)
+    assert len(list(masks.rglob("*.description.json"))) == 3
+    assert folder_run(scans, masks).run().skipped == 3  # forgotten in the next night
+    assert {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)} == before
+
+
+def test_one_reader_reads_for_the_mask_and_for_its_description(tmp_path: Path) -> None:
+    """HU that cannot be: refused by default, accepted by a run that was trained with them, described by it too."""
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    write_scan(scans / "a.nii.gz")
+    image = nib.load(scans / "a.nii.gz")
+    strange = np.asarray(image.dataobj).astype(np.float32) * 100
+    nib.Nifti1Image(strange, AFFINE).to_filename(scans / "a.nii.gz")
+    assert folder_run(scans, tmp_path / "refused").run().failed == 1
+    reader = ScanReader(accept=["HU_SCALE"])
+    assert folder_run(scans, masks, reader=reader, describe=True).run().exit_code == 0
+    assert (masks / "a.description.json").exists()
+
+
+def test_an_unreadable_folder_is_a_row_and_not_the_end(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if Path(path).name == "site_b":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert folder_run(scans, tmp_path / "masks").run() == Summary(done=2, failed=1, skipped=0, exit_code=3)
+    (failed,) = [row for row in rows(tmp_path / "masks") if row["event"] == "failed"]
+    assert failed["case"] == "site_b"
+
+
+def test_a_broken_device_ends_the_run_and_its_case_is_tried_again(scans: Path, tmp_path: Path) -> None:
+    class Broken(TinyInferer):
+        def __call__(self, inputs: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    masks = tmp_path / "masks"
+    summary = folder_run(scans, masks, inferer=Broken()).run()
+    assert (summary.done, summary.failed, summary.exit_code) == (0, 1, 4)
+    assert [row["code"] for row in rows(masks)] == ["DEVICE_FAILED"]
+    assert folder_run(scans, masks).run() == Summary(done=3, failed=0, skipped=0, exit_code=0)
+
+
+def test_a_name_as_long_as_a_file_system_allows_is_done(tmp_path: Path) -> None:
+    name = "n" * 236  # and .description.json makes 253 bytes
+    write_scan(tmp_path / "scans" / f"{name}.nii.gz")
+    assert folder_run(tmp_path / "scans", tmp_path / "masks", describe=True).run().exit_code == 0

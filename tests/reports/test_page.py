@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from liver_pipeline.commands.evaluate import evaluate_folders
+from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.reports.charts import axis, bar_chart, bland_altman_chart, box_plot
-from liver_pipeline.reports.html import number
+from liver_pipeline.reports.html import shown_number
 from liver_pipeline.reports.page import report_page
 from liver_pipeline.visualize.pictures import PREDICTION_RGB, REFERENCE_RGB, case_pictures
 
@@ -63,7 +63,7 @@ def run(tmp_path: Path, protocol: str = "lits") -> tuple[dict[str, Any], str]:
             image = nib.Nifti1Image(array[1:] if wrong else array, AFFINE)
             image.set_sform(AFFINE, 1)
             nib.save(image, tmp_path / side / f"{name}.nii.gz")
-    metrics = evaluate_folders(tmp_path / "pred", tmp_path / "label", tmp_path / "out", protocol=protocol)
+    metrics = evaluate(tmp_path / "pred", tmp_path / "label", tmp_path / "out", protocol=protocol)
     return metrics, (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -175,4 +175,4 @@ def test_box_plot_marks_every_case_and_counts_them() -> None:
     ("value", "text"), [(None, "–"), (0.98765, "0.988"), (-12.345, "−12.35"), (12345.6, "12,346"), (7, "7")]
 )
 def test_numbers_are_rounded_for_reading(value: float | None, text: str) -> None:
-    assert number(value) == text
+    assert shown_number(value) == text

@@ -14,7 +14,7 @@ from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import list_data_collate
 from monai.transforms import ScaleIntensityRanged
 
-from liver_pipeline.geometry.body import BLOCK, decode_blocks
+from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
 from liver_pipeline.io.volumes import read_scan
 from liver_pipeline.transforms.intensity import WindowHud
 from liver_pipeline.transforms.load import LoadScand
@@ -82,7 +82,7 @@ def test_body_map_tells_air_from_tissue() -> None:
     image = ToModelGridd("image", spacing=(1.0, 1.0, 1.0))({"image": MetaTensor(volume, affine=torch.eye(4))})["image"]
     blocks = decode_blocks(image.meta["body"])
     assert blocks.shape == (3, 3, 2)
-    assert np.argwhere(blocks).tolist() == [[17 // BLOCK, 3 // BLOCK, 8 // BLOCK]]
+    assert np.argwhere(blocks).tolist() == [[17 // BLOCK_VOXELS, 3 // BLOCK_VOXELS, 8 // BLOCK_VOXELS]]
 
 
 def test_nothing_is_said_about_air_where_values_are_no_hu() -> None:

@@ -1,0 +1,64 @@
+"""Checks of what a configuration is built of, before a run is written: its preprocessing, and its network's windows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from liver_pipeline.bundle.checks import shown
+from liver_pipeline.bundle.layers import component_class
+from liver_pipeline.networks.shapes import head_count, window_fault
+from liver_pipeline.transforms.load import LoadScand
+from liver_pipeline.transforms.spatial import ToModelGridd
+
+
+def check_build(config: Mapping[str, Any]) -> None:
+    """Check a training's config: masks find back to the scan's grid, and the network suits windows and classes.
+
+    Args:
+        config: Merged.
+
+    Raises:
+        ValueError: If the preprocessing reads or resamples with other transforms than ours, the network cannot be
+            built, does not take windows of ``roi_size``, or has another number of outputs than
+            ``deep_supervision_weights``.
+    """
+    _check_preprocessing(config)
+    parser = ConfigParser({**config, "encoder_weights": None, "encoder_weights_path": None})  # nothing is downloaded
+    network = _built(parser)
+    roi_size, channels, classes = (parser.get_parsed_content(key) for key in ("roi_size", "in_channels", "num_classes"))
+    if fault := window_fault(network, roi_size, channels, classes):
+        given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
+        raise ValueError(f"{given}; the network of network_def {fault}")
+    weights = config["deep_supervision_weights"]
+    if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
+        raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
+
+
+def _built(parser: ConfigParser) -> Any:
+    try:
+        return parser.get_parsed_content("network_def")
+    except Exception as error:  # whatever the network raises
+        while error.__cause__ is not None:
+            error = error.__cause__  # type: ignore[assignment]
+        raise ValueError(f"network_def cannot be built: {' '.join(str(error).split())}") from error
+
+
+def _check_preprocessing(config: Mapping[str, Any]) -> None:
+    """Refuse a preprocessing that reads or resamples without our transforms: no mask finds back from there."""
+    steps = config["preprocessing"].get("transforms") if isinstance(config["preprocessing"], Mapping) else None
+    if isinstance(steps, str):  # "$@reading + @gridding + @intensity"
+        parts = [config.get(name) for name in re.findall(r"@(\w+)", steps)]
+        steps = [step for part in parts if isinstance(part, list) for step in part]
+    named = {step["_target_"]: component_class(step) for step in steps or () if isinstance(step, Mapping)}
+    kinds = [kind for kind in named.values() if isinstance(kind, type)]
+    for ours, part in ((LoadScand, "reading"), (ToModelGridd, "gridding")):
+        if kinds and not any(issubclass(kind, ours) for kind in kinds):
+            raise ValueError(
+                f"the preprocessing ({', '.join(named)}) has no liver_pipeline.transforms.{ours.__name__}, so that its "
+                f"masks would not find back to the scan's grid; keep it in `{part}`, and put other transforms into "
+                f"ct_intensity or mr_intensity"
+            )

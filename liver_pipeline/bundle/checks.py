@@ -1,0 +1,79 @@
+"""Checks of the values of keys: each against its row in the table, and some against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from liver_pipeline.bundle.entry import meant
+from liver_pipeline.bundle.keys import row_of
+from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.values import is_code
+
+_SHOWN = 80  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What holds between the values of some keys, and how to say so."""
+
+    keys: tuple[str, ...]
+    holds: Callable[..., Any]
+    says: str
+
+
+# fmt: off
+RELATIONS = (
+    Relation(("spacing", "grid_size"), lambda mm, n: (mm is None) != (n is None), "one of the two, null for the other"),
+    Relation(("val_interval", "max_epochs"), lambda n, most: n <= most, "at most max_epochs, or none is validated"),
+    Relation(("split_fractions", "folds"), lambda shares, n: n or abs(sum(shares) - 1) < 1e-6, "shares with the sum 1"),
+    Relation(("split_fractions", "folds"), lambda shares, n: n or shares[0] > 0, "a share to train on"),
+    Relation(("fold", "folds"), lambda k, n: n is None or k < n, "a fold below folds"),
+    Relation(("class_ratios", "num_classes"), lambda ratios, n: ratios is None or len(ratios) == n, "one a class"),
+    Relation(("class_ratios",), lambda ratios: ratios is None or any(ratios), "a number above 0"),
+    Relation(("hu_windows", "in_channels"), lambda windows, n: len(windows) == n, "a window for each channel"),
+    Relation(("min_liver_ml", "max_liver_ml"), lambda low, high: low < high, "the lower volume first"),
+    Relation(("tta",), lambda axes: len(set(axes)) == len(axes), "each axis once"),
+    Relation(("encoder_weights_path", "encoder_weights_sha256"), lambda path, sha: not path or sha, "the file's hash"),
+    Relation(("compile", "accumulate_steps"), lambda mode, n: n == 1 or mode not in ("reduce-overhead", "max-autotune"),
+             "a step each batch: CUDA graphs do not add gradients up"),
+    Relation(("liver_only", "protocol"), lambda liver, name: not liver or name == "plain", "plain: others score tumor"),
+)
+# fmt: on
+
+
+def check_values(**values: Any) -> None:
+    """Check the values of keys; ``checked`` in the configs calls it, so that stock MONAI's ``run`` does as well.
+
+    Raises:
+        ValueError: For the first value that its row does not accept, or that contradicts another one; the message has
+            key, value, and what is accepted.
+    """
+    plain = {key: value for key, value in ((key, meant(values[key])) for key in values) if not is_code(value)}
+    for key, value in plain.items():
+        row = row_of(key)
+        if row is not None and not row.kind.holds(value):
+            unit = f", in {row.unit}" if row.unit else ""
+            raise ValueError(f"{key} is {shown(value)}; expected {row.kind.says}{unit}: {row.what}")
+    for relation in RELATIONS:
+        if plain.keys() >= set(relation.keys) and not relation.holds(*(plain[key] for key in relation.keys)):
+            given = " and ".join(f"{key} is {shown(plain[key])}" for key in relation.keys)
+            raise ValueError(f"{given}; expected {relation.says}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it: constants as in YAML, and cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def checking(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the component ``checked`` of a config: it checks paths and the keys with a plain value, whatever comes."""
+    rows = {key: row for key in config if (row := row_of(key)) and not row.kind.is_built}
+    keys = [key for key, row in rows.items() if Role.PATH in row.roles or not is_code(meant(config[key]))]
+    return {"_target_": f"{__name__}.{check_values.__name__}", **{key: f"@{key}" for key in keys}}

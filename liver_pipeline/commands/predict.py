@@ -1,0 +1,91 @@
+"""Segment a scan, or every scan of a folder, with a trained run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from liver_pipeline.bundle.ensembles import ensemble_of
+from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.io.discovery import is_one_scan
+from liver_pipeline.io.files import refuse_existing, write_json
+from liver_pipeline.io.ledger import LEDGER, read_ledger
+from liver_pipeline.io.volumes import NIFTI_SUFFIXES, write_label_map
+from liver_pipeline.prediction.folder_run import EXIT_DONE, Summary
+from liver_pipeline.prediction.segmenter import load_segmenter
+
+logger = logging.getLogger(__name__)
+
+
+def predict(
+    run: str | Path,
+    scans: str | Path,
+    masks: str | Path,
+    *,
+    ensemble: Sequence[str | Path] = (),
+    partial: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Segment ``scans`` into ``masks``: label maps 0, 1 liver, 2 tumor on each scan's own grid.
+
+    Args:
+        run: A run folder, a folder of folds (the mean of their probabilities), or "default", the weights in the box.
+        scans: A file (NIfTI or another volume format), a DICOM folder, a zip of one, or a folder searched recursively.
+        masks: A folder, which mirrors the input and holds the ledger; or, for one scan, a file ``*.nii.gz``.
+        ensemble: Further runs on the same grid, to average with.
+        partial: Of a folder of folds take those that are trained, where some are not.
+        overrides: Keys of the run's ``configs/inference.yaml``, such as ``{"overwrite": True}``.
+
+    Returns:
+        How it ended. Failures of single cases of a folder are in its ledger, not raised.
+
+    Raises:
+        IntakeError: If there is nothing to segment, or the one scan cannot be used.
+        FileExistsError: If the one mask is there already and ``overwrite`` is not set.
+        FileNotFoundError: If there is no such run.
+        ValueError: If a key is unknown or a value cannot be used, or a fold is not trained and ``partial`` is false.
+    """
+    first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
+    values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
+    if is_mask_file(masks) and is_one_scan(scans):
+        return _predict_one(first, Path(scans), Path(masks), values)
+    paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
+    values |= {**paths, "run": ["$@evaluator.run()"]}  # without its exit(): the summary comes back
+    summary: Summary = run_workflow(first, "inference", values)[0]
+    return summary
+
+
+def _begun_with(run: str | Path, masks: str | Path) -> str | Path:
+    """Return the version of weights in the box that a folder of masks was begun with, where ``run`` names none.
+
+    An upgrade of the package must not segment half of a folder with other weights.
+    """
+    begun = {row.get("run", "") for row in read_ledger(Path(masks) / LEDGER)[0].values()}
+    versions = sorted(name for name in begun if name.partition("@")[0] == str(run) and name != str(run))
+    if not versions or Path(run).exists():
+        return run
+    logger.warning("%s was begun with %s and goes on with it", masks, versions[-1])
+    return str(versions[-1])
+
+
+def is_mask_file(path: str | Path) -> bool:
+    """Tell whether an output is meant as a file rather than as a folder."""
+    return Path(path).name.lower().endswith(NIFTI_SUFFIXES) and not Path(path).is_dir()
+
+
+def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> Summary:
+    """Write one mask and its provenance, without a ledger."""
+    overwrite = bool(values.pop("overwrite", False))
+    record = mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    refuse_existing([mask, record], overwrite)
+    segmented = load_segmenter(run, **values)(scan)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+
+    def announce(sha256: str) -> None:
+        output = {**segmented.record["output"], "path": mask.name, "sha256": sha256}
+        write_json(record, {**segmented.record, "output": output})
+
+    write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
+    return Summary(1, 0, 0, EXIT_DONE)

@@ -1,0 +1,122 @@
+"""One scan in memory: what comes back equals what a folder run writes, whatever kind of scan was given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+import liver_pipeline as lp
+from liver_pipeline.prediction.provenance import VOLATILE
+from tests.orientations import ORIENTATIONS
+from tests.small import BRIEF, NETWORKS, make_phantoms
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run folder whose network has seen one phantom for one epoch, with a scan beside it."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    data = make_phantoms(folder / "data")
+    overrides = {**BRIEF, **NETWORKS["unet3d"], "dataset_dir": str(data), "spacing": [12.0, 12.0, 19.0]}
+    lp.train(folder / "run", {"network": "unet3d"}, overrides=overrides)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segment(trained: Path) -> Any:
+    return lp.load_segmenter(trained / "run", device="cpu")
+
+
+def scan_of(trained: Path) -> Path:
+    return trained / "data" / "volume-0.nii.gz"
+
+
+def test_a_mask_in_memory_equals_the_one_that_predict_writes_and_so_does_its_record(
+    trained: Path, segment: Any
+) -> None:
+    summary = lp.predict(trained / "run", scan_of(trained), trained / "masks")
+    assert (summary.done, summary.exit_code) == (1, 0)
+    result = segment(scan_of(trained))
+    written = nib.load(trained / "masks" / "volume-0.nii.gz")
+    np.testing.assert_array_equal(result.label_map, np.asarray(written.dataobj))
+    np.testing.assert_array_equal(result.affine, written.affine)
+    record = json.loads((trained / "masks" / "volume-0.json").read_text())
+    record["output"] |= {"path": None, "sha256": None}
+    assert {k: v for k, v in result.record.items() if k not in VOLATILE} == {
+        k: v for k, v in record.items() if k not in VOLATILE
+    }
+
+
+def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "deep" / "mask.nii.gz"
+    assert lp.predict(trained / "run", scan_of(trained), mask).exit_code == 0
+    assert sorted(path.name for path in mask.parent.iterdir()) == ["mask.json", "mask.nii.gz"]
+    lp.predict(trained / "run", scan_of(trained), tmp_path / "folder")
+    assert mask.read_bytes() == (tmp_path / "folder" / "volume-0.nii.gz").read_bytes()
+    record = json.loads((mask.parent / "mask.json").read_text())["output"]
+    assert record["path"] == "mask.nii.gz" and record["sha256"] == hashlib.sha256(mask.read_bytes()).hexdigest()
+    with pytest.raises(FileExistsError, match="exist already"):
+        lp.predict(trained / "run", scan_of(trained), mask)
+    assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
+
+
+def test_every_kind_of_scan_gives_the_same_labels(trained: Path, segment: Any) -> None:
+    path = scan_of(trained)
+    image = nib.load(path)
+    wanted = segment(path).label_map
+    sources = {
+        "path as text": str(path), "scan": lp.read_scan(path), "nibabel": image,
+        "SimpleITK": SimpleITK.ReadImage(str(path)), "itk": itk.imread(str(path)),
+    }  # fmt: skip
+    for kind, source in sources.items():
+        np.testing.assert_array_equal(segment(source).label_map, wanted, err_msg=kind)
+    array = np.asarray(image.dataobj)
+    np.testing.assert_array_equal(segment(array, affine=image.affine).label_map, wanted)
+
+
+@pytest.mark.parametrize("turn", ORIENTATIONS[::11])
+def test_labels_lie_on_the_inputs_own_grid_however_its_axes_run(
+    trained: Path, segment: Any, turn: tuple[tuple[int, ...], ...]
+) -> None:
+    image = nib.load(scan_of(trained))
+    ornt = np.stack(turn, axis=1).astype(float)
+    turned = image.as_reoriented(ornt)
+    result = segment(turned)
+    straight = nib.orientations.apply_orientation(segment(image).label_map, ornt)
+    np.testing.assert_array_equal(result.label_map, straight)
+
+
+def test_calls_from_several_threads_queue_and_give_what_single_calls_give(trained: Path, segment: Any) -> None:
+    paths = sorted((trained / "data").glob("volume-*.nii.gz"))
+    single = [segment(path).label_map for path in paths]
+    with ThreadPoolExecutor(3) as pool:
+        for alone, together in zip(single, pool.map(segment, paths), strict=True):
+            np.testing.assert_array_equal(alone, together.label_map)
+
+
+def test_probabilities_come_on_request_and_bad_input_has_its_code(trained: Path, segment: Any, tmp_path: Path) -> None:
+    assert segment(scan_of(trained)).probabilities is None
+    asked = lp.load_segmenter(trained / "run", device="cpu", probabilities=True)(scan_of(trained))
+    assert asked.probabilities is not None
+    assert asked.probabilities.shape == (*asked.label_map.shape, 2) and asked.probabilities.max() <= 1.0
+    (tmp_path / "empty.nii.gz").write_bytes(b"")
+    with pytest.raises(lp.IntakeError) as caught:
+        segment(tmp_path / "empty.nii.gz")
+    assert caught.value.code == "EMPTY_FILE"
+    with pytest.raises(lp.IntakeError) as caught:
+        segment(np.full((8, 8, 8), np.nan), affine=np.eye(4))
+    assert caught.value.code == "NON_FINITE"
+    with pytest.raises(TypeError, match="affine="):
+        segment(np.zeros((4, 4, 4)))
+    with pytest.raises(TypeError, match="cannot segment a dict"):
+        segment({})
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        lp.load_segmenter(tmp_path / "nothing")
