@@ -13,13 +13,7 @@ import numpy.typing as npt
 
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.findings import refuse, warning
-from liver_pipeline.io.nifti import (
-    best_affine,
-    checked_header,
-    header_findings,
-    read_header_block,
-    scaling,
-)
+from liver_pipeline.io.nifti_header import best_affine, checked_header, header_findings, read_header_block, scaling
 from liver_pipeline.io.streams import (
     GZIP_MAGIC,
     StoredVolume,
