@@ -9,7 +9,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.checks import shown
-from liver_pipeline.bundle.layers import component_class
+from liver_pipeline.bundle.layers import component_class, components_in
+from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -22,10 +23,14 @@ def check_build(config: Mapping[str, Any]) -> None:
         config: Merged.
 
     Raises:
-        ValueError: If the preprocessing reads or resamples with other transforms than ours, the network cannot be
-            built, does not take windows of ``roi_size``, or has another number of outputs than
-            ``deep_supervision_weights``.
+        ValueError: If a component's class is not found, the preprocessing reads or resamples with other transforms
+            than ours, the network cannot be built or does not take windows of ``roi_size``, or it has another number of
+            outputs than ``deep_supervision_weights``.
     """
+    for component in components_in(config):
+        target = component["_target_"]
+        if not is_code(target) and component_class(component) is None:
+            raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
     _check_preprocessing(config)
     parser = ConfigParser({**config, "encoder_weights": None, "encoder_weights_path": None})  # nothing is downloaded
     network = _built(parser)

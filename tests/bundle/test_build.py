@@ -81,7 +81,8 @@ def test_a_network_that_forgets_the_classes_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        ("{_target_: nowhere.MyNet}", "network_def cannot be built: .*nowhere"),
+        ("{_target_: nowhere.MyNet}", r"no class or function nowhere\.MyNet"),
+        ("{_target_: UNett}", "no class or function UNett"),
         ("{_target_: UNet, spatial_dims: 3}", "network_def cannot be built: .*in_channels"),
         ("5", "network_def is 5; expected a component"),
     ],
@@ -123,3 +124,12 @@ def test_a_preprocessing_from_which_no_mask_finds_back_is_refused(text: str, lac
     file.write_text(f"network_def: {{_target_: {OWN}.OneConvolution, classes: '@num_classes'}}\n{text}")
     with pytest.raises(ValueError, match=rf"Spacingd.* has no liver_pipeline\.transforms\.{lacking}.*ct_intensity"):
         lp.compose(tmp_path / "run", {"network": str(file)})
+
+
+def test_a_mistyped_key_of_a_layer_is_refused_and_a_key_of_ones_own_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("network_def: {_target_: UNet3d, channels: '@widths'}\nroi_sizes: [8, 8, 8]\nwidths: [4, 8]\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml sets 'roi_sizes', which nothing uses; did you mean 'roi_size'\?"):
+        merge_layers({"network": str(file)})
+    file.write_text(file.read_text().replace("roi_sizes", "roi_size"))
+    assert merge_layers({"network": str(file)})["train"]["widths"] == [4, 8]

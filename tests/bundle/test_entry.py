@@ -61,12 +61,12 @@ def test_null_is_null_only_where_a_key_takes_it(tmp_path: Path) -> None:
 
 
 def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
-    text = "learning_rate: 1e-3\nweight_decay: 1E5\nloss: {_target_: X, a: -2e+1, b: 1e, c: '1e5'}"
+    text = "learning_rate: 1e-3\nweight_decay: 1E5\nloss: {_target_: X, a: -2e+1, b: 1e, c: '1e5', d: 2020-01-01}"
     config = read(tmp_path, text)
     assert config == {
         "learning_rate": 0.001,
         "weight_decay": 100000.0,
-        "loss": {"_target_": "X", "a": -20.0, "b": "1e", "c": "1e5"},
+        "loss": {"_target_": "X", "a": -20.0, "b": "1e", "c": "1e5", "d": "2020-01-01"},
     }
 
 
