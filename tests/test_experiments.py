@@ -81,17 +81,17 @@ def test_the_default_experiment_trains_on_painted_scans_in_time_and_predicts(tmp
         "roi_size": [32, 32, 16],
         "spacing": [12.0, 12.0, 12.0],
     }
-    brief = {"batch_size": 1, "batches_an_epoch": 2, "validation_samples": 2, "generator_threads": 0}
+    brief = {"batch_size": 1, "val_interval": 1, "batches_an_epoch": 2, "validation_samples": 2, "generator_threads": 0}
     both = small | {f"liver_{key}": value for key, value in small.items()}
     time = {"max_epochs": 2, "liver_max_seconds": 0.001}  # over after the first epoch
     painted = {"shapes_pattern": "shapes*.npz", "liver_shapes_pattern": "shapes*.npz"}
     lp.train(run, {}, experiment=PAINTED, overrides=both | brief | time | painted)
-    liver = torch.load(run / "liver/models/last.pt", weights_only=True)
-    tumor = torch.load(run / "models/last.pt", weights_only=True)
+    liver = torch.load(run / "liver/models/last.ckpt", weights_only=True)
+    tumor = torch.load(run / "models/last.ckpt", weights_only=True)
     assert (liver["epoch"], tumor["epoch"]) == (1, 2)
     lp.train(run, {}, overrides={"max_epochs": 3})  # continues
-    assert torch.load(run / "models/last.pt", weights_only=True)["epoch"] == 3
-    assert torch.load(run / "liver/models/last.pt", weights_only=True)["epoch"] == 1  # its time was up
+    assert torch.load(run / "models/last.ckpt", weights_only=True)["epoch"] == 3
+    assert torch.load(run / "liver/models/last.ckpt", weights_only=True)["epoch"] == 1  # its time was up
     paths = {"dataset_dir": str(next(phantoms.glob("volume-*"))), "output_dir": str(tmp_path / "masks")}
     run_workflow(run, "inference", {**paths, "backend": "torch"})
     (mask,) = (tmp_path / "masks").glob("*.nii.gz")
