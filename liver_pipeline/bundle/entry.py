@@ -121,14 +121,24 @@ def _parse_word(key: str, text: str) -> Any:
         return text
 
 
+def refuse_empty(**paths: str | Path) -> None:
+    """Refuse paths that are empty, as an unset variable of a shell is: they would mean the working directory.
+
+    Raises:
+        ValueError: For the first; the message has its name.
+    """
+    for name, path in paths.items():
+        if str(path) == "":
+            raise ValueError(f"{name} is empty; expected a path (is a variable unset?)")
+
+
 def absolute(name: str, path: str | Path) -> str:
     """Return a path as absolute text, ``~`` expanded: a run may be started from anywhere.
 
     Raises:
-        ValueError: If the path is empty, as an unset variable of a shell is.
+        ValueError: If the path is empty, or in the home of nobody.
     """
-    if str(path) == "":
-        raise ValueError(f"{name} is empty; expected a path (is a variable of the shell unset?)")
+    refuse_empty(**{name: path})
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError:

@@ -60,6 +60,7 @@ def layer_file(kind: str, name: str) -> Path:
     Raises:
         ValueError: If it is neither; the message lists the known names.
     """
+    name = str(name)  # a layer called 2017 in YAML
     path = share_dir("configs") / kind / f"{name}.yaml"
     if path.is_file():
         return path

@@ -9,9 +9,10 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from liver_pipeline.bundle.build import check_network
 from liver_pipeline.bundle.checks import check_values
-from liver_pipeline.bundle.entry import literal, read_config
-from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.entry import entered, literal, read_config
+from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key
 from liver_pipeline.bundle.roles import Role
 
@@ -29,7 +30,7 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
             f"{Path(run_dir).resolve()} is no run folder (it has no configs/{workflow}.yaml); "
             f"`liver-pipeline train` or `compose` makes one"
         )
-    config = read_config(path)
+    config = {key: entered(key, value) for key, value in read_config(path).items()}
     if gone := _gone(config):
         raise ValueError(
             f"{run_dir} was composed by an earlier version of liver_pipeline ({path.name} has {gone}); its weights "
@@ -61,6 +62,8 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
         refuse_key(key, "key=value", config, place=workflow)
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
+    if {"network_def", "roi_size", "in_channels", "num_classes"} & set(map(root_of, pairs)):
+        check_network(config)
     return config
 
 

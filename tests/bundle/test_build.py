@@ -133,3 +133,18 @@ def test_a_mistyped_key_of_a_layer_is_refused_and_a_key_of_ones_own_is_not(tmp_p
         merge_layers({"network": str(file)})
     file.write_text(file.read_text().replace("roi_sizes", "roi_size"))
     assert merge_layers({"network": str(file)})["train"]["widths"] == [4, 8]
+
+
+def test_intensities_that_give_other_channels_than_the_network_takes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"in_channels is 2, and the intensities give 1 channels"):
+        built(in_channels=2)
+    check_build(merge_layers({"modality": "ct_three_windows", "network": "segresnet"})["train"])
+
+
+def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> None:
+    run = lp.compose(tmp_path / "run", {}, overrides=NETWORKS["unet3d"])
+    with pytest.raises(ValueError, match=r"roi_size is \[15, 15, 15\] .* takes multiples of 2"):
+        lp.predict(run, "scans", tmp_path / "masks", overrides={"roi_size": [15, 15, 15]})
+    with pytest.raises(ValueError, match=r"roi_size is \[15, 15, 15\]"):
+        lp.plan(tmp_path / "plan", {}, overrides={"dataset_dir": "x", "roi_size": [15, 15, 15]})
+    assert not (tmp_path / "masks").exists() and not (tmp_path / "plan").exists()

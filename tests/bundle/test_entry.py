@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
+import liver_pipeline as lp
 from liver_pipeline.bundle.entry import absolute, entered, literal, meant, parse_overrides, read_config
 
 
@@ -39,6 +40,14 @@ def test_a_home_and_a_relative_path_are_absolute_on_the_command_line_and_in_yaml
 
 
 def test_an_empty_path_and_an_unknown_home_are_refused() -> None:
+    for call in (
+        lambda: lp.train("", {}),
+        lambda: lp.compose("", {}),
+        lambda: lp.predict("run", "", "masks"),
+        lambda: lp.predict("run", "scans", ""),
+    ):
+        with pytest.raises(ValueError, match="is empty; expected a path"):
+            call()
     with pytest.raises(ValueError, match="dataset_dir is empty"):
         parse_overrides(["dataset_dir="])
     with pytest.raises(ValueError, match=r"cache_dir is '~nobody_here/x'; there is no such user"):
