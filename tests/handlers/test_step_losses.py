@@ -69,7 +69,7 @@ def trainer_of(folder: Path, **overrides: Any) -> tuple[Any, ...]:
     settings = {
         **UNET3D,
         "dataset_dir": str(data),
-        "val_interval": 2,
+        "train::handlers::3::interval": 2,
         "num_workers": 1,
         "train::dataset::data": f"$@usable['train'] * {STEPS}",
         "train::hard_cases::cases": "$@usable['train']",
