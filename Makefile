@@ -10,7 +10,7 @@ test:     ## the tests that CI runs
 	pytest
 slow:     ## the long tests as well
 	pytest -m 'slow or not slow'
-bundle:   ## write bundle/configs from configs/
-	python scripts/make_bundle.py
+bundle:   ## write bundle/configs from configs/, and docs/reference from the code
+	python scripts/make_bundle.py && python scripts/make_reference.py
 demo:     ## everything once on phantoms
 	liver-pipeline demo

@@ -23,6 +23,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -45,7 +46,7 @@ from liver_pipeline.networks import place
 PLANE = 512
 SCAN_SPACING = (0.75, 0.75, 1.0)  # mm; a field of view of 384 mm
 HU_WINDOW = (-175.0, 250.0)
-CHAINS = ("stock", "ours", "probabilities", "openvino", "bf16", "raw", "folder")
+CHAINS = ("stock", "ours", "probabilities", "openvino", "bf16", "raw", "folder", "before")
 PRESETS: dict[str, dict[str, Any]] = {
     "unet3d": {"roi": (96, 96, 96), "batch": 1, "spacing": (1.5, 1.5, 2.0), "overlap": 0.5},
     "segresnet": {"roi": (96, 96, 96), "batch": 1, "spacing": (1.5, 1.5, 2.0), "overlap": 0.5},
@@ -281,6 +282,7 @@ def run_folder(scan: Path, output: Path, preset: dict[str, Any], network: nn.Mod
     inferer = StreamingInferer(
         preset["roi"], preset["batch"], preset["overlap"], skip_air=preset["skip_air"], backend=preset["backend"]
     )
+    shutil.rmtree(folder, ignore_errors=True)
     figures: dict[str, Any] = {}
     for name, copies in (("first", 1), ("scans", count)):
         (folder / name).mkdir(parents=True)
@@ -381,15 +383,20 @@ def run_chain(options: argparse.Namespace, preset: dict[str, Any], network: nn.M
 
 def start(chain: str, scan: Path, mask: Path, options: argparse.Namespace, windows: int = 0) -> dict[str, Any]:
     """Run one chain in a fresh process and return its figures."""
-    command = [sys.executable, __file__, "--worker", chain, "--scan", str(scan), "--mask", str(mask)]
+    command = [sys.executable, __file__, "--worker", "ours" if chain == "before" else chain]
+    command += ["--scan", str(scan), "--mask", str(mask)]
     command += ["--network", options.network, "--threads", str(options.threads), "--windows", str(windows)]
     command += ["--skip-air"] if options.skip_air else []
     command += ["--device", options.device, "--scans", str(options.scans)]
-    command += ["--resample-on", options.resample_on] if options.resample_on else []
+    resample_on, environment = options.resample_on, dict(os.environ)
+    if chain == "before":  # an older tree of this package, which resampled on the CPU
+        resample_on = "cpu"
+        environment["PYTHONPATH"] = os.pathsep.join([str(options.before.resolve()), environment.get("PYTHONPATH", "")])
+    command += ["--resample-on", resample_on] if resample_on else []
     command += ["--repeat", "1" if chain == "folder" else str(options.repeat)]
     limit = None if math.isinf(options.limit) else options.limit
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit, env=environment)
     except subprocess.TimeoutExpired:
         return {"failed": f"took more than {options.limit:g} s"}
     if done.returncode:
@@ -407,31 +414,35 @@ def agreement(one: Path, other: Path) -> float:
 def bench(slices: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run all chains on a phantom of so many slices."""
     scan = scan_file(options.keep or folder, slices)
+    masks = scan.parent
     result: dict[str, Any] = {"slices": slices, "scan_mb": scan.stat().st_size / 1e6, "chains": {}}
     windows = 0
     for chain in sorted(options.chains, key=lambda name: name == "raw"):
         load = os.getloadavg()[0]
-        figures = start(chain, scan, folder / f"{chain}_{slices}.nii.gz", options, windows)
+        figures = start(chain, scan, masks / f"{chain}_{slices}.nii.gz", options, windows)
         figures["load_before"] = load
         result["chains"][chain] = figures
         if record := figures.get("record"):
             windows = record["windows"] - record["skipped_windows"]
-        line = json.dumps({"slices": slices, "chain": chain, "machine": processor(), **figures})
-        print(line, file=sys.stderr, flush=True)
-        if options.lines:
-            with options.lines.open("a") as file:
-                file.write(line + "\n")
-    masks = {chain: folder / f"{chain}_{slices}.nii.gz" for chain in options.chains}
-    if masks.get("stock", folder / "x").exists():
-        result["agreement_with_stock"] = {
-            chain: agreement(masks["stock"], mask)
-            for chain, mask in masks.items()
-            if chain not in ("stock", "raw") and mask.exists()
-        }
-        print(json.dumps(result["agreement_with_stock"]), file=sys.stderr, flush=True)
-    for path in masks.values():
-        path.unlink(missing_ok=True)
+        told(options, {"slices": slices, "chain": chain, "machine": processor(), **figures})
+    kept = {chain: masks / f"{chain}_{slices}.nii.gz" for chain in CHAINS if chain not in ("folder", "raw")}
+    there = {chain: path for chain, path in kept.items() if path.exists()}
+    for reference in ("stock", "before"):
+        others = [chain for chain in options.chains if chain in there and chain not in ("stock", reference)]
+        if reference in there and (others or reference in options.chains):
+            same = {chain: agreement(there[reference], path) for chain, path in there.items() if chain != reference}
+            result[f"agreement_with_{reference}"] = same
+            told(options, {"slices": slices, f"agreement_with_{reference}": same})
     return result
+
+
+def told(options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Say figures at once, and write them where they are wanted."""
+    line = json.dumps(figures)
+    print(line, file=sys.stderr, flush=True)
+    if options.lines:
+        with options.lines.open("a") as file:
+            file.write(line + "\n")
 
 
 def scan_file(folder: Path, slices: int) -> Path:
@@ -485,11 +496,12 @@ def main() -> None:
     parser.add_argument("--network", choices=PRESETS, default="unet3d")
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=["stock", "ours", "openvino", "raw"])
     parser.add_argument("--skip-air", action="store_true", help="leave out windows of air: the package's default")
+    parser.add_argument("--before", type=Path, help="folder with an older tree, for the chain of that name")
     parser.add_argument("--device", default="cpu", help="where the network runs, and what this package does around it")
     parser.add_argument("--resample-on", help="another device for resampling, such as cpu")
     parser.add_argument("--repeat", type=int, default=1, help="times in one process")
     parser.add_argument("--scans", type=int, default=8, help="in the folder")
-    parser.add_argument("--keep", type=Path, help="folder where the scans are kept, and found the next time")
+    parser.add_argument("--keep", type=Path, help="folder where scans and masks are kept, and found the next time")
     parser.add_argument("--prepare", action="store_true", help="only draw the scans; needs --keep")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds for each chain")
     parser.add_argument("--lines", type=Path, help="append a line of JSON here for each chain as it ends")
@@ -500,6 +512,7 @@ def main() -> None:
     parser.add_argument("--mask", help=argparse.SUPPRESS)
     parser.add_argument("--windows", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a chain does not outlive it
     if options.worker:
         worker(options)
         return

@@ -6,6 +6,7 @@ Each part runs in a fresh process on the same phantoms, network, loss, optimizer
     ours      the training of this package: cache, threads, augmentation, checkpoints, log
     stock     as MONAI's bundles do it: CacheDataset, Spacingd and random transforms on the CPU, DataLoader processes
     nnunet    nnU-Net's own loader, augmentation and training step, where nnunetv2 is installed
+    before    as ours, of an older tree of this package (``--before``, from ``git archive``) and with its own script
 
     python scripts/bench_training.py --network unet3d --patch 96 --iterations 20
     python scripts/bench_training.py --preprocessing
@@ -23,6 +24,7 @@ load before each part is in the figures.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -45,7 +47,7 @@ from typing import Any
 
 import torch
 
-PARTS = ("network", "ours", "stock", "nnunet")
+PARTS = ("network", "ours", "stock", "nnunet", "before")
 SPACING = [1.5, 1.5, 2.0]  # mm, of the model grid
 TRAIN_CASES, CASES = 6, 8
 EPOCH = 16  # times that the cases are gone through in what counts as an epoch: as many steps as with a real data set
@@ -467,13 +469,35 @@ def start(options: argparse.Namespace, *extra: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *extra]
     command += [word for name in SAME for word in (f"--{name}", str(getattr(options, name)))]
     command += ["--augment-on-gpu"] if options.augment_on_gpu else []
+    return finish(command, options, dict(os.environ))
+
+
+def start_before(options: argparse.Namespace, *extra: str) -> dict[str, Any]:
+    """Run the older tree's own script; it knows no ``--seconds``, and has its own cache and run folder."""
+    folder = Path(options.folder) / "before"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "phantoms").exists():
+        (folder / "phantoms").symlink_to((Path(options.folder) / "phantoms").resolve())
+    shutil.rmtree(folder / f"ours_{options.network}", ignore_errors=True)
+    command = [sys.executable, str(options.before / "scripts" / "bench_training.py"), *extra, "--folder", str(folder)]
+    known = [name for name in SAME if name not in ("seconds", "folder")]
+    command += [word for name in known for word in (f"--{name}", str(getattr(options, name)))]
+    path = os.pathsep.join([str(options.before.resolve()), os.environ.get("PYTHONPATH", "")])
+    return finish(command, options, {**os.environ, "PYTHONPATH": path})
+
+
+def finish(command: list[str], options: argparse.Namespace, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a part to its end, or to its time limit."""
     load = os.getloadavg()[0]
-    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as part:
-        try:
-            out, errors = part.communicate(timeout=None if math.isinf(options.limit) else options.limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(part.pid, signal.SIGKILL)  # its loader's processes too
-            return {"failed": f"took more than {options.limit:g} s", "load_before": load}
+    limit = None if math.isinf(options.limit) else options.limit
+    part = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True, env=environment)
+    try:
+        out, errors = part.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {options.limit:g} s", "load_before": load}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(part.pid, signal.SIGKILL)  # what its loader may have left
     if part.returncode:
         named = [line for line in errors.splitlines() if "Error" in line] or [f"exit code {part.returncode}"]
         return {"failed": named[-1], "load_before": load}
@@ -484,7 +508,8 @@ def bench(network: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run all parts with one network."""
     parts = {}
     for part in options.parts:
-        parts[part] = start(options, "--network", network, "--worker", part)
+        run, worker = (start_before, "ours") if part == "before" else (start, part)
+        parts[part] = run(options, "--network", network, "--worker", worker)
         line = json.dumps({"network": network, "part": part, "patch": options.patch, "batch": options.batch,
                            "precision": options.precision, "machine": machine(), **parts[part]})  # fmt: skip
         print(line, file=sys.stderr, flush=True)
@@ -562,8 +587,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 14))
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch in the training process; 0: its own choice")
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "nnunet" or has_nnunet()]
+        "--parts", nargs="+", choices=PARTS, default=[part for part in PARTS[:4] if part != "nnunet" or has_nnunet()]
     )
+    parser.add_argument("--before", type=Path, help="folder with an older tree, for the part of that name")
     parser.add_argument("--preprocessing", action="store_true", help="the cost of a case of LiTS' size instead")
     parser.add_argument("--repeat", type=int, default=3, help="times that the case is preprocessed; the median counts")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -571,6 +597,7 @@ def main() -> None:
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--chain", choices=["ours", "stock"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part does not outlive it
     if options.worker or options.chain:
         options.network = options.network[0]
         worker(options)
@@ -595,7 +622,9 @@ def main() -> None:
             table = markdown(results)
     print(f"{machine()}\n\n{table}")
     if options.json:
-        settings = {key: value for key, value in vars(options).items() if key not in ("json", "folder", "lines")}
+        settings = {
+            key: value for key, value in vars(options).items() if key not in ("json", "folder", "lines", "before")
+        }
         options.json.write_text(json.dumps({"machine": machine(), "options": settings, "results": results}, indent=1))
 
 

@@ -19,7 +19,7 @@ from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.io.files import file_sha256, write_json
 
-MODALITIES = {"ct": "ct_wide", "mr": "mr"}  # folder of scans, and the layer that reads them
+MODALITIES = {"ct": "ct", "mr": "mr"}  # folder of scans, and the layer that reads them
 NETWORKS = {"liver_fp16.pt": "liver/models/model.pt", "tumor_fp16.pt": "models/model.pt"}
 
 

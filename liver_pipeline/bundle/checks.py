@@ -8,6 +8,7 @@ from typing import Any
 
 from liver_pipeline.bundle.entry import meant
 from liver_pipeline.bundle.keys import row_of
+from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.values import is_code
 
 _SHOWN = 80  # characters of a value in a message
@@ -72,7 +73,7 @@ def shown(value: Any) -> str:
 
 
 def checking(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the component ``checked`` of a config: it checks the keys that have a plain value, whatever comes."""
-    rows = {key: row_of(key) for key in config}
-    plain = [key for key, row in rows.items() if row and not row.kind.is_built and not is_code(meant(config[key]))]
-    return {"_target_": f"{__name__}.{check_values.__name__}", **{key: f"@{key}" for key in plain}}
+    """Return the component ``checked`` of a config: it checks paths and the keys with a plain value, whatever comes."""
+    rows = {key: row for key in config if (row := row_of(key)) and not row.kind.is_built}
+    keys = [key for key, row in rows.items() if Role.PATH in row.roles or not is_code(meant(config[key]))]
+    return {"_target_": f"{__name__}.{check_values.__name__}", **{key: f"@{key}" for key in keys}}

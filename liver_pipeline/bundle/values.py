@@ -48,12 +48,17 @@ def either(first: Kind, second: Kind) -> Kind:
 
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("text", lambda v: isinstance(v, str) and v != "", is_text=True)
-PATH_TEXT = Kind("a path", lambda v: isinstance(v, str) and v != "" and "\0" not in v, is_text=True)
+PATH_TEXT = (
+    Kind(  # MONAI's config language makes :: of each # that `monai.bundle run` is given, which is another folder
+        "a path without ::", lambda v: isinstance(v, str) and v != "" and "\0" not in v and "::" not in v, is_text=True
+    )
+)
 
 
 def choice(*names: str) -> Kind:
     """Return the kind of one of some names."""
-    return Kind(" or ".join([", ".join(names[:-1]), names[-1]]), lambda v: v in names, is_text=True)
+    says = " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return Kind(says, lambda v: v in names, is_text=True)
 
 
 def matching(pattern: str, says: str) -> Kind:
@@ -93,15 +98,19 @@ def number_below(low: float, high: float) -> Kind:
 # --- several values ---
 
 
+MANY = 10000
+EMPTY_LIST = Kind("an empty list", lambda v: v == [] or v == ())
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def several(kind: Kind, least: int = 0, most: int = 1000) -> Kind:
+def several(kind: Kind, least: int = 0, most: int = MANY) -> Kind:
     """Return the kind of lists of values of one kind."""
-    counts = f"{least} or more" if most == 1000 else str(most) if least == most else f"{least} to {most}"
+    counts = "" if most == MANY else f" of {most}" if least == most else f" of {least} to {most}"
     return Kind(
-        f"a list of {counts}, each {kind.says}",
+        f"a list{counts}, each {kind.says}",
         lambda v: _is_list(v) and least <= len(v) <= most and all(kind.holds(item) for item in v),
     )
 

@@ -53,11 +53,15 @@ def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
 def _train(trainer: Engine, checkpoint: Checkpoint) -> None:
     try:
         trainer.run()
+        checkpoint.wait()
     except Exception as error:
         explained = explain(error, trainer, checkpoint.folder)
         if explained is None:
             raise
         raise explained from None
+    finally:
+        with contextlib.suppress(Exception):  # whatever ended the training is what to tell
+            checkpoint.wait()
 
 
 def _scale_only_fp16(engine: Engine) -> None:

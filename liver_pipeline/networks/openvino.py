@@ -6,7 +6,9 @@ importing that package, so nothing is sent.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import shutil
 import sys
 import tempfile
@@ -18,6 +20,8 @@ import monai
 import numpy as np
 import torch
 from torch import nn
+
+from liver_pipeline.io.files import write_json
 
 MIN_AGREEMENT = 0.999  # labels of random noise that must agree with PyTorch's; a wrong conversion is far below
 
@@ -79,9 +83,10 @@ class OpenVinoNetwork:
         text = f"{weights_hash(network)} {self.shape} {self.openvino.__version__}"
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         self.cached = False
-        model = self._converted(network, cache_dir)
+        kept = cache_dir / f"openvino-{self.digest}" if cache_dir else None
+        model = self._converted(network, kept)
         self._compiled = self._compile(model, "f32")
-        self._check(network)
+        self._check_once(network, kept)
         self.exact = self._compiled  # what labels of bf16 are compared with
         self.precision = "f32"
         if precision == "bf16" and self._has_bf16():
@@ -104,9 +109,8 @@ class OpenVinoNetwork:
         result = compiled([windows.contiguous().numpy()], share_inputs=True, share_outputs=True)
         return torch.from_numpy(next(iter(result.values())))[:count]
 
-    def _converted(self, network: nn.Module, cache_dir: Path | None) -> Any:
-        """Return the converted network, from the cache if it is there."""
-        kept = cache_dir / f"openvino-{self.digest}" if cache_dir else None
+    def _converted(self, network: nn.Module, kept: Path | None) -> Any:
+        """Return the converted network, from the folder ``kept`` if it is there."""
         if kept is not None and (kept / "model.xml").is_file():
             try:
                 model = self.openvino.Core().read_model(kept / "model.xml")
@@ -141,8 +145,27 @@ class OpenVinoNetwork:
         """Whether the processor computes in bf16; where it does not, OpenVINO imitates it and is slower than in f32."""
         return "BF16" in self.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    def _check(self, network: nn.Module) -> None:
-        """Compare the labels of one batch of noise with PyTorch's."""
+    def _check_once(self, network: nn.Module, kept: Path | None) -> None:
+        """Compare with PyTorch, unless this processor has done so for the network that is kept.
+
+        The name of the folder stands for weights, layers, shape and versions; a file in it for the processor.
+        """
+        core = self.openvino.Core()
+        processor = {
+            "processor": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+            "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        }
+        name = hashlib.sha256(json.dumps(processor).encode()).hexdigest()[:16]
+        checked = kept / f"checked-{name}.json" if kept else None
+        if checked is not None and checked.is_file():
+            return
+        agreement = self._check(network)
+        if checked is not None:
+            with contextlib.suppress(OSError):  # a read-only run folder: check again next time
+                write_json(checked, {**processor, "label_agreement_with_torch": agreement})
+
+    def _check(self, network: nn.Module) -> float:
+        """Compare the labels of one batch of noise with PyTorch's; return the share that agrees."""
         noise = torch.rand(self.shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = network(noise)
@@ -155,6 +178,7 @@ class OpenVinoNetwork:
         close = np.allclose(output.numpy(), expected.numpy(), rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
         if agreement < MIN_AGREEMENT and not close:
             raise ConversionError(f"OpenVINO agrees with PyTorch on only {agreement:.2%} of labels")
+        return agreement
 
 
 def _keep(openvino: Any, model: Any, folder: Path) -> None:

@@ -79,7 +79,7 @@ class Histogram:
         return cls(content["low"], content["width"], np.asarray(content["counts"], dtype=np.int64))
 
 
-EMPTY = Histogram(0.0, 1.0, np.zeros(0, dtype=np.int64))
+EMPTY_HISTOGRAM = Histogram(0.0, 1.0, np.zeros(0, dtype=np.int64))
 
 
 def label_histograms(
@@ -123,6 +123,6 @@ def label_histograms(
 def _trimmed(low: float, width: float, counts: npt.NDArray[np.int64]) -> Histogram:
     filled = np.flatnonzero(counts)
     if not len(filled):
-        return EMPTY
+        return EMPTY_HISTOGRAM
     first, last = int(filled[0]), int(filled[-1])
     return Histogram(low + width * first, width, counts[first : last + 1].copy())

@@ -18,7 +18,7 @@ from liver_pipeline.io.files import content_sha256, relative
 from liver_pipeline.io.ledger import Ledger
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.planning.fingerprint import TISSUES, VERSION, CaseRow, intensities, is_bad, measure, read_case
-from liver_pipeline.planning.histograms import EMPTY, Histogram
+from liver_pipeline.planning.histograms import EMPTY_HISTOGRAM, Histogram
 
 
 def survey_cases(cases: Sequence[Case], reader: ScanReader, ledger_path: Path, *, root: Path) -> list[CaseRow]:
@@ -127,7 +127,7 @@ def _describe(case: Case, measured: CaseRow, root: Path) -> CaseRow:
 
 def pooled_histograms(rows: Iterable[Mapping[str, Any]]) -> dict[str, Histogram]:
     """Pool the histograms of all usable cases, by region; only values on one scale (CT) can be."""
-    pooled = dict.fromkeys(TISSUES, EMPTY)
+    pooled = dict.fromkeys(TISSUES, EMPTY_HISTOGRAM)
     for row in rows:
         if row["usable"]:
             for name, content in row["histograms"].items():

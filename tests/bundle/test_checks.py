@@ -69,7 +69,7 @@ def test_strange_words_of_the_command_line_are_answered_alike(row: Any) -> None:
         ("modality", ["ct", "mr"], ["CT", "pet", None, 1]),
         ("device", ["cpu", "cuda", "cuda:1"], ["gpu", "cuda:", 0, None]),
         ("compile", [True, False, "reduce-overhead"], ["yes", 1, None]),
-        ("dataset_dir", ["/data"], ["", None, 2017, ["/data"], "a\0b"]),
+        ("dataset_dir", ["/data"], ["", None, 2017, ["/data"], "a\0b", "/out::2"]),
         ("accept", [[], ["HU_SCALE"]], ["HU_SCALE", [5]]),
         ("encoder_weights_sha256", [None, "0" * 64], ["0" * 63, "g" * 64]),
         ("value_range", [[], [0, 1]], [[1], [1, 0], 1]),

@@ -57,12 +57,11 @@ def test_every_key_of_the_merged_configs_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("workflow", ["train", "evaluate", "inference"])
-def test_every_value_that_a_workflow_is_given_is_one_that_it_checks(workflow: str) -> None:
+def test_a_workflow_checks_its_paths_and_plain_values_also_under_stock_monai(workflow: str) -> None:
     config = merge_layers({})[workflow]
-    plain = {
-        key for key, value in config.items() if not KEYS[key].kind.is_built and not str(value).startswith(("$", "@"))
-    }
-    assert plain == set(config["checked"]) - {"_target_"}
+    rows = {key: KEYS[key] for key in config if not KEYS[key].kind.is_built}
+    expected = {k for k, row in rows.items() if Role.PATH in row.roles or not str(config[k]).startswith(("$", "@"))}
+    assert expected == set(config["checked"]) - {"_target_"}
     assert "@checked" in config["initialize"]
 
 

@@ -188,7 +188,7 @@ def test_the_overlays_end_as_the_workflows_that_they_lie_over() -> None:
     plain = yaml.safe_load((REPO / "configs/train.yaml").read_text())
     overlay = yaml.safe_load((REPO / "configs/cascade/train.yaml").read_text())
     assert overlay["run"][-len(plain["run"]) :] == plain["run"]
-    assert overlay["run"][1] == plain["initialize"][1]  # without the check, which has been
+    assert overlay["run"][1] == plain["initialize"][-1]  # without the checks, which have been
     for key, added in (("cache::transforms", " + [@crop]"), ("train::preprocessing::transforms", "[@jitter] + ")):
         below = ConfigParser(plain)[key]
         assert added in overlay[key] and overlay[key].replace(added, "") == below

@@ -27,6 +27,7 @@ from ignite.engine import Engine, Events
 import liver_pipeline as lp
 from liver_pipeline.cli import main
 from liver_pipeline.commands.find_lr import find_learning_rate
+from liver_pipeline.handlers.checkpoint import Checkpoint, host_copy
 from liver_pipeline.handlers.epoch_log import EpochLog
 from liver_pipeline.io.checkpoints import LAST, PREVIOUS
 from tests.small import UNET3D, make_phantoms
@@ -73,6 +74,32 @@ def train_until(step: int, run: Path, overrides: dict[str, Any], **layers: str) 
 
     with mock.patch.object(EpochLog, "attach", attach_and_interrupt), contextlib.suppress(KeyboardInterrupt):
         lp.train(run, layers, overrides=overrides)
+
+
+def test_a_training_whose_checkpoints_are_written_behind_it_continues_exactly(
+    uninterrupted: Path, overrides: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = Checkpoint.__init__
+
+    def behind(self: Checkpoint, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        self.behind = True
+
+    monkeypatch.setattr(Checkpoint, "__init__", behind)
+    train_until(STEPS + 1, tmp_path / "run", overrides)
+    train_until(EPOCHS * STEPS + 1, tmp_path / "run", overrides)
+    assert differing(content(uninterrupted), content(tmp_path / "run")) == []
+
+
+def test_a_copy_on_the_host_is_not_changed_by_the_training() -> None:
+    rows, weight = [{"loss": 1.0}], torch.ones(3, requires_grad=True)
+    copy = host_copy({"log": {"rows": rows}, "model": {"weight": weight}})
+    rows.append({"loss": 2.0})
+    with torch.no_grad():
+        weight += 1
+    assert copy["log"] == {"rows": [{"loss": 1.0}]}
+    assert torch.equal(copy["model"]["weight"], torch.ones(3))
+    assert not copy["model"]["weight"].requires_grad
 
 
 def content(run: Path, name: str = LAST) -> dict[str, Any]:

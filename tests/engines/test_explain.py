@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,8 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cases_saved(tmp_path: Path, 
     assert all(torch.equal(before["model"][key], after["model"][key]) for key in before["model"])
 
 
-def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(behind: bool, tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
     save = Checkpoint.__call__
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -94,8 +96,11 @@ def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(tmp_path: Path
     def on_a_disk_that_is_full_in_epoch_2(self: Checkpoint, engine: Engine) -> None:
         if engine.state.epoch == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        self.behind = behind
         try:
             save(self, engine)
+            if self._writing is not None:
+                futures.wait([self._writing])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.inferers.predictor import Engine, Predictor
 from liver_pipeline.inferers.streaming import StreamingInferer, labels_unbounded
 from liver_pipeline.inferers.upsampling import DeviceCanvas
-from liver_pipeline.networks.openvino import ConversionError
+from liver_pipeline.networks.openvino import ConversionError, OpenVinoNetwork
 from liver_pipeline.transforms.intensity import WindowHud
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -378,6 +379,30 @@ def test_openvino_gives_the_same_labels_and_converts_once(tmp_path: Path) -> Non
         assert len(list(tmp_path.glob("openvino-*"))) == 1, cached
     StreamingInferer((16, 16, 8), 2, cache_dir=tmp_path)(image, small_net(seed=5))
     assert len(list(tmp_path.glob("openvino-*"))) == 2
+
+
+def test_a_converted_network_is_compared_with_pytorch_once_on_each_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    check = OpenVinoNetwork._check
+
+    def counted(self: OpenVinoNetwork, network: torch.nn.Module) -> float:
+        compared.append(1)
+        return check(self, network)
+
+    monkeypatch.setattr(OpenVinoNetwork, "_check", counted)
+    for _ in range(2):
+        OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8), cache_dir=tmp_path)
+    assert len(compared) == 1
+    (record,) = tmp_path.glob("openvino-*/checked-*.json")
+    assert json.loads(record.read_text())["label_agreement_with_torch"] > 0.999
+    record.rename(record.with_name("checked-another-processor.json"))
+    OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8), cache_dir=tmp_path)
+    assert len(compared) == 2
+    OpenVinoNetwork(small_net(seed=5), (1, 1, 8, 8, 8), cache_dir=tmp_path)  # other weights
+    OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8))  # nothing is kept
+    assert len(compared) == 4
 
 
 def test_changed_weights_are_converted_again() -> None:

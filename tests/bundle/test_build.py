@@ -1,0 +1,125 @@
+"""What a run is built of is looked at before it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import liver_pipeline as lp
+from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.networks.shapes import window_fault
+from tests.small import NETWORKS
+
+OWN = "tests.bundle.test_build"
+
+
+class OneConvolution(nn.Module):
+    """A network of one's own that takes any window."""
+
+    def __init__(self, classes: int, down: int = 1) -> None:
+        super().__init__()
+        self.down = nn.Conv3d(1, classes, down, stride=down)
+        self.up = nn.ConvTranspose3d(classes, classes, down, stride=down)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        small: torch.Tensor = self.up(self.down(image))
+        return small + 0 * image
+
+
+class NeedsValues(OneConvolution):
+    """A network that cannot run without values."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) * (2.0 if image.mean().item() > 0 else 1.0)
+
+
+def built(**overrides: Any) -> None:
+    layers = {"network": overrides.pop("network")} if "network" in overrides else {}
+    check_build(merge_layers(layers, overrides=overrides)["train"])
+
+
+@pytest.mark.parametrize(("side", "multiple"), [(30, 8), (95, 8)])
+def test_a_window_that_does_not_suit_the_strides_is_answered_with_one_that_does(side: int, multiple: int) -> None:
+    message = rf"roi_size is \[{side}, {side}, {side}\] .* takes multiples of {multiple}, such as \[(32|96), "
+    with pytest.raises(ValueError, match=message):
+        built(roi_size=[side] * 3)
+    built(roi_size=[-(-side // multiple) * multiple] * 3)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cascade"])
+def test_every_network_suits_its_own_window(name: str) -> None:
+    built(network=name, **NETWORKS[name])
+
+
+def test_a_window_that_vanishes_at_the_bottom_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes multiples of \d+, such as \[\d+, \d+, \d+\]"):
+        built(network="dynunet", **{**NETWORKS["dynunet"], "roi_size": [8, 8, 8]})
+
+
+def test_a_network_of_ones_own_needs_only_its_definition(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"network_def: {{_target_: {OWN}.OneConvolution, classes: '@num_classes', down: 4}}\n")
+    run = lp.compose(tmp_path / "run", {"network": str(file)})
+    assert "roi_size: [96, 96, 96]" in (run / "configs/train.yaml").read_text()
+    with pytest.raises(ValueError, match=r"takes multiples of 4, such as \[32, 32, 32\]"):
+        lp.compose(tmp_path / "other", {"network": str(file)}, overrides={"roi_size": [30, 30, 30]})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_network_that_forgets_the_classes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"network_def: {{_target_: {OWN}.OneConvolution, classes: 5}}\n")
+    with pytest.raises(ValueError, match=r"num_classes 3.*maps two windows to shape \(2, 5, 96, 96, 96\), not \(2, 3"):
+        lp.compose(tmp_path / "run", {"network": str(file)})
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ("{_target_: nowhere.MyNet}", "network_def cannot be built: .*nowhere"),
+        ("{_target_: UNet, spatial_dims: 3}", "network_def cannot be built: .*in_channels"),
+        ("5", "network_def is 5; expected a component"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(definition: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"network_def: {definition}\n")
+    with pytest.raises(ValueError, match=message):
+        lp.compose(tmp_path / "run", {"network": str(file)})
+
+
+def test_a_network_that_cannot_be_looked_at_without_values_is_not_refused() -> None:
+    assert window_fault(NeedsValues(3), [8, 8, 8], 1, 3) == ""
+
+
+def test_deep_supervision_has_a_weight_for_each_output() -> None:
+    small = NETWORKS["resenc_unet"]
+    built(network="resenc_unet", **small, deep_supervision_weights=[1.0, 0.5])
+    with pytest.raises(ValueError, match=r"deep_supervision_weights is \[1.0\]; expected 2, one for each output"):
+        built(network="resenc_unet", **small, deep_supervision_weights=[1.0])
+
+
+STOCK = """\
+preprocessing:
+  _target_: Compose
+  transforms:
+  - {_target_: LoadImaged, keys: [image, label], ensure_channel_first: true}
+  - {_target_: Spacingd, keys: [image, label], pixdim: '@spacing', mode: [bilinear, nearest]}
+"""
+PARTS = """\
+gridding:
+- {_target_: Spacingd, keys: [image, label], pixdim: '@spacing', mode: [bilinear, nearest]}
+"""
+
+
+@pytest.mark.parametrize(("text", "lacking"), [(STOCK, "LoadScand"), (PARTS, "ToModelGridd")])
+def test_a_preprocessing_from_which_no_mask_finds_back_is_refused(text: str, lacking: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"network_def: {{_target_: {OWN}.OneConvolution, classes: '@num_classes'}}\n{text}")
+    with pytest.raises(ValueError, match=rf"Spacingd.* has no liver_pipeline\.transforms\.{lacking}.*ct_intensity"):
+        lp.compose(tmp_path / "run", {"network": str(file)})
