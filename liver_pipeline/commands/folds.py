@@ -15,7 +15,7 @@ from liver_pipeline.bundle.ensembles import FOLDS, fold_dirs
 from liver_pipeline.bundle.entry import literal
 from liver_pipeline.commands.train import finished, train, wanted_configs
 from liver_pipeline.data.splits import make_split, split_content
-from liver_pipeline.io.checkpoints import load_latest
+from liver_pipeline.io.checkpoints import peek_latest
 from liver_pipeline.io.files import move_aside, write_json
 from liver_pipeline.io.locks import lock_run
 from liver_pipeline.io.tables import clean_name, read_json, write_table
@@ -137,19 +137,21 @@ def _list(part: Any, path: Path) -> list[Any]:
 
 
 def folds_summary(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Return rows of the best validation of each finished fold, then their mean and standard deviation (n - 1)."""
+    """Return rows of the best validation of each finished fold, then their mean and standard deviation (n - 1).
+
+    A fold without any score has an empty row; what is undefined in a fold is left out of mean and deviation.
+    """
     rows: list[dict[str, Any]] = []
     for path in fold_dirs(run_dir):
-        if finished(path) is None:
+        state = None if finished(path) is None else peek_latest(path / "models")
+        if state is None:
             continue
-        state, _ = load_latest(path / "models")
-        assert state is not None
-        validated = [row for row in state["log"]["rows"] if row.get("val_mean_dice") is not None]
-        if validated:
-            best = max(validated, key=lambda row: float(row["val_mean_dice"]))
-            scores = {key: value for key, value in best.items() if key.startswith("val_")}
-            rows.append({"fold": path.name.removeprefix("fold"), "epoch": best["epoch"], **scores})
-    names = [key for key in (rows[0] if rows else {}) if key.startswith("val_")]
-    means = {"fold": "mean", **{name: mean(row[name] for row in rows) for name in names}}
-    deviations = {"fold": "sd", **{name: stdev(row[name] for row in rows) for name in names if len(rows) > 1}}
+        scored = [row for row in state["log"]["rows"] if row.get("val_mean_dice") is not None]
+        best = max(scored, key=lambda row: float(row["val_mean_dice"]), default={"epoch": None})
+        scores = {key: value for key, value in best.items() if key.startswith("val_")}
+        rows.append({"fold": path.name.removeprefix("fold"), "epoch": best["epoch"], **scores})
+    names = dict.fromkeys(key for row in rows for key in row if key.startswith("val_"))
+    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    means = {"fold": "mean", **{name: mean(found) for name, found in values.items() if found}}
+    deviations = {"fold": "sd", **{name: stdev(found) for name, found in values.items() if len(found) > 1}}
     return [*rows, means, deviations]

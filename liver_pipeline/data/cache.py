@@ -15,8 +15,8 @@ from monai.data import Dataset, MetaTensor
 from tqdm import tqdm
 
 from liver_pipeline.data.cache_key import case_digest, digest_of, recipe_digest
-from liver_pipeline.data.cache_room import CacheError, Room
-from liver_pipeline.io.files import DamagedFileError, disk_is_full, verify_archive, whole_file
+from liver_pipeline.data.cache_room import Room, writing_to
+from liver_pipeline.io.files import DamagedFileError, verify_archive, whole_file
 
 FORMAT = 1  # of the files
 SUFFIX = ".pt"
@@ -70,12 +70,19 @@ class CaseCache:
             CacheError: If the disk or the cache is full, or the folder cannot be written.
         """
         path = self.path(case)
-        self.room.claim(path.stem)
+        lock = FileLock(path.with_suffix(".lock"))
+        with writing_to(self.folder):
+            self.room.claim(path.stem)
         if not self._is_whole(path):
-            with FileLock(path.with_suffix(".lock")):
+            with writing_to(self.folder):
+                lock.acquire()
+            try:
                 if not self._is_whole(path):
                     self._build(case, path)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            finally:
+                lock.release()
+            with writing_to(self.folder):
+                path.with_suffix(".lock").unlink(missing_ok=True)
         self._paths[case["case"]] = path
 
     def load(self, case: Mapping[str, Any]) -> Item:
@@ -91,7 +98,8 @@ class CaseCache:
     def _is_whole(self, path: Path) -> bool:
         try:
             verify_archive(path)
-            os.utime(path)  # used now
+            with writing_to(self.folder):
+                os.utime(path)  # used now
         except FileNotFoundError:
             return False
         except DamagedFileError as error:
@@ -104,16 +112,10 @@ class CaseCache:
         for transform in self.transforms:  # not Compose, which hides errors in RuntimeErrors
             item = transform(item)
         content = {key: self._packed(value) for key, value in item.items()}
-        self.room.make(_bytes(content))
-        try:
+        with writing_to(self.folder):
+            self.room.make(_bytes(content))
             with whole_file(path) as temporary, temporary.open("wb") as file:
                 torch.save(content, file)
-        except (OSError, RuntimeError) as error:
-            reason = "no space left" if disk_is_full(error, self.folder) else str(error).partition("\n")[0]
-            raise CacheError(
-                f"the cache in {self.folder} cannot be written ({reason}); make room, or name another cache_dir; what "
-                f"is in it serves the next run"
-            ) from None
 
     def _packed(self, value: Any) -> Any:
         if isinstance(value, MetaTensor):

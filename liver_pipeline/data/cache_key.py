@@ -16,6 +16,7 @@ import monai
 import numpy as np
 import torch
 
+from liver_pipeline.data.cache_room import writing_to
 from liver_pipeline.io.files import file_sha256, write_json
 
 _NAMES = ("case", "patient")  # fields of a case that never are paths
@@ -107,6 +108,7 @@ def case_digest(case: Mapping[str, Any], memory: Path) -> str:
 
     Raises:
         OSError: If a file cannot be read.
+        CacheError: If ``memory`` cannot be written.
     """
     return digest_of({name: value if name in _NAMES else _field(value, memory) for name, value in case.items()})
 
@@ -133,5 +135,6 @@ def _content(path: Path, memory: Path) -> str:
     except (OSError, ValueError, TypeError):
         pass
     digest = file_sha256(path)
-    write_json(remembered, [*state, digest])
+    with writing_to(memory):
+        write_json(remembered, [*state, digest])
     return digest

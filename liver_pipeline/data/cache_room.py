@@ -10,9 +10,30 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from liver_pipeline.io.files import disk_is_full
+
 
 class CacheError(RuntimeError):
     """The cache, not a case, is why the work cannot go on."""
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while the cache writes into a CacheError: the case that it writes is not to blame.
+
+    Raises:
+        CacheError: If the disk is full or the folder cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, CacheError):
+            raise
+        reason = "no space left" if disk_is_full(error, folder) else str(error).partition("\n")[0]
+        raise CacheError(
+            f"the cache in {folder} cannot be written ({reason}); make room, or name another cache_dir; what is in it "
+            f"serves the next run"
+        ) from None
 
 
 class Room:

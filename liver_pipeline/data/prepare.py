@@ -8,11 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from liver_pipeline.data.cache_room import CacheError
 from liver_pipeline.data.cases import Case, Split
 from liver_pipeline.data.loaders import one_core_each
+from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import write_json
 
 _CHOICES = ("fail", "skip")
+NOT_OF_A_CASE = ("OUT_OF_MEMORY", "DEVICE_FAILED")
 
 
 def usable_cases(
@@ -28,8 +31,8 @@ def usable_cases(
 
     Args:
         split: Cases by part.
-        prepare: Reads image and label of a case for training (``cache.CaseCache.prepare``), and raises ValueError (an
-            IntakeError with its code) or OSError where they are bad. What else it raises ends the run.
+        prepare: Reads image and label of a case for training (``cache.CaseCache.prepare``), and raises what is wrong
+            with them. A CacheError, and too little memory, end the run.
         on_bad_case: ``fail`` raises and names all bad cases; ``skip`` leaves them out and lists them.
         skipped_file: JSON list of what was left out: case, part and what was found. Removed when nothing was.
         num_threads: Cases that are prepared at the same time; 0 counts as 1.
@@ -81,6 +84,11 @@ def _find_bad(
 def _fault(prepare: Callable[[Mapping[str, Any]], Any], case: Case) -> str | None:
     try:
         prepare(case)
-    except (ValueError, OSError) as error:
-        return str(error)
+    except CacheError:
+        raise
+    except Exception as error:  # whatever a reader or a transform raises belongs to its case, unless memory is out
+        found = finding_of(error)
+        if found.code in NOT_OF_A_CASE:
+            raise
+        return str(error) if isinstance(error, (ValueError, OSError)) else found.detail
     return None

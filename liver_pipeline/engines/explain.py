@@ -44,7 +44,10 @@ def _is_memory(error: BaseException) -> bool:
 
 def _memory_line(trainer: SupervisedTrainer) -> str:
     if trainer.last_event_name == Events.EPOCH_COMPLETED:
-        return "out of memory in validation; lower sw_batch_size"
+        return (
+            "out of memory in validation, also with one window at a time on the CPU; free memory, or lower roi_size "
+            "and give --restart"
+        )
     batch = trainer.state.batch
     windows, _, *roi = batch["image"].shape
     asked = f"out of memory with {windows} windows (batch_size x crops_per_case) of {_times(roi)} (roi_size)"

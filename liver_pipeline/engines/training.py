@@ -45,7 +45,12 @@ def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     early_stop = checkpoint.parts["early_stop"]
     if is_finished(trainer.state.epoch, trainer.state.max_epochs, early_stop.state_dict(), early_stop.patience):
         tqdm.write(finished_line(trainer.state.epoch))
-        return
+    else:
+        _train(trainer, checkpoint)
+    checkpoint.parts["best"].keep_last(trainer.state.epoch)
+
+
+def _train(trainer: Engine, checkpoint: Checkpoint) -> None:
     try:
         trainer.run()
         checkpoint.wait()

@@ -4,13 +4,14 @@ from .budget import StopInTime as StopInTime
 from .checkpoint import Checkpoint as Checkpoint
 from .clipping import ClipGradients as ClipGradients
 from .dice import dice_of_each_class as dice_of_each_class
-from .dice import mean_dice as mean_dice
+from .dice import mean_class_dice as mean_class_dice
 from .early_stop import EarlyStop as EarlyStop
 from .ema import WeightAverage as WeightAverage
 from .epoch_log import EpochLog as EpochLog
 from .mlflow import Tracking as Tracking
 from .progress import Curves as Curves
 from .progress import Progress as Progress
+from .progress import SayFallbacks as SayFallbacks
 from .save_best import SaveBest as SaveBest
 from .schedule import LrSchedule as LrSchedule
 from .schedule import schedule_length as schedule_length

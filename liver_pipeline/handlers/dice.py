@@ -1,35 +1,77 @@
-"""Dice as the validation sees it: the mean over classes, and each class."""
+"""Dice as the validation sees it: of each class, and the mean over classes; what is undefined is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from ignite.metrics import Metric
-from monai.handlers import IgniteMetricHandler, from_engine
-from monai.metrics import DiceMetric
 
-from liver_pipeline.labels import CLASS_NAMES
-
-
-def _dice(pick: Callable[[Any], Any]) -> Metric:
-    # ignore_empty=False: an empty reference counts 1 when the prediction is empty too, else 0; it is never dropped
-    metric = DiceMetric(include_background=False, reduction="mean", ignore_empty=False)
-    return IgniteMetricHandler(
-        metric_fn=metric, output_transform=lambda output: pick(from_engine(["pred", "label"])(output))
-    )
+from liver_pipeline.distributed import is_main_process, sum_over_processes
+from liver_pipeline.labels import CLASS_NAMES, IntArray
+from liver_pipeline.metrics.overlap import Counts
 
 
-def mean_dice() -> Metric:
-    """Return the mean Dice over cases and foreground classes; an empty reference counts 1 if found empty, else 0."""
-    return _dice(lambda pair: pair)
+def class_dice(confusions: Sequence[IntArray], index: int) -> float | None:
+    """Return the mean Dice of a class over the cases where it has one; None if no reference holds the class.
+
+    A case where reference and prediction are empty has none and is left out, as in ``evaluate``; an empty reference
+    with a prediction counts 0, but where all are empty there is nothing to find, and no score either.
+
+    Args:
+        confusions: One a case, reference rows and predicted columns, shape (K, K).
+        index: Of the class.
+    """
+    counts = [Counts.of_region(confusion, (index,)) for confusion in confusions]
+    if not any(one.n_label for one in counts):
+        return None
+    defined = [dice for one in counts if (dice := one.dice()) is not None]
+    return math.fsum(defined) / len(defined)
+
+
+class _Score(Metric):  # type: ignore[misc]
+    """A figure of the confusion matrices that ``CountOverlapd`` left in a validation's output; nan is undefined.
+
+    Processes that train together all get the figure of the first, whose weights are kept.
+    """
+
+    def __init__(self, figure: Callable[[Sequence[IntArray]], float | None]) -> None:
+        self.figure = figure
+        self.confusions: list[IntArray] = []
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        self.confusions = []
+
+    def update(self, output: Sequence[dict[str, Any]]) -> None:
+        """Take the cases of a batch."""
+        self.confusions += [item["confusion"] for item in output]
+
+    def compute(self) -> float:
+        """Return the figure."""
+        value = self.figure(self.confusions) if is_main_process() else 0.0
+        return float(sum_over_processes(np.array([math.nan if value is None else value]))[0])
+
+
+def mean_class_dice() -> Metric:
+    """Return the mean of the foreground classes' Dice (:func:`class_dice`), of those that have one; nan if none has."""
+
+    def mean(confusions: Sequence[IntArray]) -> float | None:
+        found = [class_dice(confusions, index) for index in range(1, len(confusions[0]) if confusions else 1)]
+        defined = [dice for dice in found if dice is not None]
+        return math.fsum(defined) / len(defined) if defined else None
+
+    return _Score(mean)
 
 
 def dice_of_each_class(num_classes: int) -> dict[str, Metric]:
-    """Return one mean Dice per foreground class, under ``val_dice_liver`` and ``val_dice_tumor``."""
+    """Return :func:`class_dice` of each foreground class, under ``val_dice_liver`` and ``val_dice_tumor``."""
 
-    def only(index: int) -> Callable[[Any], Any]:
-        return lambda pair: [[one_hot[[0, index]] for one_hot in side] for side in pair]
+    def of_class(index: int) -> Metric:
+        return _Score(lambda confusions: class_dice(confusions, index))
 
     names = [CLASS_NAMES[i] if i < len(CLASS_NAMES) else str(i) for i in range(num_classes)]
-    return {f"val_dice_{names[i]}": _dice(only(i)) for i in range(1, num_classes)}
+    return {f"val_dice_{names[i]}": of_class(i) for i in range(1, num_classes)}

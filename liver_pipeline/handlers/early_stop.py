@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from ignite.engine import Engine
 from ignite.handlers import EarlyStopping
 from monai.handlers import EarlyStopHandler
 
 
 class EarlyStop(EarlyStopHandler):
-    """MONAI's EarlyStopHandler with a state that a checkpoint can hold."""
+    """MONAI's EarlyStopHandler with a state that a checkpoint can hold; a validation without a score does not count."""
+
+    def __call__(self, engine: Engine) -> None:
+        """Count a validation that is no better than the best one, and stop when the patience is used up."""
+        if math.isfinite(self.score_function(engine)):
+            super().__call__(engine)
 
     @property
     def _ignite(self) -> EarlyStopping:

@@ -71,7 +71,7 @@ class EpochLog:
         }
         names = ["val_mean_dice", *(name for name in self.validator.state.metrics if name != "val_mean_dice")]
         validated = self.validator.state.epoch == epoch and self.validator.state.metrics
-        metrics = {name: float(self.validator.state.metrics[name]) if validated else None for name in names}
+        metrics = {name: _defined(self.validator.state.metrics[name]) if validated else None for name in names}
         self.rows.append({**row, **metrics})
         if not is_main_process():
             return
@@ -82,3 +82,8 @@ class EpochLog:
         best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
         progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"
         tqdm.write(f"{progress} {shown}{best} | {row['seconds']:.0f} s")
+
+
+def _defined(value: Any) -> float | None:
+    """Return a metric as a number, None if it is undefined."""
+    return float(value) if math.isfinite(value) else None

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from tqdm import tqdm
 
 from liver_pipeline.handlers.epoch_log import EpochLog
+from liver_pipeline.io.files import write_json
+from liver_pipeline.io.tables import read_json
 
 EXPERIMENT = "liver_pipeline"
 
@@ -16,8 +19,8 @@ EXPERIMENT = "liver_pipeline"
 class Tracking:
     """MONAI's MLFlowHandler with the rows of ``log.csv`` as metrics; nothing goes anywhere else.
 
-    A training that continues goes on in its own MLflow run, which has the name of the run folder. Attach it to the
-    trainer.
+    A training that continues goes on in its own MLflow run, whose id is kept in ``mlflow_run.json``: others
+    may have run folders of the same name. Attach it to the trainer.
 
     Args:
         tracking_uri: Such as ``sqlite:////data/mlflow.db``, or the address of a server.
@@ -37,7 +40,9 @@ class Tracking:
         from monai.handlers import MLFlowHandler
 
         self.metric, self.log, self.sent = mlflow.entities.Metric, log, 0
-        self.run_name = Path(run_dir).resolve().name
+        self.no_such_run = mlflow.exceptions.MlflowException
+        self.id_file = Path(run_dir).resolve() / "mlflow_run.json"
+        self.run_name = self.id_file.parent.name
         self.handler = MLFlowHandler(
             tracking_uri=tracking_uri,
             experiment_name=EXPERIMENT,
@@ -55,20 +60,28 @@ class Tracking:
         self.handler.attach(engine)
 
     def _start(self, engine: Engine) -> None:
+        """Choose the MLflow run before MONAI's handler does, which takes any that has the same name."""
         self.sent = engine.state.epoch
-        if self.sent:
-            self._reopen()
+        handler: Any = self.handler
+        own = self._own_run()
+        if own is None:
+            handler._set_experiment()
+            own = handler.client.create_run(handler.experiment.experiment_id, run_name=self.run_name)
+            write_json(self.id_file, {"run_id": own.info.run_id})
+            if self.sent:
+                tqdm.write(f"MLflow has no run that this training began; a new one begins at epoch {self.sent + 1}")
+        handler.cur_run = own
+        handler.client.update_run(own.info.run_id, status="RUNNING")
 
-    def _reopen(self) -> None:
-        """Go on in the newest MLflow run of this name, also if it had ended; MONAI's handler would begin another."""
-        client = self.handler.client
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        known = client.search_runs([experiment.experiment_id]) if experiment else []  # newest first
-        for run in known:
-            if run.info.run_name == self.run_name:
-                client.update_run(run.info.run_id, status="RUNNING")
-                self.handler.cur_run = client.get_run(run.info.run_id)
-                return
+    def _own_run(self) -> Any:
+        """Return the MLflow run that this training began, if it is at this address and was not deleted; else None."""
+        if not self.id_file.is_file():
+            return None
+        try:
+            run = self.handler.client.get_run(read_json(self.id_file)["run_id"])
+        except self.no_such_run:
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
 
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         run: Any = self.handler.cur_run

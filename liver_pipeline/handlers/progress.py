@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,7 @@ class Progress:
             return
         shown = {"loss": f"{self.losses.last:.3f}"}
         metric = self.validator.state.metrics.get(self.validator.state.key_metric_name)
-        if metric is not None:
+        if metric is not None and math.isfinite(metric):
             shown["dice"] = f"{float(metric):.3f}"
         self.bar.set_postfix({**shown, "left": duration(self.seconds_left(engine)), "wait": f"{share:.0%}"})
         self.bar.update()
@@ -90,6 +91,25 @@ class Progress:
                 f"{share:.0%} of the time went by waiting for data: the loader is the limit, not the network; raise "
                 f"num_workers, put cache_dir on a faster disk, or lighten the augmentation"
             )
+
+
+class SayFallbacks:
+    """Say once what a validation had to do for want of memory, such as smaller batches. Attach it to the evaluator."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def attach(self, engine: Engine) -> None:
+        """Look at each case."""
+        if is_main_process():
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
+        for item in engine.state.output:
+            happened = getattr(item["pred"], "meta", {}).get("inference", {}).get("fallbacks", "")
+            if happened and happened not in self.said:
+                self.said.add(happened)
+                tqdm.write(f"validation: {happened}; scores are the same, and it takes longer")
 
 
 class Curves:

@@ -1,4 +1,4 @@
-"""Keep the weights of the best validation."""
+"""Keep the weights of the best validation, or the last ones where no validation gave a score."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from tqdm import tqdm
 
 from liver_pipeline.distributed import is_main_process
 from liver_pipeline.io.checkpoints import save_checkpoint
@@ -39,7 +40,18 @@ class SaveBest:
         metric = float(engine.state.metrics[engine.state.key_metric_name])
         if metric > (-float("inf") if self.best is None else self.best):
             self.best = metric
-            if is_main_process():
-                save_checkpoint(
-                    self.path, {"model": self.network.state_dict(), "epoch": engine.state.epoch, "metric": metric}
-                )
+            self._save(engine.state.epoch)
+
+    def keep_last(self, epoch: int) -> None:
+        """Save the weights as they are at the end of a training in which no validation gave a score, and say so."""
+        if self.best is None:
+            self._save(epoch)
+            tqdm.write(
+                f"no validation gave a score (none was due, there are no validation cases, or no reference holds liver "
+                f"or tumor): {self.path} holds the weights of the last epoch, {epoch}"
+            )
+
+    def _save(self, epoch: int) -> None:
+        if is_main_process():
+            weights = {"model": self.network.state_dict(), "epoch": epoch, "metric": self.best}
+            save_checkpoint(self.path, weights)

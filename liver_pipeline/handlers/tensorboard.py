@@ -22,17 +22,18 @@ from liver_pipeline.visualize.pictures import case_pictures
 class Overlays:
     """Draw the validation case with the largest tumor: its slice with most tumor, reference and prediction outlined.
 
-    Attach it to the evaluator; its output are ``image`` (C, X, Y, Z) and one-hot ``label`` and ``pred`` (K, X, Y, Z).
+    Attach it to the evaluator; its output are ``image`` (C, X, Y, Z), and labels ``label`` and ``pred`` (1, X, Y, Z).
 
     Args:
         writer: Takes the pictures; None, as in processes that do not write, draws none.
         interval: Validations from one picture to the next; None draws none.
+        num_classes: Background included; the last one is the tumor's, or the liver's where there are two.
     """
 
-    def __init__(self, writer: SummaryWriter | None, interval: int | None) -> None:
+    def __init__(self, writer: SummaryWriter | None, interval: int | None, num_classes: int = 3) -> None:
         if interval is not None and interval < 1:
             raise ValueError(f"overlay_interval is {interval}; expected at least 1, or null for no pictures")
-        self.writer, self.interval = writer, interval
+        self.writer, self.interval, self.last_class = writer, interval, num_classes - 1
         self.validations, self.largest = 0, -1
         self.case: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
@@ -50,9 +51,9 @@ class Overlays:
         if self.validations % (self.interval or 1):
             return
         for item in engine.state.output:
-            size = int(item["label"][-1].sum())  # of the last class; the liver's with two of them
+            size = int((item["label"] == self.last_class).sum())
             if size > self.largest:
-                self.largest, self.case = size, (item["image"], item["label"].argmax(0), item["pred"].argmax(0))
+                self.largest, self.case = size, (item["image"], item["label"][0], item["pred"][0])
 
     def _draw(self, engine: Engine) -> None:
         self.validations += 1

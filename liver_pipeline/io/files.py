@@ -88,7 +88,8 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     """Tell whether writing to ``folder`` failed because no space is left; PyTorch does not always say so."""
     if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in causes(error)):
         return True
-    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(folder).free < DISK_RESERVE
+    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(there).free < DISK_RESERVE
 
 
 class DamagedFileError(ValueError):

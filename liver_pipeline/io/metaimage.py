@@ -10,13 +10,13 @@ import numpy.typing as npt
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.raw import FROM_END, RawHeader, checked_shape, header_lines, voxel_file
 
-TYPES = {
+_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 LAST = "ElementDataFile"
 ALIASES = {"Position": "Offset", "Origin": "Offset", "Orientation": "TransformMatrix", "Rotation": "TransformMatrix"}
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's space; AnatomicalOrientation is only told
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's space; AnatomicalOrientation is only told
 
 
 def metaimage_header(path: Path) -> RawHeader:
@@ -33,7 +33,7 @@ def metaimage_header(path: Path) -> RawHeader:
     if LAST not in fields:
         raise refuse(path, "BAD_HEADER", f"there is no {LAST}; copy the file again")
     shape = checked_shape(path, _integers(path, fields, "DimSize"))
-    kind = TYPES.get(fields.get("ElementType", ""))
+    kind = _TYPES.get(fields.get("ElementType", ""))
     if kind is None or fields.get("ElementNumberOfChannels", "1") != "1":
         detail = f"{fields.get('ElementType', 'no ElementType')}, {fields.get('ElementNumberOfChannels', '1')} channels"
         raise refuse(path, "UNSUPPORTED_DTYPE", f"{detail}; export one channel of integers or float")
@@ -81,7 +81,7 @@ def _affine(path: Path, fields: dict[str, str]) -> npt.NDArray[np.float64]:
     affine = np.eye(4)
     affine[:3, :3] = matrix.reshape(size, size)[:3, :3].T * spacing[:3]  # a row of the matrix is an axis of the array
     affine[:3, 3] = offset[:3]
-    return LPS_TO_RAS @ affine
+    return _TO_RAS @ affine
 
 
 def _voxels(path: Path, fields: dict[str, str], length: int) -> tuple[Path, int]:

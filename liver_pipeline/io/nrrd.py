@@ -12,7 +12,7 @@ import numpy.typing as npt
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.raw import FROM_END, RawHeader, checked_shape, header_lines, voxel_file
 
-TYPES = {
+_TYPES = {
     "i1": "signed char|int8|int8_t",
     "u1": "uchar|unsigned char|uint8|uint8_t",
     "i2": "short|short int|signed short|signed short int|int16|int16_t",
@@ -76,7 +76,7 @@ def _integers(path: Path, fields: dict[str, str], key: str, default: str | None 
 
 def _dtype(path: Path, fields: dict[str, str]) -> np.dtype[Any]:
     name = fields.get("type", "").lower()
-    kind = next((kind for kind, names in TYPES.items() if name in names.split("|")), None)
+    kind = next((kind for kind, names in _TYPES.items() if name in names.split("|")), None)
     if kind is None:
         raise refuse(path, "UNSUPPORTED_DTYPE", f"type is {name or 'missing'!r}; export integers or float")
     order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower())

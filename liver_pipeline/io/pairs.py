@@ -24,13 +24,13 @@ from liver_pipeline.io.streams import (
     read_voxels,
 )
 
-SUFFIXES = {".hdr": ".img", ".hdr.gz": ".img.gz"}
-AXES = ("RL", "AP", "SI")  # the first is where the patient axes of an affine run to
+_SUFFIXES = {".hdr": ".img", ".hdr.gz": ".img.gz"}
+_AXES = ("RL", "AP", "SI")  # the first is where the patient axes of an affine run to
 
 
 def is_pair(path: Path) -> bool:
     """Return whether the file is named like one of the two."""
-    return path.name.lower().endswith((*SUFFIXES, *SUFFIXES.values()))
+    return path.name.lower().endswith((*_SUFFIXES, *_SUFFIXES.values()))
 
 
 def pair_files(path: Path) -> tuple[Path, Path]:
@@ -39,7 +39,7 @@ def pair_files(path: Path) -> tuple[Path, Path]:
     Raises:
         IntakeError: VOXELS_MISSING if the other one is not there.
     """
-    for header, data in SUFFIXES.items():
+    for header, data in _SUFFIXES.items():
         for mine, other in ((header, data), (data, header)):
             if path.name.lower().endswith(mine):
                 stem = path.name[: -len(mine)]
@@ -103,8 +103,8 @@ def known_orientation(orientation: str | None) -> None:
     """Raise ValueError unless ``orientation`` names one end of each of the three axes."""
     if orientation is None:
         return
-    ends = [next((axis for axis in AXES if letter in axis), "") for letter in orientation]
-    if len(orientation) != 3 or sorted(ends) != sorted(AXES):
+    ends = [next((axis for axis in _AXES if letter in axis), "") for letter in orientation]
+    if len(orientation) != 3 or sorted(ends) != sorted(_AXES):
         raise ValueError(f"orientation is {orientation!r}; expected three of R or L, A or P, S or I, such as 'LAS'")
 
 
@@ -132,7 +132,7 @@ def _named_axes(path: Path, header: Any, shape: Sequence[int], orientation: str)
     affine = np.eye(4)
     affine[:3, :3] = 0.0
     for axis, letter in enumerate(orientation):
-        patient = next(n for n, ends in enumerate(AXES) if letter in ends)
-        affine[patient, axis] = edges[axis] * (1 if letter == AXES[patient][0] else -1)
+        patient = next(n for n, ends in enumerate(_AXES) if letter in ends)
+        affine[patient, axis] = edges[axis] * (1 if letter == _AXES[patient][0] else -1)
     affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
     return affine

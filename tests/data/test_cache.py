@@ -22,6 +22,7 @@ from liver_pipeline.data.cache_key import recipe_digest
 from liver_pipeline.data.cache_room import CacheError
 from liver_pipeline.data.loaders import BatchLoader
 from liver_pipeline.data.phantoms import make_phantom_dataset
+from liver_pipeline.data.prepare import usable_cases
 
 ROUNDING = 2.0**-11  # of a value, in float16
 Case = dict[str, str]
@@ -89,10 +90,10 @@ def test_the_first_epoch_is_that_of_transforms_in_memory(
         assert batch["case"] == wanted["case"]
         assert batch["image"].dtype == torch.float32
         assert batch["image"].shape[2:] == tuple(roi_size)
-        torch.testing.assert_close(batch["label"].as_tensor(), wanted["label"].as_tensor(), rtol=0, atol=0)
+        torch.testing.assert_close(batch["label"], torch.as_tensor(wanted["label"]), rtol=0, atol=0)
         scale = float(wanted["image"].abs().max())
         torch.testing.assert_close(
-            batch["image"].as_tensor(), wanted["image"].as_tensor(), rtol=ROUNDING, atol=ROUNDING * max(scale, 1.0)
+            batch["image"], torch.as_tensor(wanted["image"]), rtol=ROUNDING, atol=ROUNDING * max(scale, 1.0)
         )
         assert len(batch["image"].unique()) > 10  # no empty comparison
 
@@ -274,6 +275,54 @@ def test_a_full_disk_stops_with_what_to_do_and_leaves_nothing_half_written(tmp_p
     assert files(tmp_path) == [cache.path(first)]
     assert [path for path in (tmp_path / "cache").rglob(".*") if path.is_file()] == []
     cache.prepare(second)
+
+
+@pytest.mark.parametrize("trouble", ["no room for what remembers a file", "no room for the claim", "no such folder"])
+def test_trouble_with_the_cache_is_never_booked_as_a_bad_case(tmp_path: Path, trouble: str) -> None:
+    cases = make_cases(tmp_path, 3)
+    split = {"train": cases, "val": [], "test": []}
+    cache = make_cache(tmp_path)
+    if trouble == "no such folder":
+        (tmp_path / "cache").write_text("a file where the folder should be")
+    if trouble == "no room for the claim":
+        (tmp_path / "cache" / "sources").mkdir(parents=True)
+        for case in cases:
+            cache.path(case)  # remembered
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(CacheError, match="name another cache_dir"):
+            usable_cases(split, cache.prepare, on_bad_case="skip", skipped_file=tmp_path / "skipped.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "skipped.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (ZeroDivisionError("odd"), False),
+        (RuntimeError("applying transform"), False),
+        (PermissionError(13, "Permission denied"), False),
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+    ],
+)
+def test_what_a_case_raises_is_its_own_unless_memory_or_the_device_is_to_blame(
+    tmp_path: Path, error: Exception, ends: bool
+) -> None:
+    def prepare(case: Any) -> None:
+        if case["case"] == "c1":
+            raise error
+
+    split = {"train": make_cases(tmp_path, 3), "val": [], "test": []}
+    options: dict[str, Any] = {"on_bad_case": "skip", "skipped_file": tmp_path / "skipped.json"}
+    if ends:
+        with pytest.raises(type(error)):
+            usable_cases(split, prepare, **options)
+    else:
+        assert [case["case"] for case in usable_cases(split, prepare, **options)["train"]] == ["c0", "c2"]
 
 
 def _resident_bytes(path: Path) -> int:

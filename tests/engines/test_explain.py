@@ -164,8 +164,9 @@ def test_too_little_memory_is_said_with_what_fits(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, image)
 
+    run = lp.compose(tmp_path / "run", {}, overrides={**TINY, "dataset_dir": str(data)})
     with mock.patch.object(UNet3d, "forward", hungry), pytest.raises(RuntimeError) as caught:
-        lp.train(tmp_path / "run", {}, overrides={**TINY, "dataset_dir": str(data)})
+        lp.train(run, {})
     said = root(caught.value)
     assert "2 windows (batch_size x crops_per_case) of 16x16x16" in said
     assert all(text in said for text in advice)

@@ -3,36 +3,89 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine
 
-from liver_pipeline.handlers.dice import dice_of_each_class, mean_dice
+from liver_pipeline.handlers.dice import dice_of_each_class, mean_class_dice
+from liver_pipeline.handlers.early_stop import EarlyStop
 from liver_pipeline.handlers.save_best import SaveBest
-from liver_pipeline.io.checkpoints import save_checkpoint
+from liver_pipeline.io.checkpoints import load_checkpoint, save_checkpoint
 from liver_pipeline.io.tables import write_table
+from liver_pipeline.transforms.overlap import CountOverlapd
 
 
-def run_metric(metric: object, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    engine = Engine(lambda _, pair: [{"pred": pair[0], "label": pair[1]}])
-    metric.attach(engine, "dice")  # type: ignore[attr-defined]
+def run_metric(metric: Any, *pairs: tuple[list[int], list[int]]) -> float:
+    """Validate cases of a few voxels: predicted and reference labels."""
+    count = CountOverlapd(num_classes=3)
+    engine = Engine(lambda _, pair: [count({"pred": as_volume(pair[0]), "label": as_volume(pair[1])})])
+    metric.attach(engine, "dice")
     return float(engine.run(pairs).metrics["dice"])
 
 
-def one_hot(*labels: int) -> torch.Tensor:
-    return torch.nn.functional.one_hot(torch.tensor(labels), 3).T.reshape(3, -1, 1, 1).float()
+def as_volume(labels: list[int]) -> torch.Tensor:
+    return torch.tensor(labels, dtype=torch.uint8).reshape(1, -1, 1, 1)
 
 
-def test_a_tumor_free_case_counts_one_when_predicted_so_and_zero_otherwise() -> None:
-    same = (one_hot(0, 1, 1), one_hot(0, 1, 1))  # liver 1, tumor both empty: 1
-    invented = (one_hot(0, 1, 2), one_hot(0, 1, 1))  # liver 2*1/(1+2) = 2/3, tumor 0
-    assert run_metric(mean_dice(), [same]) == pytest.approx(1.0)
-    assert run_metric(mean_dice(), [same, invented]) == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)
+SAME = ([0, 1, 1], [0, 1, 1])  # liver 1, no tumor: undefined
+INVENTED = ([0, 1, 2], [0, 1, 1])  # liver 2 * 1 / (1 + 2) = 2/3, tumor 0
+FOUND = ([1, 2, 2], [1, 1, 2])  # liver 2 * 1 / (1 + 2) = 2/3, tumor 2 * 1 / (2 + 1) = 2/3
+EMPTY = ([0, 0, 0], [0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "liver", "tumor"),
+    [
+        ([SAME], 1.0, None),
+        ([SAME, INVENTED], 5 / 6, None),  # no reference holds tumor: there is none to find
+        ([SAME, FOUND], 5 / 6, 2 / 3),  # the case without tumor is left out
+        ([INVENTED, FOUND], 2 / 3, 1 / 3),  # one with a false alarm is not
+        ([([0, 0, 0], [0, 1, 2])], 0.0, 0.0),
+        ([EMPTY], None, None),
+        ([([1, 1, 2], [0, 0, 0]), EMPTY], None, None),
+    ],
+)
+def test_a_class_has_the_mean_dice_of_the_cases_where_it_is_defined_and_their_mean_is_over_classes(
+    pairs: list[tuple[list[int], list[int]]], liver: float | None, tumor: float | None
+) -> None:
     by_class = dice_of_each_class(3)
-    assert run_metric(by_class["val_dice_liver"], [same, invented]) == pytest.approx((1 + 2 / 3) / 2)
-    assert run_metric(by_class["val_dice_tumor"], [same, invented]) == pytest.approx(0.5)
+    defined = [value for value in (liver, tumor) if value is not None]
+    for metric, expected in (
+        (by_class["val_dice_liver"], liver),
+        (by_class["val_dice_tumor"], tumor),
+        (mean_class_dice(), sum(defined) / len(defined) if defined else None),
+    ):
+        found = run_metric(metric, *pairs)
+        assert math.isnan(found) if expected is None else found == pytest.approx(expected)
+
+
+def test_a_validation_without_a_score_is_neither_best_nor_counted_by_the_patience(tmp_path: Path) -> None:
+    trainer, engine = Engine(lambda *_: None), Engine(lambda *_: None)
+    stop = EarlyStop(patience=2, score_function=lambda engine: float(engine.state.metrics["dice"]))
+    stop.set_trainer(trainer)
+    counted = []
+    for score in (math.nan, 0.5, math.nan, 0.4, math.nan, 0.6):
+        engine.state.metrics = {"dice": score}
+        stop(engine)
+        counted.append((stop.state_dict()["counter"], stop.state_dict()["best_score"]))
+    assert counted == [(0, None), (0, 0.5), (0, 0.5), (1, 0.5), (1, 0.5), (0, 0.6)]
+
+
+def test_without_any_score_the_last_weights_are_kept_and_a_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    handler = SaveBest(tmp_path / "model.pt", network)
+    handler.keep_last(7)
+    assert load_checkpoint(tmp_path / "model.pt")["epoch"] == 7
+    assert "no validation gave a score" in capsys.readouterr().out
+    handler.best = 0.0  # a score, and the worst
+    handler.keep_last(8)
+    assert load_checkpoint(tmp_path / "model.pt")["epoch"] == 7
 
 
 def test_a_checkpoint_is_the_old_one_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,9 @@ def test_bf16_trains_without_a_scaled_loss(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torch.nn.Conv3d, "forward", convolve)
     data = make_phantoms(tmp_path / "data")
     options = {**UNET3D, "amp": True, "amp_dtype": "bf16", "dataset_dir": str(data)}
-    lp.train(tmp_path / "run", {}, overrides=options)
+    run = lp.compose(tmp_path / "run", {}, overrides=options)
+    formats.clear()  # of the network's trial
+    lp.train(run, {})
     assert load_checkpoint(tmp_path / "run/models/last.ckpt")["scaler"] == {}  # a scaler that scales has a state
     assert formats == {torch.bfloat16}
 

@@ -32,13 +32,13 @@ class Writer:
 
 
 def case(tumor_side: int, pred_side: int = 4) -> dict[str, torch.Tensor]:
-    """A liver with a cube of tumor in the middle, one-hot, and a prediction with another."""
+    """A liver with a cube of tumor in the middle, and a prediction with another; labels (1, X, Y, Z)."""
     maps = []
     for side in (tumor_side, pred_side):
-        label = torch.zeros(32, 32, 8, dtype=torch.long)
+        label = torch.zeros(32, 32, 8, dtype=torch.uint8)
         label[4:28, 4:28, 2:6] = 1
         label[16 - side // 2 : 16 + side // 2, 16 - side // 2 : 16 + side // 2, 4] = 2
-        maps.append(torch.nn.functional.one_hot(label, 3).permute(3, 0, 1, 2).float())
+        maps.append(label[None])
     image = MetaTensor(torch.rand(1, 32, 32, 8), affine=torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])))
     return {"image": image, "label": maps[0], "pred": maps[1]}
 
@@ -50,7 +50,7 @@ def shows(picture: np.ndarray[Any, Any], colour: tuple[int, int, int]) -> int:
 
 def test_a_picture_outlines_tumor_of_reference_and_prediction() -> None:
     item = case(tumor_side=10, pred_side=4)
-    picture = overlay(item["image"], item["label"].argmax(0), item["pred"].argmax(0))
+    picture = overlay(item["image"], item["label"][0], item["pred"][0])
     assert picture is not None
     assert picture.dtype == np.uint8
     assert (
@@ -71,7 +71,7 @@ def test_every_nth_validation_shows_the_case_with_the_largest_tumor(interval: in
         evaluator.state.max_epochs = epoch
         evaluator.run(cases, max_epochs=epoch)
     assert list(writer.pictures) == epochs
-    largest = overlay(cases[1]["image"], cases[1]["label"].argmax(0), cases[1]["pred"].argmax(0))
+    largest = overlay(cases[1]["image"], cases[1]["label"][0], cases[1]["pred"][0])
     assert largest is not None
     assert all(np.array_equal(picture, largest) for picture in writer.pictures.values())
     with pytest.raises(ValueError, match="overlay_interval is 0"):
@@ -107,6 +107,13 @@ def test_a_training_is_tracked_in_mlflow_and_continues_in_its_run(tmp_path: Path
     assert mlflow.environment_variables.MLFLOW_DISABLE_TELEMETRY.get()  # nothing goes to its makers
     assert [dice.step for dice in client.get_metric_history(run.info.run_id, "val_mean_dice")] == [1, 2]
     assert {"train_loss", "learning_rate", "val_dice_tumor"} <= set(run.data.metrics)
+    for number in range(2):  # others whose folders have the same name: one of them, and then both, have ended
+        lp.train(tmp_path / f"other{number}/trial", {}, overrides=options)
+    lp.train(tmp_path / "trial", {}, overrides={"max_epochs": 3})
+    runs = client.search_runs(experiment.experiment_id)
+    steps = {one.info.run_id: len(client.get_metric_history(one.info.run_id, "train_loss")) for one in runs}
+    assert steps.pop(run.info.run_id) == 3
+    assert list(steps.values()) == [1, 1]
 
 
 def test_tracking_without_mlflow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
