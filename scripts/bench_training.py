@@ -163,6 +163,7 @@ def train_config(options: argparse.Namespace) -> dict[str, Any]:
         "cache_dir": str(Path(options.folder) / "cache"),
         "split_file": str(Path(options.folder) / "split.json"),
         "amp": amp,
+        "max_epochs": 10**6,
         "val_interval": 10**6,
         "train::dataset::data": f"$@usable['train'] * {EPOCH}",
         "train::hard_cases::cases": "$@usable['train']",

@@ -16,6 +16,7 @@ import json
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,7 +349,7 @@ def _(path: Path) -> None:
 
 @case("shear_tiny.nii.gz", "SHEAR")
 def _(path: Path) -> None:
-    _sheared(path, 0.05)
+    _sheared(path, 0.3)  # 0.31 of a voxel over the volume
 
 
 @case("lengths_in_metres.nii.gz", "UNITS")
@@ -437,6 +438,150 @@ def _(path: Path) -> None:
     save(path, image(volume.clip(-160, 240)))
 
 
+# --- slice by slice ------------------------------------------------------------------------------------------------
+
+
+def column(shape: tuple[int, ...] = SHAPE) -> Array:
+    """A column of 40 to 60 HU in noisy air, along the whole of Z."""
+    rng = np.random.default_rng(0)
+    volume = -1000 + rng.integers(-5, 6, shape)
+    volume[6:18, 6:16] = 40 + rng.integers(0, 20, volume[6:18, 6:16].shape)
+    return np.asfortranarray(volume.astype(np.int16))
+
+
+@case("column.nii.gz")
+def _(path: Path) -> None:
+    save(path, image(column()))
+
+
+@case("slices_of_one_value.nii.gz", "SLICE_CONSTANT")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8:11] = -1000
+    save(path, image(volume))
+
+
+@case("slice_twice.nii.gz", "SLICE_REPEATED")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8] = volume[:, :, 7]
+    save(path, image(volume))
+
+
+@case("slices_rescaled.nii.gz", "SLICE_JUMP")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8] += 150
+    save(path, image(volume))
+
+
+@case("slices_moved.nii.gz", "SLICE_JUMP")
+def _(path: Path) -> None:
+    volume = column()
+    volume[:, :, 8:12] = np.roll(volume[:, :, 8:12], 5, axis=0)
+    save(path, image(volume))
+
+
+# --- other formats -------------------------------------------------------------------------------------------------
+
+VOXELS = body().tobytes(order="F")
+NRRD = {
+    "type": "short",
+    "dimension": "3",
+    "space": "right-anterior-superior",
+    "sizes": "24 22 20",
+    "space directions": "(-0.8,0,0) (0,0.8,0) (0,0,2.5)",
+    "endian": "little",
+    "encoding": "raw",
+    "space origin": "(9,-8,100)",
+}
+META = {
+    "ObjectType": "Image",
+    "NDims": "3",
+    "BinaryData": "True",
+    "CompressedData": "False",
+    "TransformMatrix": "1 0 0 0 -1 0 0 0 1",
+    "Offset": "-9 8 100",
+    "ElementSpacing": "0.8 0.8 2.5",
+    "DimSize": "24 22 20",
+    "ElementType": "MET_SHORT",
+    "ElementDataFile": "LOCAL",
+}
+
+
+def nrrd(path: Path, data: bytes = VOXELS, **changes: str) -> None:
+    """Write a NRRD file with some fields changed; an empty one is left out."""
+    fields = NRRD | {key.replace("_", " "): value for key, value in changes.items()}
+    lines = "".join(f"{key}: {value}\n" for key, value in fields.items() if value)
+    path.write_bytes(b"NRRD0004\n" + lines.encode() + b"\n" + data)
+
+
+def metaimage(path: Path, data: bytes = VOXELS, **changes: str) -> None:
+    """Write a MetaImage with some fields changed; an empty one is left out."""
+    path.write_bytes("".join(f"{k} = {v}\n" for k, v in (META | changes).items() if v).encode() + data)
+
+
+@case("good_nrrd.nrrd")
+def _(path: Path) -> None:
+    nrrd(path)
+
+
+@case("good_compressed_nrrd.nrrd")
+def _(path: Path) -> None:
+    nrrd(path, gzip.compress(VOXELS, mtime=0), encoding="gzip")
+
+
+@case("good_detached.nhdr")
+def _(path: Path) -> None:
+    nrrd(path, b"", data_file="good_detached.raw")
+    path.with_suffix(".raw").write_bytes(VOXELS)
+
+
+@case("good_metaimage.mha")
+def _(path: Path) -> None:
+    metaimage(path)
+
+
+@case("good_compressed_metaimage.mha")
+def _(path: Path) -> None:
+    metaimage(path, zlib.compress(VOXELS), CompressedData="True")
+
+
+@case("good_freesurfer.mgz")
+def _(path: Path) -> None:
+    path.write_bytes(gzip.compress(nib.MGHImage(body(), AFFINE).to_bytes(), mtime=0))
+
+
+@case("good_pair.hdr")
+def _(path: Path) -> None:
+    nib.Nifti1Pair(body(), AFFINE).to_filename(path)
+
+
+@case("analyze.hdr", "ANALYZE")
+def _(path: Path) -> None:
+    nib.AnalyzeImage(body(), AFFINE).to_filename(path)
+
+
+@case("voxels_gone.mhd", "VOXELS_MISSING")
+def _(path: Path) -> None:
+    metaimage(path, b"", ElementDataFile="voxels_gone.raw")
+
+
+@case("text_voxels.nrrd", "UNSUPPORTED_ENCODING")
+def _(path: Path) -> None:
+    nrrd(path, b"1 2 3", encoding="ascii")
+
+
+@case("without_directions.nrrd", "NO_AFFINE")
+def _(path: Path) -> None:
+    nrrd(path, space_directions="")
+
+
+@case("bit_in_voxels.mgz", "GZIP_CRC")
+def _(path: Path) -> None:
+    path.write_bytes(flipped(gzip.compress(nib.MGHImage(body(), AFFINE).to_bytes(), 0, mtime=0), 5000, 3))
+
+
 # --- DICOM ---------------------------------------------------------------------------------------------------------
 
 
@@ -448,37 +593,41 @@ def _element(tag: int, kind: str, value: bytes | str) -> bytes:
     return head + (struct.pack("<HI", 0, len(data)) if long else struct.pack("<H", len(data))) + data
 
 
-def dicom_slice(z_mm: float, number: int, *, series: str = "1.2.3.4", intercept: str = "-1024", **over: str) -> bytes:
-    """One explicit little-endian CT slice of 16x16 voxels of 0.8 mm (HU 40 at its centre), at ``z_mm``."""
+def dicom_slice(
+    z_mm: float, number: int, changes: dict[int, tuple[str, str]] | None = None, without: tuple[int, ...] = ()
+) -> bytes:
+    """One explicit little-endian CT slice of 16x16 voxels of 0.8 mm (HU 40 at its centre), at ``z_mm``.
+
+    ``changes`` maps further tags, or others' values, to type and text; the tags in ``without`` are left out.
+    """
     pixels = np.full((16, 16), 24, dtype=np.int16)
     pixels[4:12, 4:12] = 1064 + number % 10
     ct = "1.2.840.10008.5.1.4.1.1.2"
+    elements: dict[int, tuple[str, bytes | str]] = {
+        0x00080016: ("UI", ct),
+        0x00080018: ("UI", f"1.2.3.5.{number}"),
+        0x00080060: ("CS", "CT"),
+        0x0020000E: ("UI", "1.2.3.4"),
+        0x00200013: ("IS", str(number)),
+        0x00200032: ("DS", f"-6\\-6\\{z_mm:g}"),
+        0x00200037: ("DS", "1\\0\\0\\0\\1\\0"),
+        0x00280002: ("US", struct.pack("<H", 1)),
+        0x00280004: ("CS", "MONOCHROME2"),
+        0x00280010: ("US", struct.pack("<H", 16)),
+        0x00280011: ("US", struct.pack("<H", 16)),
+        0x00280030: ("DS", "0.8\\0.8"),
+        0x00280100: ("US", struct.pack("<H", 16)),
+        0x00280101: ("US", struct.pack("<H", 16)),
+        0x00280102: ("US", struct.pack("<H", 15)),
+        0x00280103: ("US", struct.pack("<H", 1)),
+        0x00281052: ("DS", "-1024"),
+        0x00281053: ("DS", "1"),
+        0x7FE00010: ("OW", pixels.tobytes()),
+    }
+    elements |= changes or {}
+    dataset = b"".join(_element(tag, *elements[tag]) for tag in sorted(elements) if tag not in without)
     meta = _element(0x00020002, "UI", ct) + _element(0x00020003, "UI", f"1.2.3.5.{number}")
-    meta += _element(0x00020010, "UI", "1.2.840.10008.1.2.1")
-    dataset = b"".join(
-        [
-            _element(0x00080016, "UI", ct),
-            _element(0x00080018, "UI", f"1.2.3.5.{number}"),
-            _element(0x00080060, "CS", "CT"),
-            _element(0x0020000E, "UI", series),
-            _element(0x00200013, "IS", str(number)),
-            _element(0x00200032, "DS", f"-6\\-6\\{z_mm:g}"),
-            _element(0x00200037, "DS", over.get("orientation", "1\\0\\0\\0\\1\\0")),
-            _element(0x00280002, "US", struct.pack("<H", 1)),
-            _element(0x00280004, "CS", "MONOCHROME2"),
-            _element(0x00280010, "US", struct.pack("<H", 16)),
-            _element(0x00280011, "US", struct.pack("<H", 16)),
-            _element(0x00280030, "DS", "0.8\\0.8"),
-            _element(0x00280100, "US", struct.pack("<H", 16)),
-            _element(0x00280101, "US", struct.pack("<H", 16)),
-            _element(0x00280102, "US", struct.pack("<H", 15)),
-            _element(0x00280103, "US", struct.pack("<H", 1)),
-            _element(0x00281052, "DS", intercept),
-            _element(0x00281053, "DS", over.get("slope", "1")),
-            _element(0x7FE00010, "OW", pixels.tobytes()),
-        ]
-    )
-    group = _element(0x00020001, "OB", b"\0\1") + meta
+    group = _element(0x00020001, "OB", b"\0\1") + meta + _element(0x00020010, "UI", "1.2.840.10008.1.2.1")
     return b"\0" * 128 + b"DICM" + _element(0x00020000, "UL", struct.pack("<I", len(group))) + group + dataset
 
 
@@ -530,12 +679,76 @@ def _(path: Path) -> None:
 
 @case("series_two_in_one", "MIXED_SERIES")
 def _(path: Path) -> None:
-    _folder(path, {**series(EVEN), "other": dicom_slice(100.0, 99, series="1.2.3.9")})
+    _folder(path, {**series(EVEN), "other": dicom_slice(100.0, 99, {0x0020000E: ("UI", "1.2.3.9")})})
 
 
-@case("series_turned_slice", "MIXED_SERIES")
+@case("series_turned_slice", "IGNORED_FILES")
 def _(path: Path) -> None:
-    _folder(path, {**series(EVEN), "scout": dicom_slice(30.0, 99, orientation="1\\0\\0\\0\\0\\-1")})
+    _folder(path, {**series(EVEN), "scout": dicom_slice(30.0, 99, {0x00200037: ("DS", "1\\0\\0\\0\\0\\-1")})})
+
+
+@case("series_with_dose_report", "IGNORED_FILES")
+def _(path: Path) -> None:
+    report = {0x00080008: ("CS", "DERIVED\\SECONDARY\\SCREEN SAVE"), 0x00080060: ("CS", "OT")}
+    _folder(path, {**series(EVEN), "report": dicom_slice(0.0, 99, report, without=(0x00200032, 0x00200037))})
+
+
+def changed_from(first: int, changes: dict[int, tuple[str, str]], step: int = 1) -> dict[str, bytes]:
+    """A series of twelve slices; every ``step``-th one from ``first`` on has other tags."""
+    odd = range(first, 12, step)
+    return {f"image_{n}": dicom_slice(z, n, changes if n in odd else None) for n, z in enumerate(EVEN)}
+
+
+@case("series_some_without_rescale", "RESCALE_MISSING")
+def _(path: Path) -> None:
+    files = series(EVEN)
+    _folder(path, {**files, "image_4": dicom_slice(EVEN[4], 4, without=(0x00281052, 0x00281053))})
+
+
+@case("series_without_rescale", "RESCALE_MISSING", "HU_SCALE")
+def _(path: Path) -> None:
+    _folder(path, {f"image_{n}": dicom_slice(z, n, without=(0x00281052, 0x00281053)) for n, z in enumerate(EVEN)})
+
+
+@case("series_one_without_spacing", "GEOMETRY_MISSING")
+def _(path: Path) -> None:
+    _folder(path, {**series(EVEN), "image_4": dicom_slice(EVEN[4], 4, without=(0x00280030,))})
+
+
+@case("series_of_two_patients", "MIXED_PATIENTS")
+def _(path: Path) -> None:
+    files = changed_from(0, {0x00100020: ("LO", "A")})
+    _folder(path, {**files, "image_11": dicom_slice(EVEN[11], 11, {0x00100020: ("LO", "B")})})
+
+
+@case("series_of_two_frames", "MIXED_FRAMES")
+def _(path: Path) -> None:
+    first, second = ({0x00200052: ("UI", f"1.2.3.{n}")} for n in (1, 2))
+    _folder(path, {**changed_from(0, first), "image_0": dicom_slice(EVEN[0], 0, second)})
+
+
+@case("series_of_two_passes", "MIXED_PASSES")
+def _(path: Path) -> None:
+    first, second = ({0x00200012: ("IS", str(n))} for n in (1, 2))
+    _folder(path, {f"image_{n}": dicom_slice(z, n, second if n % 2 else first) for n, z in enumerate(EVEN)})
+
+
+@case("good_series_of_two_scans_end_to_end")
+def _(path: Path) -> None:
+    first, second = ({0x00200012: ("IS", str(n))} for n in (1, 2))
+    _folder(path, {f"image_{n}": dicom_slice(z, n, second if n > 6 else first) for n, z in enumerate(EVEN)})
+
+
+@case("series_jump", "SLICE_SHIFT")
+def _(path: Path) -> None:
+    files = series(EVEN)
+    moved = {f"image_{n}": dicom_slice(z, n, {0x00200032: ("DS", f"-6\\24\\{z:g}")}) for n, z in enumerate(EVEN[:4])}
+    _folder(path, files | moved)
+
+
+@case("series_called_mr", "MODALITY")
+def _(path: Path) -> None:
+    _folder(path, changed_from(0, {0x00080060: ("CS", "MR")}))
 
 
 @case("series_half_a_slice", "DICOM_DAMAGED")

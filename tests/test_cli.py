@@ -61,6 +61,7 @@ def test_networks_lists_every_file_that_can_be_named() -> None:
 
 def test_an_unknown_network_and_key_are_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     assert "did you mean 'segresnet'?" in refused("train", tmp_path / "r", "--network", "segresnt")
+    assert "did you mean 'resnet34_unet'?" in refused("train", tmp_path / "r", "--network", "resnet35")
     assert "did you mean 'max_epochs'?" in refused("train", tmp_path / "r", "max_epoch=3")
     assert not (tmp_path / "r").exists()
 
@@ -158,3 +159,55 @@ import liver_pipeline
 import monai
 """
     subprocess.run([sys.executable, "-c", nameless], check=True)
+
+
+HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "openvino", "itk")
+UNNEEDED = ("segmentation_models_pytorch", "timm", "pandas", "mlflow", "highdicom")
+COMMAND = "from click.testing import CliRunner; from liver_pipeline.cli import main; CliRunner().invoke(main, {})"
+
+
+def imported_by(words: list[str], names: tuple[str, ...]) -> list[str]:
+    """Return which modules are there after a command in a fresh process."""
+    shown = f"import sys; {COMMAND.format(words)}; print(*[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert imported_by(["--help"], HEAVY) == []
+
+
+def test_predict_imports_no_library_that_the_run_does_not_use(tmp_path: Path) -> None:
+    assert call("compose", tmp_path / "run").exit_code == 0
+    make_phantoms(tmp_path / "scans", 1)
+    words = ["predict", str(tmp_path / "run"), str(tmp_path / "scans"), str(tmp_path / "masks"), "--dry-run"]
+    assert imported_by(words, UNNEEDED) == []
+    assert imported_by(words, ("monai",)) == ["monai"]  # the command was run
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "", "", ""),
+        ("train", ""),
+        ("predict", "run", ""),
+        ("check", ""),
+        ("compose", "run", "--network", ""),
+        ("check", "scans", "--labels="),
+    ],
+)
+def test_an_empty_word_is_refused(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "is empty" in refused(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_of_the_working_directory_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "mynets.py").write_text("from monai.networks.nets import UNet\n\nclass MyNet(UNet): ...\n")
+    arguments = "spatial_dims: 3, in_channels: 1, out_channels: '@num_classes', channels: [4, 8], strides: [2]"
+    (tmp_path / "mine.yaml").write_text(f"network_def: {{_target_: mynets.MyNet, {arguments}}}\n")
+    command = [sys.executable, "-P", "-c", "from liver_pipeline.cli import main; main()"]  # -P: as the script is
+    words = ["compose", "run", "--network", "mine.yaml"]
+    composed = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert composed.returncode == 0, composed.stderr
+    assert "mynets.MyNet" in (tmp_path / "run/configs/train.yaml").read_text()

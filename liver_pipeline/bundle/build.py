@@ -6,10 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose
 
 from liver_pipeline.bundle.checks import shown
-from liver_pipeline.bundle.layers import component_class
+from liver_pipeline.bundle.layers import component_class, components_in
+from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -22,18 +26,32 @@ def check_build(config: Mapping[str, Any]) -> None:
         config: Merged.
 
     Raises:
-        ValueError: If the preprocessing reads or resamples with other transforms than ours, the network cannot be
-            built, does not take windows of ``roi_size``, or has another number of outputs than
-            ``deep_supervision_weights``.
+        ValueError: If a component's class is not found, the preprocessing reads or resamples with other transforms
+            than ours, or gives another number of channels than ``in_channels``; see also :func:`check_network`.
     """
+    for component in components_in(config):
+        target = component["_target_"]
+        if not is_code(target) and component_class(component) is None:
+            raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
     _check_preprocessing(config)
+    _check_channels(config)
+    check_network(config)
+
+
+def check_network(config: Mapping[str, Any]) -> None:
+    """Check that a config's network suits its windows and classes, without computing.
+
+    Raises:
+        ValueError: If it cannot be built or does not take windows of ``roi_size``, or it has another number of outputs
+            than ``num_classes``, or than ``deep_supervision_weights``.
+    """
     parser = ConfigParser({**config, "encoder_weights": None, "encoder_weights_path": None})  # nothing is downloaded
     network = _built(parser)
     roi_size, channels, classes = (parser.get_parsed_content(key) for key in ("roi_size", "in_channels", "num_classes"))
     if fault := window_fault(network, roi_size, channels, classes):
         given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
         raise ValueError(f"{given}; the network of network_def {fault}")
-    weights = config["deep_supervision_weights"]
+    weights = config.get("deep_supervision_weights")
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
 
@@ -62,3 +80,16 @@ def _check_preprocessing(config: Mapping[str, Any]) -> None:
                 f"masks would not find back to the scan's grid; keep it in `{part}`, and put other transforms into "
                 f"ct_intensity or mr_intensity"
             )
+
+
+def _check_channels(config: Mapping[str, Any]) -> None:
+    """Refuse intensities that do not give ``in_channels`` channels: they are tried on a few made-up values."""
+    parser = ConfigParser(dict(config))
+    chain, channels = (parser.get_parsed_content(key) for key in ("intensity", "in_channels"))
+    values = torch.linspace(-1000, 1000, 512).reshape(1, 8, 8, 8)
+    try:
+        given = Compose(chain)({"image": MetaTensor(values)})["image"].shape[0]
+    except Exception:  # a transform of the user's own that wants more than an image
+        return
+    if given != channels:
+        raise ValueError(f"in_channels is {channels}, and the intensities give {given} channels; expected the same")

@@ -29,7 +29,7 @@ RELATIONS = (
     Relation(("val_interval", "max_epochs"), lambda n, most: n <= most, "at most max_epochs, or none is validated"),
     Relation(("split_fractions", "folds"), lambda shares, n: n or abs(sum(shares) - 1) < 1e-6, "shares with the sum 1"),
     Relation(("split_fractions", "folds"), lambda shares, n: n or shares[0] > 0, "a share to train on"),
-    Relation(("fold", "folds"), lambda k, n: n is None or k < n, "a fold below folds"),
+    Relation(("fold", "folds"), lambda k, n: k == 0 or (n and k < n), "a fold below folds, the number of them"),
     Relation(("class_ratios", "num_classes"), lambda ratios, n: ratios is None or len(ratios) == n, "one a class"),
     Relation(("class_ratios",), lambda ratios: ratios is None or any(ratios), "a number above 0"),
     Relation(("hu_windows", "in_channels"), lambda windows, n: len(windows) == n, "a window for each channel"),
@@ -38,6 +38,7 @@ RELATIONS = (
     Relation(("encoder_weights_path", "encoder_weights_sha256"), lambda path, sha: not path or sha, "the file's hash"),
     Relation(("compile", "accumulate_steps"), lambda mode, n: n == 1 or mode not in ("reduce-overhead", "max-autotune"),
              "a step each batch: CUDA graphs do not add gradients up"),
+    Relation(("num_classes", "protocol"), lambda n, name: n > 2 or name == "plain", "plain: others score tumor"),
     Relation(("liver_only", "protocol"), lambda liver, name: not liver or name == "plain", "plain: others score tumor"),
 )
 # fmt: on

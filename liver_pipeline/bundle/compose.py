@@ -12,6 +12,7 @@ from uuid import uuid4
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.layers import Configs, share_dir
 from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.stages import LIVER_STAGE, merge_stages
@@ -55,6 +56,7 @@ def compose(
         ValueError: If another process is training in it; see also :func:`~liver_pipeline.bundle.stages.merge_stages`
             and :func:`~liver_pipeline.bundle.build.check_build`.
     """
+    refuse_empty(run_dir=run_dir)
     run_dir = Path(run_dir)
     stages = merge_stages(layers, experiment=experiment, overrides=overrides)
     for configs in stages.values():

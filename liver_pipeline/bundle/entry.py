@@ -20,9 +20,13 @@ NULLS = ("", "~", "null", "Null", "NULL")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, and ``1e-3`` is a number."""
+    """YAML as PyYAML reads it, but ``1e-3`` is a number and ``2020-01-01`` is text."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -117,14 +121,24 @@ def _parse_word(key: str, text: str) -> Any:
         return text
 
 
+def refuse_empty(**paths: str | Path) -> None:
+    """Refuse paths that are empty, as an unset variable of a shell is: they would mean the working directory.
+
+    Raises:
+        ValueError: For the first; the message has its name.
+    """
+    for name, path in paths.items():
+        if str(path) == "":
+            raise ValueError(f"{name} is empty; expected a path (is a variable unset?)")
+
+
 def absolute(name: str, path: str | Path) -> str:
     """Return a path as absolute text, ``~`` expanded: a run may be started from anywhere.
 
     Raises:
-        ValueError: If the path is empty, as an unset variable of a shell is.
+        ValueError: If the path is empty, or in the home of nobody.
     """
-    if str(path) == "":
-        raise ValueError(f"{name} is empty; expected a path (is a variable of the shell unset?)")
+    refuse_empty(**{name: path})
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
@@ -15,7 +17,7 @@ from monai.bundle.utils import merge_kv
 
 from liver_pipeline.bundle.checks import check_values, checking
 from liver_pipeline.bundle.entry import entered, read_config
-from liver_pipeline.bundle.keys import root_of, row_of
+from liver_pipeline.bundle.keys import KEYS, root_of, row_of
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
 DEFAULT_LAYERS = {
@@ -58,6 +60,7 @@ def layer_file(kind: str, name: str) -> Path:
     Raises:
         ValueError: If it is neither; the message lists the known names.
     """
+    name = str(name)  # a layer called 2017 in YAML
     path = share_dir("configs") / kind / f"{name}.yaml"
     if path.is_file():
         return path
@@ -115,7 +118,11 @@ def choose_layers(
 
 
 def merge_workflows(files: Mapping[str, Path]) -> Configs:
-    """Merge the layers of every workflow, whose files are given for each kind."""
+    """Merge the layers of every workflow, whose files are given for each kind.
+
+    Raises:
+        ValueError: If a layer sets a key that nothing uses, or an item of what is not there.
+    """
     every = {name: share_dir("configs") / f"{name}.yaml" for name in ("base", *WORKFLOWS)} | dict(files)
     read = {part: (str(path), read_config(path)) for path, part in ((every[part], part) for part in every)}
     configs: Configs = {}
@@ -123,7 +130,16 @@ def merge_workflows(files: Mapping[str, Path]) -> Configs:
         config = merge_into({}, [read[part] for part in parts if part != workflow])
         configs[workflow] = merge_into(config, [read[workflow]], offered=True)
         config["checked"] = checking(config)
+    for source, pairs in read.values():
+        _refuse_unknown(source, pairs, configs)
     return configs
+
+
+def _refuse_unknown(source: str, pairs: Mapping[str, Any], configs: Configs) -> None:
+    """Refuse a layer's keys that are in no table and that nothing refers to: they are mistyped."""
+    for key in pairs:
+        if row_of(root_of(key)) is None and not re.search(rf"[@%]{re.escape(key)}\b", json.dumps(configs, default=str)):
+            raise ValueError(f"{source} sets '{key}', which nothing uses{_nearest(key, KEYS)}")
 
 
 def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: bool = False) -> dict[str, Any]:
@@ -205,7 +221,18 @@ def component_class(component: Any) -> Any:
     if not isinstance(component, Mapping) or not isinstance(component.get("_target_"), str):
         return None
     name: str = ConfigComponent(component, locator=_locator()).resolve_module_name()  # type: ignore[no-untyped-call]
-    return locate(name)
+    try:
+        return locate(name)
+    except ErrorDuringImport as error:
+        raise ValueError(f"{name} cannot be imported: {error.value}") from error
+
+
+def components_in(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every component in a config."""
+    if isinstance(config, Mapping) and "_target_" in config:
+        yield config
+    for part in config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ():
+        yield from components_in(part)
 
 
 @cache

@@ -55,6 +55,16 @@ PATH_TEXT = (
 )
 
 
+def _has_group(pattern: Any) -> bool:
+    try:
+        return isinstance(pattern, str) and re.compile(pattern).groups > 0
+    except re.error:
+        return False
+
+
+PATTERN = Kind("a regular expression with a group in parentheses", _has_group, is_text=True)
+
+
 def choice(*names: str) -> Kind:
     """Return the kind of one of some names."""
     says = " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from liver_pipeline.bundle.build import check_network
 from liver_pipeline.bundle.checks import check_values
-from liver_pipeline.bundle.entry import literal, read_config
-from liver_pipeline.bundle.keys import keys_with
-from liver_pipeline.bundle.layers import apply_overrides, component_class, refuse_key
+from liver_pipeline.bundle.entry import entered, literal, read_config
+from liver_pipeline.bundle.keys import keys_with, root_of
+from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key
 from liver_pipeline.bundle.roles import Role
 
 
@@ -29,7 +30,7 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
             f"{Path(run_dir).resolve()} is no run folder (it has no configs/{workflow}.yaml); "
             f"`liver-pipeline train` or `compose` makes one"
         )
-    config = read_config(path)
+    config = {key: entered(key, value) for key, value in read_config(path).items()}
     if gone := _gone(config):
         raise ValueError(
             f"{run_dir} was composed by an earlier version of liver_pipeline ({path.name} has {gone}); its weights "
@@ -42,16 +43,8 @@ def _gone(config: Mapping[str, Any]) -> str:
     """Return a key or class of this package that a config has and this version has not; "" if there is none."""
     if "loading" in config:
         return "the key loading"
-    named = (part for part in _components(config) if str(part["_target_"]).startswith("liver_pipeline."))
+    named = (part for part in components_in(config) if str(part["_target_"]).startswith("liver_pipeline."))
     return next((str(part["_target_"]) for part in named if component_class(part) is None), "")
-
-
-def _components(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every component in a config."""
-    if isinstance(config, Mapping) and "_target_" in config:
-        yield config
-    for part in config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ():
-        yield from _components(part)
 
 
 def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -69,6 +62,8 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
         refuse_key(key, "key=value", config, place=workflow)
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
+    if {"network_def", "roi_size", "in_channels", "num_classes"} & set(map(root_of, pairs)):
+        check_network(config)
     return config
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
 from liver_pipeline.bundle.roles import Role
@@ -77,6 +78,7 @@ def plan(
     if not overwrite:
         _refuse_edited(experiment)
     config = merge_layers(layers, overrides={**overrides, "encoder_weights": None})["train"]
+    check_build(config)
     parser = ConfigParser(config)
     reader: ScanReader = parser.get_parsed_content("reader")
     root = Path(parser.get_parsed_content("dataset_dir"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.bundle.ensembles import ensemble_of
+from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.io.discovery import is_one_scan
 from liver_pipeline.io.files import refuse_existing, write_json
@@ -47,6 +48,7 @@ def predict(
         FileNotFoundError: If there is no such run.
         ValueError: If a key is unknown or a value cannot be used, or a fold is not trained and ``partial`` is false.
     """
+    refuse_empty(run=run, scans=scans, masks=masks)
     first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
     if is_mask_file(masks) and is_one_scan(scans):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.compose import compose, set_run_aside, write_stages
-from liver_pipeline.bundle.entry import literal
+from liver_pipeline.bundle.entry import literal, refuse_empty
 from liver_pipeline.bundle.layers import WORKFLOWS, Configs
 from liver_pipeline.bundle.stages import differing_keys, merge_stages, refuse_unused, set_stage_keys
 from liver_pipeline.bundle.trained import WEIGHTS, finished_epoch, stage_folders
@@ -63,6 +63,7 @@ def train(
         ValueError: If the configuration is not that of the run; the message shows each key that differs. Or if another
             process is training in it. Also see :func:`~liver_pipeline.bundle.stages.merge_stages`.
     """
+    refuse_empty(run_dir=run_dir)
     run_dir = Path(run_dir)
     named = bool(layers) or experiment is not None
     overrides = overrides or {}

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from liver_pipeline.evaluation.scoring import ACCEPTED
-from liver_pipeline.geometry.affines import Affine, corner_shift_mm, spacing_of
+from liver_pipeline.geometry.affines import GRID_CLOSE, Affine, corner_shift_mm, spacing_of
 from liver_pipeline.geometry.boxes import Box
-from liver_pipeline.io.findings import GRID_CLOSE
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras

@@ -9,7 +9,7 @@ from pathlib import Path
 from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name
 from liver_pipeline.io.tables import clean_name
 
-SUFFIXES = (".nii.gz", ".nii")
+_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
     files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.name.lower().endswith(SUFFIXES)
+        if path.name.lower().endswith(_SUFFIXES)
         and path.is_file()
         and not path.name.startswith(".")
         and not path.name.endswith(PROBABILITIES)

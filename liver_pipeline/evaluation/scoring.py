@@ -12,9 +12,9 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 
 from liver_pipeline.evaluation.pairing import Failure, Pair
-from liver_pipeline.geometry.affines import corner_shift_mm, spacing_of
+from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
 from liver_pipeline.geometry.boxes import bounding_box
-from liver_pipeline.io.findings import GRID_CLOSE, GRID_SAME, IntakeError
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import read_probabilities, region_probability
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
 from liver_pipeline.metrics.cases import case_figures

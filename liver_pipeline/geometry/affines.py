@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 Affine = npt.NDArray[np.float64]
 
+GRID_SAME = 0.1  # of a voxel edge, at the place that moves most: two grids, or two axes, count as the same
+GRID_CLOSE = 0.5  # up to half a voxel the nearest voxel is still the same one
+
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:
     """Return the voxel edge lengths along the array axes in mm."""
@@ -31,6 +34,19 @@ def shear_deg(affine: Affine) -> float:
     return float(np.degrees(np.arcsin(min(1.0, float(cosines.max())))))
 
 
+def shear_drift(shape: Sequence[int], affine: Affine) -> float:
+    """Return how far an axis wanders sideways from its right angle over the volume, in voxels of the axis beside it.
+
+    Args:
+        shape: Voxels along the three axes.
+        affine: A usable affine; see :func:`affine_is_usable`.
+    """
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs((affine[:3, :3] / edges).T @ (affine[:3, :3] / edges)) * (1.0 - np.eye(3))
+    lengths = edges * (np.asarray(shape, dtype=np.float64) - 1.0)
+    return float((cosines * lengths[None, :] / edges[:, None]).max())
+
+
 def repair_shear(affine: Affine) -> Affine:
     """Return the affine with right angles nearest to ``affine``, same spacing, same centre of rotation (voxel 0)."""
     spacing = np.array(spacing_of(affine))
@@ -42,7 +58,7 @@ def repair_shear(affine: Affine) -> Affine:
 
 def affine_is_usable(affine: Affine) -> bool:
     """Return whether all entries are finite and the three axes span space."""
-    if not np.isfinite(affine).all():
+    if not np.isfinite(affine).all() or np.abs(affine).max() > 1e9:  # a thousand kilometres: a damaged header
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() < 1e-6:

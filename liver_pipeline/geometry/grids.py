@@ -17,12 +17,12 @@ import numpy.typing as npt
 from monai.data.utils import affine_to_spacing as monai_spacing
 from monai.data.utils import compute_shape_offset, zoom_affine
 
-from liver_pipeline.geometry.affines import Affine
+from liver_pipeline.geometry.affines import GRID_CLOSE, Affine
 
 Shape = tuple[int, int, int]
 
 SAME_GRID = 1e-3  # monai.transforms.Spacing leaves spacings and affines alone that differ by less (its AFFINE_TOL)
-MAX_DRIFT = 0.1  # voxels that an axis may wander sideways over the whole volume before it counts as shear
+MAX_DRIFT = 1.01 * GRID_CLOSE  # scan voxels; what intake lets pass passes here, whatever the order of axes
 POSITION_STEP = 2.0**22  # positions are rounded to 1 / this voxel: float noise of a flip must not change a weight
 
 
@@ -148,18 +148,20 @@ def axis_map(
 
     Raises:
         ValueError: If an affine is singular, or an axis of one grid is not parallel to an axis of the other (it would
-            wander more than 0.1 voxel over the volume): shear, or two grids that lean differently.
+            wander more than half a scan voxel over the volume): shear, or two grids that lean differently.
     """
     to_model = _solve(np.asarray(model_affine, dtype=np.float64), np.asarray(scan_affine, dtype=np.float64))
     linear = to_model[:3, :3]
-    extent = np.abs(linear) * (np.asarray(scan_shape, dtype=np.float64) - 1.0).clip(min=1.0)  # model voxels crossed
     order = _parallel_axes(linear)
-    drift = extent.copy()
+    if sorted(order) != [0, 1, 2]:
+        raise ValueError(f"the axes of the two grids are not parallel: {np.round(linear, 3).tolist()}; resample first")
+    crossed = np.abs(linear) * (np.asarray(scan_shape, dtype=np.float64) - 1.0).clip(min=1.0)  # model voxels
+    drift = crossed / np.abs(linear[np.arange(3), order])[:, None]  # scan voxels
     drift[np.arange(3), order] = 0.0
-    if sorted(order) != [0, 1, 2] or drift.max() > MAX_DRIFT:
+    if drift.max() > MAX_DRIFT:
         raise ValueError(
-            f"the axes of the two grids are not parallel: scan axes wander {drift.max():.2f} model voxels sideways"
-            f" (at most {MAX_DRIFT}); the affine is sheared or the grids lean differently: resample the scan first"
+            f"the axes of the two grids are not parallel: scan axes wander {drift.max():.2f} voxels sideways (at most"
+            f" {GRID_CLOSE:g}); the affine is sheared or the grids lean differently: resample the scan first"
         )
     scale, offset, flipped, aligned = [], [], [], []
     for m, axis in enumerate(order):

@@ -1,4 +1,4 @@
-"""DICOM series through ITK (GDCM inside): found by content, sorted by position, one affine, values in HU."""
+"""DICOM series: found by content, sorted by position, one affine, values in HU."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,67 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import Affine
+from liver_pipeline.io.dicom_checks import (
+    conflict_findings,
+    place_findings,
+    positions_along,
+    refuse_missing,
+    refuse_mixed,
+    rescale_findings,
+)
+from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quietly, read_headers
+from liver_pipeline.io.dicom_pixels import read_planes
+from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
 from liver_pipeline.io.files import file_sha256
-from liver_pipeline.io.findings import Finding, error, gap_findings, refuse, settle, warning
+from liver_pipeline.io.findings import Finding, IntakeError, error, refuse, settle, warning
+from liver_pipeline.io.streams import StoredVolume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-IMAGE_CLASSES = {  # SOP classes whose files can be slices; segmentations, reports and plans beside them are left out
-    "1.2.840.10008.5.1.4.1.1.2",  # CT
-    "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
-    "1.2.840.10008.5.1.4.1.1.4",  # MR
-    "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
-    "1.2.840.10008.5.1.4.1.1.7",  # secondary capture
-}
 MAX_UNZIPPED = 16 << 30  # bytes; beyond it a zip is taken for a bomb
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What one file says about itself: lengths in mm, patient space LPS."""
-
-    path: Path
-    series: tuple[Any, ...]  # what all slices of a series share
-    position: npt.NDArray[np.float64]
-    axes: npt.NDArray[np.float64]  # (3, 2): step along columns and rows of the image, spacing included
-    size: tuple[int, int]
-    slope: float
-    intercept: float
-    whole: bool  # values are whole numbers after slope and intercept
-
-
-@dataclass(frozen=True)
-class DicomVolume:
-    """Voxels (X, Y, Z) of a series, value = slope * voxel + intercept; affine to RAS mm; sha256 over all slices.
-
-    ``slice_files`` names the file of each plane along Z.
-    """
-
-    array: npt.NDArray[Any]
-    affine: Affine
-    slope: float
-    intercept: float
-    sha256: str
-    findings: tuple[Finding, ...]
-    slice_files: tuple[str, ...]
-
-
-def sop_class(path: Path) -> str | None:
-    """Return the SOP class in the file's DICOM preamble, "" if it has none, ``None`` for a file that is not DICOM."""
-    with path.open("rb") as file:
-        head = file.read(1024)
-    if head[128:132] != b"DICM":
-        return "" if head[:2] == b"\x08\x00" and head[3:4] == b"\x00" else None  # group 0008 without preamble
-    at = head.find(b"\x02\x00\x02\x00UI")
-    if at < 0:
-        return ""
-    length = int.from_bytes(head[at + 6 : at + 8], "little")
-    return head[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
-
-
-def may_be_slice(path: Path) -> bool:
-    """Return whether the file is DICOM and of a class that can be a slice."""
-    kind = sop_class(path)
-    return kind is not None and (kind == "" or kind in IMAGE_CLASSES) and path.name != "DICOMDIR"
 
 
 def is_series_folder(folder: Path) -> bool:
@@ -85,21 +39,77 @@ def is_series_folder(folder: Path) -> bool:
     return any(file.is_file() and may_be_slice(file) for file in folder.iterdir())
 
 
-def read_series(path: Path, *, accept: Sequence[str] = ()) -> DicomVolume:
-    """Read the one DICOM series in a folder (its own files) or in a zip (all members).
+def find_series(path: Path | str) -> list[Series]:
+    """List the volumes in a folder of DICOM files (its own files), a zip, or a file of many frames.
 
-    Slices are ordered by position along the normal, never by name; slope and intercept are applied, so a CT arrives as
-    int16 HU with slope 1. Only fractional slopes are kept as slope, intercept and stored voxels (float32 where they
-    differ from slice to slice).
+    Scouts, dose reports and captures are left out. Headers alone are read.
+
+    Returns:
+        In order of their ``uid``; slices of a zip name files that are gone.
 
     Raises:
-        IntakeError: NOT_A_SCAN, ZIP_DAMAGED, DICOM_DAMAGED, DICOM_MULTIFRAME, MIXED_SERIES, DUPLICATE_SLICE,
-            UNEVEN_SLICE_GAPS.
+        IntakeError: NOT_A_SCAN, DICOM_DAMAGED, ZIP_DAMAGED.
+        OSError: If a file cannot be read.
     """
+    path = Path(path)
+    with quietly(), _files(path) as files:
+        kept, _ = leave_out_strangers(path, read_headers(path, _candidates(path, files)))
+        return split_series(kept)
+
+
+def read_series(
+    path: Path, *, accept: Collection[str] = (), series: str | None = None, labels: bool = False
+) -> StoredVolume:
+    """Read one DICOM series from a folder (its own files), a zip (all members), or a file of many frames.
+
+    Slices are ordered by position along the normal, never by name; slope and intercept of each slice are applied, so a
+    CT arrives as int16 HU with slope 1. Only fractional slopes are kept as slope, intercept and stored voxels (float32
+    where they differ from slice to slice). The hash is over all files that can be slices, whichever series is read.
+
+    Args:
+        path: Where it is.
+        accept: Codes of errors to take as warnings; MIXED_SERIES puts the slices of all series into one volume.
+        series: Which one of several; see :func:`liver_pipeline.io.dicom_series.choose_series`.
+        labels: Whether it is a label map, whose values need no rescale.
+
+    Raises:
+        IntakeError: NOT_A_SCAN, ZIP_DAMAGED, DICOM_DAMAGED, DICOM_MULTIFRAME, NO_SERIES, GEOMETRY_MISSING,
+            RESCALE_MISSING, MIXED_SERIES, MIXED_PATIENTS, MIXED_FRAMES, MIXED_PASSES, DUPLICATE_SLICE,
+            UNEVEN_SLICE_GAPS, SLICE_SHIFT.
+    """
+    with quietly(), _files(path) as files:
+        candidates = _candidates(path, files)
+        findings = _ignored(len(files) - len(candidates), len(files))
+        slices, notes = leave_out_strangers(path, read_headers(path, candidates))
+        chosen, reason = _one_series(path, slices, series, accept)
+        findings += [*notes, *reason]
+        refuse_missing(path, chosen)
+        refuse_mixed(path, chosen)
+        findings += conflict_findings(chosen)
+        chosen = _sorted(chosen)
+        findings += place_findings(chosen)
+        if len(chosen) < 2:
+            findings.append(_single(path, chosen[0]))
+        settled = settle(path, findings, accept)
+        rescale = () if labels else rescale_findings(chosen)  # an error, raised once the values have been judged, too
+        array, slope, intercept = _read_voxels(path, chosen)
+        return StoredVolume(
+            array, _affine(chosen), series_sha256(path, candidates), (*settled, *rescale), slope, intercept,
+            modality=chosen[0].modality, slice_files=tuple(one.path.name for one in chosen), slice_axis=2,
+        )  # fmt: skip
+
+
+@contextmanager
+def _files(path: Path) -> Iterator[list[Path]]:
+    """Give the files of a folder, the unpacked members of a zip, or the file itself."""
     if path.is_dir():
-        return _read_files(path, sorted(file for file in path.iterdir() if file.is_file()), accept)
+        yield sorted(file for file in path.iterdir() if file.is_file())
+        return
+    if may_be_slice(path):
+        yield [path]
+        return
     with tempfile.TemporaryDirectory(prefix="liver-pipeline-") as scratch:
-        return _read_files(path, _unzip(path, Path(scratch)), accept)
+        yield _unzip(path, Path(scratch))
 
 
 def _unzip(path: Path, scratch: Path) -> list[Path]:
@@ -114,150 +124,94 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
                 files.append(scratch / f"{number:06d}")
                 with archive.open(member) as source, files[-1].open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as reason:
+    except (IntakeError, OSError):
+        raise
+    except Exception as reason:  # a damaged zip makes zipfile fail in any of a dozen ways
         raise refuse(path, "ZIP_DAMAGED", f"{reason}; copy the zip again") from reason
     return files
 
 
-def _read_files(path: Path, files: Sequence[Path], accept: Sequence[str]) -> DicomVolume:
+def _candidates(path: Path, files: Sequence[Path]) -> list[Path]:
     candidates = [file for file in files if may_be_slice(file)]
     if not candidates:
         kind = "folder" if path.is_dir() else "zip file"
         raise refuse(path, "NOT_A_SCAN", f"a {kind} without DICOM slices; name the folder that holds them")
-    findings = []
-    if ignored := len(files) - len(candidates):
-        findings.append(warning("IGNORED_FILES", f"{ignored} of {len(files)} files are no slices and were left out"))
-    slices = [_describe(path, file) for file in candidates]
-    findings += settle(path, _series_findings(path, slices), accept)
-    slices, positions = _sort(slices)
-    findings += gap_findings(positions)
-    if len(slices) < 2:
-        findings.append(error("FEW_SLICES", "one slice; a volume needs a series"))
-    findings = list(settle(path, findings, accept))
-    array, slope, intercept = _read_voxels(path, slices)
-    sha256, names = series_sha256(path, candidates), tuple(one.path.name for one in slices)
-    return DicomVolume(array, _affine(slices), slope, intercept, sha256, tuple(findings), names)
+    return candidates
 
 
-@contextmanager
-def _coded_itk_errors(path: Path, file: Path) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as reason:
-        raise refuse(path, "DICOM_DAMAGED", f"{_name(path, file)} cannot be read; copy it again") from reason
+def _ignored(count: int, total: int) -> list[Finding]:
+    detail = f"{count} of {total} files are no slices and were left out"
+    return [warning("IGNORED_FILES", detail)] if count else []
 
 
-def _name(path: Path, file: Path) -> str:
-    return file.name if path.is_dir() else f"member {int(file.name) + 1}"
+def _one_series(
+    path: Path, slices: list[Slice], which: str | None, accept: Collection[str]
+) -> tuple[list[Slice], list[Finding]]:
+    """Return the slices to read, and why these where there was a choice."""
+    found = split_series(slices)
+    if which is not None:
+        series, reason = choose_series(path, found, which)
+        return list(series.slices), [warning("SERIES_CHOSEN", reason)]
+    passes = any("/" in one.uid for one in found)
+    if len(found) == 1 or ("MIXED_PASSES" if passes else "MIXED_SERIES") in accept:
+        return slices, []
+    if passes and len({one.uid.split("/")[0] for one in found}) == 1:
+        listed = "; ".join(str(one) for one in found)
+        detail = f"{len(found)} passes overlap or alternate in one series: {listed}; name one of them as series"
+        raise refuse(path, "MIXED_PASSES", detail)
+    raise refuse(path, "MIXED_SERIES", listing(found, f"{len(found)} series in one place"))
 
 
-def _describe(path: Path, file: Path) -> Slice:
-    """Read the header of one file."""
-    import itk  # here, because it takes seconds to import
-
-    io = itk.GDCMImageIO.New()
-    with _coded_itk_errors(path, file):
-        io.SetFileName(str(file))
-        io.ReadImageInformation()
-    tags = io.GetMetaDataDictionary()
-
-    def tag(key: str) -> str:
-        return str(tags[key]).strip() if tags.HasKey(key) else ""
-
-    if io.GetNumberOfDimensions() > 2 and io.GetDimensions(2) > 1:
-        raise refuse(
-            path, "DICOM_MULTIFRAME", f"{_name(path, file)} has {io.GetDimensions(2)} frames; convert to NIfTI"
-        )
-    if not tag("0020|0032"):
-        raise refuse(path, "DICOM_DAMAGED", f"{_name(path, file)} has no ImagePositionPatient; remove it or convert")
-    directions = np.array([list(io.GetDirection(axis)) for axis in range(2)], dtype=np.float64)
-    spacing = np.array([io.GetSpacing(axis) for axis in range(2)])
-    size = (int(io.GetDimensions(0)), int(io.GetDimensions(1)))
-    shared = (tag("0008|0060"), tag("0020|000e"), size, tuple(spacing.round(4)), tuple(directions.ravel().round(3)))
-    slope, intercept = float(io.GetRescaleSlope()), float(io.GetRescaleIntercept())
-    return Slice(
-        path=file,
-        series=shared,
-        position=np.array([io.GetOrigin(axis) for axis in range(3)], dtype=np.float64),
-        axes=(directions * spacing[:, None]).T,
-        size=size,
-        slope=slope,
-        intercept=intercept,
-        whole=slope.is_integer() and intercept.is_integer(),
-    )
+def _single(path: Path, one: Slice) -> Finding:
+    if path.is_file() and one.path == path:
+        return error("DICOM_MULTIFRAME", "a single DICOM file; name the folder that holds its series")
+    return error("FEW_SLICES", "one slice; a volume needs a series")
 
 
-def _series_findings(path: Path, slices: Sequence[Slice]) -> list[Finding]:
-    """Refuse slices that make no volume; different SeriesInstanceUIDs alone are a finding, which can be accepted."""
-    findings = []
-    names = ("modality", "SeriesInstanceUID", "image size", "pixel spacing", "orientation")
-    for name, values in zip(names, zip(*(s.series for s in slices), strict=True), strict=True):
-        if len(set(values)) > 1:
-            detail = f"{len(set(values))} values of {name}; put each series in its own folder"
-            if name != "SeriesInstanceUID":
-                raise refuse(path, "MIXED_SERIES", detail)
-            findings.append(error("MIXED_SERIES", detail))
-    return findings
-
-
-def _sort(slices: Sequence[Slice]) -> tuple[list[Slice], npt.NDArray[np.float64]]:
-    """Order slices along their normal; return them with their positions in mm."""
-    normal = np.cross(slices[0].axes[:, 0], slices[0].axes[:, 1])
-    normal /= np.linalg.norm(normal)
-    positions = np.array([s.position @ normal for s in slices])
-    order = np.argsort(positions, kind="stable")
-    return [slices[i] for i in order], positions[order]
+def _sorted(slices: Sequence[Slice]) -> list[Slice]:
+    """Order slices along their normal."""
+    along = positions_along(slices)
+    assert along is not None, "refuse_missing and refuse_mixed come first"
+    return [slices[i] for i in np.argsort(along, kind="stable")]
 
 
 def _affine(slices: Sequence[Slice]) -> Affine:
     """Return the affine to RAS; the step between slices is measured, so a tilted gantry shows as shear."""
+    first, last = slices[0], slices[-1]
+    directions, spacing = first.directions, first.pixel_spacing
+    assert directions is not None and spacing is not None and first.position is not None and last.position is not None
     affine = np.eye(4)
-    affine[:3, :2] = slices[0].axes
-    affine[:3, 2] = (slices[-1].position - slices[0].position) / max(1, len(slices) - 1)
+    affine[:3, 0] = directions[0] * spacing[1]  # along a row: the distance of columns
+    affine[:3, 1] = directions[1] * spacing[0]
+    affine[:3, 2] = (last.position - first.position) / max(1, len(slices) - 1)
     if len(slices) == 1:
-        affine[:3, 2] = np.cross(slices[0].axes[:, 0], slices[0].axes[:, 1])
-    affine[:3, 3] = slices[0].position
+        affine[:3, 2] = np.cross(directions[0], directions[1])
+    affine[:3, 3] = first.position
     return LPS_TO_RAS @ affine
 
 
 def _read_voxels(path: Path, slices: Sequence[Slice]) -> tuple[npt.NDArray[Any], float, float]:
     """Return voxels (X, Y, Z) with their slope and intercept; one slice at a time beside the volume."""
-    first = slices[0]
-    whole = all(s.whole for s in slices)
-    uniform = all((s.slope, s.intercept) == (first.slope, first.intercept) for s in slices)
+    scales = [one.rescale or (1.0, 0.0) for one in slices]
+    whole = all(number.is_integer() for scale in scales for number in scale)
+    uniform = len(set(scales)) == 1
+    slope, intercept = scales[0] if uniform and not whole else (1.0, 0.0)
     dtype = np.dtype(np.int16 if whole or uniform else np.float32)
-    slope, intercept = (first.slope, first.intercept) if uniform and not whole else (1.0, 0.0)
-    volume = np.empty((*first.size, len(slices)), dtype=dtype, order="F")
-    for index, one in enumerate(slices):
-        with _coded_itk_errors(path, one.path):
-            values = _pixels(one)
-        if values.shape != first.size:
-            raise refuse(path, "DICOM_DAMAGED", f"{_name(path, one.path)} has pixels of shape {values.shape}")
-        if volume.dtype.kind == "i":
-            if not whole:
-                values = np.rint((values - intercept) / slope)
-            if volume.dtype == np.int16 and (values.min() < -32768 or values.max() > 32767):
-                volume = volume.astype(np.int32, order="F")  # 16 bits unsigned and full: rare, so paid for only then
+    volume = np.empty((*slices[0].size, len(slices)), dtype=dtype, order="F")
+    for index, stored in read_planes(path, slices):
+        values: npt.NDArray[Any] = stored
+        if whole and scales[index] != (1.0, 0.0):
+            values = stored.astype(np.int64) * int(scales[index][0]) + int(scales[index][1])
+        elif not (whole or uniform):
+            values = stored * scales[index][0] + scales[index][1]
+        if volume.dtype == np.int16 and (values.min() < -32768 or values.max() > 32767):
+            volume = volume.astype(np.int32, order="F")  # 16 bits unsigned and full: rare, so paid for only then
         volume[:, :, index] = values
     return volume, slope, intercept
 
 
-def _pixels(one: Slice) -> npt.NDArray[Any]:
-    """Return the values (X, Y) of one slice after slope and intercept."""
-    import itk
-
-    io = itk.GDCMImageIO.New()
-    io.SetFileName(str(one.path))
-    io.ReadImageInformation()
-    small = io.GetComponentTypeAsString(io.GetComponentType()) in ("short", "char", "unsigned_char")
-    kind = itk.Image[itk.SS if small else itk.D, 3]
-    reader = itk.ImageFileReader[kind].New(FileName=str(one.path), ImageIO=io)
-    reader.Update()
-    return np.array(itk.GetArrayViewFromImage(reader.GetOutput())[0].T)
-
-
 def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
-    """Return sha256 of a zip file, or over the sorted hashes of the slices of a folder (names do not matter)."""
+    """Return sha256 of a file, or over the sorted hashes of the slices of a folder (names do not matter)."""
     if path.is_file():
         return file_sha256(path)
     slices = files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]

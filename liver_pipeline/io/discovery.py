@@ -14,19 +14,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.dicom import is_series_folder, may_be_slice, series_sha256
-from liver_pipeline.io.findings import IntakeError, refuse
-from liver_pipeline.io.nifti import LABEL_INTENT, intent_code, peek
+from liver_pipeline.io.dicom import is_series_folder
+from liver_pipeline.io.dicom_headers import may_be_slice
+from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.formats import peek_stored, stored_sha256
+from liver_pipeline.io.nifti import LABEL_INTENT, intent_code
 
 logger = logging.getLogger(__name__)
 
-SCAN_SUFFIXES = (".nii.gz", ".nii", ".zip")
+SCAN_SUFFIXES = (
+    ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
+)  # fmt: skip
+VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
 
 
 # What lies beside a mask, or was made of one.
-RESULT_ENDINGS = (PROBABILITIES, f"{STALE}.nii.gz", ".edited.nii.gz")
+RESULT_ENDINGS = (PROBABILITIES, f"{STALE}.nii.gz", ".edited.nii.gz", ".seg.nrrd")  # the last is 3D Slicer's
 LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
 REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 
@@ -40,7 +45,7 @@ class ScanInput:
 
 
 def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput]:
-    """Find the scans below a folder: ``.nii``, ``.nii.gz`` and ``.zip`` files, and folders of DICOM slices.
+    """Find the scans below a folder: files that end as :data:`SCAN_SUFFIXES` do, and folders of DICOM slices.
 
     What is named like a scan is taken for one, so that a folder called ``a.nii.gz`` fails with a code rather than being
     passed over. Hidden names are left out. A file is its own only scan; slices in ``root`` itself are a scan called as
@@ -69,7 +74,8 @@ def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput
         logger.warning("%s: %d label maps, masks or probabilities are no scans: %s, ...", root, len(labels), shown)
     found = [ScanInput(path, _case_below(root, path)) for path in paths if path not in labels]
     if not found:
-        there = f"only {len(labels)} label maps" if labels else "no .nii, .nii.gz, .zip or DICOM series"
+        kinds = f"no DICOM series and no file that ends in {', '.join(SCAN_SUFFIXES)}"
+        there = f"only {len(labels)} label maps" if labels else kinds
         raise refuse(root, "NO_SCANS", f"{there} in it; name the folder of the scans")
     return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
 
@@ -168,12 +174,20 @@ def _walk(folder: Path, seen: set[Path]) -> list[Path]:
         entries = _entries(folder)
     except OSError:
         return [folder]
+    names = {entry.name.lower() for entry in entries}
     for entry in entries:
         if _named_like_scan(entry):
-            found.append(entry)
+            found += [] if _has_header(entry, names) else [entry]
         elif entry.is_dir():
             found += _walk(entry, seen)
     return found
+
+
+def _has_header(entry: Path, names: set[str]) -> bool:
+    """Return whether ``entry`` holds the voxels of a header among ``names``."""
+    name = entry.name.lower()
+    stem = next((name[: -len(suffix)] for suffix in VOXELS_OF_PAIRS if name.endswith(suffix)), None)
+    return stem is not None and bool({f"{stem}.hdr", f"{stem}.hdr.gz"} & names)
 
 
 def _entries(folder: Path) -> Sequence[Path]:
@@ -181,12 +195,12 @@ def _entries(folder: Path) -> Sequence[Path]:
 
 
 def input_sha256(path: Path) -> str:
-    """Return the hash that reading the scan will give: of the file, or over the slices of a folder.
+    """Return the hash that reading the scan will give: of the file or its two files, or over the slices of a folder.
 
     Raises:
         OSError: If it cannot be read.
     """
-    return series_sha256(path)
+    return stored_sha256(path)
 
 
 def voxel_count(path: Path) -> tuple[int, int]:
@@ -197,7 +211,9 @@ def voxel_count(path: Path) -> tuple[int, int]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return sum(member.file_size for member in archive.infolist()) // 2, 2
-        shape, dtype = peek(path)
+        if may_be_slice(path):
+            return path.stat().st_size // 2, 2
+        shape, dtype = peek_stored(path)
         return math.prod(shape), dtype.itemsize
-    except (OSError, IntakeError, zipfile.BadZipFile):
+    except Exception:  # reading will say what is wrong with it
         return 0, 0

@@ -1,23 +1,22 @@
-"""What can be wrong with a scan or a label map, as codes: plain checks on numbers, shapes and affines."""
+"""What can be wrong with a scan or a label map, as codes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-
-from liver_pipeline.geometry.affines import Affine, affine_is_usable, corner_shift_mm, shear_deg, spacing_of
 
 CODES: dict[str, str] = {
     # the file
     "NOT_FOUND": "there is no such file or folder",
     "READ_FAILED": "the operating system could not read it",
+    "READER_FAILED": "the file made its reader fail in a way of its own: it is damaged, or of a kind not met so far",
     "EMPTY_FILE": "the file has zero bytes",
-    "NOT_A_SCAN": "not a NIfTI file, a DICOM series folder or a zip of one",
+    "NOT_A_SCAN": "none of NIfTI, NRRD, MetaImage, MGH, and no folder or zip of a DICOM series",
+    "ANALYZE": "Analyze 7.5 does not say where left and right are",
+    "VOXELS_MISSING": "the file of the voxels, or of the header, is not beside the other",
+    "UNSUPPORTED_ENCODING": "voxels are stored as text, in many files, or in a way of its own",
     "GZIP_CRC": "the compressed stream is damaged: invalid data, or its checksum or length is wrong",
     "TRUNCATED": "the file ends before its voxels do",
     "TRAILING_BYTES": "the file goes on after its last voxel",
@@ -26,16 +25,24 @@ CODES: dict[str, str] = {
     "OUT_OF_MEMORY": "the volume does not fit into memory",
     # a DICOM series
     "ZIP_DAMAGED": "the zip file, or a file in it, is damaged",
-    "DICOM_DAMAGED": "a slice cannot be read, or lacks its position",
-    "DICOM_MULTIFRAME": "one DICOM file holds many frames, or one file of a series was given",
-    "IGNORED_FILES": "files beside the slices are no slices and were left out",
-    "MIXED_SERIES": "slices belong to several series, or differ in size, spacing or orientation",
+    "DICOM_DAMAGED": "header or pixels of a slice cannot be read",
+    "DICOM_MULTIFRAME": "one file of a series was given: the folder is the scan",
+    "IGNORED_FILES": "scouts, dose reports, captures or other files beside the slices were left out",
+    "GEOMETRY_MISSING": "a slice lacks PixelSpacing, ImageOrientationPatient or ImagePositionPatient",
+    "RESCALE_MISSING": "a CT, or some slices of a series, lack RescaleSlope and RescaleIntercept",
+    "NO_SERIES": "there is no series of that name among those found",
+    "SERIES_CHOSEN": "one of several series was asked for, and this one was read",
+    "MIXED_SERIES": "slices belong to several series, or differ in size, spacing, orientation or modality",
+    "MIXED_PATIENTS": "slices name different patients",
+    "MIXED_FRAMES": "slices have different frames of reference, so that their positions cannot be compared",
+    "MIXED_PASSES": "slices of several acquisitions, kernels, echoes or phases overlap or alternate",
     "DUPLICATE_SLICE": "two slices lie at the same position",
     "UNEVEN_SLICE_GAPS": "distances between neighbouring slices differ: slices are missing",
+    "SLICE_SHIFT": "slices lie off the straight line of the others: they jump, or the stack is bowed",
     # the grid
     "NOT_3D": "the volume has fewer or more than three axes longer than one voxel",
     "AFFINE_SINGULAR": "the affine holds nan or inf, or maps the volume onto a plane",
-    "NO_AFFINE": "sform and qform codes are both 0: orientation is a guess",
+    "NO_AFFINE": "the file does not say how it lies in the patient: orientation is a guess",
     "SFORM_QFORM_CONFLICT": "sform and qform place voxels differently",
     "SHEAR": "the axes of the voxel grid are not at right angles",
     "UNITS": "the header says that lengths are not in millimetres",
@@ -47,6 +54,10 @@ CODES: dict[str, str] = {
     "NON_FINITE": "voxels are nan or infinite",
     "CONSTANT": "every voxel has the same value",
     "HU_SCALE": "values cannot be Hounsfield units",
+    "SLICE_CONSTANT": "slices inside the body hold one value",
+    "SLICE_REPEATED": "slices are copies of the one before",
+    "SLICE_JUMP": "values, or the body, jump between neighbouring slices",
+    "MODALITY": "the file, or its values, are of another modality than the one it is read as",
     # a label map
     "LABEL_GRID_MISMATCH": "the label map does not lie on the grid of its scan",
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
@@ -62,13 +73,6 @@ CODES: dict[str, str] = {
     "DISK_FULL": "no space is left for the mask",
     "OUTPUT_READ_ONLY": "the output folder cannot be written to",
 }
-
-SHEAR_REPAIRABLE_DEG = 0.1  # rounding in headers; beyond this a gantry tilt or a registration is meant
-SHEAR_SILENT_DEG = 0.005  # float32 rounding of a right angle
-GRID_SAME = 0.1  # of the smallest voxel edge, at the corner that moves most
-GRID_CLOSE = 0.5  # up to half a voxel the nearest voxel is still the same one
-THICK_MM = {"ct": 6.0, "mr": 10.0}  # LiTS reaches 6.0 mm
-TOO_THICK_MM = 20.0
 
 
 class Severity(StrEnum):
@@ -125,6 +129,12 @@ def refuse(path: Path | str, code: str, detail: str) -> IntakeError:
     return IntakeError(path, [error(code, detail)])
 
 
+def known_codes(codes: Collection[str]) -> None:
+    """Raise ValueError if one of ``codes`` is no key of ``CODES``."""
+    if unknown := set(codes) - set(CODES):
+        raise ValueError(f"unknown intake code {sorted(unknown)[0]!r}; the codes are {', '.join(CODES)}")
+
+
 def settle(path: Path | str, findings: Iterable[Finding], accept: Collection[str] = ()) -> tuple[Finding, ...]:
     """Raise if an error is among ``findings``; errors whose code is in ``accept`` become warnings.
 
@@ -132,121 +142,8 @@ def settle(path: Path | str, findings: Iterable[Finding], accept: Collection[str
         IntakeError: With all findings, if an error remains.
         ValueError: If ``accept`` holds an unknown code.
     """
-    if unknown := set(accept) - set(CODES):
-        raise ValueError(f"unknown intake code {sorted(unknown)[0]!r}; the codes are {', '.join(CODES)}")
+    known_codes(accept)
     settled = tuple(replace(f, severity=Severity.WARNING) if f.code in accept else f for f in findings)
     if any(f.severity is Severity.ERROR for f in settled):
         raise IntakeError(path, settled)
     return settled
-
-
-def affine_findings(affine: Affine) -> list[Finding]:
-    """Check one affine: usable, plausible voxel edges, right angles."""
-    if not affine_is_usable(affine):
-        rows = np.round(affine[:3], 4).tolist()
-        return [
-            error("AFFINE_SINGULAR", f"affine {rows} maps the volume onto a plane, or is not finite; mend the header")
-        ]
-    found = []
-    spacing = spacing_of(affine)
-    if min(spacing) < 0.05 or max(spacing) > 200.0:
-        found.append(error("SPACING_RANGE", f"spacing {_mm(spacing)}; expected 0.05 to 200 mm"))
-    angle = shear_deg(affine)
-    if angle > SHEAR_REPAIRABLE_DEG:
-        found.append(
-            error("SHEAR", f"axes miss a right angle by {angle:.2f} degrees; resample onto an orthogonal grid first")
-        )
-    elif angle > SHEAR_SILENT_DEG:
-        found.append(warning("SHEAR", f"axes miss a right angle by {angle:.4f} degrees (repair=('SHEAR',) mends it)"))
-    return found
-
-
-def form_findings(shape: Sequence[int], sform: Affine, qform: Affine) -> list[Finding]:
-    """Compare sform and qform where both are set: the corner that moves most, against the smallest voxel edge."""
-    if not (affine_is_usable(sform) and affine_is_usable(qform)):
-        return []  # said by affine_findings, or the qform is unused
-    shift, edge = corner_shift_mm(shape, sform, qform), min(spacing_of(sform))
-    if shift <= GRID_SAME * edge:
-        return []
-    detail = f"sform and qform differ by up to {shift:.3g} mm (smallest voxel edge {edge:.3g} mm); keep the right one"
-    return [(error if shift > GRID_CLOSE * edge else warning)("SFORM_QFORM_CONFLICT", detail)]
-
-
-def grid_findings(shape: Sequence[int], affine: Affine, modality: str) -> list[Finding]:
-    """Check number and thickness of slices, and for CT whether the geometry was lost (identity affine)."""
-    found = []
-    spacing = spacing_of(affine)
-    if min(shape) < 3:
-        found.append(error("FEW_SLICES", f"shape {tuple(shape)}; a volume needs at least 3 voxels along each axis"))
-    elif min(shape) < 8:
-        found.append(warning("FEW_SLICES", f"shape {tuple(shape)}; results on so few slices are poor"))
-    if max(spacing) > TOO_THICK_MM:
-        found.append(error("THICK_SLICE", f"spacing {_mm(spacing)}; slices above {TOO_THICK_MM:g} mm are refused"))
-    elif max(spacing) > THICK_MM.get(modality, THICK_MM["mr"]):
-        found.append(warning("THICK_SLICE", f"spacing {_mm(spacing)}; small lesions may be missed"))
-    if modality == "ct" and np.array_equal(np.abs(affine), np.eye(4)):
-        full_matrix = sorted(shape)[1] >= 400  # a scanner's 512x512 with 1 mm voxels at the origin (LiTS 28-47)
-        detail = f"shape {tuple(shape)} with voxels of exactly 1 mm and origin 0; restore the spacing from the source"
-        found.append((error if full_matrix else warning)("UNIT_SPACING_CT", detail))
-    return found
-
-
-def value_findings(low: float, high: float, modality: str) -> list[Finding]:
-    """Check the range of values (HU for ct, after slope and intercept)."""
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return [error("NON_FINITE", "voxels are nan or infinite; fill them (air is -1024 HU) or export again")]
-    if low == high:
-        return [error("CONSTANT", f"every voxel is {low:g}; nothing to segment")]
-    if modality != "ct":
-        return []
-    span = f"values {low:g} to {high:g}"
-    if low >= 0:
-        return [error("HU_SCALE", f"{span}: no HU below 0; was the intercept (-1024) lost, or the scan rescaled?")]
-    if high - low < 200:
-        return [error("HU_SCALE", f"{span}: range too small for HU; was the scan normalised?")]
-    if low < -33000 or high > 66000:
-        return [error("HU_SCALE", f"{span}: beyond what HU can be; look at scl_slope and scl_inter")]
-    if low > -200:
-        return [warning("HU_SCALE", f"{span}: no air (-1000 HU); was the scan windowed or cropped?")]
-    return []
-
-
-def label_grid_findings(
-    shape: Sequence[int], affine: Affine, label_shape: Sequence[int], label_affine: Affine
-) -> list[Finding]:
-    """Compare the grids of a scan and its label map.
-
-    Silent up to a tenth of the smallest voxel edge at the corner that moves most, a warning up to half of it (the
-    nearest voxel is still the same one), an error beyond.
-    """
-    code = "LABEL_GRID_MISMATCH"
-    if tuple(shape) != tuple(label_shape):
-        return [error(code, f"label map has shape {tuple(label_shape)}, scan {tuple(shape)}; resample the label map")]
-    shift, edge = corner_shift_mm(shape, affine, label_affine), min(spacing_of(affine))
-    if shift <= GRID_SAME * edge:
-        return []
-    hint = "; its affine is the identity" if np.array_equal(np.abs(label_affine), np.eye(4)) else ""
-    detail = f"label map lies up to {shift:.3g} mm off the scan (smallest voxel edge {edge:.3g} mm){hint}"
-    return [(error if shift > GRID_CLOSE * edge else warning)(code, detail)]
-
-
-def gap_findings(positions_mm: npt.NDArray[np.float64]) -> list[Finding]:
-    """Check sorted slice positions: no two the same, gaps within 5 % of their median (1 %: warning)."""
-    gaps = np.diff(positions_mm)
-    if len(gaps) == 0:
-        return []
-    if gaps.min() < 1e-3:
-        at = float(positions_mm[int(gaps.argmin())])
-        return [error("DUPLICATE_SLICE", f"two slices at {at:.3f} mm; keep one phase or reconstruction per folder")]
-    median = float(np.median(gaps))
-    off = float(np.abs(gaps - median).max())
-    detail = (
-        f"slice gaps from {gaps.min():.3f} to {gaps.max():.3f} mm (median {median:.3f} mm); find the missing slices"
-    )
-    if off > 0.05 * median:
-        return [error("UNEVEN_SLICE_GAPS", detail)]
-    return [warning("UNEVEN_SLICE_GAPS", detail)] if off > max(0.01 * median, 0.01) else []
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return "x".join(f"{edge:.4g}" for edge in spacing) + " mm"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from liver_pipeline.geometry.affines import affine_is_usable
 from liver_pipeline.geometry.boxes import Box
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.nifti import header_like, read_nifti, scaling, write_nifti
+from liver_pipeline.io.nifti import header_like, read_nifti, write_nifti
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import FloatArray
 
@@ -65,15 +65,11 @@ def read_probabilities(path: Path | str) -> dict[str, Scan]:
     count = shape[3] if len(shape) == 4 else 0
     if count not in CLASSES or len(shape) > 4:
         raise refuse(path, "NOT_3D", f"shape {shape}; expected (X, Y, Z) of tumor, or 1 to 3 classes as last axis")
-    affine = np.asarray(volume.header.get_best_affine(), dtype=np.float64)
-    if not affine_is_usable(affine):
+    if not affine_is_usable(volume.affine):
         raise refuse(path, "AFFINE_SINGULAR", "the affine has no inverse; write the probabilities on the scan's grid")
-    slope, intercept = scaling(path, volume.header)
     by_class = volume.array if count else volume.array[..., None]
-    return {
-        name: Scan(by_class[..., k], affine, slope, intercept, volume.header, path, volume.sha256, volume.findings)
-        for k, name in enumerate(CLASSES[count])
-    }
+    rest = (volume.affine, volume.slope, volume.intercept, volume.header, path, volume.sha256, volume.findings)
+    return {name: Scan(by_class[..., k], *rest) for k, name in enumerate(CLASSES[count])}
 
 
 def region_probability(classes: Mapping[str, Scan], region: str, box: Box) -> FloatArray | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import HeaderDataError
 
 from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
-from liver_pipeline.io.dicom import is_series_folder, read_series, sop_class
-from liver_pipeline.io.findings import (
-    Finding,
-    IntakeError,
-    affine_findings,
-    error,
-    form_findings,
-    grid_findings,
-    label_grid_findings,
-    refuse,
-    settle,
-    value_findings,
-    warning,
-)
-from liver_pipeline.io.nifti import LABEL_INTENT, header_findings, header_like, read_nifti, scaling, write_nifti
+from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
+from liver_pipeline.io.findings import Finding, IntakeError, Severity, error, known_codes, refuse, settle, warning
+from liver_pipeline.io.formats import read_stored
+from liver_pipeline.io.hu import modality_findings, value_findings
+from liver_pipeline.io.nifti import LABEL_INTENT, header_like, write_nifti
+from liver_pipeline.io.pairs import known_orientation
+from liver_pipeline.io.slices import slice_axis, slice_findings
+from liver_pipeline.io.streams import StoredVolume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -46,6 +39,7 @@ class Scan:
         sha256: Of the file; of a DICOM folder over its slices.
         findings: Warnings.
         slice_files: Name of the file of each plane along Z, of a folder of DICOM slices; empty for anything else.
+        modality: "CT" or "MR" where the file says so, else "".
     """
 
     array: npt.NDArray[Any]
@@ -57,6 +51,7 @@ class Scan:
     sha256: str
     findings: tuple[Finding, ...]
     slice_files: tuple[str, ...] = ()
+    modality: str = ""
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -65,15 +60,27 @@ class Scan:
 
 
 def read_scan(
-    path: Path | str, *, modality: str = "ct", accept: Collection[str] = (), repair: Collection[str] = ()
+    path: Path | str,
+    *,
+    modality: str = "ct",
+    accept: Collection[str] = (),
+    repair: Collection[str] = (),
+    series: str | None = None,
+    orientation: str | None = None,
 ) -> Scan:
     """Read and check one scan.
 
     Args:
-        path: A NIfTI file (compressed or not, known by its content), a DICOM series folder, or a zip of one series.
+        path: A file of NIfTI, NRRD, MetaImage or MGH (compressed or not, known by its content), or either of two
+            files of header and voxels; a folder or a zip of a DICOM series, or an enhanced CT or MR of many frames.
         modality: "ct" also checks that values can be Hounsfield units; anything else, such as "mr", does not.
         accept: Codes of errors to take as warnings, for a user who knows better.
-        repair: ("SHEAR",) turns a shear of at most 0.1 degrees into right angles in ``affine``; the header is kept.
+        repair: ("SHEAR",) turns a shear of at most half a voxel over the volume into right angles in ``affine``; the
+            header is kept.
+        series: Of a DICOM folder or zip that holds several: the ``uid`` of one that
+            :func:`liver_pipeline.io.dicom.find_series` lists, "thinnest", or "contrast". SERIES_CHOSEN says why.
+        orientation: Where the axes of an Analyze 7.5 file run to, such as "LAS" (to the left, to the front, up): it
+            does not say so itself. Files that do are not touched by it.
 
     Returns:
         The scan; its findings are warnings.
@@ -81,16 +88,25 @@ def read_scan(
     Raises:
         IntakeError: With the code of what is wrong; see ``liver_pipeline.io.findings.CODES``.
     """
-    return _read(Path(path), modality, accept, repair)
+    known_orientation(orientation)
+    with _own_errors(Path(path), accept):
+        return _read(Path(path), modality, accept, repair, series, orientation)
 
 
-def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), accept: Collection[str] = ()) -> Scan:
+def read_label_map(
+    path: Path | str,
+    *,
+    allowed: Collection[int] = (0, 1, 2),
+    accept: Collection[str] = (),
+    orientation: str | None = None,
+) -> Scan:
     """Read and check one label map; whole numbers stored as floats are fine.
 
     Args:
         path: As for :func:`read_scan`.
         allowed: Labels that may occur, 0 to 255.
         accept: As for :func:`read_scan`.
+        orientation: As for :func:`read_scan`.
 
     Returns:
         A scan whose array is uint8 (X, Y, Z), slope 1, intercept 0. Background everywhere: warning LABEL_EMPTY.
@@ -98,10 +114,12 @@ def read_label_map(path: Path | str, *, allowed: Collection[int] = (0, 1, 2), ac
     Raises:
         IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
     """
-    raw = _read(Path(path), "label", accept, ())
-    labels, findings = _whole_labels(raw, allowed)
-    settled = settle(path, (*raw.findings, *findings), accept)
-    return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
+    known_orientation(orientation)
+    with _own_errors(Path(path), accept):
+        raw = _read(Path(path), "label", accept, orientation=orientation)
+        labels, findings = _whole_labels(raw, allowed)
+        settled = settle(path, (*raw.findings, *findings), accept)
+        return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
 
 
 def write_label_map(
@@ -152,61 +170,27 @@ def label_findings(scan: Scan, label: Scan) -> list[Finding]:
     return label_grid_findings(scan.array.shape, scan.affine, label.array.shape, label.affine)
 
 
-def _read(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    try:
-        if path.is_dir():
-            if not is_series_folder(path):
-                raise refuse(path, "NOT_A_SCAN", "a folder without DICOM slices; name the folder that holds them")
-            return _from_series(path, modality, accept, repair)
-        if sniff(path) == "zip":
-            return _from_series(path, modality, accept, repair)
-        return _from_nifti(path, modality, accept, repair)
-    except FileNotFoundError as reason:
-        raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?") from reason
-    except OSError as reason:
-        raise refuse(path, "READ_FAILED", f"{reason.strerror or reason}; is the file readable?") from reason
-    except MemoryError as reason:
-        raise refuse(path, "OUT_OF_MEMORY", "the volume does not fit into memory") from reason
+def _read(
+    path: Path,
+    modality: str,
+    accept: Collection[str],
+    repair: Collection[str] = (),
+    series: str | None = None,
+    orientation: str | None = None,
+) -> Scan:
+    volume = read_stored(path, accept=accept, series=series, labels=modality == "label", orientation=orientation)
+    header = volume.header if volume.header is not None else _header_of(volume)
+    affine = volume.affine if volume.header is not None else np.asarray(header.get_sform(), dtype=np.float64)
+    names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
+    said = volume.modality if volume.modality in ("CT", "MR") else ""
+    findings = (*volume.findings, *modality_findings(volume.modality, modality))
+    voxels = (volume.array, affine, volume.slope, volume.intercept)
+    scan = Scan(*voxels, header, path, volume.sha256, findings, names, said)
+    return checked(scan, modality, accept, repair, slices=volume.slice_axis)
 
 
-def sniff(path: Path) -> str:
-    """Return "zip" or "nifti" (which a NIfTI file may still turn out not to be) by the first bytes.
-
-    Raises:
-        IntakeError: DICOM_MULTIFRAME for one DICOM file: its folder is the scan.
-    """
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head == b"PK\x03\x04":
-        return "zip"
-    if head and sop_class(path) is not None:
-        raise refuse(path, "DICOM_MULTIFRAME", "a single DICOM file; name the folder that holds its series")
-    return "nifti"
-
-
-def _from_nifti(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    volume = read_nifti(path)
-    header = volume.header
-    slope, intercept = scaling(path, header)
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    findings = [*volume.findings, *header_findings(path, header)]
-    if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
-        findings += form_findings(volume.array.shape, affine, _qform(header))
-    return checked(
-        Scan(volume.array, affine, slope, intercept, header, path, volume.sha256, tuple(findings)),
-        modality, accept, repair,
-    )  # fmt: skip
-
-
-def _qform(header: Any) -> Affine:
-    try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
-    except (ValueError, HeaderDataError):
-        return np.full((4, 4), np.nan)
-
-
-def _from_series(path: Path, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    volume = read_series(path, accept=tuple(accept))
+def _header_of(volume: StoredVolume) -> Any:
+    """Return a NIfTI header for what had none: its float32 sform is what a reader of the mask sees."""
     header = nib.Nifti1Header()
     header.set_data_shape(volume.array.shape)
     header.set_data_dtype(volume.array.dtype)
@@ -214,26 +198,56 @@ def _from_series(path: Path, modality: str, accept: Collection[str], repair: Col
     if affine_is_usable(volume.affine):
         header.set_qform(volume.affine, code=1, strip_shears=True)
     header.set_sform(volume.affine, code=1)
-    affine = np.asarray(header.get_sform(), dtype=np.float64)  # as float32 holds it: what a reader of the mask sees
-    names = volume.slice_files if path.is_dir() else ()  # members of a zip were numbered
-    return checked(
-        Scan(volume.array, affine, volume.slope, volume.intercept, header, path, volume.sha256, volume.findings, names),
-        modality, accept, repair,
-    )  # fmt: skip
+    return header
 
 
-def checked(scan: Scan, modality: str, accept: Collection[str], repair: Collection[str]) -> Scan:
-    """Add the findings on grid and values; raise if an error is among all findings."""
-    findings = [*scan.findings, *affine_findings(scan.affine)]
+@contextmanager
+def _own_errors(path: Path, accept: Collection[str]) -> Iterator[None]:
+    """Turn whatever goes wrong while ``path`` is read into an error of that file."""
+    known_codes(accept)
+    try:
+        yield
+    except IntakeError:
+        raise
+    except FileNotFoundError as reason:
+        raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?") from reason
+    except OSError as reason:
+        raise refuse(path, "READ_FAILED", f"{reason.strerror or reason}; is the file readable?") from reason
+    except MemoryError as reason:
+        raise refuse(path, "OUT_OF_MEMORY", "the volume does not fit into memory") from reason
+    except Exception as reason:  # a damaged file must not end a run of many, however it was damaged
+        line = " ".join(f"{type(reason).__name__}: {reason}".split())[:300]
+        raise refuse(path, "READER_FAILED", f"{line}; write the file again with another program") from reason
+
+
+def checked(
+    scan: Scan, modality: str, accept: Collection[str], repair: Collection[str], *, slices: int | None = None
+) -> Scan:
+    """Add the findings on grid and values; raise if an error is among all findings.
+
+    ``slices`` is the axis across the slices, where that is known.
+    """
+    findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine)]
     if affine_is_usable(scan.affine):
         findings += grid_findings(scan.array.shape, scan.affine, modality)
-    low, high = (scan.slope * float(edge) + scan.intercept for edge in (scan.array.min(), scan.array.max()))
-    ranges = value_findings(min(low, high), max(low, high), modality)
-    findings += [f for f in ranges if not (modality == "label" and f.code == "CONSTANT")]
+        slices = slice_axis(scan.affine) if slices is None else slices
+    findings += _findings_on_values(scan, modality, slices)
     settled = settle(scan.path, findings, accept)
     if "SHEAR" in repair and any(f.code == "SHEAR" for f in settled):
         return replace(scan, affine=repair_shear(scan.affine), findings=settled)
     return replace(scan, findings=settled)
+
+
+def _findings_on_values(scan: Scan, modality: str, slices: int | None) -> list[Finding]:
+    found = value_findings(scan.array, scan.slope, scan.intercept, modality)
+    if any(f.code == "MODALITY" for f in scan.findings):  # the file has said so already
+        found = [f for f in found if f.code != "MODALITY"]
+    in_hu = modality == "ct" and not any(f.code == "HU_SCALE" and f.severity is Severity.ERROR for f in found)
+    if scan.modality == "MR":  # values of an MR are no failed HU
+        found = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in found]
+    if modality != "label" and slices is not None and all(f.code != "NON_FINITE" for f in found):
+        found += slice_findings(scan.array, scan.slope, scan.intercept, slices, in_hu=in_hu, names=scan.slice_files)
+    return found
 
 
 def _whole_labels(scan: Scan, allowed: Collection[int]) -> tuple[npt.NDArray[np.uint8], list[Finding]]:
@@ -246,7 +260,8 @@ def _whole_labels(scan: Scan, allowed: Collection[int]) -> tuple[npt.NDArray[np.
         plane = scan.array[:, :, z]
         if (scan.slope, scan.intercept) != (1.0, 0.0):
             plane = plane * scan.slope + scan.intercept
-        labels[:, :, z] = plane.astype(np.uint8) if plane.dtype != np.uint8 else plane
+        with np.errstate(invalid="ignore"):  # what does not fit into a byte is unequal below
+            labels[:, :, z] = plane.astype(np.uint8)
         wrong = (labels[:, :, z] != plane) | ~table[labels[:, :, z]]
         if wrong.any():
             unknown.update(np.unique(plane[wrong])[:5].tolist())

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from monai.networks.nets import FlexibleUNet
 from torch import nn
@@ -43,7 +42,7 @@ class EncoderWeights:
             OSError: If the download fails; the message says what to do.
         """
         if self.path is not None:
-            source = smp.encoders.get_encoder(encoder_name)
+            source = _encoder_library().encoders.get_encoder(encoder_name)
             _load_encoder(source, Path(self.path), self.sha256)
             source.set_in_channels(in_channels, pretrained=True)
         elif self.name is not None:
@@ -83,7 +82,7 @@ def encoder_network(
         OSError: See :meth:`EncoderWeights.load`.
     """
     try:
-        network: Any = smp.create_model(
+        network: Any = _encoder_library().create_model(
             architecture, encoder_name, encoder_weights=None, in_channels=in_channels, classes=classes, **options
         )
     except KeyError as error:
@@ -151,9 +150,17 @@ class FcnResNet50(nn.Module):
         return logits
 
 
+def _encoder_library() -> Any:
+    """Import segmentation_models_pytorch: with timm a second, which only its networks are worth."""
+    import segmentation_models_pytorch
+
+    return segmentation_models_pytorch
+
+
 def _downloaded_encoder(encoder_name: str, in_channels: int, encoder_weights: str) -> nn.Module:
     try:
-        return smp.encoders.get_encoder(encoder_name, in_channels, weights=encoder_weights)  # type: ignore[no-any-return]
+        encoder: nn.Module = _encoder_library().encoders.get_encoder(encoder_name, in_channels, weights=encoder_weights)
+        return encoder
     except KeyError as error:
         raise ValueError(f"encoder_weights is {encoder_weights!r}: {error.args[0]}") from None
     except (OSError, RuntimeError) as error:

@@ -17,7 +17,7 @@ from liver_pipeline.reports.html import cell, figure, plural, shown_number, sort
 from liver_pipeline.reports.page import document
 
 _TITLE = "Fingerprint of a data set"
-AXES = ("R", "A", "S")
+_AXES = ("R", "A", "S")
 MARGIN_HU = 150.0  # shown beside the values of liver and tumor
 CURVE_POINTS = 120  # at most
 _BOX_CAPTION = "Box: quartiles; line: median; diamond: mean; dots: cases."
@@ -123,7 +123,7 @@ def _charts(rows: Sequence[_Row], pooled: Mapping[str, Histogram] | None, values
         ("shape", "Size", "voxels"),
         ("fov_mm", "Field of view", "mm"),
     ):
-        groups = [(name, [one[key][axis] for one in rows]) for axis, name in enumerate(AXES)]
+        groups = [(name, [one[key][axis] for one in rows]) for axis, name in enumerate(_AXES)]
         figures.append(figure(title, box_plot(groups, name=unit), f"Along R, A, S. {_BOX_CAPTION}"))
     diameters = [lesion["diameter_mm"] for one in rows for lesion in one["lesions"]]
     if diameters:

@@ -81,7 +81,8 @@ def test_a_network_that_forgets_the_classes_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        ("{_target_: nowhere.MyNet}", "network_def cannot be built: .*nowhere"),
+        ("{_target_: nowhere.MyNet}", r"no class or function nowhere\.MyNet"),
+        ("{_target_: UNett}", "no class or function UNett"),
         ("{_target_: UNet, spatial_dims: 3}", "network_def cannot be built: .*in_channels"),
         ("5", "network_def is 5; expected a component"),
     ],
@@ -123,3 +124,27 @@ def test_a_preprocessing_from_which_no_mask_finds_back_is_refused(text: str, lac
     file.write_text(f"network_def: {{_target_: {OWN}.OneConvolution, classes: '@num_classes'}}\n{text}")
     with pytest.raises(ValueError, match=rf"Spacingd.* has no liver_pipeline\.transforms\.{lacking}.*ct_intensity"):
         lp.compose(tmp_path / "run", {"network": str(file)})
+
+
+def test_a_mistyped_key_of_a_layer_is_refused_and_a_key_of_ones_own_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("network_def: {_target_: UNet3d, channels: '@widths'}\nroi_sizes: [8, 8, 8]\nwidths: [4, 8]\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml sets 'roi_sizes', which nothing uses; did you mean 'roi_size'\?"):
+        merge_layers({"network": str(file)})
+    file.write_text(file.read_text().replace("roi_sizes", "roi_size"))
+    assert merge_layers({"network": str(file)})["train"]["widths"] == [4, 8]
+
+
+def test_intensities_that_give_other_channels_than_the_network_takes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"in_channels is 2, and the intensities give 1 channels"):
+        built(in_channels=2)
+    check_build(merge_layers({"modality": "ct_three_windows", "network": "segresnet"})["train"])
+
+
+def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> None:
+    run = lp.compose(tmp_path / "run", {}, overrides=NETWORKS["unet3d"])
+    with pytest.raises(ValueError, match=r"roi_size is \[15, 15, 15\] .* takes multiples of 2"):
+        lp.predict(run, "scans", tmp_path / "masks", overrides={"roi_size": [15, 15, 15]})
+    with pytest.raises(ValueError, match=r"roi_size is \[15, 15, 15\]"):
+        lp.plan(tmp_path / "plan", {}, overrides={"dataset_dir": "x", "roi_size": [15, 15, 15]})
+    assert not (tmp_path / "masks").exists() and not (tmp_path / "plan").exists()

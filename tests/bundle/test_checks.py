@@ -72,6 +72,7 @@ def test_strange_words_of_the_command_line_are_answered_alike(row: Any) -> None:
         ("dataset_dir", ["/data"], ["", None, 2017, ["/data"], "a\0b", "/out::2"]),
         ("accept", [[], ["HU_SCALE"]], ["HU_SCALE", [5]]),
         ("encoder_weights_sha256", [None, "0" * 64], ["0" * 63, "g" * 64]),
+        ("patient_pattern", [None, "(.*)_scan"], ["(", "nogroup", "", 5]),
         ("value_range", [[], [0, 1]], [[1], [1, 0], 1]),
     ],
 )
@@ -96,6 +97,8 @@ def test_what_a_key_takes(key: str, accepted: list[Any], refused: list[Any]) -> 
         ),
         ({"class_ratios": [0, 0, 0]}, "class_ratios is .* expected a number above 0"),
         ({"folds": 3, "fold": 3}, "fold is 3 and folds is 3; expected a fold below folds"),
+        ({"fold": 1}, "fold is 1 and folds is null"),
+        ({"num_classes": 2, "protocol": "lits"}, "num_classes is 2 and protocol is 'lits'; expected plain"),
         ({"encoder_weights_path": "/w.pth"}, "encoder_weights_sha256 is null; expected the file's hash"),
         ({"compile": "reduce-overhead", "accumulate_steps": 2}, "expected a step each batch"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
+import liver_pipeline as lp
 from liver_pipeline.bundle.entry import absolute, entered, literal, meant, parse_overrides, read_config
 
 
@@ -39,6 +40,14 @@ def test_a_home_and_a_relative_path_are_absolute_on_the_command_line_and_in_yaml
 
 
 def test_an_empty_path_and_an_unknown_home_are_refused() -> None:
+    for call in (
+        lambda: lp.train("", {}),
+        lambda: lp.compose("", {}),
+        lambda: lp.predict("run", "", "masks"),
+        lambda: lp.predict("run", "scans", ""),
+    ):
+        with pytest.raises(ValueError, match="is empty; expected a path"):
+            call()
     with pytest.raises(ValueError, match="dataset_dir is empty"):
         parse_overrides(["dataset_dir="])
     with pytest.raises(ValueError, match=r"cache_dir is '~nobody_here/x'; there is no such user"):
@@ -61,12 +70,12 @@ def test_null_is_null_only_where_a_key_takes_it(tmp_path: Path) -> None:
 
 
 def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
-    text = "learning_rate: 1e-3\nweight_decay: 1E5\nloss: {_target_: X, a: -2e+1, b: 1e, c: '1e5'}"
+    text = "learning_rate: 1e-3\nweight_decay: 1E5\nloss: {_target_: X, a: -2e+1, b: 1e, c: '1e5', d: 2020-01-01}"
     config = read(tmp_path, text)
     assert config == {
         "learning_rate": 0.001,
         "weight_decay": 100000.0,
-        "loss": {"_target_": "X", "a": -20.0, "b": "1e", "c": "1e5"},
+        "loss": {"_target_": "X", "a": -20.0, "b": "1e", "c": "1e5", "d": "2020-01-01"},
     }
 
 

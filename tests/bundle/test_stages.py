@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, verify_net_in_out
 import liver_pipeline as lp
 from liver_pipeline.bundle.layers import Configs, layer_file, merge_layers
 from liver_pipeline.bundle.stages import embed, merge_stages
+from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.commands.train import _with_overrides
 
 REPO = Path(__file__).resolve().parents[2]
@@ -192,3 +193,12 @@ def test_the_overlays_end_as_the_workflows_that_they_lie_over() -> None:
     for key, added in (("cache::transforms", " + [@crop]"), ("train::preprocessing::transforms", "[@jitter] + ")):
         below = ConfigParser(plain)[key]
         assert added in overlay[key] and overlay[key].replace(added, "") == below
+
+
+def test_the_modality_of_a_composed_cascade_is_one_for_both_stages(tmp_path: Path) -> None:
+    small = {"network_def::channels": [4, 8], "liver_network_def::channels": [4, 8]}
+    run = lp.compose(tmp_path / "run", CASCADE, overrides={**small, "liver_hu_window": [0.0, 100.0]})
+    for modality, last in (("ct", "WindowHud"), ("mr", "ScaleIntensityRangePercentilesd")):
+        parser = ConfigParser(load_config(run, "inference", {"modality": modality}))
+        for key in ("liver_preprocessing", "tumor_preprocessing"):
+            assert type(parser.get_parsed_content(key).transforms[-1]).__name__ == last

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from monai.bundle import ConfigParser
 
 import liver_pipeline as lp
+from liver_pipeline.bundle.layers import layer_names
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.cli import main
 from tests.small import COARSE, NETWORKS, UNET3D, make_phantoms
@@ -131,7 +132,7 @@ def preprocessed(config: dict[str, Any], scan: Path) -> tuple[np.ndarray[Any, An
     return np.asarray(image), "body" in image.meta
 
 
-@pytest.mark.parametrize("layer", ["ct", "ct_zscore", "ct_equalized", "ct_three_windows", "ct_wide"])
+@pytest.mark.parametrize("layer", [name for name in layer_names("modality") if name.startswith("ct")])
 def test_modality_swaps_the_whole_chain_of_a_run_that_is_composed(layer: str, tmp_path: Path, phantoms: Path) -> None:
     run = lp.compose(tmp_path / "run", {"modality": layer}, overrides=TINY)
     scan = phantoms / "volume-0.nii.gz"

@@ -64,12 +64,11 @@ def waits() -> Iterator[Counter[str]]:
 
 
 def trainer_of(folder: Path, **overrides: Any) -> tuple[Any, ...]:
-    """Return trainer, log and checkpoint of a training of one epoch of STEPS steps, without validation."""
+    """Return trainer, log and checkpoint of a training of one epoch of STEPS steps."""
     data = make_phantoms(folder / "data", 3)
     settings = {
         **UNET3D,
         "dataset_dir": str(data),
-        "train::handlers::3::interval": 2,
         "num_workers": 1,
         "train::dataset::data": f"$@usable['train'] * {STEPS}",
         "train::hard_cases::cases": "$@usable['train']",

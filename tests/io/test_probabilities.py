@@ -48,7 +48,7 @@ def write_case(folder: Path, name: str = "a", seed: int = 0) -> tuple[Path, npt.
     label = np.zeros((20, 18, 12), dtype=np.uint8)
     label[4:16, 4:15, 2:10] = 1
     label[6:11, 6:11, 4:8] = 2
-    hu = np.array([-400, 60, 0])[label] + np.random.default_rng(seed).normal(0, 15, label.shape)
+    hu = np.array([-1000, 60, 0])[label] + np.random.default_rng(seed).normal(0, 15, label.shape)
     folder.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(hu.round().astype(np.int16), AFFINE), folder / f"{name}.nii.gz")
     return folder / f"{name}.nii.gz", label

@@ -77,8 +77,10 @@ def test_each_label_pair_gets_exactly_its_code(written: Path) -> None:
 def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
     covered = {code for codes, _ in bad.SCANS.values() for code in codes}
     of_runs = {"NO_SCANS", "DUPLICATE_NAME", "OUTPUT_EXISTS", "PREDICT_FAILED", "WRITE_FAILED", "DISK_FULL"}
-    of_runs |= {"DEVICE_FAILED", "OUTPUT_READ_ONLY", "NOT_FOUND", "READ_FAILED", "OUT_OF_MEMORY"}
-    assert set(CODES) - covered - of_runs == {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING"}
+    of_runs |= {"DEVICE_FAILED", "OUTPUT_READ_ONLY", "NOT_FOUND", "READ_FAILED", "READER_FAILED", "OUT_OF_MEMORY"}
+    asked = {"NO_SERIES", "SERIES_CHOSEN"}
+    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING"}
+    assert set(CODES) - covered - of_runs - asked == of_labels
 
 
 def test_a_missing_file_and_an_unreadable_folder_name_have_codes(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_an_accepted_error_becomes_a_warning_and_an_unknown_code_is_an_error(wri
 def test_tiny_shear_is_repaired_on_request(written: Path) -> None:
     path = written / "scans" / "shear_tiny.nii.gz"
     kept, repaired = read_scan(path), read_scan(path, repair=["SHEAR"])
-    assert shear_deg(kept.affine) == pytest.approx(0.05, rel=1e-3)
+    assert shear_deg(kept.affine) == pytest.approx(0.3, rel=1e-3)
     assert shear_deg(repaired.affine) < 1e-5
     np.testing.assert_allclose(repaired.spacing, kept.spacing, rtol=1e-6)
     np.testing.assert_array_equal(repair_shear(np.eye(4)), np.eye(4))
@@ -123,7 +125,8 @@ def test_a_good_scan_arrives_as_stored_and_in_hounsfield_units(written: Path, na
     np.testing.assert_array_equal(values, bad.body())
     np.testing.assert_allclose(scan.affine, bad.AFFINE, atol=1e-6)
     np.testing.assert_allclose(scan.spacing, (0.8, 0.8, 2.5), rtol=1e-6)
-    assert scan.sha256 == hashlib.sha256((written / "scans" / name).read_bytes()).hexdigest()
+    if not name.endswith((".nhdr", ".hdr")):  # those are two files
+        assert scan.sha256 == hashlib.sha256((written / "scans" / name).read_bytes()).hexdigest()
 
 
 def test_slices_are_ordered_by_position_not_by_name(written: Path) -> None:
@@ -146,16 +149,16 @@ def test_dicom_slope_is_applied_or_kept_where_it_is_a_fraction(
     tmp_path: Path, slope: str, dtype: str, expected_slope: float, value: float
 ) -> None:
     for n in range(9):
-        (tmp_path / f"{n}").write_bytes(bad.dicom_slice(2.5 * n, 0, slope=slope))
-    scan = read_scan(tmp_path)
+        (tmp_path / f"{n}").write_bytes(bad.dicom_slice(2.5 * n, 0, {0x00281053: ("DS", slope)}))
+    scan = read_scan(tmp_path, accept=["HU_SCALE"])
     assert (str(scan.array.dtype), scan.slope) == (dtype, expected_slope)
     assert scan.slope * scan.array[8, 8, 4] + scan.intercept == value  # slope * 1064 - 1024
 
 
 def test_a_fractional_slope_that_differs_between_slices_gives_float_values(tmp_path: Path) -> None:
     for n in range(9):
-        (tmp_path / f"{n}").write_bytes(bad.dicom_slice(2.5 * n, 0, slope="0.5" if n else "0.25"))
-    scan = read_scan(tmp_path)
+        (tmp_path / f"{n}").write_bytes(bad.dicom_slice(2.5 * n, 0, {0x00281053: ("DS", "0.5" if n else "0.25")}))
+    scan = read_scan(tmp_path, accept=["HU_SCALE"])
     assert scan.array.dtype == np.float32 and (scan.slope, scan.intercept) == (1.0, 0.0)
     np.testing.assert_array_equal(scan.array[8, 8], [1064 * 0.25 - 1024] + [1064 * 0.5 - 1024] * 8)
 
@@ -163,9 +166,9 @@ def test_a_fractional_slope_that_differs_between_slices_gives_float_values(tmp_p
 def test_reading_allocates_the_volume_once(tmp_path: Path) -> None:
     volume = np.asfortranarray(np.random.default_rng(0).integers(-1000, 1000, (128, 128, 300), dtype=np.int16))
     nib.Nifti1Image(volume, bad.AFFINE).to_filename(tmp_path / "a.nii.gz")
-    read_scan(tmp_path / "a.nii.gz")
+    read_scan(tmp_path / "a.nii.gz", accept=["HU_SCALE"])
     tracemalloc.start()
-    scan = read_scan(tmp_path / "a.nii.gz")
+    scan = read_scan(tmp_path / "a.nii.gz", accept=["HU_SCALE"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # beside the voxels: the compressed bytes that wait for the hash thread (at most the file) and buffers
@@ -400,4 +403,6 @@ def test_no_flipped_bit_of_a_small_ct_changes_a_voxel_silently(written: Path, tm
 def test_the_script_writes_the_set_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["make_bad_nifti.py", str(tmp_path / "set")])
     assert bad.main() == 0
-    assert len(list((tmp_path / "set" / "scans").iterdir())) == len(bad.SCANS)
+    assert set(bad.SCANS) <= {
+        file.relative_to(tmp_path / "set" / "scans").as_posix() for file in (tmp_path / "set" / "scans").rglob("*")
+    }

@@ -1,0 +1,207 @@
+"""What a DICOM file says about each of its planes; the frames of an enhanced CT or MR are planes like any other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import Tag
+
+from liver_pipeline.io.findings import refuse
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+MR = "1.2.840.10008.5.1.4.1.1.4"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+IMAGE_CLASSES = {  # SOP classes whose files can be slices; segmentations, reports and plans beside them are left out
+    CT: "CT",
+    f"{CT}.1": "CT",  # enhanced
+    f"{CT}.2": "CT",  # enhanced, converted from single slices
+    MR: "MR",
+    f"{MR}.1": "MR",
+    f"{MR}.4": "MR",
+    SECONDARY_CAPTURE: "",
+    f"{SECONDARY_CAPTURE}.2": "",  # many frames of 8 bits
+    f"{SECONDARY_CAPTURE}.3": "",  # many frames of 16 bits
+}
+# Of the file, or of a frame's functional groups (PS3.3 C.7.6.16), where they go by these names.
+FRAME_NAMES = {
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+    "FrameType": "ImageType",
+    "EffectiveEchoTime": "EchoTime",
+    "TemporalPositionIndex": "TemporalPositionIdentifier",
+    "NominalCardiacTriggerDelayTime": "TriggerTime",
+}
+TAGS = (
+    "SOPClassUID", "Modality", "ImageType", "PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID",
+    "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "ContrastBolusAgent", "AcquisitionNumber",
+    "ConvolutionKernel", "KVP", "TriggerTime", "NominalPercentageOfCardiacPhase", "TemporalPositionIdentifier",
+    "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ComplexImageComponent", "StackID", "Rows", "Columns",
+    "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope",
+    "RescaleIntercept", "NumberOfFrames",
+)  # fmt: skip
+
+WANTED = {Tag(name): FRAME_NAMES.get(name, name) for name in (*TAGS, *FRAME_NAMES)}
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One plane: its file, its number in a file of many frames, and the tags that hold something.
+
+    Lengths are in mm, patient space is LPS, as in DICOM.
+    """
+
+    path: Path
+    name: str
+    frame: int | None
+    tags: Mapping[str, Any]
+
+    def text(self, tag: str) -> str:
+        """Return a tag's value as text, "" where it is missing or empty; of several, all as DICOM writes them."""
+        value = self.tags.get(tag, "")
+        return "\\".join(str(part) for part in value) if isinstance(value, list) else str(value).strip()
+
+    def numbers(self, tag: str, count: int) -> npt.NDArray[np.float64] | None:
+        """Return ``count`` finite numbers, or ``None`` where the tag holds anything else, or nothing."""
+        try:
+            values = np.atleast_1d(np.asarray(self.tags[tag], dtype=np.float64))
+        except (KeyError, TypeError, ValueError):
+            return None
+        return values if values.shape == (count,) and np.isfinite(values).all() else None
+
+    @property
+    def modality(self) -> str:
+        """``Modality``, or what the SOP class implies; "" if neither says."""
+        return self.text("Modality") or IMAGE_CLASSES.get(self.text("SOPClassUID"), "")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows, (0, 0) where they are missing."""
+        columns, rows = self.numbers("Columns", 1), self.numbers("Rows", 1)
+        return (0, 0) if columns is None or rows is None else (int(columns[0]), int(rows[0]))
+
+    @property
+    def position(self) -> npt.NDArray[np.float64] | None:
+        """Centre of the first pixel, shape (3,)."""
+        return self.numbers("ImagePositionPatient", 3)
+
+    @property
+    def directions(self) -> npt.NDArray[np.float64] | None:
+        """Unit vectors along a row and along a column, shape (2, 3); ``None`` unless they stand at right angles."""
+        values = self.numbers("ImageOrientationPatient", 6)
+        if values is None or np.abs(values.reshape(2, 3) @ values.reshape(2, 3).T - np.eye(2)).max() > 1e-3:
+            return None
+        return values.reshape(2, 3)
+
+    @property
+    def pixel_spacing(self) -> npt.NDArray[np.float64] | None:
+        """Distance of rows and of columns, shape (2,)."""
+        values = self.numbers("PixelSpacing", 2)
+        return values if values is not None and (values > 0).all() else None
+
+    @property
+    def rescale(self) -> tuple[float, float] | None:
+        """Slope and intercept."""
+        slope, intercept = self.numbers("RescaleSlope", 1), self.numbers("RescaleIntercept", 1)
+        if slope is None or intercept is None or slope[0] == 0:
+            return None
+        return float(slope[0]), float(intercept[0])
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep pydicom from warning of odd values, which it quotes: they can name a patient."""
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def sop_class(path: Path) -> str | None:
+    """Return the SOP class in the file's DICOM preamble, "" if it has none, ``None`` for a file that is not DICOM."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if head[128:132] != b"DICM":
+        return "" if head[:2] == b"\x08\x00" and head[3:4] == b"\x00" else None  # group 0008 without preamble
+    at = head.find(b"\x02\x00\x02\x00UI")
+    if at < 0:
+        return ""
+    length = int.from_bytes(head[at + 6 : at + 8], "little")
+    return head[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def may_be_slice(path: Path) -> bool:
+    """Return whether the file is DICOM and of a class that can be a slice."""
+    kind = sop_class(path)
+    return kind is not None and (kind == "" or kind in IMAGE_CLASSES) and path.name != "DICOMDIR"
+
+
+def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:
+    """Return the planes of all files; ``path`` is the folder, zip or file that messages name.
+
+    Raises:
+        IntakeError: DICOM_DAMAGED with the name of a file that cannot be read.
+    """
+    slices: list[Slice] = []
+    for file in files:
+        name = file_name(path, file)
+        try:
+            header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+            slices += _planes(file, name, header)
+        except OSError:
+            raise
+        except Exception as reason:  # pydicom reads values late, and fails in many ways
+            line = " ".join(f"{type(reason).__name__}: {reason}".split())[:200]
+            raise refuse(
+                path, "DICOM_DAMAGED", f"the header of {name} cannot be read ({line}); copy it again"
+            ) from reason
+    return slices
+
+
+def file_name(path: Path, file: Path) -> str:
+    """Return what messages call a file: members of a zip were numbered when they were unpacked."""
+    return f"member {int(file.name) + 1}" if path.is_file() and path != file else file.name
+
+
+def _planes(file: Path, name: str, header: Dataset) -> Iterator[Slice]:
+    shared = _filled(header)
+    shared["TransferSyntaxUID"] = str(getattr(header.file_meta, "TransferSyntaxUID", ""))
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        yield Slice(file, name, None, shared)
+        return
+    for group in header.get("SharedFunctionalGroupsSequence", []):
+        shared |= _of_groups(group)
+    for number, group in enumerate(header.PerFrameFunctionalGroupsSequence):
+        yield Slice(file, f"{name} frame {number + 1}", number, shared | _of_groups(group))
+
+
+def _of_groups(groups: Dataset, depth: int = 0) -> dict[str, Any]:
+    """Return the tags in all of a frame's functional groups; some lie one level deeper (DiffusionBValue)."""
+    found: dict[str, Any] = {}
+    for element in groups:
+        for item in element.value if element.VR == "SQ" else ():
+            found |= _filled(item)
+            if depth == 0:
+                found |= _of_groups(item, depth + 1)
+    return found
+
+
+def _filled(dataset: Dataset) -> dict[str, Any]:
+    """Return the tags of interest that hold something, with plain values."""
+    found = {}
+    for tag, name in WANTED.items():
+        if tag not in dataset:
+            continue
+        value = dataset[tag].value
+        if value is None or value == "" or (isinstance(value, MultiValue) and not len(value)):
+            continue
+        found[name] = list(value) if isinstance(value, MultiValue) else value
+    return found
