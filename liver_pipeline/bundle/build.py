@@ -11,7 +11,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from liver_pipeline.bundle.checks import shown
+from liver_pipeline.bundle.checks import check_values, shown
+from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.layers import component_class, components_in
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
@@ -33,6 +34,7 @@ def check_build(config: Mapping[str, Any]) -> None:
         target = component["_target_"]
         if not is_code(target) and component_class(component) is None:
             raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
+    _check_evaluated(config)
     _check_preprocessing(config)
     _check_channels(config)
     check_network(config)
@@ -46,8 +48,8 @@ def check_network(config: Mapping[str, Any]) -> None:
             than ``num_classes``, or than ``deep_supervision_weights``.
     """
     parser = ConfigParser({**config, "encoder_weights": None, "encoder_weights_path": None})  # nothing is downloaded
-    network = _built(parser)
-    roi_size, channels, classes = (parser.get_parsed_content(key) for key in ("roi_size", "in_channels", "num_classes"))
+    network = _parsed(parser, "network_def")
+    roi_size, channels, classes = (_parsed(parser, key) for key in ("roi_size", "in_channels", "num_classes"))
     if fault := window_fault(network, roi_size, channels, classes):
         given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
         raise ValueError(f"{given}; the network of network_def {fault}")
@@ -56,13 +58,22 @@ def check_network(config: Mapping[str, Any]) -> None:
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
 
 
-def _built(parser: ConfigParser) -> Any:
+def _parsed(parser: ConfigParser, key: str) -> Any:
+    """Evaluate or build a key, or say which it is that cannot be."""
     try:
-        return parser.get_parsed_content("network_def")
-    except Exception as error:  # whatever the network raises
+        return parser.get_parsed_content(key)
+    except Exception as error:  # whatever a network or an expression raises
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
-        raise ValueError(f"network_def cannot be built: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{key} cannot be evaluated or built: {' '.join(str(error).split())}") from error
+
+
+def _check_evaluated(config: Mapping[str, Any]) -> None:
+    """Check what expressions give where a key has a value, not a component."""
+    parser = ConfigParser(dict(config))
+    plain = [key for key in config if (row := row_of(key)) and not row.kind.is_built]
+    values = {key: _parsed(parser, key) for key in plain}
+    check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
 
 
 def _check_preprocessing(config: Mapping[str, Any]) -> None:
@@ -85,7 +96,7 @@ def _check_preprocessing(config: Mapping[str, Any]) -> None:
 def _check_channels(config: Mapping[str, Any]) -> None:
     """Refuse intensities that do not give ``in_channels`` channels: they are tried on a few made-up values."""
     parser = ConfigParser(dict(config))
-    chain, channels = (parser.get_parsed_content(key) for key in ("intensity", "in_channels"))
+    chain, channels = (_parsed(parser, key) for key in ("intensity", "in_channels"))
     values = torch.linspace(-1000, 1000, 512).reshape(1, 8, 8, 8)
     try:
         given = Compose(chain)({"image": MetaTensor(values)})["image"].shape[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.values import is_code
 
+_REFERENCE = re.compile(r"(?:@|^%)(\w+)")
+_MACRO_FILE = re.compile(r"%.*\.(json|ya?ml)\b")
 _SHOWN = 80  # characters of a value in a message
 
 
@@ -61,6 +64,27 @@ def check_values(**values: Any) -> None:
         if plain.keys() >= set(relation.keys) and not relation.holds(*(plain[key] for key in relation.keys)):
             given = " and ".join(f"{key} is {shown(plain[key])}" for key in relation.keys)
             raise ValueError(f"{given}; expected {relation.says}")
+
+
+def check_references(*configs: Mapping[str, Any]) -> None:
+    """Check that what configs refer to (``@key``, ``%key``) is in one of them.
+
+    Raises:
+        ValueError: For the first that is not; the message has both keys.
+    """
+    known = {key for config in configs for key in config}
+    for key, value in (item for config in configs for item in config.items()):
+        for text in filter(is_code, _texts(value)):
+            for name in () if _MACRO_FILE.match(text) else _REFERENCE.findall(text):
+                if name not in known:
+                    raise ValueError(f"{key} has {shown(text)}; there is no key '{name}' to refer to")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(item)
 
 
 def shown(value: Any) -> str:

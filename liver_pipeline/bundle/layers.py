@@ -15,7 +15,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
 
-from liver_pipeline.bundle.checks import check_values, checking
+from liver_pipeline.bundle.checks import check_references, check_values, checking
 from liver_pipeline.bundle.entry import entered, read_config
 from liver_pipeline.bundle.keys import KEYS, root_of, row_of
 
@@ -190,6 +190,7 @@ def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
             refuse_key(key, source, {known for config in configs.values() for known in config})
     for config in configs.values():
         check_values(**config)
+    check_references(*configs.values())
 
 
 def knows(config: Any, key: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.bundle.checks import check_values, checking
+from liver_pipeline.bundle.checks import check_references, check_values, checking
 from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import (
@@ -141,6 +141,8 @@ def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source], own
         embed(liver["inference"], tumor[workflow])
     for config in (*liver.values(), *tumor.values()):
         check_values(**config)
+    for configs in stages.values():
+        check_references(*configs.values())
 
 
 def refuse_unused(stages: Mapping[str, Configs], keys: Iterable[str], workflows: Sequence[str]) -> None:

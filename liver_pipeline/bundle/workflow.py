@@ -10,7 +10,7 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from liver_pipeline.bundle.build import check_network
-from liver_pipeline.bundle.checks import check_values
+from liver_pipeline.bundle.checks import check_references, check_values
 from liver_pipeline.bundle.entry import entered, literal, read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key
@@ -62,6 +62,7 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
         refuse_key(key, "key=value", config, place=workflow)
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
+    check_references({**dict.fromkeys(config), **pairs})
     if {"network_def", "roi_size", "in_channels", "num_classes"} & set(map(root_of, pairs)):
         check_network(config)
     return config

@@ -83,7 +83,7 @@ def test_a_network_that_forgets_the_classes_is_refused(tmp_path: Path) -> None:
     [
         ("{_target_: nowhere.MyNet}", r"no class or function nowhere\.MyNet"),
         ("{_target_: UNett}", "no class or function UNett"),
-        ("{_target_: UNet, spatial_dims: 3}", "network_def cannot be built: .*in_channels"),
+        ("{_target_: UNet, spatial_dims: 3}", "network_def cannot be evaluated or built: .*in_channels"),
         ("5", "network_def is 5; expected a component"),
     ],
 )
@@ -148,3 +148,23 @@ def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"roi_size is \[15, 15, 15\]"):
         lp.plan(tmp_path / "plan", {}, overrides={"dataset_dir": "x", "roi_size": [15, 15, 15]})
     assert not (tmp_path / "masks").exists() and not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "message"),
+    [
+        ("learning_rate", "@nothere", "learning_rate has '@nothere'; there is no key 'nothere' to refer to"),
+        ("roi_size", "%nothere", "roi_size has '%nothere'; there is no key 'nothere'"),
+        ("loss::x", "$@nothere + 1", "no such item"),
+        ("batch_size", "$1/0", "batch_size cannot be evaluated or built: division by zero"),
+        ("batch_size", "$1/2", r"batch_size is 0\.5; expected a whole number"),
+        ("modality", "$'pet'", "modality is 'pet'; expected ct or mr"),
+        ("device", "$torch.device('meta')", "device is 'meta'; expected cpu"),
+    ],
+)
+def test_code_is_evaluated_and_checked_before_a_run_is_written(
+    key: str, code: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        lp.compose(tmp_path / "run", {}, overrides={**NETWORKS["unet3d"], key: code})
+    assert not (tmp_path / "run").exists()
