@@ -163,7 +163,7 @@ def plan_command(
     """Look at a data set once; write its fingerprint, a page, and an experiment file that fits it into OUT_DIR.
 
     The same command again reads only cases that are new or changed. Exit code: 0 all cases can be used, 3 some cannot,
-    4 none can.
+    4 none can, or none holds liver or tumor.
 
     \b
     Example: liver-pipeline plan plans/lits --network dynunet dataset_dir=LiTS
@@ -179,6 +179,9 @@ def plan_command(
             click.echo(f"{row['case']}: {finding['file']}: {finding['code']}: {finding['detail']}", err=True)
     n_cases, n_usable = planned.summary["n_cases"], planned.summary["n_usable"]
     click.echo(f"{n_usable} of {n_cases} cases can be used; look at {Path(output_dir) / 'fingerprint.html'}")
+    if empty := planned.summary["n_cases_without_label"]:
+        nothing = " There is nothing to learn: are these the label maps?" if empty == n_usable else ""
+        click.echo(f"{empty} label maps hold neither liver (1) nor tumor (2).{nothing}", err=True)
     if planned.experiment is None:
         sys.exit(EXIT_NONE_DONE)
     click.echo(f"train it with: --experiment {planned.experiment}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.commands.train import train
-from liver_pipeline.data.phantoms import save_phantom
+from liver_pipeline.data.phantoms import draw_phantom
+from liver_pipeline.io.ledger import LEDGER
+from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import read_label_map, read_scan
 from liver_pipeline.visualize.pictures import case_pictures
 
@@ -21,10 +24,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
 
     Args:
         folder: Made when it does not exist.
-        overwrite: Replace an earlier demo in it.
-
-    Raises:
-        FileExistsError: If an earlier demo is in the way and ``overwrite`` is false.
+        overwrite: Begin anew; otherwise an earlier demo in it goes on where it stopped, and is shown if it is complete.
     """
     folder = Path(folder).resolve()
     run_dir, scans, reference = folder / "run", folder / "scans", folder / "reference"
@@ -33,12 +33,12 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
     train(run_dir, {}, experiment="smoke", overrides={"dataset_dir": str(folder / "data")}, restart=overwrite)
     click.echo(f"2/4  drawing {len(UNSEEN)} phantoms that it has not seen: {scans}")
     for number in UNSEEN:
-        save_phantom(scans, number, label_folder=reference)
+        draw_phantom(scans, number, label_folder=reference)
     click.echo(f"3/4  segmenting them: {masks}")
     paths = {"dataset_dir": str(scans), "output_dir": str(masks)}
     run_workflow(run_dir, "inference", {**paths, "overwrite": overwrite})
     click.echo(f"4/4  scoring the masks: {evaluation}")
-    metrics = evaluate(masks, reference, evaluation, image_dir=scans, overwrite=overwrite)
+    metrics = _scores(masks, reference, evaluation, scans)
     for number in UNSEEN:
         _save_overlay(number, folder)
     click.echo("done; on phantoms, which say that the code works and nothing about patients:")
@@ -52,6 +52,15 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
         ("run", run_dir),
     ):
         click.echo(f"  {what:<12} {path}")
+
+
+def _scores(masks: Path, reference: Path, evaluation: Path, scans: Path) -> dict[str, Any]:
+    """Score the masks, unless that was done since the last of them was written."""
+    written = evaluation / "metrics.json"
+    if written.is_file() and written.stat().st_mtime_ns > (masks / LEDGER).stat().st_mtime_ns:
+        known: dict[str, Any] = read_json(written)
+        return known
+    return evaluate(masks, reference, evaluation, image_dir=scans, overwrite=written.is_file())
 
 
 def _save_overlay(number: int, folder: Path) -> None:

@@ -16,7 +16,7 @@ from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
 from liver_pipeline.bundle.roles import Role
-from liver_pipeline.io.files import write_json, write_text
+from liver_pipeline.io.files import move_aside, write_json, write_text
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.networks.shapes import roi_multiple
 from liver_pipeline.planning.fingerprint import CaseRow
@@ -39,7 +39,7 @@ AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and i
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What was found and written: rows of all cases, the summary, and the experiment file (None without cases)."""
+    """What was found and written: rows of all cases, the summary, and the experiment file (None: nothing to learn)."""
 
     rows: list[CaseRow]
     summary: dict[str, Any]
@@ -63,10 +63,10 @@ def plan(
         overrides: Keys of the configs, ``dataset_dir`` among them; the others are written into the experiment as they
             are and win over what is proposed.
         gpu_memory_gb: Memory of the GPU that is to train, in 10^9 bytes.
-        overwrite: Replace an experiment file that was edited.
+        overwrite: Write another experiment file where the one that is there was edited; that goes to ``earlier/``.
 
     Returns:
-        The plan. Without a usable case there is no experiment.
+        The plan. Without a usable case that holds liver or tumor there is no experiment.
 
     Raises:
         FileExistsError: If the experiment file was edited and ``overwrite`` is false.
@@ -88,15 +88,17 @@ def plan(
     content = {"liver_pipeline": version("liver-pipeline"), "modality": reader.modality, "summary": summary}
     write_json(output_dir / "fingerprint.json", {**content, "cases": cases})
     usable = [row for row in rows if row["usable"]]
+    learnable = summary["n_cases_without_label"] < len(usable)
     values: dict[str, Value] = {}
-    if usable:
+    if learnable:
         values = propose(usable, summary, parser, overrides, gpu_memory_gb)
+    if not learnable or _is_edited(experiment):
+        move_aside(output_dir, [experiment.name])  # of another state of the data set, or somebody's work
+    if learnable:
         write_text(experiment, experiment_text(values, layers, summary, gpu_memory_gb))
-    else:
-        experiment.unlink(missing_ok=True)  # of another state of the data set
     pooled = pooled_histograms(usable) if reader.modality == "ct" else None
     write_text(output_dir / "fingerprint.html", dataset_page(rows, summary, pooled, values))
-    return TrainingPlan(rows, summary, experiment if usable else None)
+    return TrainingPlan(rows, summary, experiment if learnable else None)
 
 
 def propose(
@@ -195,12 +197,17 @@ def experiment_text(
 
 
 def _refuse_edited(experiment: Path) -> None:
-    """Refuse to replace a file that somebody has edited: its last line tells the hash of those above."""
+    """Refuse to replace a file that somebody has edited."""
+    if _is_edited(experiment):
+        raise FileExistsError(f"{experiment} was edited; choose another folder, or --overwrite moves it aside")
+
+
+def _is_edited(experiment: Path) -> bool:
+    """Tell whether somebody has edited an experiment file: its last line tells the hash of those above."""
     if not experiment.exists():
-        return
+        return False
     text, _, sha256 = experiment.read_text(encoding="utf-8").rpartition(AS_PLANNED)
-    if sha256.strip() != _short_sha256(text):
-        raise FileExistsError(f"{experiment} was edited; choose another folder, or --overwrite replaces it")
+    return sha256.strip() != _short_sha256(text)
 
 
 def _short_sha256(text: str) -> str:

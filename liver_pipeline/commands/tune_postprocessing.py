@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from liver_pipeline.bundle.layers import WORKFLOWS
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.data.cases import Case
 from liver_pipeline.evaluation.postprocessing_search import Choice, ValidationCase, choose_postprocessing
+from liver_pipeline.io.files import move_aside
+from liver_pipeline.io.locks import lock_run
 from liver_pipeline.io.tables import write_table
 from liver_pipeline.io.volumes import read_label_map
 
@@ -23,41 +25,59 @@ def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choi
 
     Args:
         run_dir: A trained run. ``tuning/`` in it gets the raw masks and ``postprocessing.csv``, the table of all
-            trials; ``postprocessing`` in its inference and evaluate configs is replaced.
+            trials; ``postprocessing`` in its inference and evaluate configs is replaced; a copy of them is kept in
+            ``earlier/``.
         min_gain: Least gain in mean Dice for which a step is kept.
 
     Returns:
         The choice.
 
     Raises:
-        ValueError: If the run has no validation case, or a case could not be segmented.
+        ValueError: If the run has no validation case, or none holds liver, a case could not be segmented, or another
+            process is at work in the run.
     """
     run_dir = Path(run_dir)
     parser = ConfigParser(load_config(run_dir, "evaluate"))
-    cases: list[Case] = parser.get_parsed_content("split")["val"]
-    if not cases:
-        raise ValueError(f"{run_dir / 'split.json'} has no validation case; post-processing is chosen on those")
-    folder = run_dir / "tuning"
-    shutil.rmtree(folder, ignore_errors=True)
-    raw = {"part": "val", "output_dir": str(folder.resolve()), "postprocessing::transforms": [], "protocol": "plain"}
-    summary = run_workflow(run_dir, "evaluate", raw)[0]
-    if summary.failed:
-        raise ValueError(
-            f"{summary.failed} validation cases could not be segmented; see {folder / 'masks/ledger.jsonl'}"
-        )
-    choice = choose_postprocessing(
-        [_load(case, folder / "masks", parser.get_parsed_content("num_classes")) for case in cases], min_gain=min_gain
-    )
-    write_table(folder / "postprocessing.csv", choice.table)
-    for workflow in (name for name, layers in WORKFLOWS.items() if "inference" in layers):
-        _write_choice(run_dir, workflow, choice)
+    with lock_run(run_dir):
+        cases: list[Case] = parser.get_parsed_content("split")["val"]
+        if not cases:
+            raise ValueError(f"{run_dir / 'split.json'} has no validation case; post-processing is chosen on those")
+        folder = run_dir / "tuning"
+        raw = {"part": "val", "output_dir": str(folder.resolve()), "postprocessing::transforms": []}
+        summary = run_workflow(run_dir, "evaluate", {**raw, "protocol": "plain", "overwrite": True})[0]
+        if summary.failed:
+            raise ValueError(
+                f"{summary.failed} validation cases could not be segmented; see {folder / 'masks/ledger.jsonl'}"
+            )
+        segmented = SegmentedCases(cases, folder / "masks", parser.get_parsed_content("num_classes"))
+        choice = choose_postprocessing(segmented, min_gain=min_gain)
+        write_table(folder / "postprocessing.csv", choice.table)
+        move_aside(run_dir, [], copies=["configs"])
+        for workflow in (name for name, layers in WORKFLOWS.items() if "inference" in layers):
+            _write_choice(run_dir, workflow, choice)
     return choice
 
 
-def _load(case: Case, masks: Path, num_classes: int) -> ValidationCase:
-    pred = read_label_map(masks / f"{case['case']}.nii.gz")
-    label = np.minimum(read_label_map(case["label"]).array, num_classes - 1)  # two classes: tumor counts as liver
-    return ValidationCase(pred.array, label, pred.spacing)
+class SegmentedCases(Sequence[ValidationCase]):
+    """Cases with their masks, read when they are asked for: one is in memory at a time.
+
+    Args:
+        cases: Have references.
+        masks: Folder of the predictions.
+        num_classes: With two classes tumor counts as liver.
+    """
+
+    def __init__(self, cases: Sequence[Case], masks: Path, num_classes: int) -> None:
+        self.cases, self.masks, self.num_classes = cases, masks, num_classes
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: Any) -> Any:
+        case = self.cases[index]
+        pred = read_label_map(self.masks / f"{case['case']}.nii.gz")
+        label = np.minimum(read_label_map(case["label"]).array, self.num_classes - 1)
+        return ValidationCase(pred.array, label, pred.spacing)
 
 
 def _write_choice(run_dir: Path, workflow: str, choice: Choice) -> None:

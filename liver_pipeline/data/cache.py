@@ -95,6 +95,10 @@ class CaseCache:
             self.prepare(case)
             return read_entry(self._paths[case["case"]])
 
+    def held_classes(self, case: Mapping[str, Any]) -> list[bool]:
+        """Tell which classes a prepared case holds, by what ``ClassesToIndicesd`` found in its label map."""
+        return [len(indices) > 0 for indices in self.load(case)["label_cls_indices"]]
+
     def _is_whole(self, path: Path) -> bool:
         try:
             verify_archive(path)

@@ -6,6 +6,7 @@ well has shown that the code works, and nothing about patients.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from liver_pipeline.io.files import whole_file
 from liver_pipeline.labels import LIVER, TUMOR
 
 # Mean Hounsfield values in the portal-venous phase, rounded from textbook ranges.
@@ -99,7 +101,7 @@ def save_phantom(
     spacing: Sequence[float] = (3.0, 3.0, 5.0),
     **options: Any,
 ) -> None:
-    """Write ``volume-N.nii.gz`` and ``segmentation-N.nii.gz``, as LiTS names them.
+    """Write ``volume-N.nii.gz`` and ``segmentation-N.nii.gz``, as LiTS names them, each whole or not at all.
 
     Args:
         folder: Where the volume goes; made when it does not exist.
@@ -111,13 +113,42 @@ def save_phantom(
     """
     image, label = liver_phantom(spacing=spacing, seed=number, **options)
     affine = np.diag([*spacing, 1.0]) if affine is None else affine
-    for name, array, target in (("volume", image, folder), ("segmentation", label, label_folder or folder)):
-        Path(target).mkdir(parents=True, exist_ok=True)
+    for array, path in zip((image, label), _paths(folder, number, label_folder), strict=True):
         nifti = nib.Nifti1Image(array, affine)
         nifti.header.set_xyzt_units("mm")
         nifti.set_qform(affine, code=1)
         nifti.set_sform(affine, code=1)
-        nib.save(nifti, Path(target) / f"{name}-{number}.nii.gz")
+        with whole_file(path) as temporary:
+            temporary.write_bytes(gzip.compress(nifti.to_bytes(), 6, mtime=0))
+
+
+def draw_phantom(folder: str | Path, number: int, *, label_folder: str | Path | None = None, **options: Any) -> None:
+    """Write a phantom as :func:`save_phantom` does, unless it is there.
+
+    Raises:
+        FileExistsError: If one of its two files is there alone and is not of this phantom: it may be somebody's scan.
+    """
+    paths = _paths(folder, number, label_folder)
+    there = [path for path in paths if path.exists()]
+    if len(there) == 2:
+        return
+    if there:  # a killed process may have left one of them
+        drawn: list[npt.NDArray[Any]] = [*liver_phantom(seed=number, **options)]
+        if not _holds(there[0], drawn[paths.index(there[0])]):
+            raise FileExistsError(f"{there[0]} is no phantom drawn here; name another folder for the phantoms")
+    save_phantom(folder, number, label_folder=label_folder, **options)
+
+
+def _paths(folder: str | Path, number: int, label_folder: str | Path | None) -> tuple[Path, Path]:
+    return Path(folder) / f"volume-{number}.nii.gz", Path(label_folder or folder) / f"segmentation-{number}.nii.gz"
+
+
+def _holds(path: Path, array: npt.NDArray[Any]) -> bool:
+    """Tell whether a file holds these voxels; one that cannot be read does not."""
+    try:
+        return np.array_equal(np.asanyarray(nib.load(path).dataobj), array)
+    except Exception:
+        return False
 
 
 def make_phantom_dataset(dataset_dir: str | Path, n_cases: int = 8, **options: Any) -> Path:
@@ -125,10 +156,12 @@ def make_phantom_dataset(dataset_dir: str | Path, n_cases: int = 8, **options: A
 
     Returns:
         The dataset folder.
+
+    Raises:
+        FileExistsError: See :func:`draw_phantom`.
     """
     dataset_dir = Path(dataset_dir)
     for number in range(n_cases):
-        if not (dataset_dir / f"segmentation-{number}.nii.gz").exists():
-            tumors = {"n_tumors": 0} if number == n_cases - 1 else {}
-            save_phantom(dataset_dir, number, **{**options, **tumors})
+        tumors = {"n_tumors": 0} if number == n_cases - 1 else {}
+        draw_phantom(dataset_dir, number, **{**options, **tumors})
     return dataset_dir

@@ -13,6 +13,7 @@ from liver_pipeline.data.cases import Case, Split
 from liver_pipeline.data.loaders import one_core_each
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import write_json
+from liver_pipeline.labels import CLASS_NAMES
 
 _CHOICES = ("fail", "skip")
 NOT_OF_A_CASE = ("OUT_OF_MEMORY", "DEVICE_FAILED")
@@ -26,6 +27,7 @@ def usable_cases(
     skipped_file: str | Path,
     num_threads: int = 1,
     parts: Sequence[str] = ("train", "val"),
+    held_classes: Callable[[Mapping[str, Any]], Sequence[bool]] | None = None,
 ) -> Split:
     """Return the split without the cases that cannot be used.
 
@@ -37,13 +39,15 @@ def usable_cases(
         skipped_file: JSON list of what was left out: case, part and what was found. Removed when nothing was.
         num_threads: Cases that are prepared at the same time; 0 counts as 1.
         parts: Parts that are prepared.
+        held_classes: Tells of a prepared case which classes it holds, background first
+            (``cache.CaseCache.held_classes``): what no case holds is said.
 
     Returns:
         The split; parts that were not prepared as they were.
 
     Raises:
-        ValueError: If ``on_bad_case`` is unknown, a case is bad and that means failure, or no case is left in a part
-            that had some.
+        ValueError: If ``on_bad_case`` is unknown, a case is bad and that means failure, no case is left in a part that
+            had some, or no training case holds anything but background.
     """
     if on_bad_case not in _CHOICES:
         raise ValueError(f"on_bad_case is {on_bad_case!r}; it can be {' or '.join(_CHOICES)}")
@@ -62,7 +66,23 @@ def usable_cases(
         raise ValueError(
             f"no usable case is left in {empty[0]}; the first bad one: {bad[0]['case']} ({bad[0]['found']})"
         )
+    if held_classes is not None:
+        _say_what_is_missing({part: [held_classes(case) for case in usable[part]] for part in parts})
     return usable
+
+
+def _say_what_is_missing(held: Mapping[str, Sequence[Sequence[bool]]]) -> None:
+    """Say which classes no case of a part holds; refuse to train on background alone."""
+    train = held.get("train", ())
+    if train and not any(any(classes[1:]) for classes in train):
+        raise ValueError("no training case holds liver (1) or tumor (2); are these the label maps?")
+    if blank := sum(not any(classes[1:]) for classes in train):
+        tqdm.write(f"{blank} of {len(train)} training cases hold neither liver (1) nor tumor (2)")
+    for part, effect in (("train", "cannot be learned"), ("val", "is without a score")):
+        for index in range(1, len(train[0]) if train else 1):
+            if held.get(part) and not any(classes[index] for classes in held[part]):
+                name = CLASS_NAMES[index] if index < len(CLASS_NAMES) else str(index)
+                tqdm.write(f"no case of {part} holds {name} ({index}), which {effect}")
 
 
 def _find_bad(

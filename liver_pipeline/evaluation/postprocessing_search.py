@@ -85,13 +85,16 @@ def choose_postprocessing(
         The chosen configs and the table of all trials.
 
     Raises:
-        ValueError: If there is no case, a candidate is no cleaning transform, or two maps differ in shape.
+        ValueError: If there is no case, no reference holds liver or tumor (whatever removes most would be chosen), a
+            candidate is no cleaning transform, or two maps differ in shape.
     """
     if len(cases) == 0:
         raise ValueError("no validation cases; post-processing is chosen on cases that have a reference label map")
     steps = [_step(config) for config in candidates]
     chosen: list[int] = []
     current = _try_orders(cases, steps, [[]])[0]
+    if not any(counts.n_label for counts in current.liver):
+        raise ValueError("no validation reference holds liver (1) or tumor (2); are these the label maps?")
     with_tumor = any(counts.emptiness != "both_empty" for counts in current.tumor)
     table = [_row(0, "as predicted", current, current, with_tumor)]
     for number in count(1):

@@ -156,6 +156,7 @@ def summarize_dataset(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[
         "n_usable": len(usable),
         "n_patients": len(patients),
         "n_patients_with_several_cases": sum(n > 1 for n in patients.values()),
+        "n_cases_without_label": sum(not row["voxels"]["liver"] + row["voxels"]["tumor"] for row in usable),
         "n_cases_with_tumor": sum(row["voxels"]["tumor"] > 0 for row in usable),
         "codes": dict(Counter(c for row in rows for c in sorted({f["code"] for f in row["findings"]})).most_common()),
         "orientations": dict(Counter(row["orientation"] for row in usable).most_common()),

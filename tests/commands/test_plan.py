@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -222,6 +224,7 @@ def test_an_edited_experiment_is_not_replaced(phantoms: Path, tmp_path: Path) ->
     assert "[32, 32, 16]" in experiment.read_text()
     assert call(*words, "--overwrite").exit_code == 0
     assert experiment.read_text() == planned
+    assert "[32, 32, 16]" in (tmp_path / "earlier/1/experiment.yaml").read_text()
 
 
 def test_bad_cases_are_named_and_the_rest_is_planned(phantoms: Path, tmp_path: Path) -> None:
@@ -247,6 +250,25 @@ def test_a_data_set_without_tumor_is_planned_for_two_classes(tmp_path: Path) -> 
     assert call("plan", tmp_path, f"dataset_dir={tmp_path / 'data'}", TINY_NETWORK).exit_code == 0
     values = yaml.safe_load((tmp_path / "experiment.yaml").read_text())
     assert values["num_classes"] == 2 and "class_ratios" not in values
+
+
+def test_label_maps_that_hold_nothing_are_counted_and_without_any_other_nothing_is_planned(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    data, words = tmp_path / "data", [f"dataset_dir={tmp_path / 'data'}", TINY_NETWORK]
+    shutil.copytree(phantoms, data)
+    references = sorted(data.glob("segmentation-*"))
+    for done, path in enumerate(references, 1):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine, image.header), path)
+        if done == 1:
+            result = call("plan", tmp_path / "plan", *words)
+            assert result.exit_code == 0
+            assert "1 label maps hold neither liver (1) nor tumor (2)." in result.stderr
+    result = call("plan", tmp_path / "plan", *words)
+    assert result.exit_code == 4
+    assert "There is nothing to learn: are these the label maps?" in result.stderr
+    assert not (tmp_path / "plan/experiment.yaml").exists()
 
 
 def test_mr_gets_no_window_and_no_pooled_values(phantoms: Path, tmp_path: Path) -> None:

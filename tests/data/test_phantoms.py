@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from liver_pipeline.data.phantoms import TISSUE_HU, liver_phantom, make_phantom_dataset
 
@@ -36,3 +38,16 @@ def test_a_data_set_is_drawn_once_and_then_kept(tmp_path: Path) -> None:
     assert set(before) == {f"{kind}-{n}.nii.gz" for kind in ("volume", "segmentation") for n in (0, 1)}
     make_phantom_dataset(tmp_path, 2, shape=(32, 26, 16), spacing=(12.0, 12.0, 20.0))
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_phantom_that_was_half_drawn_is_completed_and_somebody_s_scan_is_not_replaced(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"shape": (32, 26, 16), "spacing": (12.0, 12.0, 20.0)}
+    make_phantom_dataset(tmp_path, 2, **grid)
+    drawn = (tmp_path / "segmentation-0.nii.gz").read_bytes()
+    (tmp_path / "segmentation-0.nii.gz").unlink()
+    make_phantom_dataset(tmp_path, 2, **grid)
+    assert (tmp_path / "segmentation-0.nii.gz").read_bytes() == drawn
+    (tmp_path / "volume-2.nii.gz").write_bytes(b"mine")  # LiTS's test scans have no segmentation
+    with pytest.raises(FileExistsError, match=r"volume-2\.nii\.gz is no phantom drawn here"):
+        make_phantom_dataset(tmp_path, 4, **grid)
+    assert (tmp_path / "volume-2.nii.gz").read_bytes() == b"mine"

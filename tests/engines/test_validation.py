@@ -90,6 +90,24 @@ def test_where_no_reference_holds_anything_the_last_weights_are_kept(tmp_path: P
     assert load_checkpoint(run / "models/model.pt")["epoch"] == 4
 
 
+def test_training_on_background_alone_is_refused_and_a_class_that_is_missing_is_said(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (0, 1):
+        relabel(data, number, 1)
+    train(tmp_path / "liver", data, HALVES)
+    said = capsys.readouterr().out
+    assert "no case of train holds tumor (2), which cannot be learned" in said
+    assert "no case of val" not in said
+    relabel(data, 0, 0)
+    train(tmp_path / "one", data, HALVES)
+    assert "1 of 2 training cases hold neither liver (1) nor tumor (2)" in capsys.readouterr().out
+    relabel(data, 1, 0)
+    with pytest.raises(RuntimeError) as caught:
+        train(tmp_path / "none", data, HALVES)
+    assert "no training case holds liver (1) or tumor (2); are these the label maps?" in str(caught.value.__cause__)
+
+
 def test_a_class_that_no_reference_holds_has_no_score_and_does_not_enter_the_mean(tmp_path: Path, data: Path) -> None:
     relabel(data, 2, 1)
     (row,) = train(tmp_path / "run", data, HALVES)

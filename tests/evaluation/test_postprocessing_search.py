@@ -107,6 +107,11 @@ def test_false_alarm_counts_zero_before_and_one_after_and_the_margin_is_inclusiv
     assert names(choice) == expected
 
 
+def test_references_that_hold_nothing_choose_nothing() -> None:
+    with pytest.raises(ValueError, match="no validation reference holds liver"):
+        choose_postprocessing([ValidationCase(liver(), np.zeros_like(liver()), CM)])
+
+
 def test_removing_every_tumor_of_healthy_cases_is_judged_on_the_same_figures() -> None:
     healthy = ValidationCase(with_voxels(liver(), (3, 3, 3), label=2), liver(), CM)
     choice = choose_postprocessing([healthy], [drop_small(2.0)])

@@ -46,6 +46,7 @@ def test_a_run_folder_is_for_one_process_until_that_is_gone(tmp_path: Path) -> N
             ["train", "seed=1"],
             ["train", "--restart"],
             ["find-lr"],
+            ["tune-postprocessing"],
             ["compose", "--overwrite"],
         ):
             result = CliRunner().invoke(main, [command[0], str(run), *command[1:]])
