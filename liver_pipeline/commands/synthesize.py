@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from isal import igzip
 
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.synthesis import ScanGenerator
@@ -77,5 +78,9 @@ def _write(path: Path, array: npt.NDArray[Any], spacing: float) -> None:
     nifti.header.set_xyzt_units("mm")
     nifti.set_qform(affine, code=1)
     nifti.set_sform(affine, code=1)
-    with whole_file(path) as temporary:
-        nib.save(nifti, temporary)
+    with (
+        whole_file(path) as temporary,
+        temporary.open("wb") as file,
+        igzip.IGzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed,
+    ):
+        nifti.to_stream(compressed)

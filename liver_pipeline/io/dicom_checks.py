@@ -24,7 +24,7 @@ GAP_ERROR, GAP_WARNING = 0.05, 0.01  # of the median gap
 PASS_TAGS = (
     "AcquisitionNumber", "ConvolutionKernel", "KVP", "TriggerTime", "NominalPercentageOfCardiacPhase",
     "TemporalPositionIdentifier", "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ComplexImageComponent",
-    "StackID", "ImageType", "ContrastBolusAgent",
+    "StackID", "ImageType", "ContrastBolusAgent", "SeriesNumber", "SeriesDescription", "SliceThickness",
 )  # fmt: skip
 
 
@@ -128,19 +128,26 @@ def conflict_findings(slices: Sequence[Slice]) -> list[Finding]:
 
 
 def overlapping_tags(slices: Sequence[Slice]) -> list[str]:
-    """Return the tags of :data:`PASS_TAGS` whose groups of slices do not follow each other in space."""
+    """Return the tags of :data:`PASS_TAGS`, or AcquisitionTime, whose groups of slices do not follow each other."""
     along = positions_along(slices)
     if along is None:
         return []
     order = np.argsort(along, kind="stable")
-    tags = []
-    for tag in PASS_TAGS:
-        placed = [(along[i], slices[i].text(tag)) for i in order if slices[i].text(tag)]
-        changes = [(here, there) for here, there in pairwise(placed) if here[1] != there[1]]
-        touching = any(there[0] - here[0] < SAME_PLACE_MM for here, there in changes)
-        if touching or len(changes) >= max(1, len({value for _, value in placed})):
-            tags.append(tag)
+    placed = {tag: [(along[i], slices[i].text(tag)) for i in order if slices[i].text(tag)] for tag in PASS_TAGS}
+    tags = [tag for tag in PASS_TAGS if _overlap(placed[tag])]
+    if not tags and slices[0].modality == "CT":  # MR may take odd slices after even ones, in one acquisition
+        times = [slices[i].text("AcquisitionTime") for i in order]
+        runs = sum(here != there for here, there in pairwise(times)) + 1
+        if "" not in times and 1 < len(set(times)) <= len(times) / 3 and runs > len(times) / 2:
+            return ["AcquisitionTime"]  # few times that alternate; rounding alone does not do that
     return tags
+
+
+def _overlap(placed: Sequence[tuple[float, str]]) -> bool:
+    """Return whether groups of sorted (position in mm, value) touch or alternate."""
+    changes = [(here, there) for here, there in pairwise(placed) if here[1] != there[1]]
+    touching = any(there[0] - here[0] < SAME_PLACE_MM for here, there in changes)
+    return touching or len(changes) >= max(1, len({value for _, value in placed}))
 
 
 def positions_along(slices: Sequence[Slice]) -> npt.NDArray[np.float64] | None:

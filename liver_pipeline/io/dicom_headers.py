@@ -47,7 +47,7 @@ TAGS = (
     "ConvolutionKernel", "KVP", "TriggerTime", "NominalPercentageOfCardiacPhase", "TemporalPositionIdentifier",
     "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ComplexImageComponent", "StackID", "Rows", "Columns",
     "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope",
-    "RescaleIntercept", "NumberOfFrames",
+    "RescaleIntercept", "NumberOfFrames", "SeriesNumber", "SliceThickness", "AcquisitionTime",
 )  # fmt: skip
 
 WANTED = {Tag(name): FRAME_NAMES.get(name, name) for name in (*TAGS, *FRAME_NAMES)}

@@ -94,19 +94,30 @@ def _by_series(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
 def _odd_ones(group: Sequence[Slice], *, among_others: bool) -> list[Slice]:
     """Return the planes of one series that are not of its volume: few, and unlike the rest."""
     placed = [one for one in group if one.position is not None and one.directions is not None]
-    if not placed:
+    made = len(group) < FEW and all(_is_made(one) for one in group)
+    if not placed or (made and among_others):
         return list(group) if among_others else []
     kinds, sizes = ([f(one) for one in placed] for f in (_kind, lambda one: one.size))
     kind, size = most_common(kinds), most_common(sizes)
     axes = usual(np.array([one.directions for one in placed]).reshape(len(placed), 6))
     odd = []
     for one in group:
-        unlike = _kind(one) != kind or one.size != size
+        other_kind, other_size = _kind(one) != kind, one.size != size
         nowhere = one.position is None and one.directions is None
         turned = one.directions is not None and np.abs(one.directions.ravel() - axes).max() > TURNED
-        if turned or (unlike and (nowhere or (_kind(one) != kind and one.size != size))):
+        if (
+            turned
+            or (other_kind and _is_made(one))
+            or (nowhere and (other_kind or other_size))
+            or (other_kind and other_size)
+        ):
             odd.append(one)
     return odd if len(odd) <= max(FEW, len(group) // 10) and len(odd) < len(placed) else []
+
+
+def _is_made(one: Slice) -> bool:
+    """Return whether a plane was made of images, or of figures, such as a dose report."""
+    return "SECONDARY" in one.text("ImageType").upper()
 
 
 def _kind(one: Slice) -> tuple[str, str]:

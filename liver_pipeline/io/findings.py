@@ -75,6 +75,9 @@ CODES: dict[str, str] = {
 }
 
 
+FIRM = frozenset(("AFFINE_SINGULAR", "SHEAR"))  # errors that nobody can accept: no grid can be laid over the volume
+
+
 class Severity(StrEnum):
     """How bad a finding is: an error stops the case, a warning is recorded."""
 
@@ -136,14 +139,15 @@ def known_codes(codes: Collection[str]) -> None:
 
 
 def settle(path: Path | str, findings: Iterable[Finding], accept: Collection[str] = ()) -> tuple[Finding, ...]:
-    """Raise if an error is among ``findings``; errors whose code is in ``accept`` become warnings.
+    """Raise if an error is among ``findings``; errors whose code is in ``accept``, and not firm, become warnings.
 
     Raises:
         IntakeError: With all findings, if an error remains.
         ValueError: If ``accept`` holds an unknown code.
     """
     known_codes(accept)
-    settled = tuple(replace(f, severity=Severity.WARNING) if f.code in accept else f for f in findings)
+    lifted = set(accept) - FIRM
+    settled = tuple(replace(f, severity=Severity.WARNING) if f.code in lifted else f for f in findings)
     if any(f.severity is Severity.ERROR for f in settled):
         raise IntakeError(path, settled)
     return settled

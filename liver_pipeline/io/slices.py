@@ -91,7 +91,8 @@ def _jumps(values: npt.NDArray[np.float32], kept: npt.NDArray[np.intp], names: S
     if held.size < FEWEST:
         return []
     start, stop = int(held[0]), int(held[-1])
-    shift, change = np.array([_change(values[k : k + 2], body[k : k + 2]) for k in range(start, stop)]).T
+    half = np.median(body[held].sum(axis=1)) / 2  # a narrow body, such as a neck, changes fast
+    shift, change = np.array([_change(values[k : k + 2], body[k : k + 2], half) for k in range(start, stop)]).T
     usual = np.array([np.median(np.delete(change, k)[max(0, k - AROUND) : k + AROUND]) for k in range(len(change))])
     lost = ~np.isin(np.arange(start, stop + 1), held)
     jumped = (np.abs(shift) > VALUE_JUMP) | (lost[1:] != lost[:-1])
@@ -110,8 +111,8 @@ def _jumps(values: npt.NDArray[np.float32], kept: npt.NDArray[np.intp], names: S
     return found
 
 
-def _change(pair: npt.NDArray[np.float32], body: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Compare two slices: median difference where both hold body, and the mean one.
+def _change(pair: npt.NDArray[np.float32], body: npt.NDArray[np.bool_], least: float) -> tuple[float, float]:
+    """Compare two slices: median difference where both hold body, and the mean one over at least ``least`` voxels.
 
     In the mean, body on one side only counts with 1000 HU, as far as it comes and goes alike: a body that grows or
     ends does not count.
@@ -122,7 +123,7 @@ def _change(pair: npt.NDArray[np.float32], body: npt.NDArray[np.bool_]) -> tuple
     difference = pair[1][both] - pair[0][both]
     only = (body & ~body[::-1]).sum(axis=1)
     total = np.abs(difference).sum() + 2 * 1000.0 * only.min()
-    return float(np.median(difference)), float(total / body.any(axis=0).sum())
+    return float(np.median(difference)), float(total / max(least, body.any(axis=0).sum()))
 
 
 def _runs(numbers: npt.NDArray[np.intp], names: Sequence[str]) -> str:

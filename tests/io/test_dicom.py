@@ -217,6 +217,9 @@ PASSES = [
     ("TemporalPositionIdentifier", (1, 2)),
     ("EchoTime", (2.3, 4.6)),
     ("KVP", (80, 140)),
+    ("SliceThickness", (1.0, 5.0)),
+    ("SeriesNumber", (3, 4)),
+    ("SeriesDescription", ("Abd 1", "Abd 5")),
     ("ImageType", (["DERIVED", "PRIMARY", "AXIAL", "WATER"], ["DERIVED", "PRIMARY", "AXIAL", "FAT"])),
 ]
 
@@ -232,6 +235,26 @@ def test_passes_that_alternate_or_lie_inside_each_other_are_told_apart(
     assert reason.code == "MIXED_PASSES" and tag in str(reason)
     found = find_series(folder)
     assert [len(one.slices) for one in found] in ([6, 6], [4, 8], [8, 4])
+
+
+def test_acquisition_times_that_alternate_are_two_passes_of_a_ct_and_one_of_an_mr(tmp_path: Path) -> None:
+    hu = body()
+    times: tuple[tuple[str, Any, str], ...] = (
+        ("two passes", lambda k: ("101500", "101730")[k % 2], "MIXED_PASSES"),
+        ("one after the other", lambda k: ("101500", "101730")[k // 6], ""),
+        ("each its own", lambda k: f"1015{k:02d}", ""),
+        ("rounded", lambda k: ("101500", "101501")[k in (5, 7, 8, 9, 10, 11)], ""),
+    )
+    for name, time, code in times:
+        folder = series(tmp_path / name, [one_slice(k, hu, AcquisitionTime=time(k)) for k in range(12)])
+        assert (refusal(folder).code if code else "") == code, name
+        if not code:
+            assert read_scan(folder).findings == ()
+    mr = [
+        one_slice(k, hu, AcquisitionTime=("1015", "1017")[k % 2], Modality="MR", SOPClassUID=MRImageStorage)
+        for k in range(12)
+    ]
+    assert codes(read_scan(series(tmp_path / "mr", mr), modality="any")) == []
 
 
 def test_one_of_two_alternating_passes_is_read_by_its_name(tmp_path: Path) -> None:
@@ -304,13 +327,19 @@ STRANGERS: dict[str, Any] = {
         "1.2.840.10008.5.1.4.1.1.2", SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8,
         HighBit=7, PlanarConfiguration=0, PixelRepresentation=0, PixelData=bytes(3 * 24 * 32),
     ),
+    "dose report called a slice": lambda: one_slice(3, body(), ImageType=["DERIVED", "SECONDARY", "CT_SOM5 PROT"]),
     "turned plane": lambda: one_slice(0, body((20, 16, 1)), axes=((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "of_its_own"),
-    [(name, own) for name in STRANGERS for own in (False, True) if (name, own) != ("turned plane", True)],
+    [
+        (name, own)
+        for name in STRANGERS
+        for own in (False, True)
+        if not (own and name in ("turned plane", "dose report called a slice"))
+    ],
 )
 def test_what_is_no_slice_is_left_out_with_a_note(tmp_path: Path, name: str, of_its_own: bool) -> None:
     stranger = STRANGERS[name]()
