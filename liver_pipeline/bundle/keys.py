@@ -234,6 +234,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("ensemble", several(PATH_TEXT), "more run folders, whose probabilities are averaged with this one's",
             PATH | MEMBER),
         Key("skip_air", FLAG, "leave out windows that hold only air", MEMBER),
+        Key("openvino_dir", PATH_TEXT, "networks that were converted once, and how far they agree with PyTorch",
+            PATH | RUNNING | MEMBER),
         Key("inferer", COMPONENT, "windows to labels", EMBEDDED | MEMBER),
         Key("postprocessing", COMPONENT, "what cleans label maps", MEMBER),
         Key("dataset", COMPONENT, "the scans", MEMBER),

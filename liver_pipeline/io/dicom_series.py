@@ -54,7 +54,7 @@ def leave_out_strangers(path: Path, slices: Sequence[Slice]) -> tuple[list[Slice
     Raises:
         IntakeError: NOT_A_SCAN if nothing is left.
     """
-    by_series: dict[str, list[Slice]] = defaultdict(list)
+    likely: list[Slice] = []
     captures = {one for one in slices if one.text("SOPClassUID").startswith(SECONDARY_CAPTURE)}
     reasons: dict[str, list[Slice]] = defaultdict(list)
     for one in slices:
@@ -67,8 +67,9 @@ def leave_out_strangers(path: Path, slices: Sequence[Slice]) -> tuple[list[Slice
         elif one in captures and len(captures) < len(slices):
             reasons["secondary captures"].append(one)
         else:
-            by_series[one.text("SeriesInstanceUID")].append(one)
+            likely.append(one)
     kept: list[Slice] = []
+    by_series = _by_series(likely)
     for group in by_series.values():
         odd = _odd_ones(group, among_others=len(by_series) > 1)
         reasons["not slices of the volume"] += odd
@@ -77,6 +78,17 @@ def leave_out_strangers(path: Path, slices: Sequence[Slice]) -> tuple[list[Slice
     if not kept:
         raise refuse(path, "NOT_A_SCAN", f"no slices of a volume: {'; '.join(left)}; name the folder that holds them")
     return kept, [warning("IGNORED_FILES", f"left out: {'; '.join(left)}")] if left else []
+
+
+def _by_series(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
+    """Return slices by SeriesInstanceUID; those without one belong to the only series there is."""
+    groups: dict[str, list[Slice]] = defaultdict(list)
+    for one in slices:
+        groups[one.text("SeriesInstanceUID")].append(one)
+    if len(groups) == 2 and "" in groups:
+        (uid,) = (uid for uid in groups if uid)
+        return {uid: [one for one in slices if one.text("SeriesInstanceUID") in ("", uid)]}
+    return groups
 
 
 def _odd_ones(group: Sequence[Slice], *, among_others: bool) -> list[Slice]:
@@ -103,11 +115,8 @@ def _kind(one: Slice) -> tuple[str, str]:
 
 def split_series(slices: Sequence[Slice]) -> list[Series]:
     """Return the volumes: one a SeriesInstanceUID, and one a pass where passes of a series overlap in space."""
-    by_uid: dict[str, list[Slice]] = defaultdict(list)
-    for one in slices:
-        by_uid[one.text("SeriesInstanceUID")].append(one)
     found = []
-    for uid, group in by_uid.items():
+    for uid, group in _by_series(slices).items():
         for part, ones in _passes(group).items():
             found.append(_series(f"{uid}/{part}" if part else uid, ones))
     return sorted(found, key=lambda one: one.uid)

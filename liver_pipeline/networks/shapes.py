@@ -47,8 +47,8 @@ def window_fault(network: nn.Module, roi_size: Sequence[int], in_channels: int, 
     try:
         heads = forward_heads(network, torch.empty(2, in_channels, *roi_size, device="meta"))
     except Exception as error:  # whatever the network raises
-        if isinstance(error, NotImplementedError) or "meta tensor" in str(error):
-            return ""  # a network whose operations need values cannot be looked at like this
+        if isinstance(error, NotImplementedError | torch.OutOfMemoryError) or "meta tensor" in str(error):
+            return ""  # a network whose operations need values cannot be looked at like this; memory is another matter
         return _window_hint(network, roi_size, in_channels) or f"fails: {' '.join(str(error).split())[:200]}"
     shape = tuple(heads[0].shape)
     wanted = (2, num_classes, *roi_size)

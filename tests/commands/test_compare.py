@@ -38,12 +38,12 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def command(folder: Path, *more: str) -> Result:
+def command(folder: Path, shares: str = "[0.34, 0.33, 0.33]") -> Result:
     experiments = ",".join(str(folder / f"{name}.yaml") for name in ("both", "liver", "broken"))
     words = ["compare", str(folder / "out"), "--experiments", experiments, "--data", "phantom", "--seeds", "2"]
     keys = ["n_phantoms=6", "max_epochs=1", "crops_per_case=1", "num_workers=0", "inferer::backend=torch"]
-    keys += [f"dataset_dir={folder / 'phantoms'}", "split_fractions=[0.34, 0.33, 0.33]"]
-    return CliRunner().invoke(main, [*words, *keys, *more])
+    keys += [f"dataset_dir={folder / 'phantoms'}", f"split_fractions={shares}"]
+    return CliRunner().invoke(main, [*words, *keys])
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_run_that_failed_is_named_with_its_reason(folder: Path) -> None:
     for seed in (0, 1):
         assert f"broken/seed{seed}" in page
         assert re.search(rf"\| broken/seed{seed} \| training \| \S+", markdown)
-    assert "Expected size 15" in page.split('id="failed"')[1].split("</section>")[0]
+    assert "takes multiples of 2, such as [16, 16, 16]" in page.split('id="failed"')[1].split("</section>")[0]
 
 
 def test_page_has_every_section_and_loads_nothing(folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_same_command_trains_nothing_and_redoes_only_what_is_gone(
 
 
 def test_another_split_is_refused(folder: Path) -> None:
-    result = command(folder, "split_fractions=[0.5, 0.25, 0.25]")
+    result = command(folder, "[0.5, 0.25, 0.25]")
     assert (result.exit_code, "choose another OUT_DIR" in result.output) == (2, True)
 
 

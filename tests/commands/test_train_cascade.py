@@ -59,7 +59,6 @@ BRIEF: dict[str, Any] = {
     "liver_max_epochs": 1,
     "val_interval": 1,
     "deterministic": True,
-    "backend": "torch",  # converting takes longer than running
     "split_fractions": [0.6, 0.2, 0.2],
 }
 

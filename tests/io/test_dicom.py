@@ -199,9 +199,11 @@ def test_conflicts_are_errors_that_name_slices_and_no_patient(
     assert read_scan(tmp_path, accept=[code]).array.shape == SHAPE
 
 
-@pytest.mark.parametrize("tag", ["PatientID", "PatientName", "FrameOfReferenceUID", "AcquisitionNumber"])
+@pytest.mark.parametrize(
+    "tag", ["PatientID", "PatientName", "FrameOfReferenceUID", "AcquisitionNumber", "SeriesInstanceUID", "Modality"]
+)
 def test_tags_that_are_empty_in_some_slices_are_no_conflict(tmp_path: Path, tag: str) -> None:
-    value: Any = {"AcquisitionNumber": 1, "FrameOfReferenceUID": "1.2.3.1"}.get(tag, "A")
+    value: Any = {"AcquisitionNumber": 1, "PatientID": "A", "PatientName": "A", "Modality": "CT"}.get(tag, "1.2.3.1")
     hu = body()
     tags: list[dict[str, Any]] = [{tag: value if k % 3 else ""} for k in range(12)]
     files = [one_slice(k, hu, **tags[k]) for k in range(12)]
