@@ -102,11 +102,18 @@ def choose_layers(
 ) -> tuple[dict[str, Path], list[Source]]:
     """Return the file of each kind of layer, and what is set above them: the experiment, then key=value.
 
-    An experiment may name other layers for a cascade's liver stage, such as ``liver_recipe``.
+    An experiment may name other layers for a cascade's liver stage, such as ``liver_recipe``. A network's file that has
+    ``layers`` builds on them, as an experiment does: it is set above the experiment.
     """
     changes = read_config(layer_file("experiment", experiment)) if experiment else {}
     own = changes.pop("layers", {})
     check_values(layers=own)
+    built_on: list[Source] = []
+    if "network" in layers and "layers" in (more := read_config(layer_file("network", layers["network"]))):
+        own = {**own, **more.pop("layers")}
+        check_values(layers=own)
+        built_on = [(layers["network"], more)]
+        layers = {kind: name for kind, name in layers.items() if kind != "network"}
     chosen = {**DEFAULT_LAYERS, **own, **layers}
     for kind in chosen:
         if kind.removeprefix("liver_") not in DEFAULT_LAYERS:
@@ -114,7 +121,7 @@ def choose_layers(
                 f"layers has '{kind}'{_nearest(kind, DEFAULT_LAYERS)}; known are {', '.join(DEFAULT_LAYERS)}"
             )
     files = {kind: layer_file(kind.removeprefix("liver_"), name) for kind, name in chosen.items()}
-    return files, [(f"experiment '{experiment}'", changes), ("key=value", overrides or {})]
+    return files, [(f"experiment '{experiment}'", changes), *built_on, ("key=value", overrides or {})]
 
 
 def merge_workflows(files: Mapping[str, Path]) -> Configs:

@@ -181,3 +181,15 @@ def test_a_device_is_text_for_every_command(device: str, composed: Path, phantom
             assert f"device is {device}" in result.stderr.replace("'", "")
     if device == "cpu":
         run_workflow(tmp_path / "run", "evaluate", {"device": "cpu", "backend": "torch"})
+
+
+def test_a_network_file_may_build_on_layers(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text("layers: {data: folder, network: unet3d}\nroi_size: [16, 16, 16]\nnetwork_def::channels: [4, 8]\n")
+    run = lp.compose(tmp_path / "run", {"network": str(file)}, overrides={"learning_rate": 1e-2})
+    config = load_config(run, "train")
+    assert config["network_def"]["_target_"] == "liver_pipeline.networks.UNet3d"
+    assert (config["network_def"]["channels"], config["roi_size"]) == ([4, 8], [16, 16, 16])
+    assert config["cases"]["_target_"] == "liver_pipeline.data.folder_cases"
+    other = lp.compose(tmp_path / "other", {"network": str(file), "data": "lits"})  # what is named itself wins
+    assert load_config(other, "train")["cases"]["_target_"] == "liver_pipeline.data.lits_cases"
