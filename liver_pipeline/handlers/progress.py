@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ class SayFallbacks:
 
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         for item in engine.state.output:
-            happened = getattr(item["pred"], "meta", {}).get("inference", {}).get("fallbacks", "")
+            record = getattr(item["pred"], "meta", {}).get("inference")  # MONAI takes that of a plain tensor apart
+            happened = record.get("fallbacks", "") if isinstance(record, Mapping) else ""
             if happened and happened not in self.said:
                 self.said.add(happened)
                 tqdm.write(f"validation: {happened}; scores are the same, and it takes longer")

@@ -122,7 +122,8 @@ def unbounded(
         for axis, coarse_mm in enumerate(np.diag(coarse.affine.numpy())[:3]):
             centres = np.arange(volume.shape[axis]) * own[axis] / coarse_mm
             low, high = where[:, axis].min() - 0.5, where[:, axis].max() + 0.5
-            (inside,) = np.nonzero((centres >= low) & (centres <= high))
+            on_border = 1e-6  # voxels: a centre there is inside, however 2.0999999999999996 mm were rounded
+            (inside,) = np.nonzero((centres >= low - on_border) & (centres <= high + on_border))
             margin = int(np.ceil(margin_mm / own[axis]))
             box[axis] = slice(max(0, inside[0] - margin), inside[-1] + 1 + margin)
     corner = np.diag([*own, 1.0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -140,13 +139,6 @@ def test_the_residual_encoder_unet_gives_its_heads_in_training_and_one_tensor_ot
     heads = network.train()(image)
     assert [tuple(head.shape[1:]) for head in heads] == [(3, 16, 16, 16), (3, 8, 8, 8)]
     assert network.eval()(image).shape == (1, 3, 16, 16, 16)
-
-
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dynamic_network_architectures.architectures.unet", None)
-    with pytest.raises(ImportError, match=r"pip install 'liver-pipeline\[resenc\]'") as caught:
-        residual_encoder_unet(1, 3)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_file_with_another_hash_or_of_another_encoder_is_refused(tmp_path: Path) -> None:
