@@ -42,7 +42,7 @@ def test_what_is_shipped_loads_and_a_changed_file_is_refused(tmp_path: Path) -> 
         shutil.copy(folder / "models" / name, tmp_path / name)
     with (tmp_path / "model.pt").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ValueError, match="is not what model.pt.sha256 says"):
+    with pytest.raises(ValueError, match=r"is not what model\.pt\.sha256 says"):
         load_weights(parser.get_parsed_content("network_def"), tmp_path / "model.pt")
 
 
