@@ -7,9 +7,9 @@ set -uo pipefail
 material=$1 seconds=$2 limit=$3
 shift 3
 if [ -n "${WHEELS:-}" ]; then
-  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "${SITE:=/tmp/site}" "$WHEELS"/*.whl || exit
+  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "${SITE:=$(mktemp -d)}" "$WHEELS"/*.whl || exit
   export PYTHONPATH=$SITE:$material/site:$PWD
 fi
 export PYTHONUNBUFFERED=1
 timeout --signal=INT --kill-after=10 "$limit" python3 scripts/make_default_weights.py \
-  "${RUN:-/tmp/default_run}" "$material" "$OUT" --seconds "$seconds" "$@" 2>&1 | tee "$OUT/train.log"
+  "${RUN:-$(mktemp -d)/run}" "$material" "$OUT" --seconds "$seconds" "$@" 2>&1 | tee "$OUT/train.log"

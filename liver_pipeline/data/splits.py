@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from liver_pipeline.data.cases import PARTS, Case, Split
 from liver_pipeline.io.files import content_sha256, write_json
-from liver_pipeline.io.tables import clean_name, read_json
+from liver_pipeline.io.tables import clean_name, is_dealt, read_json
 
 
 def make_split(
@@ -146,16 +146,6 @@ def split_content(names: Mapping[str, Sequence[str]], settings: Mapping[str, Any
     """Return what a split file holds; its hash tells one that was dealt from one that somebody wrote or edited."""
     content = {"settings": dict(settings), "cases": {part: list(names[part]) for part in PARTS}}
     return {**content, "dealt_sha256": content_sha256(content)}
-
-
-def is_dealt(split_file: str | Path) -> bool:
-    """Tell whether a split file is there and is as it was dealt, so that another training may deal anew."""
-    try:
-        content = read_json(split_file)
-        sha256 = content.pop("dealt_sha256", None)
-    except (OSError, ValueError, AttributeError):
-        return False
-    return bool(sha256 == content_sha256(content))
 
 
 def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
