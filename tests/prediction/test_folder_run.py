@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gzip
 import json
-import logging
 import multiprocessing
 import os
 import random
@@ -680,9 +679,6 @@ def test_settings_of_a_users_own_class_and_of_a_partial_function_identify_the_co
 def test_masks_of_other_runs_their_descendants_and_references_are_no_scans(
     scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger(
-        "liver_pipeline.io.discovery"
-    ).disabled = False  # a logging.conf, read by MONAI, disables all there are
     folder_run(scans, scans / "first").run()
     for name in ("a.1.stale.nii.gz", "a.1.edited.nii.gz", "a.1.probabilities.nii.gz"):
         shutil.copy(scans / "first" / "a.1.nii.gz", scans / "first" / name)
