@@ -228,6 +228,14 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
 @click.option("--shard", metavar="I/N", help="Only part I (from 0) of N, while other machines run the other parts.")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="On a Ray cluster at host:port or auto; none starts Ray here. Write it last, or as --ray=ADDRESS.",
+)
+@click.option("--worker-cores", type=click.IntRange(min=1), metavar="K", help="With --ray: of each worker without GPU.")
 @click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
@@ -239,6 +247,8 @@ def predict_command(
     ensemble: tuple[str, ...],
     partial: bool,
     shard: str | None,
+    ray: str | None,
+    worker_cores: int | None,
     overrides: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -257,7 +267,8 @@ def predict_command(
     from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, shard=shard, overrides=values).exit()
+    spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()
 
 
 @main.command("status")
