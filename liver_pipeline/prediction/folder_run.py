@@ -23,12 +23,19 @@ from liver_pipeline.io.files import is_there, plain, remove_temporary, write_jso
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.limits import available_bytes
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, Turns, ahead
-from liver_pipeline.prediction.plan import plan_cases, plan_lines, predicted_bytes, refuse_collisions
+from liver_pipeline.prediction.plan import (
+    plan_cases,
+    plan_lines,
+    predicted_bytes,
+    refuse_collisions,
+    refuse_other_formats,
+)
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
 
 logger = logging.getLogger(__name__)
@@ -61,7 +68,7 @@ class FolderRun:
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
     Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
     that is done but lacks them is run again. The mask of an earlier run whose case now fails becomes
-    ``<case>.stale.nii.gz``. A failure of the device itself ends the run: nothing that follows would say more.
+    ``<case>.stale`` with its suffix. A failure of the device itself ends the run: nothing that follows would say more.
 
     Args:
         dataset: Its ``data`` is from :func:`~liver_pipeline.prediction.plan.find_scans`.
@@ -71,6 +78,7 @@ class FolderRun:
         dry_run: Only print cases, outputs, collisions and predicted memory.
         max_failures: Stop after so many failures.
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
+        format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
         progress: Show a bar on a terminal.
@@ -87,6 +95,7 @@ class FolderRun:
         dry_run: bool = False,
         max_failures: int | None = None,
         overwrite: bool = False,
+        format: str = "nifti",
         describe: bool = False,
         progress: bool = True,
         memory_limit_gb: float | None = None,
@@ -100,6 +109,7 @@ class FolderRun:
         self.max_failures = max_failures
         self.describe = describe
         self.progress = progress
+        self.suffix = FORMATS[format]
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self._memory = MemoryBudget(int(limit))
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
@@ -119,11 +129,12 @@ class FolderRun:
             IntakeError: NOT_FOUND, NO_SCANS, DUPLICATE_NAME, OUTPUT_READ_ONLY, DISK_FULL: nothing was run.
             ValueError: If the weights belong to another network, outputs would replace inputs, or another run is at it.
         """
-        cases = plan_cases(self.dataset.data, self.output_dir)
+        cases = plan_cases(self.dataset.data, self.output_dir, self.suffix)
         if self.dry_run:
             return self._print_plan(cases)
         refuse_collisions(cases)
         with contextlib.closing(self._open_ledger()) as self._ledger:
+            refuse_other_formats(cases, self._ledger.written)
             self.runner.load()
             self._earlier = EarlierRuns(
                 self._ledger, self.runner.config_sha256, self.runner.weights_sha256,
@@ -171,7 +182,7 @@ class FolderRun:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
         summary = self._summary(len(cases))
-        stale = f", {self._stale} earlier masks set aside as *.stale.nii.gz" if self._stale else ""
+        stale = f", {self._stale} earlier masks set aside as *.stale*" if self._stale else ""
         counts = f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{stale}"
         sys.stdout.write(f"{counts}; {self.output_dir / LEDGER}\n")
         return summary
@@ -267,7 +278,9 @@ class FolderRun:
         """Write the clinical table."""
         confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
         with case.stages("describe"):
-            table = describe(case.output, case.path, confidence=confidence, reader=self.runner.reader)
+            table = describe(
+                case.output, case.path, confidence=confidence, reader=self.runner.reader, series=case.series
+            )
             write_json(case.description, plain(table))
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
@@ -304,6 +317,7 @@ class FolderRun:
             {
                 "case": case.name,
                 "event": event,
+                **({} if case.series is None else {"series": case.series}),
                 "run": self.runner.run_name,
                 "input_sha256": case.input_sha256,
                 "config_sha256": self.runner.config_sha256,
