@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.keys import keys_with
-from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, share_dir
+from liver_pipeline.bundle.names import DEFAULT_LAYERS, layer_file, share_dir
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import write_bundle
 from liver_pipeline.bundle.entry import read_config
-from liver_pipeline.bundle.layers import WORKFLOWS
+from liver_pipeline.bundle.names import WORKFLOWS
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import train_stage
 from liver_pipeline.data.cases import Case, Split

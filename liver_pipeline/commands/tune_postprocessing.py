@@ -10,7 +10,7 @@ import numpy as np
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.compose import write_config
-from liver_pipeline.bundle.layers import WORKFLOWS
+from liver_pipeline.bundle.names import WORKFLOWS
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.data.cases import Case
 from liver_pipeline.evaluation.postprocessing_search import Choice, ValidationCase, choose_postprocessing

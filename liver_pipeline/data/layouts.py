@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from liver_pipeline.data.cases import Case
+from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.discovery import case_name, volume_files
 from liver_pipeline.io.tables import read_table
 
@@ -132,8 +132,7 @@ def _read_patients(path: Path) -> dict[str, str] | None:
 def _patient(name: str, patients: dict[str, str] | None, pattern: str | None) -> str:
     if patients is not None:
         if name not in patients:
-            near = difflib.get_close_matches(name, patients, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; a case is its path below the folder of scans, no suffix"
+            hint = did_you_mean(name, patients) or "; a case is its path below the folder of scans, no suffix"
             raise ValueError(f"patients.csv has no row for case {name}{hint}")
         return patients[name]
     if pattern is None:

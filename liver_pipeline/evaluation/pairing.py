@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name, volume_files
 from liver_pipeline.io.tables import clean_name
 
@@ -59,11 +60,12 @@ def find_pairs(
     """
     preds, labels = _by_case(pred_dir), _by_case(label_dir)
     if cases is not None:
-        wanted = {clean_name(case) for case in cases}
+        wanted, there = {clean_name(case) for case in cases}, preds.keys() | labels.keys()
         preds = {case: files for case, files in preds.items() if case in wanted}
         labels = {case: files for case, files in labels.items() if case in wanted}
         if unknown := sorted(wanted - set(preds) - set(labels)):
-            raise ValueError(f"no file for cases {_listed(unknown)} in {pred_dir} and {label_dir}")
+            hint = did_you_mean(unknown[0], there)
+            raise ValueError(f"no file for cases {_listed(unknown)} in {pred_dir} and {label_dir}{hint}")
     if not preds.keys() & labels.keys():
         raise ValueError(
             f"no prediction has a reference: {pred_dir} has {_listed(sorted(preds), 3)}, {label_dir} has "
