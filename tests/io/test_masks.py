@@ -80,7 +80,7 @@ def test_a_mask_alone_is_known_as_a_label_map_in_each_format(tmp_path: Path, suf
 
 def test_slicers_segments_are_known_without_their_name(tmp_path: Path) -> None:
     image = SimpleITK.GetImageFromArray(LABELS.T)
-    image.SetMetaData("Segment0_ID", "Segment_1")
+    image.SetMetaData("Segment0_ID", "Segment_1")  # type: ignore[no-untyped-call]
     SimpleITK.WriteImage(image, str(tmp_path / "drawn.nrrd"))
     assert is_label_map(tmp_path / "drawn.nrrd")
 
