@@ -19,11 +19,12 @@ from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.case_steps import CaseSteps
 from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, ahead
-from liver_pipeline.prediction.plan import plan_cases, plan_lines, refuse_collisions
+from liver_pipeline.prediction.plan import plan_cases, plan_lines, refuse_collisions, refuse_other_formats
 from liver_pipeline.prediction.resume import EarlierRuns
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class FolderRun:
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
     Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
     that is done but lacks them is run again. The mask of an earlier run whose case now fails becomes
-    ``<case>.stale.nii.gz``. A failure of the device itself ends the run: nothing that follows would say more.
+    ``<case>.stale`` with its suffix. A failure of the device itself ends the run: nothing that follows would say more.
 
     Args:
         dataset: Its ``data`` is from :func:`~liver_pipeline.prediction.plan.find_scans`.
@@ -66,6 +67,7 @@ class FolderRun:
         dry_run: Only print cases, outputs, collisions and predicted memory.
         max_failures: Stop after so many failures.
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
+        format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
         progress: Show a bar on a terminal.
@@ -82,6 +84,7 @@ class FolderRun:
         dry_run: bool = False,
         max_failures: int | None = None,
         overwrite: bool = False,
+        format: str = "nifti",
         describe: bool = False,
         progress: bool = True,
         memory_limit_gb: float | None = None,
@@ -95,6 +98,7 @@ class FolderRun:
         self.max_failures = max_failures
         self.describe = describe
         self.progress = progress
+        self.suffix = FORMATS[format]
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self._memory = MemoryBudget(int(limit))
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
@@ -111,11 +115,12 @@ class FolderRun:
             IntakeError: NOT_FOUND, NO_SCANS, DUPLICATE_NAME, OUTPUT_READ_ONLY, DISK_FULL: nothing was run.
             ValueError: If the weights belong to another network, outputs would replace inputs, or another run is at it.
         """
-        cases = plan_cases(self.dataset.data, self.output_dir)
+        cases = plan_cases(self.dataset.data, self.output_dir, self.suffix)
         if self.dry_run:
             return self._print_plan(cases)
         refuse_collisions(cases)
         with contextlib.closing(self._open_ledger()) as ledger:
+            refuse_other_formats(cases, ledger.written)
             return self._run(cases, self.steps(ledger))
 
     def steps(self, ledger: Ledger) -> CaseSteps:
@@ -172,7 +177,7 @@ class FolderRun:
         if steps.broken:
             logger.error("%s; the run ended early: mend it and run the same command again", steps.broken)
         summary = self._summary(len(cases))
-        stale = f", {steps.stale} earlier masks set aside as *.stale.nii.gz" if steps.stale else ""
+        stale = f", {steps.stale} earlier masks set aside as *.stale*" if steps.stale else ""
         counts = f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{stale}"
         sys.stdout.write(f"{counts}; {self.output_dir / LEDGER}\n")
         return summary
