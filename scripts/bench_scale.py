@@ -158,17 +158,17 @@ def measure_listing(folder: Path, count: int) -> dict[str, float]:
     return told
 
 
-def list_scans(scans: Path) -> dict[str, float]:
+def measure_list(scans: Path) -> dict[str, float]:
     """Return seconds and memory that the driver takes to list a folder."""
-    from liver_pipeline.cluster.ray_run import list_jobs
+    from liver_pipeline.cluster.ray_run import list_scans
     from liver_pipeline.prediction.plan import find_scans
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     began = time.perf_counter()
-    jobs = list_jobs(find_scans(scans), scans.parent / "masks")
+    found = list_scans(find_scans(scans), scans.parent / "masks", ".nii.gz")
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return {"scans": len(jobs), "seconds": round(seconds, 1), "more_mb": round(peak - before), "peak_mb": round(peak)}
+    return {"scans": len(found), "seconds": round(seconds, 1), "more_mb": round(peak - before), "peak_mb": round(peak)}
 
 
 @click.command()
@@ -184,7 +184,7 @@ def main(
 ) -> None:
     """Measure, and print a table."""
     if listing is not None:
-        click.echo(json.dumps(list_scans(listing)))
+        click.echo(json.dumps(measure_list(listing)))
         return
     sys.path.append(str(SCRIPT.parent))
     with tempfile.TemporaryDirectory() as name:

@@ -18,15 +18,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cluster.ledger_actor import LedgerKeeper, answer
-from liver_pipeline.cluster.queue import CaseQueue, Job
+from liver_pipeline.cluster.queue import CaseQueue
 from liver_pipeline.cluster.start import Place, places, ray_cluster
 from liver_pipeline.cluster.worker import End, Errand, Worker
+from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import temporary_name
-from liver_pipeline.io.ledger import LEDGER
+from liver_pipeline.io.ledger import LEDGER, read_ledger
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.folder_run import Summary, summary_line, summary_of
 from liver_pipeline.prediction.pipeline import Bar
-from liver_pipeline.prediction.plan import plan_cases, refuse_collisions
+from liver_pipeline.prediction.plan import plan_cases, refuse_collisions, refuse_other_formats
 from liver_pipeline.prediction.provenance import versions
 from liver_pipeline.prediction.resume import hash_input
 
@@ -46,7 +48,7 @@ class _Crew:
     actor: Any
     beginning: Any
     about: dict[str, Any] | None = None
-    jobs: dict[Any, tuple[Job, float]] = field(default_factory=dict)  # reference -> case, when it was begun
+    jobs: dict[Any, tuple[ScanInput, float]] = field(default_factory=dict)  # reference -> case, when it was begun
 
 
 def predict_on_ray(
@@ -69,21 +71,24 @@ def predict_on_ray(
     """
     overrides = {**values, "dataset_dir": str(scans), "output_dir": str(masks)}
     config = load_config(run, "inference", overrides)
-    jobs = list_jobs(ConfigParser(config).get_parsed_content("dataset").data, masks)
+    suffix = FORMATS[config.get("format", "nifti")]
+    found = list_scans(ConfigParser(config).get_parsed_content("dataset").data, masks, suffix)
     with ray_cluster(address):
-        return _Driver(run, scans, masks, overrides, config, jobs, worker_cores).run()
+        return _Driver(run, scans, masks, overrides, config, found, worker_cores).run()
 
 
-def list_jobs(items: Iterable[Mapping[str, Any]], masks: Path) -> list[Job]:
+def list_scans(items: Iterable[Mapping[str, Any]], masks: Path, suffix: str) -> list[ScanInput]:
     """Return the cases of :func:`liver_pipeline.prediction.plan.find_scans`, largest first.
 
     Raises:
         IntakeError: NO_SCANS, DUPLICATE_NAME.
-        ValueError: If a mask would replace a scan.
+        ValueError: If a mask would replace a scan, or the folder holds masks of another format.
     """
-    cases = plan_cases(items, masks)
+    cases = plan_cases(items, masks, suffix)
     refuse_collisions(cases)
-    return [Job(case.name, case.path) for case in sorted(cases, key=lambda case: -_size(case.path))]
+    refuse_other_formats(cases, read_ledger(masks / LEDGER)[1])
+    found = [ScanInput(case.path, case.name, case.series, case.why) for case in cases]
+    return sorted(found, key=lambda one: -_size(one.path))
 
 
 def _size(path: Path) -> int:
@@ -104,22 +109,23 @@ class _Driver:
         masks: Path,
         values: dict[str, Any],
         config: Mapping[str, Any],
-        jobs: list[Job],
+        found: list[ScanInput],
         worker_cores: int | None,
     ) -> None:
         probe = masks / temporary_name()
-        self.errand = Errand(run.resolve(), values, scans, masks, probe, jobs[0].path, Path.cwd())
+        self.errand = Errand(run.resolve(), values, scans, masks, probe, found[0].path, Path.cwd())
         self.max_failures = config.get("max_failures")
         self.progress = True
+        self.suffix = FORMATS[config.get("format", "nifti")]
         self.use_gpus = not str(values.get("device", "cuda")).startswith("cpu")
         self.worker_cores = worker_cores
-        self.total = len(jobs)
-        self.queue = CaseQueue(jobs)
+        self.total = len(found)
+        self.queue = CaseQueue(found)
         self.tally = {"done": 0, "failed": 0, "before": 0}
         self.failures = self.stale = 0
         self.broken = ""
         self.crews: dict[Place, _Crew] = {}
-        self.doubtful: list[tuple[float, Place, list[Job]]] = []  # workers that died, and what they had
+        self.doubtful: list[tuple[float, Place, list[ScanInput]]] = []  # workers that died, and what they had
         self.banned: set[str] = set()  # nodes and places that are not used again
         self.model: dict[str, Any] | None = None  # what the first worker said of itself
         self.other_hardware = False
@@ -227,14 +233,14 @@ class _Driver:
         """Use a worker no more, nor what ``ban`` names; its cases go back."""
         self.banned.add(ban)
         del self.crews[crew.place]
-        for job, _ in crew.jobs.values():
-            self.queue.put_back(job)
+        for one, _ in crew.jobs.values():
+            self.queue.put_back(one)
         ray.kill(crew.actor)
 
     def _lost(self, crew: _Crew) -> None:
         """Note that a worker died; whether with its node shows a little later."""
         if self.crews.pop(crew.place, None) is not None:
-            self.doubtful.append((time.monotonic() + DOUBT, crew.place, [job for job, _ in crew.jobs.values()]))
+            self.doubtful.append((time.monotonic() + DOUBT, crew.place, [one for one, _ in crew.jobs.values()]))
 
     def _settle_deaths(self) -> None:
         due = [one for one in self.doubtful if one[0] <= time.monotonic()]
@@ -243,11 +249,11 @@ class _Driver:
         self.doubtful = [one for one in self.doubtful if one not in due]
         alive = {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
         for _, place, jobs in due:
-            for job in jobs:
+            for one in jobs:
                 if place.node not in alive:
-                    self.queue.put_back(job)
-                elif self.queue.worker_died(job):
-                    self._record_death(job)
+                    self.queue.put_back(one)
+                elif self.queue.worker_died(one):
+                    self._record_death(one)
 
     # --- cases ---
 
@@ -273,13 +279,11 @@ class _Driver:
             if not waiting:
                 time.sleep(0.1)
                 continue
-            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0.02)
-            if not ready:
-                ready, _ = ray.wait(waiting, num_returns=1, timeout=LOOK)
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=LOOK)
             for crew in list(self.crews.values()):
                 if crew.about is None and crew.beginning in ready:
                     self._greet(crew, refuse=False)
-                for reference in [one for one in crew.jobs if one in ready]:
+                for reference in [done for done in crew.jobs if done in ready]:
                     if self.crews.get(crew.place) is crew:
                         self._take(crew, reference)
 
@@ -293,8 +297,8 @@ class _Driver:
         for crew in self.crews.values():
             if crew.about is None:
                 continue
-            while (job := self.queue.next_for(one for one, _ in crew.jobs.values())) is not None:
-                crew.jobs[crew.actor.segment.remote(job)] = job, time.time()
+            while (one := self.queue.next_for(one for one, _ in crew.jobs.values())) is not None:
+                crew.jobs[crew.actor.segment.remote(one)] = one, time.time()
 
     def _take(self, crew: _Crew, reference: Any) -> None:
         """Take the end of a case, or the death of its worker."""
@@ -305,9 +309,9 @@ class _Driver:
         except RayTaskError as error:  # the ledger cannot be reached: a case's own error is in its end
             self.broken = str(error.cause)
             return None
-        job, _ = crew.jobs.pop(reference)
+        one, _ = crew.jobs.pop(reference)
         if end.kind == "failed":
-            logger.warning("%s: %s: %s", job.path, end.code, end.detail)
+            logger.warning("%s: %s: %s", one.path, end.code, end.detail)
             self.failures += 1
         self.stale += end.stale
         self._count(end.kind, end.seconds)
@@ -322,27 +326,27 @@ class _Driver:
         self.tally[kind] += 1
         self.bar.update(seconds, self.tally["done"], self.tally["failed"])
 
-    def _record_death(self, job: Job) -> None:
+    def _record_death(self, one: ScanInput) -> None:
         """Give a case that three workers did not survive its code."""
         assert self.model is not None
-        case = FolderCase(job.name, job.path, output=self.errand.masks / f"{job.name}.nii.gz")
+        case = FolderCase.of(one, self.errand.scans, self.errand.masks, self.suffix)
         detail = "three workers died with this case: too little memory, or its reader or network crashes"
         row = {
-            "case": job.name, "event": "failed", "run": self.model["run"], "input_sha256": hash_input(job.path),
+            "case": one.case, "event": "failed", "run": self.model["run"], "input_sha256": hash_input(one.path),
             "config_sha256": self.model["config_sha256"], "weights_sha256": self.model["weights_sha256"],
             "code": "WORKER_DIED", "detail": detail, "host": self.model["host"],
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }  # fmt: skip
-        logger.warning("%s: WORKER_DIED: %s", job.path, detail)
+        logger.warning("%s: WORKER_DIED: %s", one.path, detail)
         self.stale += answer(self.keeper.fail.remote(case, row))
         self.failures += 1
         self._count("failed", {})
 
     def _progress(self) -> dict[str, Any]:
         running = [
-            {"case": job.name, "host": crew.about["host"], "since": since}
+            {"case": one.case, "host": crew.about["host"], "since": since}
             for crew in self.crews.values() if crew.about is not None
-            for job, since in crew.jobs.values()
+            for one, since in crew.jobs.values()
         ]  # fmt: skip
         return {"total": self.total, **self.tally, "workers": len(self.crews), "running": running}
 

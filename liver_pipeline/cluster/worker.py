@@ -15,7 +15,6 @@ from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cluster.ledger_actor import RemoteLedger
-from liver_pipeline.cluster.queue import Job
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.prediction.case import FolderCase
@@ -76,6 +75,7 @@ class Worker:
         self.ledger = RemoteLedger(keeper)
         self.threads, self.share = threads, share
         self._steps: CaseSteps | None = None
+        self._suffix = ""
         self._number = 0
         self._taking, self._inferring = threading.Lock(), threading.Lock()
 
@@ -97,18 +97,19 @@ class Worker:
         run = ConfigParser(config).get_parsed_content("evaluator")
         assert isinstance(run, FolderRun)
         self._steps = run.steps(self.ledger, MemoryBudget(int(run.memory_limit * self.share)))
+        self._suffix = run.suffix
         runner = run.runner
         return {
             "host": socket.gethostname(), "versions": versions(), "machine": machine(runner.device),
             "config_sha256": runner.config_sha256, "weights_sha256": runner.weights_sha256, "run": runner.run_name,
         }  # fmt: skip
 
-    def segment(self, job: Job) -> End:
+    def segment(self, one: ScanInput) -> End:
         """Bring one case to its end."""
         assert self._steps is not None
         steps = self._steps
-        self.ledger.look_up(job.name)
-        case = FolderCase.of(ScanInput(job.path, job.name), self.errand.scans, self.errand.masks)
+        self.ledger.look_up(one.case)
+        case = FolderCase.of(one, self.errand.scans, self.errand.masks, self._suffix)
         with self._taking:
             number, self._number = self._number, self._number + 1
             stale = steps.stale
@@ -116,7 +117,7 @@ class Worker:
         with self._inferring:
             steps.infer(case)
         steps.finish(case)
-        self.ledger.forget([job.name])
+        self.ledger.forget([one.case])
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
         code, detail = (case.failure.code, case.failure.detail) if case.failure is not None else ("", "")
         return End(kind, code, detail, case.stages.seconds, steps.stale - stale, steps.broken)

@@ -146,7 +146,9 @@ class CaseSteps:
         """Write the clinical table."""
         confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
         with case.stages("describe"):
-            table = describe(case.output, case.path, confidence=confidence, reader=self.runner.reader)
+            table = describe(
+                case.output, case.path, confidence=confidence, reader=self.runner.reader, series=case.series
+            )
             write_json(case.description, plain(table))
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
@@ -181,6 +183,7 @@ class CaseSteps:
             {
                 "case": case.name,
                 "event": event,
+                **({} if case.series is None else {"series": case.series}),
                 "run": self.runner.run_name,
                 "input_sha256": case.input_sha256,
                 "config_sha256": self.runner.config_sha256,

@@ -19,12 +19,13 @@ from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, Rows, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.case_steps import CaseSteps
 from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, ahead
-from liver_pipeline.prediction.plan import plan_cases, plan_lines, refuse_collisions
+from liver_pipeline.prediction.plan import plan_cases, plan_lines, refuse_collisions, refuse_other_formats
 from liver_pipeline.prediction.resume import EarlierRuns
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class FolderRun:
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
     Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
     that is done but lacks them is run again. The mask of an earlier run whose case now fails becomes
-    ``<case>.stale.nii.gz``. A failure of the device itself ends the run: nothing that follows would say more.
+    ``<case>.stale`` with its suffix. A failure of the device itself ends the run: nothing that follows would say more.
 
     Args:
         dataset: Its ``data`` is from :func:`~liver_pipeline.prediction.plan.find_scans`.
@@ -67,6 +68,7 @@ class FolderRun:
         dry_run: Only print cases, outputs, collisions and predicted memory.
         max_failures: Stop after so many failures.
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
+        format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
         progress: Show a bar on a terminal.
@@ -83,6 +85,7 @@ class FolderRun:
         dry_run: bool = False,
         max_failures: int | None = None,
         overwrite: bool = False,
+        format: str = "nifti",
         describe: bool = False,
         progress: bool = True,
         memory_limit_gb: float | None = None,
@@ -96,6 +99,7 @@ class FolderRun:
         self.max_failures = max_failures
         self.describe = describe
         self.progress = progress
+        self.suffix = FORMATS[format]
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self.memory_limit = int(limit)
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
@@ -118,13 +122,14 @@ class FolderRun:
                 the folder was begun with another number of shards.
         """
         part = None if shard is None else Shard.of(shard)
-        cases = plan_cases(self.dataset.data, self.output_dir)
+        cases = plan_cases(self.dataset.data, self.output_dir, self.suffix)
         if not self.dry_run:
             refuse_collisions(cases)
         cases = [case for case in cases if part is None or part.holds(case.input_path)]
         if self.dry_run:
             return self._print_plan(cases)
         with contextlib.closing(open_ledger(self.output_dir, part)) as ledger:
+            refuse_other_formats(cases, ledger.written)
             steps = self.steps(ledger, MemoryBudget(self.memory_limit))
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
@@ -200,7 +205,7 @@ def summary_of(total: int, *, done: int, failed: int, before: int) -> Summary:
 
 def summary_line(summary: Summary, stale: int, ledger: Path) -> str:
     """Return what a run says at its end; ``stale`` masks of earlier runs were set aside."""
-    aside = f", {stale} earlier masks set aside as *.stale.nii.gz" if stale else ""
+    aside = f", {stale} earlier masks set aside as *.stale*" if stale else ""
     return f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}\n"
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liver_pipeline.cluster.queue import DEATHS, CaseQueue, Job
+from liver_pipeline.cluster.queue import DEATHS, CaseQueue
+from liver_pipeline.io.discovery import ScanInput
 
-A, B, C = (Job(name, Path(name)) for name in "abc")
+A, B, C = (ScanInput(Path(name), name) for name in "abc")
 
 
 def test_a_worker_has_two_cases_and_no_more() -> None:
@@ -46,17 +47,17 @@ def test_every_case_comes_to_one_end_whichever_kill_their_workers(
     count: int, killers: list[int], chance: object
 ) -> None:
     """Two workers; a killer takes its neighbour along, and no more than once."""
-    queue = CaseQueue(Job(str(number), Path()) for number in range(count))
-    workers: list[list[Job]] = [[], []]
+    queue = CaseQueue(ScanInput(Path(), str(number)) for number in range(count))
+    workers: list[list[ScanInput]] = [[], []]
     ends: list[tuple[str, bool]] = []
     while len(queue) or any(workers):
         for has in workers:
-            while (job := queue.next_for(has)) is not None:
-                has.append(job)
+            while (one := queue.next_for(has)) is not None:
+                has.append(one)
         has = chance.choice([worker for worker in workers if worker])  # type: ignore[attr-defined]
-        if int(has[0].name) in killers:
-            ends += [(job.name, False) for job in has if queue.worker_died(job)]
+        if int(has[0].case) in killers:
+            ends += [(one.case, False) for one in has if queue.worker_died(one)]
             has.clear()
         else:
-            ends.append((has.pop(0).name, True))
+            ends.append((has.pop(0).case, True))
     assert sorted(ends) == sorted((str(number), number not in killers) for number in range(count))
