@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from liver_pipeline.bundle.workflow import load_config
+from liver_pipeline.cluster.crew import IDLE, LOOK, Crew, Member
 from liver_pipeline.cluster.ledger_actor import LedgerKeeper, answer
 from liver_pipeline.cluster.queue import CaseQueue
-from liver_pipeline.cluster.start import Place, places, ray_cluster
-from liver_pipeline.cluster.worker import End, Errand, Worker
+from liver_pipeline.cluster.start import ray_cluster
+from liver_pipeline.cluster.worker import End, Errand
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import temporary_name
 from liver_pipeline.io.ledger import LEDGER, read_ledger
@@ -29,26 +29,11 @@ from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.folder_run import Summary, summary_line, summary_of
 from liver_pipeline.prediction.pipeline import Bar
 from liver_pipeline.prediction.plan import plan_cases, refuse_collisions, refuse_other_formats
-from liver_pipeline.prediction.provenance import versions
 from liver_pipeline.prediction.resume import hash_input
 
 logger = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between two looks at the cluster
-DOUBT = 3.0  # seconds after a worker's death in which its node may turn out to be dead
-GRACE = 60.0  # seconds that workers have to begin once the first has
-IDLE = 300.0  # seconds without any worker after which a run ends
-
-
-@dataclass
-class _Crew:
-    """A worker at its place; ``about`` is None until it has begun."""
-
-    place: Place
-    actor: Any
-    beginning: Any
-    about: dict[str, Any] | None = None
-    jobs: dict[Any, tuple[ScanInput, float]] = field(default_factory=dict)  # reference -> case, when it was begun
+TELL = 5.0  # seconds between two words on how far the run is
 
 
 def predict_on_ray(
@@ -73,8 +58,38 @@ def predict_on_ray(
     config = load_config(run, "inference", overrides)
     suffix = FORMATS[config.get("format", "nifti")]
     found = list_scans(ConfigParser(config).get_parsed_content("dataset").data, masks, suffix)
+    errand = Errand(run.resolve(), overrides, scans, masks, suffix, masks / temporary_name(), found[0].path, Path.cwd())
     with ray_cluster(address):
-        return _Driver(run, scans, masks, overrides, config, found, worker_cores).run()
+        keeper = start_keeper(masks)
+        errand.probe.write_text(errand.probe.name)
+        on_gpus = not str(values.get("device", "")).startswith("cpu")
+        crew = Crew(errand, keeper, use_gpus=on_gpus, worker_cores=worker_cores)
+        driver = _Driver(crew, found, config.get("max_failures"))
+        try:
+            crew.begin()
+            driver.work()
+        finally:
+            errand.probe.unlink(missing_ok=True)
+            crew.end()
+            answer(keeper.close.remote())
+    if driver.broken:
+        logger.error("%s; the run ended early: mend it and run the same command again", driver.broken)
+    summary = summary_of(len(found), **driver.tally)
+    sys.stdout.write(summary_line(summary, driver.stale, masks / LEDGER))
+    return summary
+
+
+def start_keeper(masks: Path) -> Any:
+    """Start the actor that holds the ledger of ``masks``, on this machine.
+
+    Raises:
+        IntakeError: OUTPUT_READ_ONLY, DISK_FULL.
+        ValueError: If another run is at it.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    keeper: Any = ray.remote(LedgerKeeper).options(num_cpus=0, scheduling_strategy=here).remote()
+    answer(keeper.open.remote(masks))
+    return keeper
 
 
 def list_scans(items: Iterable[Mapping[str, Any]], masks: Path, suffix: str) -> list[ScanInput]:
@@ -102,254 +117,119 @@ def _size(path: Path) -> int:
 
 
 class _Driver:
-    def __init__(
-        self,
-        run: Path,
-        scans: Path,
-        masks: Path,
-        values: dict[str, Any],
-        config: Mapping[str, Any],
-        found: list[ScanInput],
-        worker_cores: int | None,
-    ) -> None:
-        probe = masks / temporary_name()
-        self.errand = Errand(run.resolve(), values, scans, masks, probe, found[0].path, Path.cwd())
-        self.max_failures = config.get("max_failures")
-        self.progress = True
-        self.suffix = FORMATS[config.get("format", "nifti")]
-        self.use_gpus = not str(values.get("device", "cuda")).startswith("cpu")
-        self.worker_cores = worker_cores
+    """Hands out cases and counts their ends."""
+
+    def __init__(self, crew: Crew, found: list[ScanInput], max_failures: int | None) -> None:
+        self.crew = crew
         self.total = len(found)
         self.queue = CaseQueue(found)
+        self.max_failures = max_failures
         self.tally = {"done": 0, "failed": 0, "before": 0}
         self.failures = self.stale = 0
         self.broken = ""
-        self.crews: dict[Place, _Crew] = {}
-        self.doubtful: list[tuple[float, Place, list[ScanInput]]] = []  # workers that died, and what they had
-        self.banned: set[str] = set()  # nodes and places that are not used again
-        self.model: dict[str, Any] | None = None  # what the first worker said of itself
-        self.other_hardware = False
 
-    def run(self) -> Summary:
-        """Run all cases."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-        self.keeper: Any = ray.remote(LedgerKeeper).options(**options).remote()
-        answer(self.keeper.open.remote(self.errand.masks))
-        try:
-            self.errand.probe.write_text(self.errand.probe.name)
-            with Bar(self.total, self.progress) as self.bar:
-                self._begin()
-                self._work()
-        finally:
-            self.errand.probe.unlink(missing_ok=True)
-            for crew in self.crews.values():
-                ray.kill(crew.actor)
-            answer(self.keeper.close.remote())
-        if self.broken:
-            logger.error("%s; the run ended early: mend it and run the same command again", self.broken)
-        summary = summary_of(self.total, **self.tally)
-        sys.stdout.write(summary_line(summary, self.stale, self.errand.masks / LEDGER))
-        return summary
-
-    # --- workers ---
-
-    def _begin(self) -> None:
-        """Start the workers; whatever is wrong with one of them is said before the first case."""
-        self._staff()
-        if not self.crews:
-            raise ValueError("the Ray cluster has no core and no GPU for a worker")
-        end = time.monotonic() + IDLE
-        while any(crew.about is None for crew in self.crews.values()):
-            waited, _ = ray.wait([crew.beginning for crew in self._beginners()], timeout=LOOK)
-            for crew in [crew for crew in self._beginners() if crew.beginning in waited]:
-                self._greet(crew, refuse=True)
-                end = min(end, time.monotonic() + GRACE)
-            if time.monotonic() > end:
-                break  # others wait for cores that somebody else has; they join when they get them
-        if self.model is None:
-            raise ValueError(f"no worker began in {IDLE:.0f} s: the cores or GPUs of the Ray cluster are taken")
-
-    def _beginners(self) -> list[_Crew]:
-        return [crew for crew in self.crews.values() if crew.about is None]
-
-    def _staff(self) -> None:
-        """Start a worker at every place that has none; forget those whose node is gone."""
-        nodes = ray.nodes()
-        doubted = {place for _, place, _ in self.doubtful}
-        for place in places(nodes, use_gpus=self.use_gpus, worker_cores=self.worker_cores):
-            if place in self.crews or place in doubted or self.banned & {place.node, _name(place)}:
-                continue
-            options = {
-                "num_cpus": place.cpus, "num_gpus": place.gpus, "max_concurrency": 2,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(place.node, soft=False),
-            }  # fmt: skip
-            actor = ray.remote(Worker).options(**options).remote(self.errand, self.keeper, place.cpus, place.share)
-            self.crews[place] = _Crew(place, actor, actor.begin.remote())
-
-    def _greet(self, crew: _Crew, *, refuse: bool) -> None:
-        """Look at what a worker says of itself once it has begun; one that differs would make other masks."""
-        try:
-            about = ray.get(crew.beginning)
-            fault = self._fault(about)
-        except RayActorError:
-            if refuse:
-                raise ValueError("a worker died while it loaded the network: is the memory enough?") from None
-            return self._lost(crew)
-        except RayTaskError as error:
-            if refuse:
-                raise error.cause from None
-            fault = str(error.cause)
-        if fault:
-            if refuse:
-                raise ValueError(fault)
-            logger.warning("%s; this node is not used", fault)
-            return self._dismiss(crew, crew.place.node)
-        crew.about = about
-        return None
-
-    def _fault(self, about: dict[str, Any]) -> str:
-        """Return why a worker must not take part, "" if it may."""
-        ours = self.model["versions"] if self.model is not None else versions()
-        if about["versions"] != ours:
-            names = sorted(
-                name for name in {*ours, *about["versions"]} if ours.get(name) != about["versions"].get(name)
-            )
-            differing = ", ".join(f"{n} {about['versions'].get(n)} rather than {ours.get(n)}" for n in names)
-            return f"{about['host']} has {differing}: masks would differ; install the same versions on all nodes"
-        if self.model is None:
-            self.model = about
-        for key, what in (("weights_sha256", "weights"), ("config_sha256", "configs/inference.yaml")):
-            if about[key] != self.model[key]:
-                return f"{about['host']} has other {what} in {self.errand.run}; is it the same folder everywhere?"
-        hardware = [{**one["machine"], "cores": None} for one in (about, self.model)]
-        if hardware[0] != hardware[1] and not self.other_hardware:
-            self.other_hardware = True
-            names = [one.get("gpu") or one["processor"] for one in hardware]
-            logger.warning("nodes differ (%s, %s): masks may differ in single voxels", *names)
-        return ""
-
-    def _dismiss(self, crew: _Crew, ban: str) -> None:
-        """Use a worker no more, nor what ``ban`` names; its cases go back."""
-        self.banned.add(ban)
-        del self.crews[crew.place]
-        for one, _ in crew.jobs.values():
-            self.queue.put_back(one)
-        ray.kill(crew.actor)
-
-    def _lost(self, crew: _Crew) -> None:
-        """Note that a worker died; whether with its node shows a little later."""
-        if self.crews.pop(crew.place, None) is not None:
-            self.doubtful.append((time.monotonic() + DOUBT, crew.place, [one for one, _ in crew.jobs.values()]))
-
-    def _settle_deaths(self) -> None:
-        due = [one for one in self.doubtful if one[0] <= time.monotonic()]
-        if not due:
-            return
-        self.doubtful = [one for one in self.doubtful if one not in due]
-        alive = {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
-        for _, place, jobs in due:
-            for one in jobs:
-                if place.node not in alive:
-                    self.queue.put_back(one)
-                elif self.queue.worker_died(one):
-                    self._record_death(one)
-
-    # --- cases ---
-
-    def _work(self) -> None:
-        looked = told = idle = time.monotonic()
-        while not self._is_over():
-            now = time.monotonic()
-            if now - looked >= LOOK:
-                looked = now
-                self._settle_deaths()
-                self._staff()
-            if now - told >= 5.0:
-                told = now
-                self.keeper.tell.remote(self._progress())
-            self._hand_out()
-            waiting = [crew.beginning for crew in self._beginners()]
-            waiting += [reference for crew in self.crews.values() for reference in crew.jobs]
-            if waiting or self.doubtful:
-                idle = now
-            elif now - idle > IDLE:
-                self.broken = f"no node was left for {IDLE:.0f} s"
-                return
-            if not waiting:
-                time.sleep(0.1)
-                continue
-            ready, _ = ray.wait(waiting, num_returns=1, timeout=LOOK)
-            for crew in list(self.crews.values()):
-                if crew.about is None and crew.beginning in ready:
-                    self._greet(crew, refuse=False)
-                for reference in [done for done in crew.jobs if done in ready]:
-                    if self.crews.get(crew.place) is crew:
-                        self._take(crew, reference)
+    def work(self) -> None:
+        """Bring every case to its end, or stop early."""
+        looked = told = busy = time.monotonic()
+        with Bar(self.total, shown=True) as self.bar:
+            while not self._is_over():
+                now = time.monotonic()
+                if now - looked >= LOOK:
+                    looked = now
+                    self._take_deaths()
+                    self.crew.recruit()
+                if now - told >= TELL:
+                    told = now
+                    self.crew.keeper.tell.remote(self._progress())
+                self._hand_out()
+                if self.crew.members:
+                    busy = now
+                    self._wait()
+                elif now - busy > IDLE:
+                    self.broken = f"no worker was left for {IDLE:.0f} s"
+                else:
+                    time.sleep(LOOK / 10)
 
     def _is_over(self) -> bool:
         if self.broken or (self.max_failures is not None and self.failures >= self.max_failures):
             return True
-        in_flight = any(crew.jobs for crew in self.crews.values())
-        return not (len(self.queue) or in_flight or self.doubtful)
+        in_flight = any(member.in_flight for member in self.crew.members.values())
+        return not (len(self.queue) or in_flight or self.crew.in_doubt())
 
     def _hand_out(self) -> None:
-        for crew in self.crews.values():
-            if crew.about is None:
-                continue
-            while (one := self.queue.next_for(one for one, _ in crew.jobs.values())) is not None:
-                crew.jobs[crew.actor.segment.remote(one)] = one, time.time()
+        for member in self.crew.ready():
+            while (one := self.queue.next_for(member.scans())) is not None:
+                member.in_flight[member.actor.segment.remote(one)] = one, time.time()
 
-    def _take(self, crew: _Crew, reference: Any) -> None:
+    def _wait(self) -> None:
+        """Wait a moment for a worker that begins, or a case that ends."""
+        waiting = [member.beginning for member in self.crew.beginners()]
+        waiting += [reference for member in self.crew.ready() for reference in member.in_flight]
+        if not waiting:
+            time.sleep(LOOK / 10)
+            return
+        come, _ = ray.wait(waiting, num_returns=1, timeout=LOOK)
+        for member in list(self.crew.members.values()):
+            if member.about is None and member.beginning in come:
+                self.crew.greet(member)
+            elif done := [reference for reference in member.in_flight if reference in come]:
+                self._take(member, done[0])
+
+    def _take(self, member: Member, reference: Any) -> None:
         """Take the end of a case, or the death of its worker."""
         try:
             end: End = ray.get(reference)
         except RayActorError:
-            return self._lost(crew)
+            return self.crew.lost(member)
         except RayTaskError as error:  # the ledger cannot be reached: a case's own error is in its end
             self.broken = str(error.cause)
             return None
-        one, _ = crew.jobs.pop(reference)
+        one, _ = member.in_flight.pop(reference)
         if end.kind == "failed":
             logger.warning("%s: %s: %s", one.path, end.code, end.detail)
             self.failures += 1
         self.stale += end.stale
         self._count(end.kind, end.seconds)
         self.broken = self.broken or end.broken
-        if end.code == "DEVICE_FAILED" and not self.broken:
-            self._dismiss(crew, _name(crew.place))
-            if not self.crews:
-                self.broken = end.detail
+        if end.code == "DEVICE_FAILED":
+            for other in self.crew.dismiss(member, ban=member.place):
+                self.queue.put_back(other)
+            if not self.crew.members:
+                self.broken = self.broken or end.detail
         return None
+
+    def _take_deaths(self) -> None:
+        for one, with_its_node in self.crew.deaths():
+            if with_its_node:
+                self.queue.put_back(one)
+            elif self.queue.worker_died(one):
+                self._record_death(one)
+
+    def _record_death(self, one: ScanInput) -> None:
+        """Give a case that three workers did not survive its code."""
+        model, errand = self.crew.model, self.crew.errand
+        assert model is not None
+        detail = "three workers died with this case: too little memory, or its reader or network crashes"
+        row = {
+            "case": one.case, "event": "failed", "run": model["run"], "input_sha256": hash_input(one.path),
+            "config_sha256": model["config_sha256"], "weights_sha256": model["weights_sha256"],
+            "code": "WORKER_DIED", "detail": detail, "host": model["host"],
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }  # fmt: skip
+        logger.warning("%s: WORKER_DIED: %s", one.path, detail)
+        case = FolderCase.of(one, errand.scans, errand.masks, errand.suffix)
+        self.stale += answer(self.crew.keeper.fail.remote(case, row))
+        self.failures += 1
+        self._count("failed", {})
 
     def _count(self, kind: str, seconds: Mapping[str, float]) -> None:
         self.tally[kind] += 1
         self.bar.update(seconds, self.tally["done"], self.tally["failed"])
 
-    def _record_death(self, one: ScanInput) -> None:
-        """Give a case that three workers did not survive its code."""
-        assert self.model is not None
-        case = FolderCase.of(one, self.errand.scans, self.errand.masks, self.suffix)
-        detail = "three workers died with this case: too little memory, or its reader or network crashes"
-        row = {
-            "case": one.case, "event": "failed", "run": self.model["run"], "input_sha256": hash_input(one.path),
-            "config_sha256": self.model["config_sha256"], "weights_sha256": self.model["weights_sha256"],
-            "code": "WORKER_DIED", "detail": detail, "host": self.model["host"],
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }  # fmt: skip
-        logger.warning("%s: WORKER_DIED: %s", one.path, detail)
-        self.stale += answer(self.keeper.fail.remote(case, row))
-        self.failures += 1
-        self._count("failed", {})
-
     def _progress(self) -> dict[str, Any]:
         running = [
-            {"case": one.case, "host": crew.about["host"], "since": since}
-            for crew in self.crews.values() if crew.about is not None
-            for one, since in crew.jobs.values()
-        ]  # fmt: skip
-        return {"total": self.total, **self.tally, "workers": len(self.crews), "running": running}
-
-
-def _name(place: Place) -> str:
-    return f"{place.node} {place.number}"
+            {"case": one.case, "host": (member.about or {}).get("host"), "since": since}
+            for member in self.crew.ready()
+            for one, since in member.in_flight.values()
+        ]
+        return {"total": self.total, **self.tally, "workers": len(self.crew.ready()), "running": running}

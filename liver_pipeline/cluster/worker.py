@@ -33,6 +33,7 @@ class Errand:
         values: Overrides of its ``configs/inference.yaml``.
         scans: The searched folder.
         masks: The output folder.
+        suffix: Of the masks.
         probe: A file in it, which the driver wrote.
         first: The first scan: it must be seen from everywhere.
         working_dir: Where own classes are found.
@@ -42,6 +43,7 @@ class Errand:
     values: dict[str, Any]
     scans: Path
     masks: Path
+    suffix: str
     probe: Path
     first: Path
     working_dir: Path
@@ -75,7 +77,6 @@ class Worker:
         self.ledger = RemoteLedger(keeper)
         self.threads, self.share = threads, share
         self._steps: CaseSteps | None = None
-        self._suffix = ""
         self._number = 0
         self._taking, self._inferring = threading.Lock(), threading.Lock()
 
@@ -97,7 +98,6 @@ class Worker:
         run = ConfigParser(config).get_parsed_content("evaluator")
         assert isinstance(run, FolderRun)
         self._steps = run.steps(self.ledger, MemoryBudget(int(run.memory_limit * self.share)))
-        self._suffix = run.suffix
         runner = run.runner
         return {
             "host": socket.gethostname(), "versions": versions(), "machine": machine(runner.device),
@@ -109,7 +109,7 @@ class Worker:
         assert self._steps is not None
         steps = self._steps
         self.ledger.look_up(one.case)
-        case = FolderCase.of(one, self.errand.scans, self.errand.masks, self._suffix)
+        case = FolderCase.of(one, self.errand.scans, self.errand.masks, self.errand.suffix)
         with self._taking:
             number, self._number = self._number, self._number + 1
             stale = steps.stale

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 from monai.bundle import ConfigParser
 
@@ -18,6 +25,7 @@ import liver_pipeline as lp
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.prediction.provenance import VOLATILE
+from tests.cluster.stand_in import SLEEP
 from tests.small import BRIEF, make_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,3 +97,92 @@ def test_ray_makes_what_one_machine_makes_and_either_goes_on_with_the_other(tmp_
     assert outcome(tmp_path / "masks") == outcome(tmp_path / "whole")
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [LEDGER, "site_0", "site_1"]
     assert "0 done, 1 failed, 6 skipped" in said(predict(run, scans, tmp_path / "masks"), 3)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Three nodes of one core each, as processes of this machine, and none of the driver's."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
+    try:
+        yield found
+    finally:
+        found.shutdown()
+
+
+def workers_of(node: Any) -> list[int]:
+    """Return the process ids of this package's workers on a node: Ray names processes after their actor."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == raylet and (process / "cmdline").read_bytes().startswith(b"ray::Worker"):
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.slow  # three minutes: starts Ray's daemons and a dozen workers that import torch
+def test_whatever_dies_each_case_has_one_end_and_the_masks_are_those_of_one_machine(
+    tmp_path: Path, cluster: Any
+) -> None:
+    count = int(os.environ.get("LIVER_PIPELINE_FAULT_CASES", "60"))
+    scans = make_scans(tmp_path / "scans", count, killers=1)
+    run = make_run(tmp_path, make_phantoms(tmp_path / "data"))
+    harmless = make_scans(tmp_path / "harmless", count)
+    for path in harmless.rglob("*.nii.gz"):
+        twin = scans / path.relative_to(harmless)
+        if path.stat().st_size and "case_000" not in path.name:
+            assert path.read_bytes() == twin.read_bytes()
+    assert f"{count} done, 1 failed" in said(predict(run, harmless, tmp_path / "whole"), 3)
+
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(3)]
+    masks, options = tmp_path / "masks", (f"--ray={cluster.address}", "--worker-cores=1")
+    kills, chance = Counter[str](), random.Random(5)
+    for turn in range(3):
+        driver = predict(run, scans, masks, *options, **{SLEEP: "0.2"})
+        began = time.monotonic()
+        while driver.poll() is None and not (turn < 2 and time.monotonic() - began > 45):
+            time.sleep(chance.uniform(2, 4))
+            alive = [pid for node in nodes for pid in workers_of(node)]
+            if alive and kills["worker"] < 10:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(alive), signal.SIGKILL)
+                    kills["worker"] += 1
+            if kills["worker"] in (4, 7) and kills["node"] < 2 and len(nodes) > 1:
+                cluster.remove_node(nodes.pop(), allow_graceful=False)
+                kills["node"] += 1
+                nodes.append(cluster.add_node(num_cpus=1, object_store_memory=100 << 20))
+        if driver.poll() is None:
+            driver.kill()
+            kills["driver"] += 1
+        text, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 3, text
+    ended = {row["case"]: row for row in rows(masks) if row["event"] in ("done", "failed")}
+    assert len(ended) == count + 1
+    assert {row["case"]: row["code"] for row in ended.values() if row["event"] == "failed"} == {
+        "damaged": "EMPTY_FILE", "site_0/case_000": "WORKER_DIED"
+    }  # fmt: skip
+    done, _, _ = outcome(masks)
+    whole, _, _ = outcome(tmp_path / "whole")
+    del whole["site_0/case_000.nii.gz"]
+    assert done == whole
+    assert not list(masks.rglob(".*"))
+    text = said(predict(run, scans, masks), 3)
+    assert f"0 done, 2 failed, {count - 1} skipped" in text
+
+
+@pytest.mark.slow  # half a minute: Ray's daemons
+def test_a_node_with_other_versions_or_without_the_folder_is_refused_before_the_first_case(
+    tmp_path: Path, cluster: Any
+) -> None:
+    scans = make_scans(tmp_path / "scans", 2)
+    run = make_run(tmp_path, make_phantoms(tmp_path / "data"))
+    text = said(predict(run, scans, tmp_path / "masks", f"--ray={cluster.address}"), 2)
+    assert "has no core and no GPU for a worker" in text
+    cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    (run / "models" / "model.pt").rename(run / "models" / "other.pt")
+    text = said(predict(run, scans, tmp_path / "masks", f"--ray={cluster.address}"), 2)
+    assert "model.pt" in text and len(text.strip().splitlines()[-1]) < 400
+    assert not list((tmp_path / "masks").rglob("*.nii.gz"))
