@@ -77,7 +77,7 @@ class Worker:
         self.ledger = RemoteLedger(keeper)
         self.threads, self.share = threads, share
         self._steps: CaseSteps | None = None
-        self._number = 0
+        self._number = self._stale = 0
         self._taking, self._inferring = threading.Lock(), threading.Lock()
 
     def begin(self) -> dict[str, Any]:
@@ -112,15 +112,16 @@ class Worker:
         case = FolderCase.of(one, self.errand.scans, self.errand.masks, self.errand.suffix)
         with self._taking:
             number, self._number = self._number, self._number + 1
-            stale = steps.stale
         steps.prepare((number, case))
         with self._inferring:
             steps.infer(case)
         steps.finish(case)
         self.ledger.forget([one.case])
+        with self._taking:
+            stale, self._stale = steps.stale - self._stale, steps.stale
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
         code, detail = (case.failure.code, case.failure.detail) if case.failure is not None else ("", "")
-        return End(kind, code, detail, case.stages.seconds, steps.stale - stale, steps.broken)
+        return End(kind, code, detail, case.stages.seconds, stale, steps.broken)
 
 
 def _check_folders(errand: Errand) -> None:
