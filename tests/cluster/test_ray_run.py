@@ -24,6 +24,7 @@ from monai.bundle import ConfigParser
 import liver_pipeline as lp
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.io.ledger import LEDGER
+from liver_pipeline.prediction.folder_run import Summary
 from liver_pipeline.prediction.provenance import VOLATILE
 from tests.cluster.stand_in import SLEEP
 from tests.small import BRIEF, make_phantoms
@@ -88,15 +89,20 @@ def said(process: subprocess.Popen[str], code: int) -> str:
     return text
 
 
-def test_ray_makes_what_one_machine_makes_and_either_goes_on_with_the_other(tmp_path: Path) -> None:
+def test_ray_makes_what_one_machine_makes_and_either_goes_on_with_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     scans = make_scans(tmp_path / "scans", 6)
     run = make_run(tmp_path, make_phantoms(tmp_path / "data"))
-    assert "6 done, 1 failed, 0 skipped" in said(predict(run, scans, tmp_path / "whole"), 3)
-    text = said(predict(run, scans, tmp_path / "masks", "--worker-cores=1", "--ray"), 3)
-    assert "6 done, 1 failed, 0 skipped" in text and "damaged.nii.gz: EMPTY_FILE" in text
-    assert outcome(tmp_path / "masks") == outcome(tmp_path / "whole")
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [LEDGER, "site_0", "site_1"]
-    assert "0 done, 1 failed, 6 skipped" in said(predict(run, scans, tmp_path / "masks"), 3)
+    whole, masks, settings = tmp_path / "whole", tmp_path / "masks", {"backend": "torch", "device": "cpu"}
+    assert lp.predict(run, scans, whole, overrides=settings) == Summary(6, 1, 0, 3)
+    caplog.clear()
+    summary = lp.predict(run, scans, masks, overrides=settings, ray="local", worker_cores=torch.get_num_threads())
+    assert summary == Summary(6, 1, 0, 3)
+    assert "damaged.nii.gz: EMPTY_FILE" in caplog.text
+    assert outcome(masks) == outcome(whole)
+    assert sorted(path.name for path in masks.iterdir()) == [LEDGER, "site_0", "site_1"]
+    assert lp.predict(run, scans, masks, overrides=settings) == Summary(0, 1, 6, 3)
 
 
 @pytest.fixture
