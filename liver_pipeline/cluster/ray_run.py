@@ -61,11 +61,11 @@ def predict_on_ray(
     errand = Errand(run.resolve(), overrides, scans, masks, suffix, masks / temporary_name(), found[0].path, Path.cwd())
     with ray_cluster(address):
         keeper = start_keeper(masks)
-        errand.probe.write_text(errand.probe.name)
         on_gpus = not str(values.get("device", "")).startswith("cpu")
         crew = Crew(errand, keeper, use_gpus=on_gpus, worker_cores=worker_cores)
         driver = _Driver(crew, found, config.get("max_failures"))
         try:
+            errand.probe.write_text(errand.probe.name)
             crew.begin()
             driver.work()
         finally:
