@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from liver_pipeline.cluster.start import Place, places
+from liver_pipeline.cluster.start import Place, worker_places
 from liver_pipeline.cluster.worker import Errand, Worker
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.prediction.provenance import versions
@@ -54,7 +54,7 @@ class Crew:
     Args:
         errand: What each is told.
         keeper: Handle of the ledger's actor.
-        use_gpus: See :func:`liver_pipeline.cluster.start.places`.
+        use_gpus: See :func:`liver_pipeline.cluster.start.worker_places`.
         worker_cores: Likewise.
 
     Attributes:
@@ -102,7 +102,7 @@ class Crew:
     def recruit(self) -> None:
         """Start a worker at every place that has none."""
         doubted = {place for _, place, _ in self._doubtful}
-        for place in places(ray.nodes(), use_gpus=self.use_gpus, worker_cores=self.worker_cores):
+        for place in worker_places(ray.nodes(), use_gpus=self.use_gpus, worker_cores=self.worker_cores):
             if place in self.members or place in doubted or self._banned & {place, place.node}:
                 continue
             here = NodeAffinitySchedulingStrategy(place.node, soft=False)

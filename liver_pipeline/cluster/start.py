@@ -96,7 +96,7 @@ def _refuse_unreachable(address: str) -> None:
         raise ValueError(f"no Ray cluster answers at {address} ({reason}); `ray start --head` begins one") from None
 
 
-def places(nodes: Sequence[Mapping[str, Any]], *, use_gpus: bool, worker_cores: int | None) -> list[Place]:
+def worker_places(nodes: Sequence[Mapping[str, Any]], *, use_gpus: bool, worker_cores: int | None) -> list[Place]:
     """Return where workers may run on nodes that are alive.
 
     Args:

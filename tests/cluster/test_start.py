@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from liver_pipeline.cluster.start import Place, places, ray_cluster
+from liver_pipeline.cluster.start import Place, ray_cluster, worker_places
 
 
 def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -17,16 +17,19 @@ def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]
 
 def test_a_worker_has_eight_cores_or_all_of_a_smaller_node() -> None:
     nodes = [node("b", CPU=17.0), node("a", CPU=4.0), node("c", CPU=64.0, alive=False), node("d")]
-    assert places(nodes, use_gpus=True, worker_cores=None) == [
+    assert worker_places(nodes, use_gpus=True, worker_cores=None) == [
         Place("a", 0, 4, 0, 1.0), Place("b", 0, 8, 0, 0.5), Place("b", 1, 8, 0, 0.5)
     ]  # fmt: skip
-    assert [place.cpus for place in places(nodes, use_gpus=True, worker_cores=3)] == [3, 3, 3, 3, 3, 3]
+    assert [place.cpus for place in worker_places(nodes, use_gpus=True, worker_cores=3)] == [3, 3, 3, 3, 3, 3]
 
 
 def test_where_there_are_gpus_each_has_a_worker_and_cores_have_none() -> None:
     nodes = [node("a", CPU=9.0, GPU=2.0), node("b", CPU=64.0)]
-    assert places(nodes, use_gpus=True, worker_cores=None) == [Place("a", 0, 4, 1, 0.5), Place("a", 1, 4, 1, 0.5)]
-    assert len(places(nodes, use_gpus=False, worker_cores=None)) == 9  # device=cpu
+    assert worker_places(nodes, use_gpus=True, worker_cores=None) == [
+        Place("a", 0, 4, 1, 0.5),
+        Place("a", 1, 4, 1, 0.5),
+    ]
+    assert len(worker_places(nodes, use_gpus=False, worker_cores=None)) == 9  # device=cpu
 
 
 @pytest.mark.parametrize(
