@@ -217,6 +217,7 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
+@click.option("--view", is_flag=True, help="Also write a page to look at beside each mask: <case>.html.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
 @click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
@@ -247,6 +248,21 @@ def predict_command(
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values).exit()
+
+
+@main.command("view")
+@click.argument("scan")
+@click.argument("mask", required=False)
+@click.option("--reference", metavar="LABELS", help="Reference label map: shown beside the mask, lesions are matched.")
+@click.option("-o", "--output", metavar="PAGE", help="The page (default: <case>.html beside MASK, or here).")
+@overwrite_option
+def view_command(**options: Any) -> None:
+    """Write one HTML file on which to look at SCAN, its MASK and a reference: offline, in any browser.
+
+    \b
+    Example: liver-pipeline view scan.nii.gz mask.nii.gz --reference labels.nii.gz -o page.html
+    """
+    click.echo(f"open {lp.view(**options)}; it holds the patient's images")
 
 
 @main.command("compare")

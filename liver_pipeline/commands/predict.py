@@ -16,6 +16,7 @@ from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.volumes import NIFTI_SUFFIXES, write_label_map
 from liver_pipeline.prediction.folder_run import EXIT_DONE, Summary
 from liver_pipeline.prediction.segmenter import load_segmenter
+from liver_pipeline.reports.viewer import write_viewer_page
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def predict(
     if is_mask_file(masks) and is_one_scan(scans):
         return _predict_one(first, Path(scans), Path(masks), values)
     paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
+    if values.pop("view", False):
+        values["evaluator::view"] = True  # no key of its own: runs that were composed without it know it, too
     values |= {**paths, "run": ["$@evaluator.run()"]}  # without its exit(): the summary comes back
     summary: Summary = run_workflow(first, "inference", values)[0]
     return summary
@@ -81,8 +84,10 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     """Write one mask and its provenance, without a ledger."""
     overwrite = bool(values.pop("overwrite", False))
     record = mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    refuse_existing([mask, record], overwrite)
-    segmented = load_segmenter(run, **values)(scan)
+    page = record.with_suffix(".html") if values.pop("view", False) else None
+    refuse_existing([path for path in (mask, record, page) if path is not None], overwrite)
+    segmenter = load_segmenter(run, **values)
+    segmented = segmenter(scan)
     mask.parent.mkdir(parents=True, exist_ok=True)
 
     def announce(sha256: str) -> None:
@@ -90,4 +95,6 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
         write_json(record, {**segmented.record, "output": output})
 
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
+    if page is not None:
+        write_viewer_page(page, scan, mask, reader=segmenter.runner.reader)
     return Summary(1, 0, 0, EXIT_DONE)

@@ -30,6 +30,7 @@ from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import plan_cases, plan_lines, predicted_bytes, refuse_collisions
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
+from liver_pipeline.reports.viewer import write_viewer_page
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class FolderRun:
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
+        view: Also write ``<case>.html``, the page of :func:`liver_pipeline.view`; likewise.
         progress: Show a bar on a terminal.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
     """
@@ -88,6 +90,7 @@ class FolderRun:
         max_failures: int | None = None,
         overwrite: bool = False,
         describe: bool = False,
+        view: bool = False,
         progress: bool = True,
         memory_limit_gb: float | None = None,
     ) -> None:
@@ -98,7 +101,7 @@ class FolderRun:
         self.runner = runner
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
-        self.describe = describe
+        self.describe, self.view = describe, view
         self.progress = progress
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self._memory = MemoryBudget(int(limit))
@@ -223,6 +226,8 @@ class FolderRun:
         try:
             if case.before == "done" and self.describe and not is_there(case.description):
                 self._describe(case)
+            if case.before == "done" and self.view and not is_there(case.page):
+                self._view(case)
             if not (case.failure or case.before):
                 self.runner.clean(case)
                 self._write(case)
@@ -247,6 +252,8 @@ class FolderRun:
             sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
         if self.describe:
             self._describe(case)
+        if self.view:
+            self._view(case)
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
 
     def _write_probabilities(self, case: FolderCase) -> None:
@@ -269,6 +276,11 @@ class FolderRun:
         with case.stages("describe"):
             table = describe(case.output, case.path, confidence=confidence, reader=self.runner.reader)
             write_json(case.description, plain(table))
+
+    def _view(self, case: FolderCase) -> None:
+        """Write the page to look at."""
+        with case.stages("view"):
+            write_viewer_page(case.page, case.path, case.output, reader=self.runner.reader)
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
         case.failure = finding_of(reason, writing=writing)
