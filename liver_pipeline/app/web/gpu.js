@@ -1,13 +1,20 @@
 // Panels of NiiVue, which need WebGL 2.
 "use strict";
 
+const SOFTWARE_VOXELS = 4e6;  // with more of them an emulated graphics card takes minutes
+
 // Why NiiVue cannot be used here, or nothing.
 function whyNoGpu() {
   if (typeof niivue === "undefined") return page.without_niivue;
   const gl = document.createElement("canvas").getContext("webgl2");
   if (!gl) return "This browser has no WebGL (a remote desktop, or an old graphics card): slices are drawn instead, and no 3D";
   const most = gl.getParameter(gl.MAX_3D_TEXTURE_SIZE);
+  const names = gl.getExtension("WEBGL_debug_renderer_info");
+  const renderer = names ? gl.getParameter(names.UNMASKED_RENDERER_WEBGL) : "";
   gl.getExtension("WEBGL_lose_context")?.loseContext();
+  if (/swiftshader|llvmpipe|basic render/i.test(renderer) && page.shape.reduce((a, b) => a * b) > SOFTWARE_VOXELS) {
+    return "This browser emulates its graphics card, too slowly for this scan: slices are drawn instead, and no 3D";
+  }
   return Math.max(...page.shape) > most ? `This graphics card takes ${most} voxels a side, too few for this scan: slices are drawn instead` : "";
 }
 
@@ -75,19 +82,27 @@ class Gpu {
 
   // moved: the user did it in a panel, and NiiVue has told the others
   draw(state, moved = false) {
-    for (const { nv, roles, shown } of this.#visible()) {
-      if (!moved) {
-        Object.assign(nv.volumes[0], { cal_min: state.level - state.width / 2, cal_max: state.level + state.width / 2 });
-        const solid = state.plane === "solid";
-        nv.volumes[0].opacity = solid && shown.length ? 0 : 1;  // skin and bones would hide the liver, and it its tumors
-        roles.forEach((name, number) => {
-          this.#colour(nv.volumes[number + 1], name, solid ? [0.12, 1] : SHARES);
-          nv.volumes[number + 1].opacity = shown.includes(name) ? state.opacity[name] : 0;
-        });
-        nv.updateGLVolume();
-        nv.scene.crosshairPos = nv.mm2frac(mmOf(state.at));
-        nv.drawScene();
-      }
+    if (moved) return;
+    for (const panel of this.#visible()) {
+      this.#dress(panel, state);
+      panel.nv.scene.crosshairPos = panel.nv.mm2frac(mmOf(state.at));
+      panel.nv.drawScene();
     }
+  }
+
+  // Window, opacity and colours; the textures are made again only if one of them changed.
+  #dress(panel, { level, width, opacity, plane }) {
+    const { nv, roles, shown } = panel;
+    const solid = plane === "solid";
+    const dress = JSON.stringify([level, width, opacity, solid, shown]);
+    if (panel.dress === dress) return;
+    panel.dress = dress;
+    Object.assign(nv.volumes[0], { cal_min: level - width / 2, cal_max: level + width / 2 });
+    nv.volumes[0].opacity = solid && shown.length ? 0 : 1;  // skin and bones would hide the liver, and it its tumors
+    roles.forEach((name, number) => {
+      this.#colour(nv.volumes[number + 1], name, solid ? [0.12, 1] : SHARES);
+      nv.volumes[number + 1].opacity = shown.includes(name) ? opacity[name] : 0;
+    });
+    nv.updateGLVolume();
   }
 }
