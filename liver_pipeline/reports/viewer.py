@@ -43,7 +43,12 @@ POLICY = (
 
 
 def write_viewer_page(
-    output: Path, scan: Path, mask: Path | None = None, reference: Path | None = None, reader: ScanReader | None = None
+    output: Path,
+    scan: Path,
+    mask: Path | None = None,
+    reference: Path | None = None,
+    reader: ScanReader | None = None,
+    series: str | None = None,
 ) -> None:
     """Write the page for one scan.
 
@@ -55,13 +60,14 @@ def write_viewer_page(
         mask: Label map on the scan's grid: 0 background, 1 liver, 2 tumor; however its axes are stored.
         reference: Likewise.
         reader: How scans are read; by default as CT, where values that are no HU are shown as they are.
+        series: Which of several DICOM series at ``scan``.
 
     Raises:
         IntakeError: If a file cannot be used, or (LABEL_GRID_MISMATCH) a label map lies on another grid.
         OSError: If the page cannot be written; nothing is left behind.
     """
     reader = reader or ScanReader()
-    image = replace(reader, accept={*reader.accept, *SHOWN_ANYWAY}).scan(scan)
+    image = replace(reader, accept={*reader.accept, *SHOWN_ANYWAY}).scan(scan, series=series)
     maps = {
         name: read_label_map(path, accept=ACCEPTED) for name, path in (("mask", mask), ("reference", reference)) if path
     }
