@@ -19,7 +19,7 @@ from liver_pipeline.io.volumes import Scan, to_ras
 MAX_SIDE = 2048  # voxels; what GPUs take along one axis of a texture
 MAX_VOXELS = 2**26  # NiiVue keeps four bytes a voxel on the GPU for each volume of each panel
 MAX_BYTES = 30_000_000  # of all volumes, compressed; base64 makes them 40 MB of the page
-MARGIN_MM = 30.0  # around the liver, where the whole scan would be too much
+SHOWN_MARGIN_MM = 30.0  # around the liver, where the whole scan would be too much
 HU_SHOWN = (-200.0, 400.0)  # soft tissue and filled vessels; 255 steps of 2.4 HU, well below a CT's noise
 SHARES_SHOWN = (0.5, 99.8)  # percentiles of an MR scan's values
 
@@ -79,7 +79,7 @@ def shown_volumes(scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]]) -> Sh
     low, high = HU_SHOWN if in_hu else _range_of(array, scan.slope, scan.intercept)
     shown = Shown({"scan": _levels(array, scan, low, high), **labels}, affine, low, high, in_hu)
     if not _fits(shown) and (box := joint_box(*labels.values()) if labels else None):
-        shown = _cut(shown, widen(box, MARGIN_MM, spacing_of(affine), array.shape))
+        shown = _cut(shown, widen(box, SHOWN_MARGIN_MM, spacing_of(affine), array.shape))
     while not _fits(shown):
         shown = _coarser(shown)
     return shown

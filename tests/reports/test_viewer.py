@@ -106,7 +106,7 @@ def test_lesions_are_listed_at_their_places_with_figures_and_matches(files: Path
 
 
 def test_what_is_too_much_is_cut_to_the_liver_and_a_margin(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer_volumes, "MARGIN_MM", 4.0)
+    monkeypatch.setattr(viewer_volumes, "SHOWN_MARGIN_MM", 4.0)
     monkeypatch.setattr(viewer_volumes, "MAX_VOXELS", 20 * 30 * 20)
     data, volumes = page_of(files, mask=files / "mask.nii.gz")
     _, label, affine = scene()
