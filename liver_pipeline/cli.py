@@ -316,6 +316,21 @@ def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
     click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
 
 
+@main.command("tune-quality")
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+def tune_quality_command(run_dir: str) -> None:
+    """Choose on the validation cases of RUN_DIR below which agreement `predict quality=true` flags a mask.
+
+    \b
+    Example: liver-pipeline tune-quality runs/r34
+    """
+    from liver_pipeline.commands.tune_quality import tune_quality
+
+    chosen, cases = tune_quality(run_dir)
+    least = f"liver {chosen.liver_agreement:.3f}, tumor {chosen.tumor_agreement:.3f}"
+    click.echo(f"by {len(cases)} cases, passes must agree by: {least}; {Path(run_dir) / 'quality.json'}")
+
+
 @main.command("find-lr")
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
 @click.option("--steps", type=click.IntRange(min=10), default=100, show_default=True, help="Training steps to take.")

@@ -227,6 +227,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             RUNNING | MEMBER),
         Key("describe", FLAG, "also write volumes, lesions, diameters, HU of each case", RUNNING | MEMBER),
         Key("probabilities", FLAG, "also write the probabilities of liver and tumor", RUNNING | MEMBER),
+        Key("quality", FLAG, "also judge each mask: agreement of passes, and rules; a network alone runs twice",
+            RUNNING | MEMBER),
         Key("backend", choice("auto", "torch", "openvino"), "auto: OpenVINO on a CPU if the network converts", MEMBER),
         Key("precision", choice("f32", "bf16"), "of OpenVINO", MEMBER),
         Key("autocast", or_null(choice("bf16", "fp16")), "of PyTorch", MEMBER),

@@ -186,7 +186,7 @@ def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:
     while grown := {key for key, names in reached.items() if names & own} - own:
         own |= grown
     target.update({PREFIX + key: _renamed(copy.deepcopy(liver[key]), own) for key in liver if key in own})
-    target[f"{PREFIX}inferer"] |= {"grid": "model", "probabilities": False}  # a box needs no more
+    target[f"{PREFIX}inferer"] |= {"grid": "model", "probabilities": False, "quality": False}  # a box needs no more
 
 
 REFERENCE = re.compile(r"@(\w+)")

@@ -18,12 +18,14 @@ from typing import Any
 from monai.data import Dataset
 
 from liver_pipeline.evaluation.description import describe
+from liver_pipeline.evaluation.quality import QUALITY_TABLE, quality_table
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import is_there, plain, remove_temporary, write_json
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.limits import available_bytes
 from liver_pipeline.io.probabilities import write_probabilities
+from liver_pipeline.io.tables import write_table
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
@@ -172,9 +174,23 @@ class FolderRun:
             writer.shutdown()
         summary = self._summary(len(cases))
         stale = f", {self._stale} earlier masks set aside as *.stale.nii.gz" if self._stale else ""
+        flagged = self._write_quality()
         counts = f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{stale}"
-        sys.stdout.write(f"{counts}; {self.output_dir / LEDGER}\n")
+        sys.stdout.write(f"{counts}; {self.output_dir / LEDGER}\n{flagged}")
         return summary
+
+    def _write_quality(self) -> str:
+        """Write the table of all masks that were judged, if there are any; return what is to be said of it."""
+        done = (row for row in self._ledger.last.values() if row.get("event") == "done")
+        table = quality_table(row for row in done if row.get("quality"))
+        if not table:
+            return ""
+        try:
+            write_table(self.output_dir / QUALITY_TABLE, table)
+        except OSError as reason:  # the ledger has it all
+            logger.warning("%s was not written: %s", self.output_dir / QUALITY_TABLE, reason)
+        flagged = sum(row["flagged"] for row in table)
+        return f"{flagged} of {len(table)} masks that were judged are flagged; {self.output_dir / QUALITY_TABLE}\n"
 
     def _must_stop(self, failure: Finding | None) -> bool:
         if failure is not None and failure.code == "DEVICE_FAILED":
@@ -247,7 +263,8 @@ class FolderRun:
             sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
         if self.describe:
             self._describe(case)
-        self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
+        more = {} if case.quality is None else {"quality": case.quality}
+        self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256, **more)
 
     def _write_probabilities(self, case: FolderCase) -> None:
         """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
