@@ -17,7 +17,7 @@ COARSE_MM = 4.0  # a coarse scan's voxels are at most so large, where the scan's
 BODY_HU = -300.0  # below are air and lung
 LUNG_HU = (-950.0, -600.0)  # air outside the body lies below
 NEAR_MM = 60.0  # above and below the liver, where lung is looked for
-FACES = (("left", "right"), ("back", "front"), ("feet", "head"))  # of a scan whose axes run along R, A, S
+BORDERS = (("left", "right"), ("back", "front"), ("feet", "head"))  # of a scan whose axes run along R, A, S
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def plausibility(label_map: LabelMap, grid: Scan, coarse: CoarseScan, removed: i
 def _cut(label_map: LabelMap, few: LabelMap, steps: tuple[int, int, int]) -> tuple[float, str]:
     """Return the largest cut by the scan's border, as a share of the liver's largest section, and the face's name."""
     found = (0.0, "")
-    for axis, names in enumerate(FACES):
+    for axis, names in enumerate(BORDERS):
         across = tuple(a for a in range(3) if a != axis)
         largest = int(np.count_nonzero(few, axis=across).max())
         coarse = tuple(slice(None, None, steps[a]) for a in across)

@@ -14,7 +14,7 @@ import torch
 from liver_pipeline.inferers.upsampling import argmax
 
 
-class Agreement:
+class PassAgreement:
     """Counts, part by part of a case, the voxels of liver (with its tumors) and of tumor in each pass and each pair.
 
     Args:

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 from liver_pipeline.geometry.affines import spacing_of
 from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
 from liver_pipeline.geometry.grids import AxisMap, axis_map
-from liver_pipeline.inferers.agreement import Agreement
+from liver_pipeline.inferers.agreement import PassAgreement
 from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
 from liver_pipeline.inferers.upsampling import DeviceCanvas, LabelCanvas, softmax, upsample_whole
@@ -159,7 +159,7 @@ class StreamingInferer(Inferer):
         )
         weights = importance_map(plan.roi, self.mode, self.sigma_scale)
         device = torch.device(self.device or predictor.device)
-        agreement = Agreement(predictor.groups, predictor.first_judged) if self.quality else None
+        agreement = PassAgreement(predictor.groups, predictor.first_judged) if self.quality else None
         upsampler = _Upsampler(self._canvas(grid, plan.axis, device), plan, len(members), predictor.groups, agreement)
         stitcher = SlabStitcher(plan.image.shape[1:], plan.axis, weights, upsampler, device)
 
@@ -270,7 +270,7 @@ class _Upsampler:
         plan: _Plan,
         members: int,
         groups: int,
-        agreement: Agreement | None,
+        agreement: PassAgreement | None,
     ) -> None:
         self.canvas = canvas
         self.fallbacks: list[str] = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from liver_pipeline.inferers.agreement import Agreement
+from liver_pipeline.inferers.agreement import PassAgreement
 from liver_pipeline.inferers.predictor import Network
 from liver_pipeline.inferers.streaming import StreamingInferer
 from tests.inferers.test_streaming import on_model_grid, small_net, smooth_volume
@@ -72,7 +72,7 @@ def test_two_classes_have_no_tumor() -> None:
 
 def test_counts_of_parts_are_those_of_the_whole() -> None:
     sums = torch.randn(12, 6, 7, 5, generator=torch.Generator().manual_seed(0))
-    whole, parts = Agreement(2), Agreement(2)
+    whole, parts = PassAgreement(2), PassAgreement(2)
     whole.add(sums)
     for part in torch.split(sums, 5):
         parts.add(part)
@@ -81,7 +81,7 @@ def test_counts_of_parts_are_those_of_the_whole() -> None:
 
 
 def test_without_a_window_nothing_is_known() -> None:
-    assert Agreement(2).figures(1.0) == {"passes": 2, "most_tumor_ml": 0.0}
+    assert PassAgreement(2).figures(1.0) == {"passes": 2, "most_tumor_ml": 0.0}
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
