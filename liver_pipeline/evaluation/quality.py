@@ -7,6 +7,7 @@ other volumes. A rule that cannot be applied raises nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.findings import Finding
-from liver_pipeline.io.tables import read_json
+from liver_pipeline.io.tables import read_json, write_table
+
+logger = logging.getLogger(__name__)
 
 QUALITY_FILE = "quality.json"  # in a run
 QUALITY_TABLE = "quality.csv"  # in a folder of masks
@@ -143,6 +146,24 @@ def quality_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for row in rows
     ]
     return sorted(table, key=lambda row: (not row["flagged"], str(row["case"])))
+
+
+def write_quality_table(folder: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write ``quality.csv`` into a folder of masks, from the rows of its ledger that were judged.
+
+    Returns:
+        A line on it, or "" where no mask was judged. A table that cannot be written is only warned of: the ledger has
+        it all.
+    """
+    table = quality_table(row for row in rows if row.get("event") == "done" and row.get("quality"))
+    if not table:
+        return ""
+    try:
+        write_table(folder / QUALITY_TABLE, table)
+    except OSError as reason:
+        logger.warning("%s was not written: %s", folder / QUALITY_TABLE, reason)
+    flagged = sum(row["flagged"] for row in table)
+    return f"{flagged} of {len(table)} masks that were judged are flagged; {folder / QUALITY_TABLE}\n"
 
 
 def judge(

@@ -12,7 +12,8 @@ import yaml
 from monai.bundle import ConfigParser, verify_net_in_out
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.layers import Configs, layer_file, merge_layers
+from liver_pipeline.bundle.layers import Configs, merge_layers
+from liver_pipeline.bundle.names import layer_file
 from liver_pipeline.bundle.stages import embed, merge_stages
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.commands.train import _with_overrides
@@ -143,7 +144,7 @@ def test_what_differs_is_embedded_with_all_that_depends_on_it() -> None:
         "liver_network": {"_target_": "N", "n": "@liver_size", "m": "@same"},
         "liver_middle": "@liver_network::part",
         "liver_preprocessing": "$[@liver_middle]",
-        "liver_inferer": {"_target_": "I", "x": "@same", "grid": "model", "probabilities": False},
+        "liver_inferer": {"_target_": "I", "x": "@same", "grid": "model", "probabilities": False, "quality": False},
     }
     assert liver["inferer"] == {"_target_": "I", "x": "@same"}
 
