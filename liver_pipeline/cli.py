@@ -121,6 +121,8 @@ def compose_command(
 @main.command("train")
 @click.argument("run_dir")
 @layer_options
+@click.option("--from", "parent", metavar="RUN", help="Begin with a trained run, or default: its network and weights.")
+@click.option("--freeze", type=click.Choice(["encoder"]), help="Leave this part of the network as it is.")
 @click.option("--restart", is_flag=True, help="Begin anew: what an earlier training wrote goes to RUN_DIR/earlier.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="N", help="Cross-validate: RUN_DIR/fold0, fold1, ...")
 @click.option("--fold", type=click.IntRange(min=0), metavar="K", help="With --folds: only this one, from 0.")
@@ -128,6 +130,8 @@ def compose_command(
 def train_command(
     run_dir: str,
     experiment: str | None,
+    parent: str | None,
+    freeze: str | None,
     restart: bool,
     folds: int | None,
     fold: int | None,
@@ -141,14 +145,15 @@ def train_command(
 
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
+             liver-pipeline train runs/ours --from default --data folder dataset_dir=ours
     """
     from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.folds import SUMMARY, train_folds
 
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds, the number of all of them")
-    values = parse_overrides(overrides)
-    options: Any = {"experiment": experiment, "overrides": values, "restart": restart}
+    values = parse_overrides(overrides) | ({"freeze": freeze} if freeze else {})
+    options: Any = {"experiment": experiment, "overrides": values, "parent": parent, "restart": restart}
     if folds is not None:
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
         click.echo(f"{done} of {folds} folds are finished; validation: {Path(run_dir) / SUMMARY}")
