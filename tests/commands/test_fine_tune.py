@@ -34,7 +34,8 @@ ONE: dict[str, Any] = {  # what is not the parent's
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     content: dict[str, Any] = torch.load(path, weights_only=True)
-    return content.get("model", content)
+    state: dict[str, torch.Tensor] = content.get("model", content)
+    return state
 
 
 def best(run: Path) -> float:
