@@ -118,13 +118,13 @@ def cluster() -> Iterator[Any]:
 
 
 def workers_of(node: Any) -> list[int]:
-    """Return the process ids of this package's workers on a node: Ray names processes after their actor."""
+    """Return the process ids of the workers on a node that have a case: Ray names processes after what they run."""
     raylet = node.all_processes["raylet"][0].process.pid
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == raylet and (process / "cmdline").read_bytes().startswith(b"ray::Worker"):
+            if parent == raylet and (process / "cmdline").read_bytes().startswith(b"ray::Worker.segment"):
                 found.append(int(process.name))
     return found
 
