@@ -87,17 +87,22 @@ class Crew:
             raise ValueError("the Ray cluster has no core and no GPU for a worker")
         end = time.monotonic() + IDLE
         while (self.beginners() or self.in_doubt()) and time.monotonic() < end:
-            if not (waiting := self.beginners()):
-                time.sleep(LOOK)
-            begun = ray.wait([member.beginning for member in waiting], timeout=LOOK)[0] if waiting else []
-            for member in [member for member in waiting if member.beginning in begun]:
+            for member in self._begun():
                 self._greet_first(member)
                 end = min(end, time.monotonic() + GRACE)  # others may wait for cores that somebody else has
-            if not any(self.deaths()):  # nobody has a case yet
-                self.recruit()
+            assert not list(self.deaths())  # nobody has a case yet
+            self.recruit()
         if self.model is None:
             reason = "too little memory to load the network?" if self._stillborn else "others have its cores or GPUs"
             raise ValueError(f"no worker of the Ray cluster could begin: {reason}")
+
+    def _begun(self) -> list[Member]:
+        """Wait a moment for workers that begin."""
+        if not (waiting := self.beginners()):
+            time.sleep(LOOK)
+            return []
+        begun, _ = ray.wait([member.beginning for member in waiting], timeout=LOOK)
+        return [member for member in waiting if member.beginning in begun]
 
     def beginners(self) -> list[Member]:
         """Return the workers that have not begun yet."""
