@@ -162,7 +162,7 @@ def test_whatever_dies_each_case_has_one_end_and_the_masks_are_those_of_one_mach
     while driver.poll() is None:
         time.sleep(0.2)
         ended = len(list(masks.rglob("case*.json")))
-        if not events or ended < (len(EVENTS) - len(events) + 1) * count / (len(EVENTS) + 2):
+        if not events or ended < (len(EVENTS) - len(events) + 1) * count / (len(EVENTS) + 6):
             continue
         if events[0] == "worker":
             if not (alive := [pid for node in nodes for pid in workers_of(node)]):
