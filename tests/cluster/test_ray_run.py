@@ -49,7 +49,7 @@ def make_scans(folder: Path, count: int, *, killers: int = 0) -> Path:
     for number in range(count):
         chance = np.random.default_rng(number)
         volume = np.full((16 + number % 3, 14, 12), -1000, np.int16)
-        volume[3:12, 3:11, 2:10] = chance.integers(-150, 250, (9, 8, 8))
+        volume[3:12, 3:11, 2:10] = chance.integers(0, 150, (9, 8, 8))
         if number < killers:
             volume[5:7, 5:7, 5:7] = 1000
         path = folder / f"site_{number % 2}" / f"case_{number:03d}.nii.gz"
