@@ -51,7 +51,7 @@ def write_scans(folder: Path, count: int) -> None:
     """Write small scans that differ."""
     for number in range(count):
         volume = np.full((14, 14, 12), -1000, np.int16)
-        volume[3:11, 3:11, 2:10] = np.random.default_rng(number).integers(-150, 250, (8, 8, 8))
+        volume[3:11, 3:11, 2:10] = np.random.default_rng(number).integers(0, 120, (8, 8, 8))
         path = folder / f"{number // PER_FOLDER:03d}" / f"{number:06d}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.Nifti1Image(volume, np.diag([-12.0, 12.0, 19.0, 1.0])).to_filename(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from liver_pipeline.cluster.queue import DEATHS
 from liver_pipeline.cluster.start import Place, worker_places
 from liver_pipeline.cluster.worker import Errand, Worker
 from liver_pipeline.io.discovery import ScanInput
@@ -69,6 +71,7 @@ class Crew:
         self.model: dict[str, Any] | None = None
         self._doubtful: list[tuple[float, Place, list[ScanInput]]] = []  # workers that died, and what they had
         self._banned: set[object] = set()  # places, and nodes, that are used no more
+        self._stillborn: Counter[Place] = Counter()  # workers that died while they loaded the network
         self._other_hardware = False
 
     def begin(self) -> None:
@@ -83,13 +86,23 @@ class Crew:
         if not self.members:
             raise ValueError("the Ray cluster has no core and no GPU for a worker")
         end = time.monotonic() + IDLE
-        while (waiting := self.beginners()) and time.monotonic() < end:
-            begun, _ = ray.wait([member.beginning for member in waiting], timeout=LOOK)
-            for member in [member for member in waiting if member.beginning in begun]:
+        while (self.beginners() or self.in_doubt()) and time.monotonic() < end:
+            for member in self._begun():
                 self._greet_first(member)
                 end = min(end, time.monotonic() + GRACE)  # others may wait for cores that somebody else has
+            assert not list(self.deaths())  # nobody has a case yet
+            self.recruit()
         if self.model is None:
-            raise ValueError(f"no worker began in {IDLE:.0f} s: the cores or GPUs of the Ray cluster are taken")
+            reason = "too little memory to load the network?" if self._stillborn else "others have its cores or GPUs"
+            raise ValueError(f"no worker of the Ray cluster could begin: {reason}")
+
+    def _begun(self) -> list[Member]:
+        """Wait a moment for workers that begin."""
+        if not (waiting := self.beginners()):
+            time.sleep(LOOK)
+            return []
+        begun, _ = ray.wait([member.beginning for member in waiting], timeout=LOOK)
+        return [member for member in waiting if member.beginning in begun]
 
     def beginners(self) -> list[Member]:
         """Return the workers that have not begun yet."""
@@ -116,7 +129,8 @@ class Crew:
         try:
             fault = self._fault(about := ray.get(member.beginning))
         except RayActorError:
-            raise ValueError("a worker died while it loaded the network; is there enough memory?") from None
+            self.lost(member)
+            return
         except RayTaskError as error:
             raise error.cause from None
         if fault:
@@ -165,6 +179,13 @@ class Crew:
         """Note that a worker died; whether with its node shows a little later, in :meth:`deaths`."""
         if self.members.get(member.place) is member:
             del self.members[member.place]
+            if member.about is None:
+                self._stillborn[member.place] += 1
+                if self._stillborn[member.place] >= DEATHS:
+                    logger.warning(
+                        "a place on node %s is not used: its workers die before they begin", member.place.node
+                    )
+                    self._banned.add(member.place)
             self._doubtful.append((time.monotonic() + DOUBT, member.place, member.scans()))
 
     def in_doubt(self) -> bool:

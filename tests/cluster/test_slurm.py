@@ -22,7 +22,7 @@ from tests.small import make_phantoms
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 PAGE = ROOT / "docs" / "how-to" / "cluster.md"
 pytestmark = [
-    pytest.mark.slow,  # a minute: daemons, and a process that imports torch for each shard
+    pytest.mark.slow,  # three minutes: SLURM waits two before it runs a requeued job again
     pytest.mark.skipif(
         any(shutil.which(program) is None for program in PROGRAMS) or not hasattr(os, "getuid") or os.getuid() != 0,
         reason="needs Debian's slurmctld, slurmd, slurm-client and munge, and root to start them",
