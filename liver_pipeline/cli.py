@@ -43,10 +43,12 @@ class OneLineErrors(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, RuntimeErrors by descent
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"liver-pipeline: {' '.join(str(root_cause(error)).split())}", err=True)
+            line = " ".join(str(root_cause(error)).split())
+            own = "; own classes lie in the working directory" if "Cannot locate class" in line else ""
+            click.echo(f"liver-pipeline: {line}{own}", err=True)
             sys.exit(EXIT_BAD_USAGE)
 
 

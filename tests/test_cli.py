@@ -253,6 +253,17 @@ def test_an_empty_word_is_refused(words: tuple[str, ...], tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_class_that_is_not_found_is_one_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert call("compose", run, *TINY_NETWORK).exit_code == 0
+    config = run / "configs" / "inference.yaml"
+    config.write_text(config.read_text().replace("liver_pipeline.networks.UNet3d", "mynets.MyNet"))
+    assert "mynets.MyNet" in config.read_text()
+    make_phantoms(tmp_path / "data", 1)
+    line = refused("predict", run, tmp_path / "data", tmp_path / "masks")
+    assert "mynets.MyNet" in line and "own classes lie in the working directory" in line
+
+
 def test_classes_of_the_working_directory_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "mynets.py").write_text("from monai.networks.nets import UNet\n\nclass MyNet(UNet): ...\n")
     arguments = "spatial_dims: 3, in_channels: 1, out_channels: '@num_classes', channels: [4, 8], strides: [2]"

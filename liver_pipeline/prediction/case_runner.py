@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.io.files import content_sha256, plain
+from liver_pipeline.io.findings import QUIET
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.networks.weights import load_networks
 from liver_pipeline.prediction.case import RunningCase, as_label_map, case_record, without_voxels
 from liver_pipeline.prediction.provenance import machine, settings_of, versions
+
+logger = logging.getLogger(__name__)
 
 
 class CaseRunner:
@@ -40,6 +45,7 @@ class CaseRunner:
             and placed as ``network`` is.
         reader: How scans are read; the same as that of ``preprocessing`` and of the training.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config.
+        overrides: What was changed of that file for this run, as JSON; likewise. "" for nothing.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class CaseRunner:
         other_networks: Mapping[str, Mapping[str, Any]] | None = None,
         reader: ScanReader | None = None,
         bundle_root: str | Path | None = None,
+        overrides: str = "",
     ) -> None:
         self.preprocessing = preprocessing
         self.inferer = inferer
@@ -66,7 +73,7 @@ class CaseRunner:
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.probabilities = bool(getattr(inferer, "probabilities", False))
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
-        self.settings = self._settings()
+        self.settings = self._settings() | ({"overrides": json.loads(overrides)} if overrides else {})
         self.config_sha256 = content_sha256(self.settings)
         on_gpu = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -102,6 +109,9 @@ class CaseRunner:
             if not isinstance(scan, Scan):
                 scan = self.reader.scan(scan, series=case.series, why=case.why)
         case.scan = scan  # a failure later on still knows what was read
+        for finding in scan.findings:
+            if finding.code not in QUIET:
+                logger.warning("%s: %s: %s", case.name, finding.code, finding.detail)
         with case.stages("preprocess"):
             case.data = self._preprocessed(scan)
         case.scan = without_voxels(scan)
