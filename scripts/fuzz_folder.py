@@ -375,8 +375,8 @@ def promises(base: Path, seed: int) -> None:
     again = run()
     assert (again.done, again.failed, again.exit_code) == (0, summary.failed, expected), again
     second = {path: path.read_bytes() for path in masks.rglob("*") if path.is_file()}
-    changed = {path.name for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
-    assert changed <= {LEDGER}, f"the second run wrote {changed}"  # what could not be read is tried again
+    wrote = {path.name for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
+    assert wrote <= {LEDGER}, f"the second run wrote {wrote}"  # what could not be read is tried again
 
 
 def try_seed(base: Path, seed: int, why: Path) -> None:

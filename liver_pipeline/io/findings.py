@@ -80,7 +80,7 @@ CODES: dict[str, str] = {
 
 
 # Warnings that are only recorded: the result is as good as such a scan allows.
-QUIET = frozenset(("FEW_SLICES", "THICK_SLICE", "TRAILING_BYTES", "IGNORED_FILES", "UNITS", "PICTURE"))
+ONLY_RECORDED = frozenset(("FEW_SLICES", "THICK_SLICE", "TRAILING_BYTES", "IGNORED_FILES", "UNITS", "PICTURE"))
 FIRM = frozenset(("AFFINE_SINGULAR", "SHEAR"))  # errors that nobody can accept: no grid can be laid over the volume
 
 

@@ -15,7 +15,7 @@ from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.io.files import content_sha256, plain
-from liver_pipeline.io.findings import QUIET
+from liver_pipeline.io.findings import ONLY_RECORDED
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.networks.weights import load_networks
@@ -110,7 +110,7 @@ class CaseRunner:
                 scan = self.reader.scan(scan, series=case.series, why=case.why)
         case.scan = scan  # a failure later on still knows what was read
         for finding in scan.findings:
-            if finding.code not in QUIET:
+            if finding.code not in ONLY_RECORDED:
                 logger.warning("%s: %s: %s", case.name, finding.code, finding.detail)
         with case.stages("preprocess"):
             case.data = self._preprocessed(scan)

@@ -35,7 +35,7 @@ def test_black_and_white_are_the_ends_of_the_window_and_the_patients_left_is_on_
     scan = ScanReader(pictures=RUN).scan(png(tmp_path / "a.png", GREY))
     assert scan.array.shape == (6, 4, 1)
     np.testing.assert_array_equal(scan.array[:, :, 0].T, GREY)
-    assert (scan.slope * 0 + scan.intercept, scan.slope * 255 + scan.intercept) == (-175.0, pytest.approx(250.0))
+    assert scan.intercept == -175.0 and scan.slope * 255 + scan.intercept == pytest.approx(250.0)
     np.testing.assert_array_equal(np.diag(scan.affine), [-1.5, -1.5, 2.0, 1.0])  # columns to the left, rows to the back
     assert [finding.code for finding in scan.findings] == ["PICTURE"]
     mr = ScanReader("mr", pictures=RUN).scan(tmp_path / "a.png")

@@ -70,7 +70,7 @@ def test_one_picture_in_one_picture_out_also_where_the_run_resizes(tmp_path: Pat
     lp.predict(run, tmp_path / "a.png", tmp_path / "mask.png", overrides={"device": "cpu", "backend": "torch"})
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), EXPECTED)
     with pytest.raises(ValueError, match=r"the mask of a picture, and of nothing else, is a \.png"):
-        lp.predict(run, tmp_path / "a.png", tmp_path / "mask.nii.gz")
+        lp.predict(run, tmp_path / "a.png", tmp_path / "other.nii.gz")
 
 
 def test_a_run_of_a_3d_network_says_what_takes_pictures(tmp_path: Path) -> None:
