@@ -239,6 +239,8 @@ def voxel_count(path: Path) -> tuple[int, int]:
     try:
         if path.is_dir():
             return sum(f.stat().st_size for f in path.iterdir() if f.is_file() and may_be_slice(f)) // 2, 2
+        if not path.is_file():  # a pipe would wait for ever
+            return 0, 0
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return sum(member.file_size for member in archive.infolist()) // 2, 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,14 @@ def sniff(path: Path) -> str:
     """Return folder, dicom (a zip, too), nrrd, metaimage, mgh, pair or nifti (which it may still turn out not to be).
 
     The first bytes decide; only header and voxels in two files go by their names.
+
+    Raises:
+        OSError: If it cannot be read, or is no regular file.
     """
     if path.is_dir():
         return "folder"
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "a pipe, socket or device is no scan")
     with path.open("rb") as file:
         head = file.read(64)
     if head[:4] == b"PK\3\4" or (head and sop_class(path) is not None):

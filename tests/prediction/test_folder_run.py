@@ -795,6 +795,14 @@ def test_a_mask_whose_stale_name_would_be_too_long_is_set_aside_and_the_run_goes
     assert [one.case for one in find_inputs(masks, label_maps=True) if ".stale" not in one.case] == ["z"]
 
 
+def test_a_pipe_named_like_a_scan_is_a_row_and_keeps_nobody_waiting(scans: Path, tmp_path: Path) -> None:
+    os.mkfifo(scans / "b.nii.gz")
+    for _ in range(2):
+        assert folder_run(scans, tmp_path / "masks").run().exit_code == 3
+    (row,) = {(row["case"], row["code"]) for row in rows(tmp_path / "masks") if row["event"] == "failed"}
+    assert row == ("b", "READ_FAILED")
+
+
 def test_what_is_bound_to_a_function_or_lies_in_slots_identifies_the_config() -> None:
     class Slotted:
         __slots__ = ("threshold",)
