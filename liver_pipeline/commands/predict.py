@@ -56,9 +56,10 @@ def predict(
             several scans are to go into one file, or another process writes to ``masks``.
     """
     refuse_empty(run=run, scans=scans, masks=masks)
-    first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
+    one_mask = is_mask_file(masks)
+    first, others = ensemble_of(run if one_mask else _begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
-    if is_mask_file(masks):
+    if one_mask:
         if shard is not None:
             raise ValueError(f"--shard needs a folder for the masks; {masks} is a file")
         return _predict_one(first, Path(scans), Path(masks), values)
