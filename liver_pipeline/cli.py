@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 import liver_pipeline as lp
 from liver_pipeline.commands import completion
+from liver_pipeline.io.screen import hang_up
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
+EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
 
 
 class WithoutEmptyWords(click.Command):
@@ -44,6 +46,9 @@ class OneLineErrors(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, RuntimeErrors by descent
+        except BrokenPipeError:  # as `| head` leaves it
+            hang_up()
+            sys.exit(EXIT_HUNG_UP)
         except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
             if ctx.params.get("debug"):
                 raise

@@ -20,6 +20,7 @@ from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, Rows, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
 from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
@@ -133,7 +134,7 @@ class FolderRun:
             steps = self.steps(ledger, MemoryBudget(self.memory_limit))
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
-            sys.stdout.write(summary_line(summary, steps.stale, ledger.path))
+            say(summary_line(summary, steps.stale, ledger.path).rstrip("\n"))
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:
@@ -152,7 +153,7 @@ class FolderRun:
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)
         lines, collisions = plan_lines(cases, last, self.memory_limit)
-        sys.stdout.write("\n".join(lines) + "\n")
+        say("\n".join(lines))
         return Summary(0, 0, len(cases), EXIT_BAD_USAGE if collisions else EXIT_DONE)
 
     # --- the run ---

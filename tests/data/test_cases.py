@@ -293,3 +293,12 @@ def test_an_edited_split_file_that_leaks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(json.dumps({"cases": {"train": ["c0", "c2"], "val": ["c1"], "test": []}}))
     with pytest.raises(ValueError, match="leaks"):
         load_or_make_split(cases, tmp_path / "split.json")
+
+
+def test_label_maps_without_a_scan_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("images/a.nii.gz", "labels/a.nrrd", "labels/b.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [case["case"] for case in folder_cases(tmp_path)] == ["a"]
+    told = capsys.readouterr()
+    assert "1 label maps have no scan of their name" in told.out + told.err and "b.nii.gz" in told.out + told.err
