@@ -10,7 +10,7 @@ import re
 import unicodedata
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,15 +101,33 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
 def volume_files(folder: Path) -> list[Path]:
     """Return the files below a folder that are named as a volume is, of header and voxels the header; no hidden ones.
 
-    Zips, DICOM folders, and masks of cases that have failed since (``.stale``), are not among them.
+    Zips, DICOM folders, and masks of cases that have failed since (``.stale``), are not among them. Links are followed,
+    each real folder once; one that cannot be looked into is passed over with a warning.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.name[0] != "." and path.is_file()]
+    files = sorted(_files_below(folder, set()))
     names = {str(path).lower() for path in files}
     return [
         path
         for path in files
         if path.name.lower().endswith(VOLUME_SUFFIXES) and not _is_stale(path) and not _has_header(path, names)
     ]
+
+
+def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the files below a folder, no hidden ones."""
+    if (real := folder.resolve()) in seen:
+        return
+    seen.add(real)
+    try:
+        entries = [(entry, entry.is_dir(), entry.is_file()) for entry in _entries(folder)]
+    except OSError as reason:
+        logger.warning("%s cannot be looked into, and is passed over: %s", folder, reason.strerror)
+        return
+    for entry, is_folder, is_file in entries:
+        if is_folder:
+            yield from _files_below(entry, seen)
+        elif is_file:
+            yield entry
 
 
 def _is_stale(path: Path) -> bool:

@@ -302,3 +302,13 @@ def test_label_maps_without_a_scan_are_told(tmp_path: Path, capsys: pytest.Captu
     assert [case["case"] for case in folder_cases(tmp_path)] == ["a"]
     told = capsys.readouterr()
     assert "1 label maps have no scan of their name" in told.out + told.err and "b.nii.gz" in told.out + told.err
+
+
+def test_linked_folders_of_a_data_set_are_followed_once(tmp_path: Path) -> None:
+    for name in ("elsewhere/images/b.nii.gz", "elsewhere/labels/b.nii.gz", "data/images/a.nii", "data/labels/a.nii"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind / "site").symlink_to(tmp_path / "elsewhere" / kind)
+        (tmp_path / "data" / kind / "loop").symlink_to(tmp_path / "data" / kind)
+    assert [case["case"] for case in folder_cases(tmp_path / "data")] == ["a", "site/b"]
