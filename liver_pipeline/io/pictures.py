@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -13,10 +14,49 @@ from PIL import Image
 
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.findings import IntakeError, error, refuse, settle, warning
-from liver_pipeline.io.volumes import Scan
+from liver_pipeline.io.formats import is_picture
+from liver_pipeline.io.volumes import Scan, read_scan
 
 LEVELS_OF_GREY = 255.0
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # Pillow's, of eight bits a channel or less
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How a run takes pictures.
+
+    Attributes:
+        roi_size: The run's window: only networks of one slice take pictures.
+        spacing: Of the run's voxels in mm, which a pixel is taken for; None: the picture is resized.
+        window: What black and white stand for, HU or values of an MR.
+        channels: 1 or 3.
+    """
+
+    roi_size: Sequence[int]
+    spacing: Sequence[float] | None = None
+    window: Sequence[float] = (0.0, 255.0)
+    channels: int = 1
+
+    @property
+    def taken(self) -> bool:
+        """Whether this is a run of a 2D network."""
+        return tuple(self.roi_size)[2] == 1
+
+    def read(self, path: Path) -> Scan | None:
+        """Read a picture, ``None`` for any other file; see :func:`read_picture`.
+
+        Raises:
+            IntakeError: PICTURE if the run takes none, and as :func:`read_picture`.
+        """
+        try:
+            if not is_picture(path):
+                return None
+            if not self.taken or self.channels not in (1, 3):
+                return read_scan(path)  # which says why not
+            window = self.window if self.channels == 1 else (0.0, 1.0)
+            return read_picture(path, channels=self.channels, window=window, pixel_mm=self.spacing)
+        except OSError as reason:
+            raise refuse(path, "READ_FAILED", f"{reason.strerror or reason}; is the file readable?") from reason
 
 
 def read_picture(

@@ -16,6 +16,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.io.files import content_sha256, plain
 from liver_pipeline.io.findings import ONLY_RECORDED
+from liver_pipeline.io.pictures import Pictures
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.networks.weights import load_networks
@@ -44,6 +45,7 @@ class CaseRunner:
         other_networks: Name to ``{"network", "ckpt_path"}`` of networks that the inferer runs besides; they are loaded
             and placed as ``network`` is.
         reader: How scans are read; the same as that of ``preprocessing`` and of the training.
+        pictures: How it takes JPG and PNG; None: not at all.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config.
         overrides: What was changed of that file for this run, as JSON; likewise. "" for nothing.
     """
@@ -59,6 +61,7 @@ class CaseRunner:
         ckpt_path: str | Path | Sequence[str | Path] | None = None,
         other_networks: Mapping[str, Mapping[str, Any]] | None = None,
         reader: ScanReader | None = None,
+        pictures: Pictures | None = None,
         bundle_root: str | Path | None = None,
         overrides: str = "",
     ) -> None:
@@ -70,6 +73,7 @@ class CaseRunner:
         self.ckpt_path = ckpt_path
         self.other_networks = dict(other_networks or {})
         self.reader = reader or ScanReader()
+        self.pictures = pictures
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.probabilities = bool(getattr(inferer, "probabilities", False))
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
@@ -107,7 +111,8 @@ class CaseRunner:
         with case.stages("read"):
             scan = case.source
             if not isinstance(scan, Scan):
-                scan = self.reader.scan(scan, series=case.series, why=case.why)
+                picture = None if self.pictures is None else self.pictures.read(scan)
+                scan = picture or self.reader.scan(scan, series=case.series, why=case.why)
         case.scan = scan  # a failure later on still knows what was read
         for finding in scan.findings:
             if finding.code not in ONLY_RECORDED:
