@@ -108,7 +108,7 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
     stem = case.output.name.removesuffix(case.suffix)
-    for path in (case.probabilities, case.description, case.provenance, case.output):
+    for path in (case.probabilities, case.description, case.page, case.provenance, case.output):
         if is_there(path):
             ending = f"{STALE}{path.name.removeprefix(stem)}"
             path.replace(path.with_name(f"{_short(stem, NAME_BYTES - len(ending))}{ending}"))
