@@ -269,7 +269,7 @@ def test_a_split_file_is_written_once_and_then_obeyed(tmp_path: Path) -> None:
         ('{"cases": {"train": [0]}}', "cases::train is [0]; expected a list"),
         ('{"cases": {"train": ["c0", "c0 "]}}', "names case c0 twice"),
         ('{"cases": {"train": ["c0"], "val": ["c0"]}}', "names case c0 twice"),
-        ('{"cases": {"train": ["c00"]}}', "names 1 cases that the data set lacks, such as c00 (it has c0)"),
+        ('{"cases": {"train": ["c00"]}}', "names 1 cases that the data set lacks, such as c00; did you mean 'c0'?"),
     ],
 )
 def test_a_split_file_that_is_not_as_described_is_refused_with_the_place(
