@@ -16,7 +16,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from liver_pipeline.io.dicom import is_series_folder
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.formats import is_picture, peek_stored, stored_sha256
@@ -219,17 +218,34 @@ def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIX
         return []
     seen.add(real)
     try:
-        found = [folder] if is_series_folder(folder) else []
-        entries = _entries(folder)
+        found = [folder] if _holds_slices(folder) else []
+        entries = {entry: entry.is_dir() for entry in _entries(folder)}
     except OSError:
         return [folder]
     names = {str(entry).lower() for entry in entries}
-    for entry in entries:
+    for entry, is_folder in entries.items():
         if entry.name.lower().endswith(suffixes):
             found += [] if _has_header(entry, names) else [entry]
-        elif entry.is_dir():
+        elif is_folder:
             found += _walk(entry, seen, suffixes)
     return found
+
+
+def _holds_slices(folder: Path) -> bool:
+    """Tell whether DICOM slices lie in a folder: one that can be read, or files that cannot and are named as such.
+
+    Raises:
+        OSError: If the folder cannot be looked into.
+    """
+    unread = False
+    for file in folder.iterdir():
+        try:
+            if file.is_file() and may_be_slice(file):
+                return True
+        except OSError:
+            ending = file.suffix.lower()
+            unread |= ending in ("", ".dcm", ".ima", ".dicom") or ending[1:].isdigit()
+    return unread
 
 
 def _has_header(entry: Path, names: set[str]) -> bool:

@@ -806,6 +806,26 @@ def test_a_mask_whose_stale_name_would_be_too_long_is_set_aside_and_the_run_goes
     assert [one.case for one in find_inputs(masks, label_maps=True) if ".stale" not in one.case] == ["z"]
 
 
+def test_one_file_that_cannot_be_read_hides_no_other_scan(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series(scans / "dicom", [one_slice(k, body()) for k in range(12)])
+    series(scans / "locked", [one_slice(k, body()) for k in range(12)])
+    write_scan(scans / "a.0.nii.gz")
+    (scans / "notes.txt").write_text("")
+
+    def opened(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name in ("a.0.nii.gz", "notes.txt") or path.parent.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, *args, **kwargs)
+
+    whole = Path.open
+    monkeypatch.setattr(Path, "open", opened)
+    assert folder_run(scans, tmp_path / "masks").run() == Summary(done=4, failed=2, skipped=0, exit_code=3)
+    codes = {row["case"]: row["code"] for row in rows(tmp_path / "masks") if row["event"] == "failed"}
+    assert codes == {"a.0": "READ_FAILED", "locked": "READ_FAILED"}
+
+
 def test_a_pipe_named_like_a_scan_is_a_row_and_keeps_nobody_waiting(scans: Path, tmp_path: Path) -> None:
     os.mkfifo(scans / "b.nii.gz")
     for _ in range(2):
