@@ -14,6 +14,7 @@ from threading import Lock
 
 from monai.data import Dataset
 
+from liver_pipeline.evaluation.quality import write_quality_table
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
@@ -137,6 +138,9 @@ class FolderRun:
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
             say(summary_line(summary, steps.stale, ledger.path).rstrip("\n"))
+            if self.runner.thresholds is not None:  # rows of other shards too
+                table = write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
+                say(table.rstrip("\n"))
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:
