@@ -59,7 +59,8 @@ class FolderRun:
     provenance in a JSON file beside it, and then its row in ``ledger.jsonl``, which is synced to disk: after a kill at
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
     Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
-    that is done but lacks them is run again. The mask of an earlier run whose case now fails becomes
+    that is done but lacks them is run again. Masks that the runner judges are listed in ``quality.csv``, flagged ones
+    first; one that was done without is not run again for it. The mask of an earlier run whose case now fails becomes
     ``<case>.stale`` with its suffix. A failure of the device itself ends the run: nothing that follows would say more.
 
     Args:
