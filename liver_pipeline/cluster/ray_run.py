@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from liver_pipeline.io.files import temporary_name
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.prediction.case import FolderCase
-from liver_pipeline.prediction.folder_run import Summary, summary_line, summary_of
+from liver_pipeline.prediction.folder_run import Summary, say_end, summary_of
 from liver_pipeline.prediction.pipeline import Bar
 from liver_pipeline.prediction.plan import plan_cases, refuse_collisions, refuse_other_formats
 from liver_pipeline.prediction.resume import hash_input
@@ -75,7 +74,7 @@ def predict_on_ray(
     if driver.broken:
         logger.error("%s; the run ended early: mend it and run the same command again", driver.broken)
     summary = summary_of(len(found), **driver.tally)
-    sys.stdout.write(summary_line(summary, driver.stale, masks / LEDGER))
+    say_end(summary, driver.stale, masks / LEDGER, judged=crew.model is not None and crew.model["judged"])
     return summary
 
 

@@ -84,7 +84,8 @@ class Worker:
         """Check that this node sees what the driver sees, and load the network.
 
         Returns:
-            Of this worker ``host``, ``versions``, ``machine``, ``config_sha256``, ``weights_sha256``, ``run_name``.
+            Of this worker ``host``, ``versions``, ``machine``, ``config_sha256``, ``weights_sha256``, the name of the
+            ``run``, and whether masks are ``judged``.
 
         Raises:
             IntakeError: NOT_FOUND, OUTPUT_READ_ONLY: a folder is not shared.
@@ -102,6 +103,7 @@ class Worker:
         return {
             "host": socket.gethostname(), "versions": versions(), "machine": machine(runner.device),
             "config_sha256": runner.config_sha256, "weights_sha256": runner.weights_sha256, "run": runner.run_name,
+            "judged": runner.thresholds is not None,
         }  # fmt: skip
 
     def segment(self, one: ScanInput) -> End:

@@ -21,6 +21,7 @@ from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, Rows, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
 from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
@@ -137,11 +138,7 @@ class FolderRun:
             steps = self.steps(ledger, MemoryBudget(self.memory_limit))
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
-            sys.stdout.write(summary_line(summary, steps.stale, ledger.path))
-            if self.runner.thresholds is not None:  # rows of other shards too
-                sys.stdout.write(
-                    write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
-                )
+            say_end(summary, steps.stale, ledger.path, judged=self.runner.thresholds is not None)
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:
@@ -160,7 +157,7 @@ class FolderRun:
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)
         lines, collisions = plan_lines(cases, last, self.memory_limit)
-        sys.stdout.write("\n".join(lines) + "\n")
+        say("\n".join(lines))
         return Summary(0, 0, len(cases), EXIT_BAD_USAGE if collisions else EXIT_DONE)
 
     # --- the run ---
@@ -211,10 +208,19 @@ def summary_of(total: int, *, done: int, failed: int, before: int) -> Summary:
     return Summary(done, failed, total - done - failed, code)
 
 
-def summary_line(summary: Summary, stale: int, ledger: Path) -> str:
-    """Return what a run says at its end; ``stale`` masks of earlier runs were set aside."""
+def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None:
+    """Say how a run ended, and list its masks in ``quality.csv``.
+
+    Args:
+        summary: How many cases.
+        stale: Masks of earlier runs that were set aside.
+        ledger: The run's own.
+        judged: The runner judges its masks.
+    """
     aside = f", {stale} earlier masks set aside as *.stale*" if stale else ""
-    return f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}\n"
+    say(f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}")
+    if judged:  # rows of other shards too
+        say(write_quality_table(ledger.parent, read_ledger(ledger.parent / LEDGER)[0].values()).rstrip("\n"))
 
 
 def open_ledger(output_dir: Path, shard: Shard | None = None) -> Ledger:

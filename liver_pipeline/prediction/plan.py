@@ -14,7 +14,9 @@ from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase
 
 
-def find_scans(path: Path | str, *, series: str | None = None, accept: Collection[str] = ()) -> list[dict[str, Any]]:
+def find_scans(
+    path: Path | str, *, series: str | None = None, accept: Collection[str] = (), pictures: bool = False
+) -> list[dict[str, Any]]:
     """Return the scans at ``path`` (see :func:`liver_pipeline.io.studies.find_volumes`) as data for a MONAI Dataset.
 
     Returns:
@@ -26,7 +28,7 @@ def find_scans(path: Path | str, *, series: str | None = None, accept: Collectio
     return [
         {"image": str(one.path), "case": one.case, "root": str(path)}
         | ({} if one.series is None else {"series": one.series, "why": one.why})
-        for one in find_volumes(path, series=series, accept=accept)
+        for one in find_volumes(path, series=series, accept=accept, pictures=pictures)
     ]
 
 
