@@ -20,6 +20,7 @@ from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
 from liver_pipeline.prediction.plan import predicted_bytes
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
+from liver_pipeline.reports.viewer import write_viewer_page
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class CaseSteps:
         earlier: What the ledger says of a case; rows go to its ledger.
         memory: For the cases in flight.
         describe: Also write the clinical table.
+        view: Also write the page to look at.
 
     Attributes:
         failures: Cases that failed now.
@@ -45,13 +47,20 @@ class CaseSteps:
     """
 
     def __init__(
-        self, runner: CaseRunner, output_dir: Path, earlier: EarlierRuns, memory: MemoryBudget, *, describe: bool
+        self,
+        runner: CaseRunner,
+        output_dir: Path,
+        earlier: EarlierRuns,
+        memory: MemoryBudget,
+        *,
+        describe: bool,
+        view: bool,
     ) -> None:
         self.runner = runner
         self.output_dir = output_dir
         self.earlier = earlier
         self.memory = memory
-        self.describe = describe
+        self.describe, self.view = describe, view
         self.failures = 0
         self.stale = 0
         self.broken = ""
@@ -102,6 +111,8 @@ class CaseSteps:
         try:
             if case.before == "done" and self.describe and not is_there(case.description):
                 self._describe(case)
+            if case.before == "done" and self.view and not is_there(case.page):
+                self._view(case)
             if not (case.failure or case.before):
                 self.runner.clean(case)
                 self._write(case)
@@ -126,6 +137,8 @@ class CaseSteps:
             sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
         if self.describe:
             self._describe(case)
+        if self.view:
+            self._view(case)
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
 
     def _write_probabilities(self, case: FolderCase) -> None:
@@ -150,6 +163,11 @@ class CaseSteps:
                 case.output, case.path, confidence=confidence, reader=self.runner.reader, series=case.series
             )
             write_json(case.description, plain(table))
+
+    def _view(self, case: FolderCase) -> None:
+        """Write the page to look at."""
+        with case.stages("view"):
+            write_viewer_page(case.page, case.path, case.output, reader=self.runner.reader, series=case.series)
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
         case.failure = finding_of(reason, writing=writing)

@@ -71,6 +71,7 @@ class FolderRun:
         format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
+        view: Also write ``<case>.html``, the page of :func:`liver_pipeline.view`; likewise.
         progress: Show a bar on a terminal.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
     """
@@ -87,6 +88,7 @@ class FolderRun:
         overwrite: bool = False,
         format: str = "nifti",
         describe: bool = False,
+        view: bool = False,
         progress: bool = True,
         memory_limit_gb: float | None = None,
     ) -> None:
@@ -97,7 +99,7 @@ class FolderRun:
         self.runner = runner
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
-        self.describe = describe
+        self.describe, self.view = describe, view
         self.progress = progress
         self.suffix = FORMATS[format]
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
@@ -147,7 +149,7 @@ class FolderRun:
             ledger, self.runner.config_sha256, self.runner.weights_sha256,
             retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
         )  # fmt: skip
-        return CaseSteps(self.runner, self.output_dir, earlier, memory, describe=self.describe)
+        return CaseSteps(self.runner, self.output_dir, earlier, memory, describe=self.describe, view=self.view)
 
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)

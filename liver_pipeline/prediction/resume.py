@@ -103,7 +103,7 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
     stem = case.output.name.removesuffix(case.suffix)
-    for path in (case.probabilities, case.description, case.provenance, case.output):
+    for path in (case.probabilities, case.description, case.page, case.provenance, case.output):
         if is_there(path):
             path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
     return True
