@@ -126,4 +126,6 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
     if page is not None:
         write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
+    for reason in (segmented.record["quality"] or {"reasons": []})["reasons"]:
+        logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])
     return Summary(1, 0, 0, EXIT_DONE)

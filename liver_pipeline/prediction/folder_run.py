@@ -14,6 +14,7 @@ from threading import Lock
 
 from monai.data import Dataset
 
+from liver_pipeline.evaluation.quality import write_quality_table
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
@@ -57,7 +58,8 @@ class FolderRun:
     provenance in a JSON file beside it, and then its row in ``ledger.jsonl``, which is synced to disk: after a kill at
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
     Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
-    that is done but lacks them is run again. The mask of an earlier run whose case now fails becomes
+    that is done but lacks them is run again. Masks that the runner judges are listed in ``quality.csv``, flagged ones
+    first; one that was done without is not run again for it. The mask of an earlier run whose case now fails becomes
     ``<case>.stale`` with its suffix. A failure of the device itself ends the run: nothing that follows would say more.
 
     Args:
@@ -136,6 +138,10 @@ class FolderRun:
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
             sys.stdout.write(summary_line(summary, steps.stale, ledger.path))
+            if self.runner.thresholds is not None:  # rows of other shards too
+                sys.stdout.write(
+                    write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
+                )
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:

@@ -68,6 +68,18 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
 
 
+def test_a_mask_that_is_judged_stays_the_same_and_its_reasons_are_told(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = [tmp_path / "plain.nii.gz", tmp_path / "judged.nii.gz"]
+    for mask, quality in zip(masks, (False, True), strict=True):
+        lp.predict(trained / "run", scan_of(trained), mask, overrides={"quality": quality})
+    assert masks[0].read_bytes() == masks[1].read_bytes()
+    quality = json.loads((tmp_path / "judged.json").read_text())["quality"]
+    assert quality["reasons"]  # one epoch gives no liver to trust
+    assert quality["reasons"][0]["message"] in caplog.text
+
+
 def test_a_page_beside_the_mask_by_either_way(trained: Path, tmp_path: Path) -> None:
     for masks in (tmp_path / "one.nii.gz", tmp_path / "folder"):
         assert lp.predict(trained / "run", scan_of(trained), masks, overrides={"view": True}).done == 1
