@@ -1,7 +1,7 @@
 """Judge the default weights on scans that they were not trained on, by the pipeline's own commands.
 
-TESTS holds a folder ct, a folder mr, or both, each with images/ and labels/ of the same names (scripts/convert_3dircadb.py
-makes such files of 3D-IRCADb). OUT gets the masks, the evaluations, and card.json with the figures of each scan.
+TESTS holds a folder ct, a folder mr, or both, each with images/ and labels/ of the same names; such files of 3D-IRCADb
+come from scripts/convert_3dircadb.py. OUT gets the masks, the evaluations, and card.json with each scan's figures.
 
 Example: python scripts/evaluate_default.py tests judged
 """
