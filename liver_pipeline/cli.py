@@ -226,6 +226,11 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's DICOM series take one (default: each).")
+@click.option(
+    "--format", type=click.Choice(["nifti", "nrrd", "mha"]), help="Of the masks in a folder (default: nifti)."
+)
+@click.option("--orientation", metavar="LAS|...", help="Where the axes of Analyze files run to: they do not say so.")
 @click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
@@ -241,10 +246,11 @@ def predict_command(
 ) -> None:
     """Segment INPUT with RUN: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
-    RUN is a run folder, or "default": weights that come with the package. INPUT is a NIfTI file, a folder searched
-    recursively, or a DICOM series (folder or zip). OUTPUT is a folder, or for one scan a file. The same command again
-    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN that holds the folds of a
-    cross-validation gives the mean of their probabilities, as --ensemble does for any runs on the same grid.
+    RUN is a run folder, or "default": weights that come with the package. INPUT is a file (NIfTI, NRRD, MetaImage, MGH,
+    Analyze), a folder searched recursively, or a DICOM study (folder or zip). OUTPUT is a folder, or for one scan a
+    file, whose ending is its format. The same command again continues where it stopped. Exit code: 0 all done, 3 some
+    failed, 4 none done. A RUN that holds the folds of a cross-validation gives the mean of their probabilities, as
+    --ensemble does for any runs on the same grid.
 
     \b
     Example: liver-pipeline predict default scan.nii.gz mask.nii.gz
@@ -455,9 +461,9 @@ def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[
     Example: liver-pipeline check scans/ --labels labels/
     """
     from liver_pipeline.commands.check import check_scans, summary_lines
-    from liver_pipeline.io.discovery import find_inputs
+    from liver_pipeline.io.studies import find_volumes
 
-    inputs = find_inputs(path)
+    inputs = find_volumes(path, accept=accept)
     reports = []
     with tqdm(total=len(inputs), unit="scan", disable=None, leave=False) as bar:
         for report in check_scans(inputs, labels=labels, modality=modality, accept=accept):

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liver_pipeline.hints import did_you_mean
-from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name
+from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name, volume_files
 from liver_pipeline.io.tables import clean_name
-
-_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -135,17 +133,10 @@ def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
     Of a LiTS volume and segmentation side by side the segmentation counts, or with ``volumes`` the volume.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps (.nii or .nii.gz)")
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.name.lower().endswith(_SUFFIXES)
-        and path.is_file()
-        and not path.name.startswith(".")
-        and not path.name.endswith(PROBABILITIES)
-    ]
+        raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps")
+    files = [path for path in volume_files(folder) if not path.name.endswith(PROBABILITIES)]
     if not files:
-        raise FileNotFoundError(f"no .nii or .nii.gz file in {folder.resolve()}; name a folder of label maps")
+        raise FileNotFoundError(f"no .nii.gz, .nrrd or the like in {folder.resolve()}; name a folder of label maps")
     by_case: dict[str, list[Path]] = {}
     for path in files:
         by_case.setdefault(_name_below(path.relative_to(folder)), []).append(path)

@@ -98,7 +98,9 @@ class CaseRunner:
             IntakeError: If it is not what it should be.
         """
         with case.stages("read"):
-            scan = case.source if isinstance(case.source, Scan) else self.reader.scan(case.source)
+            scan = case.source
+            if not isinstance(scan, Scan):
+                scan = self.reader.scan(scan, series=case.series, why=case.why)
         case.scan = scan  # a failure later on still knows what was read
         with case.stages("preprocess"):
             case.data = self._preprocessed(scan)

@@ -52,6 +52,8 @@ class EarlierRuns:
             return False
         if not failed and self.probabilities and not (row.get("probabilities_sha256") and is_there(case.probabilities)):
             return False
+        if row.get("series") != case.series:
+            return False
         if row.get("input_sha256") is None or hash_input(case.path) != row["input_sha256"]:
             return False
         if not failed and file_sha256(case.output) != row.get("output_sha256"):
@@ -100,7 +102,7 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     """
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
-    stem = case.output.name.removesuffix(".nii.gz")
+    stem = case.output.name.removesuffix(case.suffix)
     for path in (case.probabilities, case.description, case.provenance, case.output):
         if is_there(path):
             path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
