@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -225,7 +226,9 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
+@click.option("--view", is_flag=True, help="Also write a page to look at beside each mask: <case>.html.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option("--shard", metavar="I/N", help="Only part I (from 0) of N, while other machines run the other parts.")
 @click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's DICOM series take one (default: each).")
 @click.option(
     "--format", type=click.Choice(["nifti", "nrrd", "mha"]), help="Of the masks in a folder (default: nifti)."
@@ -241,6 +244,7 @@ def predict_command(
     masks: str,
     ensemble: tuple[str, ...],
     partial: bool,
+    shard: str | None,
     overrides: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -260,7 +264,46 @@ def predict_command(
     from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values).exit()
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, shard=shard, overrides=values).exit()
+
+
+@main.command("status")
+@click.argument("masks", type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="Say it again every 5 seconds, until no run is alive.")
+def status_command(masks: Path, watch: bool) -> None:
+    """Say how far the runs of `predict` into the folder MASKS are: done, failed, running and where, how long still.
+
+    It reads what they write, of one run, of shards or of a cluster, and writes the page MASKS/status.html.
+
+    \b
+    Example: liver-pipeline status masks/ --watch
+    """
+    from liver_pipeline.commands.status import status
+    from liver_pipeline.reports.status import status_lines
+
+    while True:
+        found = status(masks)
+        if watch and sys.stdout.isatty():
+            click.clear()
+        click.echo("\n".join(status_lines(found)))
+        if not (watch and any(run["alive"] for run in found["runs"])):
+            return
+        time.sleep(5)
+
+
+@main.command("view")
+@click.argument("scan")
+@click.argument("mask", required=False)
+@click.option("--reference", metavar="LABELS", help="Reference label map: shown beside the mask, lesions are matched.")
+@click.option("-o", "--output", metavar="PAGE", help="The page (default: <case>.html beside MASK, or here).")
+@overwrite_option
+def view_command(**options: Any) -> None:
+    """Write one HTML file on which to look at SCAN, its MASK and a reference: offline, in any browser.
+
+    \b
+    Example: liver-pipeline view scan.nii.gz mask.nii.gz --reference labels.nii.gz -o page.html
+    """
+    click.echo(f"open {lp.view(**options)}; it holds the patient's images")
 
 
 @main.command("export")

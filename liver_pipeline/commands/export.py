@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import torch
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
@@ -17,17 +19,18 @@ from liver_pipeline.bundle.ensembles import fold_dirs
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder, run_name
-from liver_pipeline.bundle.stages import PREFIX
+from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
 from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.geometry.boxes import bounding_box, widen
 from liver_pipeline.inferers import CascadeInferer
+from liver_pipeline.inferers.predictor import Network
 from liver_pipeline.io.files import TEMPORARY, file_sha256, plain, write_json
 from liver_pipeline.io.memory import scan_in_memory
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import CLASS_NAMES, LabelMap
-from liver_pipeline.networks.exporting import EXPORTERS, IMAGE, LOGITS, Windows, export_network
+from liver_pipeline.networks.exporting import EXPORTERS, IMAGE, LOGITS, Exporter, export_network
 from liver_pipeline.prediction.case import RunningCase, as_label_map
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.provenance import versions
@@ -93,9 +96,11 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
         if file_format == BUNDLE:
             write_clean_copy(folder, part)
             told, other = {}, _runner(part)
+            counts = _compare(runner, other, _networks(other))
         else:
-            told, other = _write_networks(folder, runner, part, file_format)
-        counts = _compare(runner, other)
+            stages, runs = _write_networks(folder, runner, part, EXPORTERS[file_format])
+            told = _manifest(folder, file_format, stages)
+            counts = _compare(runner, runner, runs)
         if told:
             agreement = {"voxels": counts[0], "liver_or_tumor": counts[1], "differing": counts[2], "phantoms": PHANTOMS}
             write_json(part / "manifest.json", plain({**told, "compared": agreement}))
@@ -117,18 +122,25 @@ def _runner(folder: Path) -> CaseRunner:
     return runner
 
 
-def _write_networks(folder: Path, runner: CaseRunner, part: Path, name: str) -> tuple[dict[str, Any], CaseRunner]:
-    """Write each stage's network; return what the manifest says, and a runner that runs the files."""
-    config, exporter = load_config(folder, "inference", {"device": "cpu"}), EXPORTERS[name]
-    inferer = runner.inferer
-    networks: dict[str, tuple[str, Any]] = {"network": ("", runner.network)}
-    if isinstance(inferer, CascadeInferer):
-        networks = {"liver": (PREFIX, inferer.liver_network), "tumor": ("", runner.network)}
-    other, runs, stages = _runner(folder), dict[str, Windows](), []
-    for stage, (prefix, network) in networks.items():
+def _networks(runner: CaseRunner) -> dict[str, Network]:
+    """Return a run's networks by what an export calls them."""
+    if isinstance(runner.inferer, CascadeInferer):
+        return {LIVER_STAGE: runner.inferer.liver_network, "tumor": runner.network}
+    return {"network": runner.network}
+
+
+def _write_networks(
+    folder: Path, runner: CaseRunner, part: Path, exporter: Exporter
+) -> tuple[list[dict[str, Any]], dict[str, Network]]:
+    """Write each stage's network; return what the manifest says of it, and the files as they are run."""
+    config = load_config(folder, "inference", {"device": "cpu"})
+    runs: dict[str, Network] = {}
+    stages = []
+    for stage, network in _networks(runner).items():
+        assert isinstance(network, torch.nn.Module)
+        prefix, place = (PREFIX, LIVER_STAGE) if stage == LIVER_STAGE else ("", "")
         shape = [int(config.get(f"{prefix}in_channels", config["in_channels"])), *config[f"{prefix}roi_size"]]
-        file = part / f"{stage}{exporter.suffix}"
-        runs[stage], how = export_network(network, shape, file, exporter)
+        runs[stage], how = export_network(network, shape, part / f"{stage}{exporter.suffix}", exporter)
         classes = int(config.get(f"{prefix}num_classes", config["num_classes"]))
         stages.append(
             {
@@ -137,29 +149,22 @@ def _write_networks(folder: Path, runner: CaseRunner, part: Path, name: str) -> 
                 "how": how,
                 "input": {"name": IMAGE, "type": "float32", "shape": ["batch", *shape]},
                 "output": {"name": LOGITS, "type": "float32", "shape": ["batch", classes, *shape[1:]]},
-                "weights_sha256": file_sha256(folder / prefix.rstrip("_") / WEIGHTS),
+                "weights_sha256": file_sha256(folder / place / WEIGHTS),
             }
         )
-    _swap(other, runs)
-    told = {
-        "format": name,
+    return stages, runs
+
+
+def _manifest(folder: Path, file_format: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "format": file_format,
         "run": run_name(folder),
         "labels": dict(enumerate(CLASS_NAMES)),
         "stages": stages,
-        "settings": _settings(config),
+        "settings": _settings(load_config(folder, "inference", {"device": "cpu"})),
         "versions": versions(),
         "intended_use": "Research; not a medical device.",
     }
-    return told, other
-
-
-def _swap(runner: CaseRunner, runs: dict[str, Windows]) -> None:
-    """Let a runner run files where its networks were."""
-    *first, last = runs.values()
-    runner.network = last  # type: ignore[assignment]  # any callable will do once the weights are loaded
-    if first:
-        assert isinstance(runner.inferer, CascadeInferer)
-        runner.inferer.liver_network = first[0]
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -169,21 +174,30 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     return {key: parser.get_parsed_content(key) for key in rows}
 
 
-def _compare(runner: CaseRunner, other: CaseRunner) -> tuple[int, int, int]:
+def _compare(runner: CaseRunner, other: CaseRunner, networks: Mapping[str, Network]) -> tuple[int, int, int]:
     """Segment the phantoms twice; return voxels, those the first calls liver or tumor, and those that differ.
 
+    Args:
+        runner: The run.
+        other: What the networks run in: the run again, or a copy of it.
+        networks: By stage. Of a cascade each stage counts by itself, the second one in the box that the first network
+            of ``other`` gives: a box that moves by a voxel would move all windows.
+
     Raises:
-        ValueError: If less than ``LEAST_AGREEMENT`` of the labels agree.
+        ValueError: If less than ``LEAST_AGREEMENT`` of a stage's labels agree.
     """
-    voxels = labelled = differing = 0
+    counts = {stage: np.zeros(3, dtype=np.int64) for stage in networks}
     for seed in tqdm(PHANTOMS, unit="phantom", disable=None, leave=False):
         scan = _phantom(seed, runner)
-        first, second = (_labels(one, scan) for one in (runner, other))
-        voxels, labelled = voxels + first.size, labelled + int(np.count_nonzero(first))
-        differing += int(np.count_nonzero(first != second))
-    if differing > (1 - LEAST_AGREEMENT) * voxels:
-        share = 1 - differing / voxels
-        raise ValueError(f"only {share:.3%} of the labels of three phantoms agree with the run's; nothing was written")
+        first, second = _labels(runner, _networks(runner), scan), _labels(other, networks, scan)
+        for stage, labels in first.items():
+            differing = int(np.count_nonzero(labels != second[stage]))
+            counts[stage] += (labels.size, int(np.count_nonzero(labels)), differing)
+    for stage, (voxels, _, differing) in counts.items():
+        if differing > (1 - LEAST_AGREEMENT) * voxels:
+            share = 1 - differing / voxels
+            raise ValueError(f"only {share:.3%} of the labels of three phantoms agree ({stage}); nothing was written")
+    voxels, labelled, differing = (int(n) for n in sum(counts.values()))
     return voxels, labelled, differing
 
 
@@ -196,10 +210,16 @@ def _phantom(seed: int, runner: CaseRunner) -> Scan:
     return scan_in_memory(array[box], np.diag([*SPACING_MM, 1.0]), reader=runner.reader)
 
 
-def _labels(runner: CaseRunner, scan: Scan) -> LabelMap:
-    """Return the labels before post-processing."""
-    case = RunningCase("phantom", scan)
+def _labels(runner: CaseRunner, networks: Mapping[str, Network], scan: Scan) -> dict[str, LabelMap]:
+    """Return each stage's labels before post-processing; of a cascade's first stage on its own grid."""
+    case, inferer = RunningCase("phantom", scan), runner.inferer
     runner.prepare(case)
-    runner.infer(case)
-    assert case.pred is not None
-    return as_label_map(case.pred[0])
+    image = case.data["image"]
+    found = {}
+    with torch.no_grad():
+        if isinstance(inferer, CascadeInferer):
+            coarse = inferer.liver_preprocessing({"image": image})["image"]
+            found[LIVER_STAGE] = inferer.liver_inferer(coarse.unsqueeze(0), networks[LIVER_STAGE])
+        last = next(stage for stage in networks if stage != LIVER_STAGE)
+        found[last] = inferer(image.unsqueeze(0), networks[last])  # type: ignore[arg-type]  # any callable will do
+    return {stage: as_label_map(labels[0]) for stage, labels in found.items()}

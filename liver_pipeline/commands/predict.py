@@ -14,10 +14,12 @@ from liver_pipeline.io.discovery import SCAN_SUFFIXES, case_name
 from liver_pipeline.io.files import refuse_existing, write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES
+from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.folder_run import EXIT_DONE, Summary
 from liver_pipeline.prediction.segmenter import load_segmenter
+from liver_pipeline.reports.viewer import write_viewer_page
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ def predict(
     *,
     ensemble: Sequence[str | Path] = (),
     partial: bool = False,
+    shard: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Segment ``scans`` into ``masks``: label maps 0, 1 liver, 2 tumor on each scan's own grid.
@@ -40,6 +43,7 @@ def predict(
             ``*.nrrd`` or ``*.mha``.
         ensemble: Further runs on the same grid, to average with.
         partial: Of a folder of folds take those that are trained, where some are not.
+        shard: ``I/N``: part I (from 0) of N of the folder, while other machines run the other parts.
         overrides: Keys of the run's ``configs/inference.yaml``, such as ``{"overwrite": True}``.
 
     Returns:
@@ -50,15 +54,20 @@ def predict(
         FileExistsError: If the one mask is there already and ``overwrite`` is not set.
         FileNotFoundError: If there is no such run.
         ValueError: If a key is unknown or a value cannot be used, a fold is not trained and ``partial`` is false, or
-            several scans are to go into one file.
+            several scans are to go into one file, or another process writes to ``masks``.
     """
     refuse_empty(run=run, scans=scans, masks=masks)
     first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
     if is_mask_file(masks):
+        if shard is not None:
+            raise ValueError(f"--shard needs a folder for the masks; {masks} is a file")
         return _predict_one(first, Path(scans), Path(masks), values)
     paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
-    values |= {**paths, "run": ["$@evaluator.run()"]}  # without its exit(): the summary comes back
+    if values.pop("view", False):
+        values["evaluator::view"] = True  # no key of its own: runs that were composed without it know it, too
+    part = None if shard is None else str(Shard.of(shard))
+    values |= {**paths, "run": [f"$@evaluator.run({part!r})"]}  # without its exit(): the summary comes back
     summary: Summary = run_workflow(first, "inference", values)[0]
     return summary
 
@@ -94,7 +103,8 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     """Write one mask and its provenance, without a ledger."""
     overwrite = bool(values.pop("overwrite", False))
     record = mask.with_name(f"{case_name(mask.name)}.json")
-    refuse_existing([mask, record], overwrite)
+    page = record.with_suffix(".html") if values.pop("view", False) else None
+    refuse_existing([path for path in (mask, record, page) if path is not None], overwrite)
     if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
     inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()))
@@ -105,7 +115,8 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
             f"or one of several series with --series"
         )
     one = inputs[0]
-    segmented = load_segmenter(run, **values)(one.path, series=one.series, why=one.why)
+    segmenter = load_segmenter(run, **values)
+    segmented = segmenter(one.path, series=one.series, why=one.why)
     mask.parent.mkdir(parents=True, exist_ok=True)
 
     def announce(sha256: str) -> None:
@@ -113,4 +124,6 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
         write_json(record, {**segmented.record, "output": output})
 
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
+    if page is not None:
+        write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
     return Summary(1, 0, 0, EXIT_DONE)

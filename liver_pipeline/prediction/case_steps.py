@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import time
 from pathlib import Path
 from threading import Lock
@@ -19,8 +20,11 @@ from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
 from liver_pipeline.prediction.plan import predicted_bytes
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
+from liver_pipeline.reports.viewer import write_viewer_page
 
 logger = logging.getLogger(__name__)
+
+HOST = socket.gethostname()
 
 
 class CaseSteps:
@@ -34,6 +38,7 @@ class CaseSteps:
         earlier: What the ledger says of a case; rows go to its ledger.
         memory: For the cases in flight.
         describe: Also write the clinical table.
+        view: Also write the page to look at.
 
     Attributes:
         failures: Cases that failed now.
@@ -42,18 +47,31 @@ class CaseSteps:
     """
 
     def __init__(
-        self, runner: CaseRunner, output_dir: Path, earlier: EarlierRuns, memory: MemoryBudget, *, describe: bool
+        self,
+        runner: CaseRunner,
+        output_dir: Path,
+        earlier: EarlierRuns,
+        memory: MemoryBudget,
+        *,
+        describe: bool,
+        view: bool,
     ) -> None:
         self.runner = runner
         self.output_dir = output_dir
         self.earlier = earlier
         self.memory = memory
-        self.describe = describe
+        self.describe, self.view = describe, view
         self.failures = 0
         self.stale = 0
         self.broken = ""
         self._turns = Turns()
         self._lock = Lock()
+        self._running: dict[str, float] = {}  # case name to when it was begun
+
+    def running(self) -> list[dict[str, Any]]:
+        """Return the cases in flight, for the ledger's lock file: name, host, since when."""
+        with self._lock:
+            return [{"case": name, "host": HOST, "since": since} for name, since in self._running.items()]
 
     def prepare(self, numbered: tuple[int, FolderCase]) -> FolderCase:
         """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it.
@@ -64,6 +82,8 @@ class CaseSteps:
         number, case = numbered
         try:
             case.started = time.time()
+            with self._lock:
+                self._running[case.name] = case.started
             with self._turns.of(number):
                 if self.earlier.settles(case):
                     return case
@@ -91,6 +111,8 @@ class CaseSteps:
         try:
             if case.before == "done" and self.describe and not is_there(case.description):
                 self._describe(case)
+            if case.before == "done" and self.view and not is_there(case.page):
+                self._view(case)
             if not (case.failure or case.before):
                 self.runner.clean(case)
                 self._write(case)
@@ -115,6 +137,8 @@ class CaseSteps:
             sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
         if self.describe:
             self._describe(case)
+        if self.view:
+            self._view(case)
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
 
     def _write_probabilities(self, case: FolderCase) -> None:
@@ -140,6 +164,11 @@ class CaseSteps:
             )
             write_json(case.description, plain(table))
 
+    def _view(self, case: FolderCase) -> None:
+        """Write the page to look at."""
+        with case.stages("view"):
+            write_viewer_page(case.page, case.path, case.output, reader=self.runner.reader, series=case.series)
+
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
         case.failure = finding_of(reason, writing=writing)
         with self._lock:
@@ -156,6 +185,8 @@ class CaseSteps:
             self._record_failure(case)
         case.data, case.scan, case.pred, case.label_map, case.levels = {}, None, None, None, None
         self.memory.release(case.reserved)
+        with self._lock:
+            self._running.pop(case.name, None)
 
     def _record_failure(self, case: FolderCase) -> None:
         assert case.failure is not None
@@ -176,6 +207,7 @@ class CaseSteps:
                 "config_sha256": self.runner.config_sha256,
                 "weights_sha256": self.runner.weights_sha256,
                 **more,
+                "host": HOST,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
         )

@@ -12,7 +12,7 @@ from liver_pipeline.io.discovery import STALE, input_sha256
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.io.findings import CODES, error, refuse
-from liver_pipeline.io.ledger import Ledger
+from liver_pipeline.io.ledger import Rows
 from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class EarlierRuns:
         probabilities: This run writes them; a case that lacks them is run again.
     """
 
-    ledger: Ledger
+    ledger: Rows
     config_sha256: str
     weights_sha256: str
     retry_failed: bool
@@ -103,7 +103,7 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
     stem = case.output.name.removesuffix(case.suffix)
-    for path in (case.probabilities, case.description, case.provenance, case.output):
+    for path in (case.probabilities, case.description, case.page, case.provenance, case.output):
         if is_there(path):
             path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
     return True

@@ -26,6 +26,7 @@ from monai.data import Dataset, MetaTensor
 
 from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
 from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.files import temporary_name
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger
 from liver_pipeline.io.reader import ScanReader
@@ -723,6 +724,17 @@ def test_asking_for_descriptions_later_makes_only_these(scans: Path, tmp_path: P
     assert {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)} == before
 
 
+def test_a_page_lies_beside_each_mask_and_goes_aside_with_it(scans: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    assert folder_run(scans, masks).run().done == 3
+    assert folder_run(scans, masks, view=True).run() == Summary(done=0, failed=0, skipped=3, exit_code=0)
+    pages = sorted(path.relative_to(masks).as_posix() for path in masks.rglob("*.html"))
+    assert pages == ["a.1.html", "a.2.html", "site_b/c.html"]
+    write_scan(scans / "a.1.nii.gz", voxel=31000)  # the network fails on it
+    assert folder_run(scans, masks, view=True).run().failed == 1
+    assert (masks / "a.1.stale.html").exists() and not (masks / "a.1.html").exists()
+
+
 def test_one_reader_reads_for_the_mask_and_for_its_description(tmp_path: Path) -> None:
     """HU that cannot be: refused by default, accepted by a run that was trained with them, described by it too."""
     scans, masks = tmp_path / "scans", tmp_path / "masks"
@@ -768,6 +780,40 @@ def test_a_name_as_long_as_a_file_system_allows_is_done(tmp_path: Path) -> None:
     name = "n" * 236  # and .description.json makes 253 bytes
     write_scan(tmp_path / "scans" / f"{name}.nii.gz")
     assert folder_run(tmp_path / "scans", tmp_path / "masks", describe=True).run().exit_code == 0
+
+
+# --- shards --------------------------------------------------------------------------------------------------------
+
+
+def test_shards_make_what_one_run_makes_and_a_plain_run_finishes_what_is_left(tmp_path: Path) -> None:
+    for number in range(12):
+        write_scan(tmp_path / "scans" / f"site_{number % 2}" / f"{number}.nii.gz", seed=number)
+    (tmp_path / "scans" / "site_0" / "4.nii.gz").write_bytes(b"")
+    assert folder_run(tmp_path / "scans", tmp_path / "whole").run() == Summary(11, 1, 0, 3)
+
+    masks = tmp_path / "masks"
+    ends = [folder_run(tmp_path / "scans", masks).run(f"{index}/3") for index in (0, 2)]  # 1/3 never ran
+    assert 0 < sum(end.done + end.failed for end in ends) < 12
+    assert sum(end.skipped for end in ends) == 0
+    again = folder_run(tmp_path / "scans", masks).run("0/3")
+    assert (again.done, again.failed, again.skipped) == (0, ends[0].failed, ends[0].done)
+    done = sum(end.done for end in ends)
+    assert folder_run(tmp_path / "scans", masks).run() == Summary(11 - done, 1, done, 3)
+    assert masks_of(masks) == masks_of(tmp_path / "whole")
+    assert provenances_of(masks) == provenances_of(tmp_path / "whole")
+    ended = [row["case"] for row in rows(masks) if row["event"] in ("done", "failed")]
+    assert len(ended) == len(set(ended)) == 12
+
+
+def test_a_shard_leaves_alone_what_another_is_writing(scans: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    half_written = masks / temporary_name()
+    half_written.write_text("")
+    folder_run(scans, masks).run("0/2")
+    assert half_written.exists()
+    folder_run(scans, masks).run()
+    assert not half_written.exists()
 
 
 # --- formats, and series of a study --------------------------------------------------------------------------------
