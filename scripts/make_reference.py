@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ What can be wrong with an input has a code. An error stops the case, a warning i
 the two it is depends on how bad it is. `accept=[CODE]` takes errors of a code as warnings.
 """
 
+ABOUT_API = """\
+The verbs of the command line, and reading and writing of scans and label maps: `import liver_pipeline as lp`.
+"""
+
 
 def main() -> None:
     """Write both pages."""
@@ -35,7 +40,7 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Return the text of each page by its name."""
-    return {"keys.md": keys_page(), "codes.md": codes_page()}
+    return {"keys.md": keys_page(), "codes.md": codes_page(), "api.md": api_page()}
 
 
 def keys_page() -> str:
@@ -58,6 +63,14 @@ def codes_page() -> str:
     table = _table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in CODES.items()))
     parts = (WRITTEN.format("liver_pipeline/io/findings.py"), "# Intake codes", ABOUT_CODES.strip(), table)
     return "\n\n".join(parts) + "\n"
+
+
+def api_page() -> str:
+    """Return the page of the public names, which the site fills in from their docstrings."""
+    stub = REFERENCE.parents[1] / "liver_pipeline" / "__init__.pyi"
+    found = re.findall(r"^from (\.[\w.]+) import (\w+)", stub.read_text(encoding="utf-8"), re.MULTILINE)
+    names = [f"::: liver_pipeline{module}.{name}" for module, name in sorted(found, key=lambda pair: pair[1].lower())]
+    return "\n\n".join((WRITTEN.format("liver_pipeline/__init__.pyi"), "# Python", ABOUT_API.strip(), *names)) + "\n"
 
 
 def _cells(row: Key, defaults: dict[str, Any]) -> tuple[str, ...]:

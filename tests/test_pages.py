@@ -101,7 +101,7 @@ def _lay_out(text: str, material: Path, folder: Path) -> None:
     """Put beside a page what it speaks of and does not make itself."""
     for source in material.iterdir():
         name = source.name.removesuffix(".nii.gz")
-        made = re.search(rf"predict .* {re.escape(source.name)}/?(\s|$)", text)
+        made = re.search(rf"predict \S+ \S+ {re.escape(source.name)}/?\s", text)
         if source.name in ("weights", "bin", "runs", "s") or made:
             continue
         if re.search(rf"\b{re.escape(name)}\b", text):
