@@ -73,7 +73,7 @@ def serve(address: str, weights: str) -> None:
 
     import liver_pipeline as lp
     from liver_pipeline import cli  # noqa: F401
-    from liver_pipeline.bundle import layers, names, shipped, stages
+    from liver_pipeline.bundle import layers, names
     from liver_pipeline.commands import export, find_lr, tune_postprocessing  # noqa: F401
     from liver_pipeline.engines import training  # noqa: F401
     from liver_pipeline.visualize import curves  # noqa: F401
@@ -82,6 +82,7 @@ def serve(address: str, weights: str) -> None:
         getattr(lp, name)
     assert monai.bundle.__main__
     torch.set_num_threads(1)
+    stages, shipped = (sys.modules[f"liver_pipeline.bundle.{name}"] for name in ("stages", "shipped"))
     choose = layers.choose_layers
 
     def choose_small(*arguments: Any) -> Any:
@@ -91,8 +92,9 @@ def serve(address: str, weights: str) -> None:
         small = NETWORKS.get(files["network"].stem, {"roi_size": [16, 16, 16]})
         return files, [*sources, ("tests/pages.py", {**BRIEF, **COARSE, **small, "device": "cpu"})]
 
-    layers.choose_layers = stages.choose_layers = choose_small
-    shipped.share_dir = lambda name: Path(weights) if name == "weights" else names.share_dir(name)
+    for module in (layers, stages):
+        setattr(module, "choose_layers", choose_small)  # noqa: B010 (mypy knows its type)
+    setattr(shipped, "share_dir", lambda name: Path(weights) if name == "weights" else names.share_dir(name))  # noqa: B010
     line = socket.socket(socket.AF_UNIX)
     line.bind(address)
     line.listen()
@@ -141,7 +143,7 @@ def _run(words: list[str]) -> int:
             return 0
         from liver_pipeline.cli import main
 
-        main.main(words[1:], prog_name="liver-pipeline")
+        main(words[1:], prog_name="liver-pipeline", standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

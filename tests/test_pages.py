@@ -34,8 +34,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lits = make_phantoms(folder / "LiTS", 4)
     for number, patient in enumerate("abcd"):
         scan, label = lits / f"volume-{number}.nii.gz", lits / f"segmentation-{number}.nii.gz"
-        copies = {scan: [f"mine/images/{patient}", f"patients/{patient}/ct"]}
-        copies[label] = [f"mine/labels/{patient}", f"patients/{patient}/seg"]
+        copies = {scan: [f"mine/images/{patient}", f"ours/images/{patient}", f"patients/{patient}/ct"]}
+        copies[label] = [f"mine/labels/{patient}", f"ours/labels/{patient}", f"patients/{patient}/seg"]
         if number < 2:
             copies[scan].append(f"scans/{patient}")
             for name in ("reference", "labels", "masks"):

@@ -186,19 +186,20 @@ def _compare(runner: CaseRunner, other: CaseRunner, networks: Mapping[str, Netwo
     Raises:
         ValueError: If less than ``LEAST_AGREEMENT`` of a stage's labels agree.
     """
-    counts = {stage: np.zeros(3, dtype=np.int64) for stage in networks}
+    counts: dict[str, list[tuple[int, int, int]]] = {stage: [] for stage in networks}
     for seed in tqdm(PHANTOMS, unit="phantom", disable=None, leave=False):
         scan = _phantom(seed, runner)
         first, second = _labels(runner, _networks(runner), scan), _labels(other, networks, scan)
         for stage, labels in first.items():
             differing = int(np.count_nonzero(labels != second[stage]))
-            counts[stage] += (labels.size, int(np.count_nonzero(labels)), differing)
-    for stage, (voxels, _, differing) in counts.items():
+            counts[stage].append((labels.size, int(np.count_nonzero(labels)), differing))
+    for stage, rows in counts.items():
+        voxels, _, differing = (sum(column) for column in zip(*rows, strict=True))
         if differing > (1 - LEAST_AGREEMENT) * voxels:
             share = 1 - differing / voxels
             raise ValueError(f"only {share:.3%} of the labels of three phantoms agree ({stage}); nothing was written")
-    voxels, labelled, differing = (int(n) for n in sum(counts.values()))
-    return voxels, labelled, differing
+    all_rows = [row for rows in counts.values() for row in rows]
+    return sum(row[0] for row in all_rows), sum(row[1] for row in all_rows), sum(row[2] for row in all_rows)
 
 
 def _phantom(seed: int, runner: CaseRunner) -> Scan:
@@ -215,11 +216,11 @@ def _labels(runner: CaseRunner, networks: Mapping[str, Network], scan: Scan) -> 
     case, inferer = RunningCase("phantom", scan), runner.inferer
     runner.prepare(case)
     image = case.data["image"]
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         if isinstance(inferer, CascadeInferer):
             coarse = inferer.liver_preprocessing({"image": image})["image"]
             found[LIVER_STAGE] = inferer.liver_inferer(coarse.unsqueeze(0), networks[LIVER_STAGE])
         last = next(stage for stage in networks if stage != LIVER_STAGE)
-        found[last] = inferer(image.unsqueeze(0), networks[last])  # type: ignore[arg-type]  # any callable will do
+        found[last] = inferer(image.unsqueeze(0), networks[last])
     return {stage: as_label_map(labels[0]) for stage, labels in found.items()}

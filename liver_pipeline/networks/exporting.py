@@ -74,13 +74,13 @@ def _write_torchscript(network: nn.Module, windows: torch.Tensor, path: Path) ->
     try:
         module, how = torch.jit.script(network), "scripted"
     except Exception:  # what TorchScript's compiler does not know it says in many ways
-        module, how = torch.jit.trace(network, windows[:1], check_trace=False), "traced"
+        module, how = torch.jit.trace(network, windows[:1], check_trace=False), "traced"  # type: ignore[no-untyped-call]
     torch.jit.save(module, path)
     return how
 
 
 def _read_torchscript(path: Path) -> Windows:
-    module = torch.jit.load(path, map_location="cpu").eval()
+    module = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
     def run(windows: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = module(windows.contiguous())
