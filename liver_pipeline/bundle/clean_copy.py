@@ -17,7 +17,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.trained import WEIGHTS, stage_folders
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.io.files import whole_file
-from liver_pipeline.networks.weights import read_weights
+from liver_pipeline.networks.weights import open_weights, read_weights
 
 TEXTS = ("LICENSE", "ATTRIBUTION.md", "docs/README.md", "configs/metadata.json", f"configs/{MULTI_GPU}.yaml")
 OF_WEIGHTS = {"model", "epoch", "metric"}  # what the file of the best weights holds, and no more
@@ -98,11 +98,10 @@ def copy_weights(source: Path, target: Path) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or holds code.
+        ValueError: If it is damaged, holds code, or is not the one whose hash was written down.
     """
-    if not source.is_file():
-        raise FileNotFoundError(f"no weights at {source}; train first")
-    content = read_weights(source)
+    read_weights(source)  # is what its hash says
+    content = open_weights(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     if content.keys() <= OF_WEIGHTS or "model" not in content:
         for name in (source.name, f"{source.name}.sha256"):

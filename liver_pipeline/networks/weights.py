@@ -91,7 +91,7 @@ def _load_member(network: torch.nn.Module, path: str | Path | None) -> dict[str,
     return {"file": None if path is None else Path(path).name, "sha256": sha256, "parameters": parameters}
 
 
-def read_weights(path: Path) -> Mapping[str, Any]:
+def open_weights(path: Path) -> Mapping[str, Any]:
     """Return what a file of weights holds: a state dict, or a dict with one under "model".
 
     Raises:
@@ -110,7 +110,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 
 def _state_dict(path: Path) -> Mapping[str, Any]:
-    content = read_weights(path)
+    content = open_weights(path)
     inner = content.get("model")
     return inner if isinstance(inner, Mapping) else content
 
