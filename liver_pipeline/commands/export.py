@@ -222,5 +222,5 @@ def _labels(runner: CaseRunner, networks: Mapping[str, Network], scan: Scan) -> 
             coarse = inferer.liver_preprocessing({"image": image})["image"]
             found[LIVER_STAGE] = inferer.liver_inferer(coarse.unsqueeze(0), networks[LIVER_STAGE])
         last = next(stage for stage in networks if stage != LIVER_STAGE)
-        found[last] = inferer(image.unsqueeze(0), networks[last])
+        found[last] = inferer(image.unsqueeze(0), networks[last])  # type: ignore[arg-type]  # any callable will do
     return {stage: as_label_map(labels[0]) for stage, labels in found.items()}
