@@ -36,11 +36,11 @@ from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.provenance import versions
 
 BUNDLE = "bundle"
-FORMATS = (*EXPORTERS, BUNDLE)
+EXPORT_FORMATS = (*EXPORTERS, BUNDLE)
 PHANTOMS = (300, 301, 302)  # seeds
 LEAST_AGREEMENT = 0.9999  # share of labels
 SPACING_MM = (2.0, 2.0, 10 / 3)  # of the phantoms, drawn for 3 x 3 x 5: small abdomens fill few windows
-MARGIN_MM = 20.0  # about their livers
+LIVER_MARGIN_MM = 20.0  # about their livers
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
         ModuleNotFoundError: If the extra ``export`` is not installed.
         ValueError: If a network cannot be written so, or less than 99.99 % of the labels agree.
     """
-    if file_format not in FORMATS:
-        raise ValueError(f"no format '{file_format}'; there are {', '.join(FORMATS)}")
+    if file_format not in EXPORT_FORMATS:
+        raise ValueError(f"no format '{file_format}'; there are {', '.join(EXPORT_FORMATS)}")
     folder, target = run_folder(run), Path(out_dir)
     if folds := fold_dirs(folder):
         raise ValueError(f"{run} is a cross-validation; export one of its folds, such as {folds[0]}")
@@ -207,7 +207,7 @@ def _phantom(seed: int, runner: CaseRunner) -> Scan:
     array, label = liver_phantom(seed=seed)
     liver = bounding_box(label)
     assert liver is not None
-    box = widen(liver, MARGIN_MM, SPACING_MM, array.shape)
+    box = widen(liver, LIVER_MARGIN_MM, SPACING_MM, array.shape)
     return scan_in_memory(array[box], np.diag([*SPACING_MM, 1.0]), reader=runner.reader)
 
 
