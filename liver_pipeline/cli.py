@@ -241,6 +241,14 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--view", is_flag=True, help="Also write a page to look at beside each mask: <case>.html.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
 @click.option("--shard", metavar="I/N", help="Only part I (from 0) of N, while other machines run the other parts.")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="On a Ray cluster at host:port or auto; none starts Ray here. Write it last, or as --ray=ADDRESS.",
+)
+@click.option("--worker-cores", type=click.IntRange(min=1), metavar="K", help="With --ray: of each worker without GPU.")
 @click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's DICOM series take one (default: each).")
 @click.option(
     "--format", type=click.Choice(["nifti", "nrrd", "mha"]), help="Of the masks in a folder (default: nifti)."
@@ -257,6 +265,8 @@ def predict_command(
     ensemble: tuple[str, ...],
     partial: bool,
     shard: str | None,
+    ray: str | None,
+    worker_cores: int | None,
     overrides: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -276,7 +286,8 @@ def predict_command(
     from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
-    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, shard=shard, overrides=values).exit()
+    spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()
 
 
 @main.command("status")
