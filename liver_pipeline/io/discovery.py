@@ -16,6 +16,7 @@ from pathlib import Path
 
 from liver_pipeline.io.dicom import is_series_folder
 from liver_pipeline.io.dicom_headers import may_be_slice
+from liver_pipeline.io.files import is_there
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.formats import peek_stored, stored_sha256
 from liver_pipeline.io.nifti import LABEL_INTENT, intent_code
@@ -28,7 +29,7 @@ SCAN_SUFFIXES = (
 VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
-
+CAPTURES = ".sc"  # what a folder of secondary captures beside the mask <case>.nii.gz ends in
 
 # What lies beside a mask, or was made of one.
 RESULT_ENDINGS = (PROBABILITIES, f"{STALE}.nii.gz", ".edited.nii.gz", ".seg.nrrd")  # the last is 3D Slicer's
@@ -178,9 +179,15 @@ def _walk(folder: Path, seen: set[Path]) -> list[Path]:
     for entry in entries:
         if _named_like_scan(entry):
             found += [] if _has_header(entry, names) else [entry]
-        elif entry.is_dir():
+        elif entry.is_dir() and not _is_captures(entry):
             found += _walk(entry, seen)
     return found
+
+
+def _is_captures(folder: Path) -> bool:
+    """Return whether a folder holds the pictures of a mask beside it."""
+    stem = folder.name.removesuffix(CAPTURES)
+    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (".nii.gz", ".json"))
 
 
 def _has_header(entry: Path, names: set[str]) -> bool:

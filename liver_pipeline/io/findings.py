@@ -63,6 +63,9 @@ CODES: dict[str, str] = {
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
     "LABEL_MISSING": "there is no label map of that name",
+    # a DICOM result
+    "DICOM_REFERENCE": "the scan is no DICOM series, or lacks what a DICOM result must refer to",
+    "DICOM_RESULT_FAILED": "a DICOM result could not be built of a mask",
     # a folder of scans
     "NO_SCANS": "the folder holds no scan",
     "DUPLICATE_NAME": "two inputs would write the same mask",
