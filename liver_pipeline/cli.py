@@ -14,6 +14,7 @@ import click
 from tqdm import tqdm
 
 import liver_pipeline as lp
+from liver_pipeline.commands import completion
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
@@ -72,6 +73,11 @@ def _layers(**named: str | None) -> dict[str, str]:
     return {kind: name for kind, name in named.items() if name is not None}
 
 
+def layer_option(kind: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option that names one layer; the shell completes it."""
+    return click.option(f"--{kind}", metavar="NAME", help=text, shell_complete=completion.complete_names(kind))
+
+
 def layer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose config layers."""
     for name, text in (
@@ -82,11 +88,13 @@ def layer_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ("data", "How the data set lies on disk (default: lits)."),
         ("network", "Network (default: unet3d)."),
     ):
-        command = click.option(f"--{name}", metavar="NAME", help=text)(command)
+        command = layer_option(name, text)(command)
     return command
 
 
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+overrides_argument = click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=completion.complete_key
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 
 
@@ -152,9 +160,9 @@ def train_command(
 @main.command("plan")
 @click.argument("output_dir", metavar="OUT_DIR")
 @click.option("--gpu-memory-gb", type=click.FloatRange(min=1), default=24.0, show_default=True, help="Of the GPU.")
-@click.option("--modality", metavar="NAME", help="ct, mr or a variant of them (default: ct).")
-@click.option("--data", metavar="NAME", help="How the data set lies on disk (default: lits).")
-@click.option("--network", metavar="NAME", help="Network to plan for (default: unet3d).")
+@layer_option("modality", "ct, mr or a variant of them (default: ct).")
+@layer_option("data", "How the data set lies on disk (default: lits).")
+@layer_option("network", "Network to plan for (default: unet3d).")
 @click.option("--overwrite", is_flag=True, help="Replace an experiment.yaml that was edited.")
 @overrides_argument
 def plan_command(
@@ -210,7 +218,7 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 
 
 @main.command("predict")
-@click.argument("run_dir", metavar="RUN")
+@click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
 @click.argument("scans", metavar="INPUT")
 @click.argument("masks", metavar="OUTPUT")
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
@@ -218,6 +226,16 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option(
+    "--dicom", metavar="seg,sr,sc", help="Also write DICOM results: segmentation, report (and seg), captures."
+)
+@click.option("--seg-type", type=click.Choice(["binary", "labelmap"]), help="Of the segmentation (default: binary).")
+@click.option("--seg-deflate", is_flag=True, help="Pack the segmentation, for archives that take it.")
+@click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's DICOM series take one (default: each).")
+@click.option(
+    "--format", type=click.Choice(["nifti", "nrrd", "mha"]), help="Of the masks in a folder (default: nifti)."
+)
+@click.option("--orientation", metavar="LAS|...", help="Where the axes of Analyze files run to: they do not say so.")
 @click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")
 @overwrite_option
@@ -228,15 +246,17 @@ def predict_command(
     masks: str,
     ensemble: tuple[str, ...],
     partial: bool,
+    dicom: str | None,
     overrides: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Segment INPUT with RUN: label maps 0, 1 liver, 2 tumor on each scan's own grid in OUTPUT.
 
-    RUN is a run folder, or "default": weights that come with the package. INPUT is a NIfTI file, a folder searched
-    recursively, or a DICOM series (folder or zip). OUTPUT is a folder, or for one scan a file. The same command again
-    continues where it stopped. Exit code: 0 all done, 3 some failed, 4 none done. A RUN that holds the folds of a
-    cross-validation gives the mean of their probabilities, as --ensemble does for any runs on the same grid.
+    RUN is a run folder, or "default": weights that come with the package. INPUT is a file (NIfTI, NRRD, MetaImage, MGH,
+    Analyze), a folder searched recursively, or a DICOM study (folder or zip). OUTPUT is a folder, or for one scan a
+    file, whose ending is its format. The same command again continues where it stopped. Exit code: 0 all done, 3 some
+    failed, 4 none done. A RUN that holds the folds of a cross-validation gives the mean of their probabilities, as
+    --ensemble does for any runs on the same grid.
 
     \b
     Example: liver-pipeline predict default scan.nii.gz mask.nii.gz
@@ -246,15 +266,29 @@ def predict_command(
     from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    if dicom is not None:
+        values["dicom"] = [kind.strip() for kind in dicom.split(",")]
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values).exit()
 
 
 @main.command("compare")
 @click.argument("out_dir")
-@click.option("--experiments", default="", metavar="A,B,...", help="Experiments, by name or as paths of YAML files.")
-@click.option("--networks", default="", metavar="X,Y,...", help="Networks with the default recipe, likewise.")
-@click.option("--data", metavar="NAME", help="How the data set lies on disk (default: what they name, or lits).")
-@click.option("--modality", metavar="NAME", help="A modality for all; by default each experiment has its own.")
+@click.option(
+    "--experiments",
+    default="",
+    metavar="A,B,...",
+    help="Experiments, by name or as paths of YAML files.",
+    shell_complete=completion.complete_names("experiment"),
+)
+@click.option(
+    "--networks",
+    default="",
+    metavar="X,Y,...",
+    help="Networks with the default recipe, likewise.",
+    shell_complete=completion.complete_names("network"),
+)
+@layer_option("data", "How the data set lies on disk (default: what they name, or lits).")
+@layer_option("modality", "A modality for all; by default each experiment has its own.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of each experiment.")
 @click.option("--folds", type=click.IntRange(min=3), metavar="N", help="Cross-validate: each patient is tested once.")
 @overrides_argument
@@ -337,22 +371,58 @@ def find_lr_command(run_dir: str, steps: int, overrides: tuple[str, ...]) -> Non
     click.echo(f"take it with: liver-pipeline train {run_dir} {anew}learning_rate={found:.1e}")
 
 
-@main.command("networks")
-def networks_command() -> None:
-    """List the networks, recipes, augmentations, data layouts, modalities and experiments that can be named."""
-    from liver_pipeline.bundle.layers import layer_names, layer_summary
+@main.command("list")
+@click.argument("kind", required=False, shell_complete=completion.complete_kind)
+def list_command(kind: str | None) -> None:
+    """List what can be named: networks, recipes, augmentations, data, modalities, experiments, weights.
 
-    for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
-        click.echo(f"{kind}:")
-        for name in layer_names(kind):
-            click.echo(f"  {name:<28} {layer_summary(kind, name)}")
+    \b
+    Example: liver-pipeline list
+             liver-pipeline list networks
+    """
+    from liver_pipeline.commands.listing import list_lines
+
+    click.echo("\n".join(list_lines(kind)))
+
+
+@main.command("keys")
+@click.argument("name", required=False, shell_complete=completion.complete_key_name)
+def keys_command(name: str | None) -> None:
+    """List what KEY=VALUE can set, with default and unit; with NAME, all about one key.
+
+    \b
+    Example: liver-pipeline keys
+             liver-pipeline keys learning_rate
+    """
+    from liver_pipeline.commands.listing import key_lines
+
+    click.echo("\n".join(key_lines(name)))
+
+
+@main.command("completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def completion_command(shell: str) -> None:
+    """Print the script that lets a shell complete commands, options and names.
+
+    Bash reads it from ~/.local/share/bash-completion/completions/liver-pipeline, zsh as _liver-pipeline in a folder of
+    its fpath, fish from ~/.config/fish/completions/liver-pipeline.fish.
+
+    \b
+    Example: mkdir -p ~/.local/share/bash-completion/completions
+             liver-pipeline completion bash > ~/.local/share/bash-completion/completions/liver-pipeline
+    """
+    click.echo(completion.completion_script(shell))
 
 
 @main.command("demo")
 @click.argument("folder", default="liver_pipeline_demo", metavar="[DIR]")
 @overwrite_option
 def demo_command(folder: str, overwrite: bool) -> None:
-    """Run everything once on phantoms, about two minutes on a CPU: data, training, prediction, evaluation, pictures."""
+    """Run everything once on phantoms, about two minutes on a CPU: data, training, prediction, evaluation, pictures.
+
+    \b
+    Example: liver-pipeline demo
+    """
     from liver_pipeline.commands.demo import run_demo
 
     run_demo(folder, overwrite=overwrite)
@@ -368,11 +438,14 @@ def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[
     """Check the scan PATH, or every scan below the folder PATH.
 
     Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
+
+    \b
+    Example: liver-pipeline check scans/ --labels labels/
     """
     from liver_pipeline.commands.check import check_scans, summary_lines
-    from liver_pipeline.io.discovery import find_inputs
+    from liver_pipeline.io.studies import find_volumes
 
-    inputs = find_inputs(path)
+    inputs = find_volumes(path, accept=accept)
     reports = []
     with tqdm(total=len(inputs), unit="scan", disable=None, leave=False) as bar:
         for report in check_scans(inputs, labels=labels, modality=modality, accept=accept):
@@ -471,7 +544,9 @@ def evaluate_command(
 @click.option("--segments", type=click.Path(path_type=Path), help="Couinaud map (1 to 8).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON; - for the screen.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
-@click.option("--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR; SCAN is a DICOM folder.")
+@click.option(
+    "--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR and its SEG; SCAN is a DICOM series."
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def describe_command(
     mask: Path,
@@ -484,7 +559,11 @@ def describe_command(
     sr_path: Path | None,
     overwrite: bool,
 ) -> None:
-    """Measure liver and lesions of the label map MASK; with its SCAN, their HU too."""
+    """Measure liver and lesions of the label map MASK; with its SCAN, their HU too.
+
+    \b
+    Example: liver-pipeline describe masks/a.nii.gz scans/a.nii.gz
+    """
     from liver_pipeline.evaluation.description import as_text, describe, lesions_csv
     from liver_pipeline.io.files import refuse_existing, write_text
 
@@ -492,7 +571,7 @@ def describe_command(
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
     refuse_existing(files, overwrite)
     if sr_path is not None and scan is None:
-        raise click.UsageError("--sr needs SCAN, the folder of the DICOM series that the report refers to")
+        raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
     table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
     if json_path is not None and not to_screen:
@@ -500,7 +579,7 @@ def describe_command(
     if csv_path is not None:
         write_text(csv_path, lesions_csv(table))
     if sr_path is not None and scan is not None:
-        from liver_pipeline.dicom_results.structured_report import write_structured_report
+        from liver_pipeline.dicom_results.results import write_report
 
-        write_structured_report(table, scan, sr_path, overwrite=overwrite)
+        write_report(table, mask, scan, sr_path, overwrite=overwrite)
     click.echo(text.rstrip() if to_screen else as_text(table))

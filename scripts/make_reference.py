@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.bundle.entry import meant
 from liver_pipeline.bundle.keys import SECTIONS
-from liver_pipeline.bundle.layers import merge_layers, users_of
+from liver_pipeline.bundle.names import default_values, users_of
 from liver_pipeline.bundle.roles import MEANING, Key, Role
 from liver_pipeline.io.findings import CODES
 
@@ -61,15 +60,9 @@ def codes_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def default_values() -> dict[str, Any]:
-    """Return the value of each key in the default layers; a training's where workflows differ."""
-    merged = merge_layers({})
-    return {**merged["inference"], **merged["evaluate"], **merged["train"]}
-
-
 def _cells(row: Key, defaults: dict[str, Any]) -> tuple[str, ...]:
     if row.name in defaults:
-        value = meant(defaults[row.name])
+        value = defaults[row.name]
         default = f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
     else:
         default = f"with {', '.join(f'`{layer}`' for layer in users_of(row.name)[1])}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -42,11 +41,3 @@ def real_data() -> Path:
     folder = Path(os.environ[REAL_DATA]).resolve()
     assert folder.is_dir(), f"{REAL_DATA}={folder} is no folder"
     return folder
-
-
-@pytest.fixture(autouse=True)
-def enabled_loggers() -> None:
-    """Undo what MONAI does when a test before lets it read a logging.conf: all loggers that exist are switched off."""
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("liver_pipeline") and isinstance(logger, logging.Logger):
-            logger.disabled = False

@@ -82,6 +82,13 @@ def ct(folder: Path, odd: Iterable[int] = (), hu: npt.NDArray[np.int16] | None =
     return series(folder, slices)
 
 
+def scout() -> FileDataset:
+    """One sagittal plane that says that it is a scout."""
+    side = one_slice(0, body((30, 40, 1)), axes=((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)))
+    side.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    return side
+
+
 def item(**tags: Any) -> Dataset:
     """One item of a sequence."""
     made = Dataset()

@@ -18,7 +18,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_i
 
 import liver_pipeline as lp
 from liver_pipeline.bundle.entry import parse_overrides
-from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, layer_names, layer_summary, merge_layers
+from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.bundle.names import DEFAULT_LAYERS, layer_file, layer_names, layer_summary
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from tests.small import BRIEF, COARSE, make_phantoms
 from tests.small import NETWORKS as SMALL

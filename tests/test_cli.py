@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from liver_pipeline.bundle.layers import layer_names
+from liver_pipeline.bundle.keys import KEYS
+from liver_pipeline.bundle.names import layer_names
+from liver_pipeline.bundle.roles import MEANING, Role
 from liver_pipeline.cli import main
 from tests.small import make_phantoms
 
-COMMANDS = ("train", "compose", "predict", "evaluate", "networks", "demo", "check", "plan")
+COMMANDS = ("train", "compose", "predict", "evaluate", "list", "keys", "demo", "check", "plan")
 TINY_NETWORK = ["network_def::channels=[4,8]", "roi_size=[16,16,16]", "spacing=[12,12,12]"]
 TINY = [*TINY_NETWORK, "max_epochs=1", "num_workers=0", "split_fractions=[0.34,0.33,0.33]"]
 
@@ -47,22 +50,70 @@ def test_help_shows_what_a_command_does(command: str) -> None:
     assert len(result.output.splitlines()) > 5
 
 
-@pytest.mark.parametrize("command", ["train", "compose", "predict", "plan"])
-def test_help_has_an_example(command: str) -> None:
-    assert f"Example: liver-pipeline {command} " in call(command, "--help").output
-
-
-def test_networks_lists_every_file_that_can_be_named() -> None:
-    output = call("networks").output
+def test_list_shows_every_file_that_can_be_named_and_the_weights() -> None:
+    output = call("list").output
     for kind in ("network", "recipe", "augmentation", "data", "modality", "experiment"):
         for name in layer_names(kind):
             assert f"  {name} " in output
+    assert "  default@1 " in output
+    assert call("list", "recipes").output.splitlines()[0] == "recipes:"
+    assert "did you mean 'networks'?" in refused("list", "network")
+
+
+def test_keys_says_default_unit_and_role() -> None:
+    output = call("keys").output
+    assert all(f"  {name} " in output for name in KEYS)
+    about = call("keys", "spacing").output
+    assert "default:  [1.5, 1.5, 2.0]" in about
+    assert "unit:     mm" in about
+    assert "used by:  train, evaluate, inference" in about
+    assert MEANING[Role.STAGE] in about
+    assert call("keys", "liver_spacing").output == about  # of a cascade's liver stage
+    assert "did you mean 'learning_rate'?" in refused("keys", "lerning_rate")
+
+
+def test_list_keys_and_completion_load_neither_torch_nor_monai() -> None:
+    calls = "[m.main(words, standalone_mode=False) for words in (['list'], ['keys'], ['completion', 'bash'])]"
+    heavy = "{'torch', 'monai'} & set(sys.modules)"
+    code = f"import sys; from liver_pipeline import cli as m; {calls}; assert not {heavy}"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("tra", ["train"]),
+        ("train runs/a --network resnet3", ["resnet34_unet"]),
+        ("train runs/a --recipe focal", ["focal_tversky"]),
+        ("compare runs/a --experiments smoke,flagsh", ["smoke,flagship", "smoke,flagship_2core"]),
+        ("predict def", ["default", "default@1"]),
+        ("train runs/a max_ep", ["max_epochs="]),
+        ("keys learning", ["learning_rate"]),
+        ("list mod", ["modalities"]),
+        ("completion b", ["bash"]),
+    ],
+)
+def test_the_shell_completes_names(words: str, found: list[str]) -> None:
+    env = {"_LIVER_PIPELINE_COMPLETE": "bash_complete", "COMP_WORDS": f"liver-pipeline {words}"}
+    env["COMP_CWORD"] = str(len(words.split()))
+    result = CliRunner().invoke(main, [], env=env, prog_name="liver-pipeline")
+    assert [line.partition(",")[2] for line in result.output.splitlines()] == found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_that_the_shell_accepts(shell: str) -> None:
+    script = call("completion", shell).stdout
+    assert "_LIVER_PIPELINE_COMPLETE" in script
+    if program := shutil.which(shell):
+        subprocess.run([program, "-n"], input=script, text=True, check=True)
 
 
 def test_an_unknown_network_and_key_are_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     assert "did you mean 'segresnet'?" in refused("train", tmp_path / "r", "--network", "segresnt")
     assert "did you mean 'resnet34_unet'?" in refused("train", tmp_path / "r", "--network", "resnet35")
     assert "did you mean 'max_epochs'?" in refused("train", tmp_path / "r", "max_epoch=3")
+    assert "did you mean 'channels'?" in refused("train", tmp_path / "r", "network_def::chanels=[4,8]")
+    assert "did you mean 'default'?" in refused("predict", "defalt", tmp_path, tmp_path / "masks")
     assert not (tmp_path / "r").exists()
 
 

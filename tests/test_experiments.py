@@ -17,13 +17,14 @@ from monai.data import MetaTensor
 import liver_pipeline as lp
 from liver_pipeline.bundle import layers
 from liver_pipeline.bundle.metadata import metadata
+from liver_pipeline.bundle.names import layer_file, layer_names
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.transforms.intensity import HuWindowsd
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
-EXPERIMENTS = layers.layer_names("experiment")
+EXPERIMENTS = layer_names("experiment")
 PAINTED = "default"  # trains on scans that it paints, and has no cases of a data set to be evaluated on
 
 
@@ -34,7 +35,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def brief(experiment: str, dataset_dir: Path) -> dict[str, Any]:
     """Overrides that shrink an experiment to one epoch on a grid of some thousand voxels."""
-    changes = yaml.safe_load(layers.layer_file("experiment", experiment).read_text())
+    changes = yaml.safe_load(layer_file("experiment", experiment).read_text())
     small = NETWORKS[changes["layers"]["network"]]
     roi: list[int] = small["roi_size"]
     if changes.get("grid_size"):
@@ -118,7 +119,7 @@ def test_experiments_on_both_modalities_run_on_mr_in_two_folders(
 
 def test_an_experiment_names_its_layers_and_changes_only_what_differs() -> None:
     for experiment in EXPERIMENTS:
-        changes = yaml.safe_load(layers.layer_file("experiment", experiment).read_text())
+        changes = yaml.safe_load(layer_file("experiment", experiment).read_text())
         chosen = changes.pop("layers")
         below = merge_stages(chosen)
         for key, value in changes.items():
@@ -210,7 +211,7 @@ def test_the_zscore_layer_maps_the_mean_to_0_and_clips() -> None:
     torch.testing.assert_close(torch.as_tensor(values), torch.tensor([0.0, 1.0, *ends]), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", layers.layer_names("recipe"))
+@pytest.mark.parametrize("recipe", layer_names("recipe"))
 def test_every_recipe_and_augmentation_has_what_the_training_asks_for(recipe: str) -> None:
     keys = {"max_epochs", "learning_rate", "loss", "optimizer", "lr_scheduler"}
-    assert keys <= set(yaml.safe_load(layers.layer_file("recipe", recipe).read_text()))
+    assert keys <= set(yaml.safe_load(layer_file("recipe", recipe).read_text()))

@@ -55,3 +55,12 @@ def test_a_class_that_yaml_names_is_where_its_package_says() -> None:
         package = importlib.import_module(".".join(("liver_pipeline", *stub.parent.relative_to(PACKAGE).parts)))
         for name in package.__all__:
             assert getattr(package, name).__name__ == name
+
+
+def test_every_command_has_an_example() -> None:
+    from liver_pipeline.cli import main
+
+    for name, command in main.commands.items():
+        assert f"liver-pipeline {name}" in (command.help or "").partition("Example: ")[2], (
+            f"{name} --help has no Example:"
+        )

@@ -13,8 +13,9 @@ from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.entry import refuse_empty
-from liver_pipeline.bundle.layers import Configs, share_dir
+from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.metadata import metadata
+from liver_pipeline.bundle.names import share_dir
 from liver_pipeline.bundle.stages import LIVER_STAGE, merge_stages
 from liver_pipeline.io.checkpoints import LAST, OLDER, PREVIOUS
 from liver_pipeline.io.files import TEMPORARY, move_aside, whole_file, write_json

@@ -38,6 +38,11 @@ DEVICE = Kind("cpu, cuda, cuda:N or mps", matching(r"cpu|cuda(:\d{1,3})?|mps(:0)
 SIDE = Kind("a whole number from 1 to 4096, or -1", lambda v: v == -1 or whole(1, 4096).holds(v))
 COUNT = whole(1, 1000)
 CODE = Kind("a code such as HU_SCALE", lambda v: isinstance(v, str) and v in CODES, is_text=True)
+ORIENTATION = Kind(
+    "three of R or L, A or P, S or I, such as LAS",
+    lambda v: isinstance(v, str) and len(v) == 3 and all(len(set(v) & set(ends)) == 1 for ends in ("RL", "AP", "SI")),
+    is_text=True,
+)
 HU = rising(-33000, 66000)
 ML = number(0, 1e6)
 SEED = whole(0, 2**32 - 1)
@@ -61,6 +66,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
     "reading and intensities": (
         Key("modality", choice("ct", "mr"), "what scans are: their checks, and the chain of intensities"),
         Key("accept", several(CODE), "codes of errors in scans to take as warnings"),
+        Key("orientation", or_null(ORIENTATION), "where the axes of Analyze files run to: they do not say so", MEMBER),
         Key("repair", several(choice("SHEAR")), "codes of errors in scans to repair"),
         Key("hu_window", HU, "values kept of a CT", PLANNED, "HU"),
         Key("hu_windows", several(HU, 1, 64), "windows that become the channels of a CT", NO, "HU"),
@@ -226,6 +232,15 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("max_failures", or_null(whole(1, 1000000000)), "stop after so many failed cases; null: never",
             RUNNING | MEMBER),
         Key("describe", FLAG, "also write volumes, lesions, diameters, HU of each case", RUNNING | MEMBER),
+        Key("dicom", several(choice("seg", "sr", "sc"), 0, 3),
+            "DICOM results to write beside each mask: segmentation, structured report, secondary captures",
+            RUNNING | MEMBER),
+        Key("seg_type", choice("binary", "labelmap"), "of the DICOM segmentation; few archives take labelmap",
+            RUNNING | MEMBER),
+        Key("seg_deflate", FLAG, "pack the DICOM segmentation, for archives that take it", RUNNING | MEMBER),
+        Key("series", or_null(TEXT),
+            "thinnest, contrast or a UID: one DICOM series of each study; null: each is a case", RUNNING | MEMBER),
+        Key("format", choice("nifti", "nrrd", "mha"), "of the masks; a folder holds one", RUNNING | MEMBER),
         Key("probabilities", FLAG, "also write the probabilities of liver and tumor", RUNNING | MEMBER),
         Key("backend", choice("auto", "torch", "openvino"), "auto: OpenVINO on a CPU if the network converts", MEMBER),
         Key("precision", choice("f32", "bf16"), "of OpenVINO", MEMBER),
@@ -240,6 +255,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("postprocessing", COMPONENT, "what cleans label maps", MEMBER),
         Key("dataset", COMPONENT, "the scans", MEMBER),
         Key("case_runner", COMPONENT, "the one way from a scan to a mask", MEMBER),
+        Key("dicom_results", COMPONENT, "the three keys of the DICOM results as one", MEMBER),
         Key("evaluator", COMPONENT, "runs the scans", MEMBER),
     ),
     "evaluation": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -18,58 +17,11 @@ from monai.bundle.utils import merge_kv
 from liver_pipeline.bundle.checks import check_references, check_values, checking
 from liver_pipeline.bundle.entry import entered, read_config
 from liver_pipeline.bundle.keys import KEYS, root_of, row_of
-
-PACKAGE_DIR = Path(__file__).resolve().parents[1]
-DEFAULT_LAYERS = {
-    "data": "lits",
-    "modality": "ct",
-    "network": "unet3d",
-    "augmentation": "moderate",
-    "recipe": "default",
-}
-# Which layers make up a workflow, lowest precedence first; the experiment and key=value follow.
-WORKFLOWS = {
-    "train": ("base", "data", "modality", "network", "augmentation", "recipe", "train"),
-    "evaluate": ("base", "data", "modality", "network", "inference", "evaluate"),
-    "inference": ("base", "modality", "network", "inference"),
-}
+from liver_pipeline.bundle.names import DEFAULT_LAYERS, WORKFLOWS, layer_file, share_dir, users_of
+from liver_pipeline.hints import did_you_mean
 
 Configs = dict[str, dict[str, Any]]  # by workflow
 Source = tuple[str, Mapping[str, Any]]  # what it is called in errors, and the keys that it sets
-
-
-def share_dir(name: str) -> Path:
-    """Return the folder ``configs`` or ``bundle`` as installed, or as it lies in a checkout."""
-    installed = PACKAGE_DIR / "share" / name
-    return installed if installed.is_dir() else PACKAGE_DIR.parent / name
-
-
-def layer_names(kind: str) -> list[str]:
-    """List what can be named as ``kind`` (data, modality, network, augmentation, recipe or experiment)."""
-    return sorted(path.stem for path in (share_dir("configs") / kind).glob("*.yaml"))
-
-
-def layer_summary(kind: str, name: str) -> str:
-    """Return the comment in the first line of a layer file."""
-    return layer_file(kind, name).read_text().splitlines()[0].lstrip("# ")
-
-
-def layer_file(kind: str, name: str) -> Path:
-    """Find a layer by its name, or take ``name`` as the path of a YAML file.
-
-    Raises:
-        ValueError: If it is neither; the message lists the known names.
-    """
-    name = str(name)  # a layer called 2017 in YAML
-    path = share_dir("configs") / kind / f"{name}.yaml"
-    if path.is_file():
-        return path
-    if Path(name).suffix in {".yaml", ".yml"}:
-        if Path(name).is_file():
-            return Path(name)
-        raise FileNotFoundError(f"no {kind} file at {Path(name).resolve()}")
-    known = layer_names(kind)
-    raise ValueError(f"unknown {kind} '{name}'{_nearest(name, known)}; known are {', '.join(known)}, or a path to YAML")
 
 
 def merge_layers(
@@ -118,7 +70,7 @@ def choose_layers(
     for kind in chosen:
         if kind.removeprefix("liver_") not in DEFAULT_LAYERS:
             raise ValueError(
-                f"layers has '{kind}'{_nearest(kind, DEFAULT_LAYERS)}; known are {', '.join(DEFAULT_LAYERS)}"
+                f"layers has '{kind}'{did_you_mean(kind, DEFAULT_LAYERS)}; known are {', '.join(DEFAULT_LAYERS)}"
             )
     files = {kind: layer_file(kind.removeprefix("liver_"), name) for kind, name in chosen.items()}
     return files, [(f"experiment '{experiment}'", changes), *built_on, ("key=value", overrides or {})]
@@ -146,7 +98,7 @@ def _refuse_unknown(source: str, pairs: Mapping[str, Any], configs: Configs) -> 
     """Refuse a layer's keys that are in no table and that nothing refers to: they are mistyped."""
     for key in pairs:
         if row_of(root_of(key)) is None and not re.search(rf"[@%]{re.escape(key)}\b", json.dumps(configs, default=str)):
-            raise ValueError(f"{source} sets '{key}', which nothing uses{_nearest(key, KEYS)}")
+            raise ValueError(f"{source} sets '{key}', which nothing uses{did_you_mean(key, KEYS)}")
 
 
 def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: bool = False) -> dict[str, Any]:
@@ -166,7 +118,7 @@ def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: boo
             if key == root_of(key) or knows(config, key):
                 merge_kv(parser, key, entered(key, value))
             elif not (offered and root_of(key) in config):
-                refuse_key(key, source, config)
+                refuse_key(key, source, config, items=settable(config, key))
     return config
 
 
@@ -194,7 +146,8 @@ def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
     """
     for source, pairs in sources:
         for key in sorted(set(pairs) - apply_to_all(configs, pairs)):
-            refuse_key(key, source, {known for config in configs.values() for known in config})
+            items = {item for config in configs.values() for item in settable(config, key)}
+            refuse_key(key, source, {known for config in configs.values() for known in config}, items=items)
     for config in configs.values():
         check_values(**config)
     check_references(*configs.values())
@@ -202,6 +155,23 @@ def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
 
 def knows(config: Any, key: str) -> bool:
     """Tell whether ``a::b`` can be set: ``a`` exists, and ``b`` exists or is an argument of the component ``a``."""
+    holder, last = _holder(config, key)
+    if isinstance(holder, list):
+        return last.isdigit() and int(last) < len(holder)
+    return isinstance(holder, dict) and (last in holder or _takes(holder, last))
+
+
+def settable(config: Any, key: str) -> set[str]:
+    """Return the names that may stand for ``b`` in ``a::b``: items of ``a``, and arguments of the component ``a``."""
+    holder, _ = _holder(config, key)
+    if not isinstance(holder, dict):
+        return set()
+    target = component_class(holder)
+    return {*holder, *(inspect.signature(target).parameters if callable(target) else ())}
+
+
+def _holder(config: Any, key: str) -> tuple[Any, str]:
+    """Return what holds the last part of a key, and that part; what holds it is None if it is not there."""
     *parents, last = key.removeprefix("+").replace("#", "::").split("::")
     for part in parents:
         if isinstance(config, list) and part.isdigit() and int(part) < len(config):
@@ -209,10 +179,8 @@ def knows(config: Any, key: str) -> bool:
         elif isinstance(config, dict) and part in config:
             config = config[part]
         else:
-            return False
-    if isinstance(config, list):
-        return last.isdigit() and int(last) < len(config)
-    return isinstance(config, dict) and (last in config or _takes(config, last))
+            return None, last
+    return config, last
 
 
 def _takes(component: dict[str, Any], argument: str) -> bool:
@@ -248,41 +216,21 @@ def _locator() -> ComponentLocator:
     return ComponentLocator()
 
 
-def refuse_key(key: str, source: str, known: Iterable[str], place: str = "this configuration") -> None:
-    """Raise ValueError for a key that ``place`` does not use: the message says who does, or the nearest known one."""
+def refuse_key(
+    key: str, source: str, known: Iterable[str], place: str = "this configuration", items: Iterable[str] = ()
+) -> None:
+    """Raise ValueError for a key that ``place`` does not use: the message says who does, or the nearest known one.
+
+    ``items`` are the names that can be set where ``a::b`` was to be; see :func:`settable`.
+    """
     root, known = root_of(key), set(known)
     if root in known:
-        raise ValueError(f"{source} sets '{key}', but '{root}' has no such item or argument")
+        hint = did_you_mean(re.split("::|#", key)[-1], items)
+        raise ValueError(f"{source} sets '{key}', but '{root}' has no such item or argument{hint}")
     row = row_of(root)
     workflows, layers = users_of(row.name) if row else ([], [])
     if workflows:
         raise ValueError(f"{source} sets '{key}', which {place} does not use; it is a key of {' and '.join(workflows)}")
     if layers:
         raise ValueError(f"{source} sets '{key}', a key of {' or '.join(layers)}; choose that, or leave the key out")
-    raise ValueError(f"no key '{root}' in the configs ({source}){_nearest(root, known)}")
-
-
-def users_of(key: str) -> tuple[list[str], list[str]]:
-    """List the workflows that use a key, and the layers that set it, such as ``--data phantom``, where these use it."""
-    files = {name: share_dir("configs") / f"{name}.yaml" for name in ("base", *WORKFLOWS)}
-    files |= {kind: layer_file(kind, name) for kind, name in DEFAULT_LAYERS.items()}
-    setting = {part for part, path in files.items() if key in _roots(path)}
-    named = {kind: [n for n in layer_names(kind) if key in _roots(layer_file(kind, n))] for kind in DEFAULT_LAYERS}
-    layers = [f"--{kind} {' or '.join(names)}" for kind, names in named.items() if names]
-    return [workflow for workflow, parts in WORKFLOWS.items() if setting & set(parts)], layers
-
-
-@cache
-def _roots(path: Path) -> frozenset[str]:
-    return frozenset(root_of(key) for key in read_config(path))
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Suggest the known name that is nearest, judged also by as much of its beginning: resnet35, resnet34_unet."""
-
-    def likeness(other: str) -> float:
-        ends = (other, other[: len(name)])
-        return max(difflib.SequenceMatcher(None, name, end).ratio() for end in ends)
-
-    close = max(sorted(known), key=likeness, default="")
-    return f"; did you mean '{close}'?" if close and likeness(close) >= 0.6 else ""
+    raise ValueError(f"no key '{root}' in the configs ({source}){did_you_mean(root, known)}")

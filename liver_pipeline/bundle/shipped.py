@@ -9,7 +9,7 @@ import logging
 import re
 from pathlib import Path
 
-from liver_pipeline.bundle.layers import share_dir
+from liver_pipeline.bundle.names import share_dir
 
 logger = logging.getLogger(__name__)
 

@@ -24,14 +24,13 @@ from liver_pipeline.bundle.layers import (
     apply_to_all,
     choose_layers,
     knows,
-    layer_file,
     merge_into,
     merge_layers,
     merge_workflows,
     refuse_key,
     set_keys,
-    share_dir,
 )
+from liver_pipeline.bundle.names import layer_file, share_dir
 from liver_pipeline.bundle.roles import Role
 
 LIVER_STAGE, PREFIX = "liver", "liver_"

@@ -13,8 +13,10 @@ from liver_pipeline.bundle.build import check_network
 from liver_pipeline.bundle.checks import check_references, check_values
 from liver_pipeline.bundle.entry import entered, literal, read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
-from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key
+from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key, settable
 from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.shipped import shipped
+from liver_pipeline.hints import did_you_mean
 
 
 def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{Path(run_dir).resolve()} is no run folder (it has no configs/{workflow}.yaml); "
-            f"`liver-pipeline train` or `compose` makes one"
+            f"`liver-pipeline train` or `compose` makes one{_meant_run(Path(run_dir))}"
         )
     config = {key: entered(key, value) for key, value in read_config(path).items()}
     if gone := _gone(config):
@@ -37,6 +39,13 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
             f"still fit: compose a new run from the same layers and values, and copy {Path(run_dir) / 'models'} into it"
         )
     return config
+
+
+def _meant_run(run_dir: Path) -> str:
+    """Suggest a run that lies beside what was named, or weights in the box."""
+    beside = sorted(run_dir.parent.glob("*/configs"))[:100] if not run_dir.exists() else []
+    names = [str(path.parent) for path in beside]
+    return did_you_mean(str(run_dir), [*names, "default", *shipped()])
 
 
 def _gone(config: Mapping[str, Any]) -> str:
@@ -59,7 +68,7 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
     for key in sorted(keys_with(Role.COMMAND) & set(pairs)):
         raise ValueError(f"{key} is the run folder {run_dir}; it cannot be set")
     for key in sorted(set(pairs) - apply_overrides(config, pairs)):
-        refuse_key(key, "key=value", config, place=workflow)
+        refuse_key(key, "key=value", config, place=workflow, items=settable(config, key))
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
     check_references({**dict.fromkeys(config), **pairs})

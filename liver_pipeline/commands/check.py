@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.discovery import ScanInput, find_inputs, lits_case_name, same_names
 from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
+from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
 
 
@@ -58,7 +60,7 @@ def check(
         IntakeError: NOT_FOUND, NO_SCANS.
     """
     folder = None if labels is None else Path(labels)
-    return list(check_scans(find_inputs(path), labels=folder, modality=modality, accept=accept))
+    return list(check_scans(find_volumes(path, accept=accept), labels=folder, modality=modality, accept=accept))
 
 
 def check_scans(
@@ -72,7 +74,7 @@ def check_scans(
     """Read every scan, and its label map where a folder (or file) of them is named; yield one report a file.
 
     Args:
-        inputs: From :func:`liver_pipeline.io.discovery.find_inputs`.
+        inputs: From :func:`liver_pipeline.io.studies.find_volumes`.
         labels: A folder with a label map of the same case name for each scan, or the label map of a single scan.
         modality: "ct" or "mr".
         allowed: Labels that may occur.
@@ -83,10 +85,10 @@ def check_scans(
     doubled = {path: case for case, paths in twins.items() for path in paths}
     label_paths = _label_paths(inputs, labels)
     for one in inputs:
-        scan, findings = _try_read(lambda path=one.path: read_scan(path, modality=modality, accept=accept))  # type: ignore[misc]
+        scan, findings = _try_read(partial(read_scan, one.path, modality=modality, accept=accept, series=one.series))
         if one.path in doubled:
             findings = (*findings, error("DUPLICATE_NAME", f"{len(twins[doubled[one.path]])} inputs are {one.case}"))
-        yield FileReport(one.path, findings)
+        yield FileReport(one.path if one.series is None else one.path / one.series, findings)
         if labels is not None:
             yield _check_label(label_paths.get(lits_case_name(one.case)), one, scan, allowed, accept)
 

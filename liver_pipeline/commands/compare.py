@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.keys import keys_with
-from liver_pipeline.bundle.layers import DEFAULT_LAYERS, layer_file, share_dir
+from liver_pipeline.bundle.names import DEFAULT_LAYERS, layer_file, share_dir
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
@@ -37,6 +37,7 @@ from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import write_text
 from liver_pipeline.io.ledger import LEDGER
+from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.tables import read_json, write_table
 from liver_pipeline.reports.comparison import comparison_page
 from liver_pipeline.reports.gallery import places
@@ -318,7 +319,7 @@ def _pictures(plan: ComparisonPlan, comparison: Comparison) -> dict[str, list[tu
             row, result = next(
                 (row, result) for result in comparison.of(name) for row in result.rows if row["case"] == case
             )
-            mask = result.folder / MASKS / f"{case}.nii.gz"
+            mask = mask_of(result.folder / MASKS, case)
             pair = Pair(case, mask, Path(files[case]["label"]), image=Path(files[case]["image"]))
             picture = pair_picture(pair, liver_only=result.classes == 2)
             if picture["case"] is not None:

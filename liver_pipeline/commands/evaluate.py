@@ -22,6 +22,7 @@ from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.io.discovery import PROBABILITIES
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.limits import cores, total_bytes
+from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.tables import table_text
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
@@ -121,7 +122,7 @@ def evaluate_cases(
     overwrite: bool = False,
     liver_only: bool = False,
 ) -> dict[str, Any]:
-    """Score the predictions ``<case>.nii.gz`` of a data set's cases; see :func:`evaluate_folders`.
+    """Score the predictions, called as the cases are, of a data set's cases; see :func:`evaluate_folders`.
 
     Args:
         cases: Each with keys ``case``, ``label`` (path of the reference) and ``image`` (path of the scan).
@@ -135,7 +136,7 @@ def evaluate_cases(
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, liver_only=liver_only)
     pairs, failures = [], {}
     for case in cases:
-        pred = Path(pred_dir) / f"{case['case']}.nii.gz"
+        pred = mask_of(Path(pred_dir), case["case"])
         if pred.is_file():
             probability = Path(pred_dir) / f"{case['case']}{PROBABILITIES}"
             found = probability if probability.is_file() else None

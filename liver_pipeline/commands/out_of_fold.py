@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import write_bundle
 from liver_pipeline.bundle.entry import read_config
-from liver_pipeline.bundle.layers import WORKFLOWS
+from liver_pipeline.bundle.names import WORKFLOWS
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.train import train_stage
 from liver_pipeline.data.cases import Case, Split
@@ -19,6 +19,7 @@ from liver_pipeline.data.splits import load_or_make_split
 from liver_pipeline.distributed import process_count
 from liver_pipeline.geometry.boxes import box_text
 from liver_pipeline.inferers.liver import Limits, find_liver
+from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.volumes import read_label_map
 
 _CHOICES = ("reference", "out_of_fold")
@@ -99,7 +100,7 @@ def _boxed(cases: Sequence[Case], run_dir: Path, masks: Path, limits: Limits) ->
         raise ValueError(f"{summary.failed} of {len(cases)} cases got no liver mask; see {masks / 'ledger.jsonl'}")
     boxed = []
     for case in cases:
-        mask = read_label_map(masks / f"{case['case']}.nii.gz")
+        mask = read_label_map(mask_of(masks, case["case"]))
         found = find_liver(mask.array, mask.spacing, limits)
         if found.doubt:
             tqdm.write(f"{case['case']}: {found.doubt}; its box is the whole scan")

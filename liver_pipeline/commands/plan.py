@@ -14,7 +14,8 @@ from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.build import check_build
 from liver_pipeline.bundle.keys import keys_with
-from liver_pipeline.bundle.layers import DEFAULT_LAYERS, merge_layers
+from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.bundle.names import DEFAULT_LAYERS
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.io.files import move_aside, write_json, write_text
 from liver_pipeline.io.reader import ScanReader

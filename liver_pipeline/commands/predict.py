@@ -7,16 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.entry import refuse_empty
-from liver_pipeline.bundle.workflow import run_workflow
-from liver_pipeline.io.discovery import is_one_scan
+from liver_pipeline.bundle.workflow import load_config, run_workflow
+from liver_pipeline.dicom_results.results import DicomResults, write_results
+from liver_pipeline.io.discovery import SCAN_SUFFIXES, case_name
 from liver_pipeline.io.files import refuse_existing, write_json
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
-from liver_pipeline.io.volumes import NIFTI_SUFFIXES, write_label_map
-from liver_pipeline.prediction.folder_run import EXIT_DONE, Summary
+from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES
+from liver_pipeline.io.studies import find_volumes
+from liver_pipeline.io.tables import read_json
+from liver_pipeline.io.volumes import write_label_map
+from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Summary
 from liver_pipeline.prediction.segmenter import load_segmenter
 
+DICOM_KEYS = ("dicom", "seg_type", "seg_deflate")
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +42,8 @@ def predict(
     Args:
         run: A run folder, a folder of folds (the mean of their probabilities), or "default", the weights in the box.
         scans: A file (NIfTI or another volume format), a DICOM folder, a zip of one, or a folder searched recursively.
-        masks: A folder, which mirrors the input and holds the ledger; or, for one scan, a file ``*.nii.gz``.
+        masks: A folder, which mirrors the input and holds the ledger; or, for one scan, a file ``*.nii.gz``, ``*.nii``,
+            ``*.nrrd`` or ``*.mha``.
         ensemble: Further runs on the same grid, to average with.
         partial: Of a folder of folds take those that are trained, where some are not.
         overrides: Keys of the run's ``configs/inference.yaml``, such as ``{"overwrite": True}``.
@@ -46,12 +55,13 @@ def predict(
         IntakeError: If there is nothing to segment, or the one scan cannot be used.
         FileExistsError: If the one mask is there already and ``overwrite`` is not set.
         FileNotFoundError: If there is no such run.
-        ValueError: If a key is unknown or a value cannot be used, or a fold is not trained and ``partial`` is false.
+        ValueError: If a key is unknown or a value cannot be used, a fold is not trained and ``partial`` is false, or
+            several scans are to go into one file.
     """
     refuse_empty(run=run, scans=scans, masks=masks)
     first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
-    if is_mask_file(masks) and is_one_scan(scans):
+    if is_mask_file(masks):
         return _predict_one(first, Path(scans), Path(masks), values)
     paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
     values |= {**paths, "run": ["$@evaluator.run()"]}  # without its exit(): the summary comes back
@@ -73,16 +83,37 @@ def _begun_with(run: str | Path, masks: str | Path) -> str | Path:
 
 
 def is_mask_file(path: str | Path) -> bool:
-    """Tell whether an output is meant as a file rather than as a folder."""
-    return Path(path).name.lower().endswith(NIFTI_SUFFIXES) and not Path(path).is_dir()
+    """Tell whether an output is meant as a file rather than as a folder.
+
+    Raises:
+        ValueError: If it is named as a file of a format that masks are not written in.
+    """
+    name = Path(path).name.lower()
+    if Path(path).is_dir() or not name.endswith(SCAN_SUFFIXES):
+        return False
+    if not name.endswith(MASK_SUFFIXES):
+        raise ValueError(f"{path}: masks are written as {', '.join(MASK_SUFFIXES)}; or name a folder")
+    return True
 
 
 def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> Summary:
     """Write one mask and its provenance, without a ledger."""
     overwrite = bool(values.pop("overwrite", False))
-    record = mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    refuse_existing([mask, record], overwrite)
-    segmented = load_segmenter(run, **values)(scan)
+    record = mask.with_name(f"{case_name(mask.name)}.json")
+    dicom = _dicom_results(run, values)
+    refuse_existing([mask, record, *dicom.paths(mask).values()], overwrite)
+    if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
+        raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
+    inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()))
+    if len(inputs) > 1:
+        several = ", ".join(one.series or one.case for one in inputs[:3])
+        raise ValueError(
+            f"{scan} holds {len(inputs)} scans ({several}, ...) for the one mask {mask}; name a folder for the masks, "
+            f"or one of several series with --series"
+        )
+    one = inputs[0]
+    segmenter = load_segmenter(run, **values)
+    segmented = segmenter(one.path, series=one.series, why=one.why)
     mask.parent.mkdir(parents=True, exist_ok=True)
 
     def announce(sha256: str) -> None:
@@ -90,4 +121,19 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
         write_json(record, {**segmented.record, "output": output})
 
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
+    if dicom.kinds:
+        try:
+            reader, told = segmenter.runner.reader, read_json(record)
+            write_results(dicom, mask, one.path, series=one.series, reader=reader, record=told)
+        except IntakeError as reason:  # the mask is there
+            logger.warning("no DICOM results: %s", reason)
+            return Summary(1, 0, 0, EXIT_SOME_FAILED, refused=1)
     return Summary(1, 0, 0, EXIT_DONE)
+
+
+def _dicom_results(run: Path, values: Mapping[str, Any]) -> DicomResults:
+    """Return which DICOM results the run's config and ``values`` ask for."""
+    config = load_config(run, "inference", {key: values[key] for key in DICOM_KEYS if key in values})
+    found = ConfigParser(config).get_parsed_content("dicom_results") if "dicom_results" in config else DicomResults()
+    assert isinstance(found, DicomResults)
+    return found

@@ -10,12 +10,13 @@ import numpy as np
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.compose import write_config
-from liver_pipeline.bundle.layers import WORKFLOWS
+from liver_pipeline.bundle.names import WORKFLOWS
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.data.cases import Case
 from liver_pipeline.evaluation.postprocessing_search import Choice, ValidationCase, choose_postprocessing
 from liver_pipeline.io.files import move_aside
 from liver_pipeline.io.locks import lock_run
+from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.tables import write_table
 from liver_pipeline.io.volumes import read_label_map
 
@@ -75,7 +76,7 @@ class SegmentedCases(Sequence[ValidationCase]):
 
     def __getitem__(self, index: Any) -> Any:
         case = self.cases[index]
-        pred = read_label_map(self.masks / f"{case['case']}.nii.gz")
+        pred = read_label_map(mask_of(self.masks, case["case"]))
         label = np.minimum(read_label_map(case["label"]).array, self.num_classes - 1)
         return ValidationCase(pred.array, label, pred.spacing)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from liver_pipeline.data.cases import Case
-from liver_pipeline.io.discovery import case_name
+from liver_pipeline.hints import did_you_mean
+from liver_pipeline.io.discovery import case_name, volume_files
 from liver_pipeline.io.tables import read_table
-from liver_pipeline.io.volumes import NIFTI_SUFFIXES
 
 
-def find_nifti(folder: str | Path) -> list[Path]:
-    """List ``*.nii`` and ``*.nii.gz`` below ``folder``, sorted by path, hidden files left out.
+def find_volumes_below(folder: str | Path) -> list[Path]:
+    """List the volumes below ``folder`` (see :func:`liver_pipeline.io.discovery.volume_files`), sorted by path.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
@@ -22,19 +21,20 @@ def find_nifti(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder.resolve()}; dataset_dir names the folder of the data set")
-    found = (p for p in folder.rglob("*") if p.name.lower().endswith(NIFTI_SUFFIXES) and not p.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
+    return volume_files(folder)
 
 
 def lits_cases(dataset_dir: str | Path) -> list[Case]:
     """Cases in LiTS layout: ``volume-N.nii[.gz]`` and ``segmentation-N.nii[.gz]``, flat or in batch folders.
+
+    Other formats of volumes do as well.
 
     Raises:
         FileNotFoundError: If there is no volume, or a volume lacks its segmentation.
         ValueError: If a number occurs twice.
     """
     found: dict[str, dict[int, Path]] = {"volume": {}, "segmentation": {}}
-    for path in find_nifti(dataset_dir):
+    for path in find_volumes_below(dataset_dir):
         match = re.fullmatch(r"(volume|segmentation)-(\d+)", case_name(path.name))
         if match:
             kind, number = match[1], int(match[2])
@@ -72,7 +72,7 @@ def folder_cases(
     root = Path(dataset_dir)
     label_maps, scans = (cases_below(root / name) for name in (labels, images))
     if not scans:
-        raise FileNotFoundError(f"no .nii or .nii.gz in {(root / images).resolve()}")
+        raise FileNotFoundError(f"no .nii.gz, .nrrd, .mha or the like in {(root / images).resolve()}")
     require_labels(
         [name for name in scans if name not in label_maps], f"a file of the same path and name in {root / labels}"
     )
@@ -83,13 +83,13 @@ def folder_cases(
 
 
 def cases_below(folder: Path) -> dict[str, Path]:
-    """Return the NIfTI files below a folder by case: the path below the folder, without suffix.
+    """Return the volumes below a folder by case: the path below the folder, without suffix.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: See :func:`refuse_doubles`.
     """
-    files = find_nifti(folder)
+    files = find_volumes_below(folder)
     names = [case_name(path.relative_to(folder).as_posix()) for path in files]
     refuse_doubles(names, files, folder)
     return dict(zip(names, files, strict=True))
@@ -132,8 +132,7 @@ def _read_patients(path: Path) -> dict[str, str] | None:
 def _patient(name: str, patients: dict[str, str] | None, pattern: str | None) -> str:
     if patients is not None:
         if name not in patients:
-            near = difflib.get_close_matches(name, patients, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; a case is its path below the folder of scans, no suffix"
+            hint = did_you_mean(name, patients) or "; a case is its path below the folder of scans, no suffix"
             raise ValueError(f"patients.csv has no row for case {name}{hint}")
         return patients[name]
     if pattern is None:

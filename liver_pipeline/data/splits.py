@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from liver_pipeline.data.cases import PARTS, Case, Split
+from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import content_sha256, write_json
 from liver_pipeline.io.tables import clean_name, is_dealt, read_json
 
@@ -165,8 +165,7 @@ def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
     named = [name for part in PARTS for name in stored[part]]
     unknown = [name for name in named if name not in by_name]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], by_name, n=1)
-        hint = f" (it has {near[0]})" if near else ""
+        hint = did_you_mean(unknown[0], by_name)
         raise ValueError(f"{split_file} names {len(unknown)} cases that the data set lacks, such as {unknown[0]}{hint}")
     if unused := sorted(by_name.keys() - set(named)):
         remedy = "a new run, or --restart, deals all cases" if is_dealt(split_file) else "name them in it"

@@ -108,7 +108,7 @@ def _lines(table: Mapping[str, Any], origin: Origin) -> list[str]:
         lines.append(f"tumor {liver['tumor_ml']:.1f} ml in {liver['lesion_count']} lesions")
     if liver["truncated"]:
         lines.append("cut by the edge of the scan: volumes are lower bounds")
-    if origin.quality.get("flag"):
+    if origin.quality.get("flagged"):
         lines.append("doubtful: see the report before use")
     return lines
 

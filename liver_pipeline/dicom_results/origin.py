@@ -24,7 +24,7 @@ class Origin:
         weights: sha256 of the weights; "" where it is unknown.
         settings: sha256 of all else that decides what the mask is; "" where it is unknown.
         labels: What the network looks for: 1 liver, 2 tumor.
-        quality: The record's word on the mask: ``{"flag": ..., "reasons": [...]}``; empty where it has none.
+        quality: The record's word on the mask: ``{"flagged": ..., "reasons": [...]}``; empty where it has none.
     """
 
     key: str
@@ -61,5 +61,5 @@ def origin_of(source: Source, mask_sha256: str, record: Mapping[str, Any] | None
         weights=weights,
         settings=settings,
         labels=tuple(int(label) for label in record["labels"]) if "labels" in record else (1, 2),
-        quality=record.get("quality") or {} if ours else {},
+        quality=(record.get("quality") or {}) if ours else {},
     )

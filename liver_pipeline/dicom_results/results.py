@@ -13,11 +13,12 @@ from liver_pipeline.dicom_results.source import labels_on, read_source
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.dicom_headers import quietly
-from liver_pipeline.io.discovery import CAPTURES
-from liver_pipeline.io.files import file_sha256, folder_sha256, whole_file, whole_folder
+from liver_pipeline.io.discovery import CAPTURES, case_name
+from liver_pipeline.io.files import file_sha256, folder_sha256, refuse_existing, whole_file, whole_folder
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.reader import ScanReader
-from liver_pipeline.io.volumes import NIFTI_SUFFIXES, Scan, read_label_map
+from liver_pipeline.io.tables import read_json
+from liver_pipeline.io.volumes import Scan, read_label_map
 
 ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}
 SEG_TYPES = ("binary", "labelmap")
@@ -58,8 +59,7 @@ class DicomResults:
 
 def result_paths(mask: Path) -> dict[str, Path]:
     """Return where the results of a mask lie, by kind, whether they are there or not."""
-    stem = next((mask.name.removesuffix(s) for s in NIFTI_SUFFIXES if mask.name.endswith(s)), mask.name)
-    return {kind: mask.with_name(stem + ending) for kind, ending in ENDINGS.items()}
+    return {kind: mask.with_name(case_name(mask.name) + ending) for kind, ending in ENDINGS.items()}
 
 
 def write_results(
@@ -67,6 +67,7 @@ def write_results(
     mask: Path,
     scan: Path,
     *,
+    series: str | None = None,
     paths: Mapping[str, Path] | None = None,
     reader: ScanReader | None = None,
     record: Mapping[str, Any] | None = None,
@@ -81,6 +82,7 @@ def write_results(
         settings: Which results.
         mask: Label map 0, 1, 2 on the grid of the series, however its file orders the axes.
         scan: The series: a folder or a zip.
+        series: Which of several series there.
         paths: Where each kind goes; by default beside the mask.
         reader: How the run reads scans.
         record: What ``predict`` wrote beside the mask.
@@ -96,12 +98,12 @@ def write_results(
         OSError: If a file cannot be written.
     """
     reader, paths = reader or ScanReader(), paths or settings.paths(mask)
-    source = read_source(scan, reader)
+    source = read_source(scan, reader, series=series)
     labels_file = read_label_map(mask, accept=ACCEPTED)
     labels = labels_on(source, labels_file)
     origin = origin_of(source, labels_file.sha256, record)
     if table is None and ("sr" in paths or "sc" in paths):
-        table = describe(mask, scan, reader=reader)
+        table = describe(mask, scan, reader=reader, series=series)
     try:
         with contextlib.ExitStack() as files, quietly():
             temporary = {
@@ -110,7 +112,7 @@ def write_results(
             }
             _write_documents(settings, temporary, labels, source, origin, table)
             if "sc" in temporary:
-                _write_captures(temporary["sc"], reader.scan(scan), labels, source, origin, table)
+                _write_captures(temporary["sc"], reader.scan(scan, series=series), labels, source, origin, table)
             hashes = {k: folder_sha256(path) if k == "sc" else file_sha256(path) for k, path in temporary.items()}
             if announce is not None:
                 announce(hashes)
@@ -120,6 +122,36 @@ def write_results(
         detail = f"{type(reason).__name__} while the result was built; the mask is not concerned"
         raise refuse(mask, "DICOM_RESULT_FAILED", detail) from reason
     return hashes
+
+
+def write_report(table: Mapping[str, Any], mask: Path, scan: Path, path: Path, *, overwrite: bool = False) -> None:
+    """Write the SR that ``predict --dicom sr`` writes as ``path``, and beside it the SEG that it refers to.
+
+    What ``predict`` wrote beside the mask says where the mask comes from; without it the report says so.
+
+    Args:
+        table: Result of :func:`liver_pipeline.evaluation.description.describe` for the mask.
+        mask: The label map.
+        scan: The series: a folder or a zip.
+        path: Of the report; ``a.sr.dcm`` or ``a.dcm`` have their SEG in ``a.seg.dcm``.
+        overwrite: Replace files that are there; a SEG that is the same to the byte stays in any case.
+
+    Raises:
+        FileExistsError: If a file is there and ``overwrite`` is false.
+        IntakeError: See :func:`write_results`.
+    """
+    refuse_existing([path], overwrite)
+    seg = path.with_name(path.name.removesuffix(".dcm").removesuffix(".sr") + ENDINGS["seg"])
+    beside = mask.with_name(f"{case_name(mask.name)}.json")
+
+    def refuse_other(hashes: Mapping[str, str]) -> None:
+        if seg.exists() and file_sha256(seg) != hashes["seg"]:
+            refuse_existing([seg], overwrite)
+
+    write_results(
+        DicomResults(("sr",)), mask, scan, paths={"seg": seg, "sr": path}, table=table, announce=refuse_other,
+        record=read_json(beside) if beside.is_file() else None,
+    )  # fmt: skip
 
 
 def _write_documents(

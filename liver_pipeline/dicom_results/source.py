@@ -55,7 +55,7 @@ class Source:
         return str(self.headers[0].get("Modality") or IMAGE_CLASSES.get(self.headers[0].SOPClassUID, ""))
 
 
-def read_source(path: Path | str, reader: ScanReader | None = None) -> Source:
+def read_source(path: Path | str, reader: ScanReader | None = None, *, series: str | None = None) -> Source:
     """Read the headers of the series at ``path`` as results refer to it.
 
     A FrameOfReferenceUID that is missing is derived from the series' UID, so that two results agree.
@@ -63,6 +63,7 @@ def read_source(path: Path | str, reader: ScanReader | None = None) -> Source:
     Args:
         path: A folder or zip of a series.
         reader: How the run reads scans.
+        series: Which of several series there; see :func:`liver_pipeline.io.dicom_series.choose_series`.
 
     Raises:
         IntakeError: DICOM_REFERENCE if it is no DICOM series, or lacks what results refer to; else what reading gives.
@@ -72,7 +73,7 @@ def read_source(path: Path | str, reader: ScanReader | None = None) -> Source:
         raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?")
     if sniff(path) not in ("folder", "dicom"):
         raise refuse(path, "DICOM_REFERENCE", "no DICOM series: a DICOM result refers to slices; give it the series")
-    headers, affine = read_plane_headers(path, accept=reader.accept)
+    headers, affine = read_plane_headers(path, accept=reader.accept, series=series)
     if "PerFrameFunctionalGroupsSequence" in headers[0]:
         raise refuse(path, "DICOM_REFERENCE", "an enhanced file of many frames: results refer to single slices so far")
     for name in NEEDED:

@@ -150,12 +150,12 @@ def _segment_reference(segmentation: Any, source: Source, label: int) -> Any:
 
 def _quality(quality: Mapping[str, Any]) -> list[Any]:
     """Say whether somebody should look at the mask twice, where the record knows."""
-    if "flag" not in quality:
+    if "flagged" not in quality:
         return []
     doubtful = hd.sr.CodedConcept("LP-Q2", PRIVATE, "Doubtful, look at it before use")
     fine = hd.sr.CodedConcept("LP-Q3", PRIVATE, "No objection")
     name = hd.sr.CodedConcept("LP-Q1", PRIVATE, "Quality of the segmentation")
-    return [hd.sr.QualitativeEvaluation(name=name, value=doubtful if quality["flag"] else fine)]
+    return [hd.sr.QualitativeEvaluation(name=name, value=doubtful if quality["flagged"] else fine)]
 
 
 def _text_of(reason: Any) -> str:

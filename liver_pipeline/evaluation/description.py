@@ -42,6 +42,7 @@ def describe(
     confidence: Path | str | None = None,
     segments: Path | str | None = None,
     reader: ScanReader | None = None,
+    series: str | None = None,
 ) -> dict[str, Any]:
     """Describe one label map on disk.
 
@@ -53,6 +54,7 @@ def describe(
             :mod:`liver_pipeline.io.probabilities`.
         segments: Couinaud map (1 to 8) on the same grid; gives shares per segment.
         reader: How the run that made the mask reads scans; by default as CT.
+        series: Which of several DICOM series the scan is.
 
     Returns:
         See :func:`describe`.
@@ -65,7 +67,7 @@ def describe(
     truth = read_label_map(reference, accept=ACCEPTED) if reference else None
     couinaud = read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED) if segments else None
     reader = reader or ScanReader()
-    ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan) if scan else None
+    ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
     probability = read_probabilities(confidence).get("tumor") if confidence else None
     if confidence and probability is None:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name
+from liver_pipeline.hints import did_you_mean
+from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name, volume_files
 from liver_pipeline.io.tables import clean_name
-
-_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,12 @@ def find_pairs(
     """
     preds, labels = _by_case(pred_dir), _by_case(label_dir)
     if cases is not None:
-        wanted = {clean_name(case) for case in cases}
+        wanted, there = {clean_name(case) for case in cases}, preds.keys() | labels.keys()
         preds = {case: files for case, files in preds.items() if case in wanted}
         labels = {case: files for case, files in labels.items() if case in wanted}
         if unknown := sorted(wanted - set(preds) - set(labels)):
-            raise ValueError(f"no file for cases {_listed(unknown)} in {pred_dir} and {label_dir}")
+            hint = did_you_mean(unknown[0], there)
+            raise ValueError(f"no file for cases {_listed(unknown)} in {pred_dir} and {label_dir}{hint}")
     if not preds.keys() & labels.keys():
         raise ValueError(
             f"no prediction has a reference: {pred_dir} has {_listed(sorted(preds), 3)}, {label_dir} has "
@@ -133,17 +133,10 @@ def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
     Of a LiTS volume and segmentation side by side the segmentation counts, or with ``volumes`` the volume.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps (.nii or .nii.gz)")
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.name.lower().endswith(_SUFFIXES)
-        and path.is_file()
-        and not path.name.startswith(".")
-        and not path.name.endswith(PROBABILITIES)
-    ]
+        raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps")
+    files = [path for path in volume_files(folder) if not path.name.endswith(PROBABILITIES)]
     if not files:
-        raise FileNotFoundError(f"no .nii or .nii.gz file in {folder.resolve()}; name a folder of label maps")
+        raise FileNotFoundError(f"no .nii.gz, .nrrd or the like in {folder.resolve()}; name a folder of label maps")
     by_case: dict[str, list[Path]] = {}
     for path in files:
         by_case.setdefault(_name_below(path.relative_to(folder)), []).append(path)

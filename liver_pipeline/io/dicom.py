@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from liver_pipeline.io.dicom_checks import (
     refuse_mixed,
     rescale_findings,
 )
-from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quietly, read_headers
+from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quick_series_uid, quietly, read_headers
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
 from liver_pipeline.io.files import file_sha256
@@ -33,6 +35,8 @@ from liver_pipeline.io.findings import Finding, IntakeError, error, refuse, sett
 from liver_pipeline.io.streams import StoredVolume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+DAMAGED = (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, zlib.error)
+HEAD_BYTES = 1 << 16  # of a member of a zip, in which its series is looked for
 MAX_UNZIPPED = 16 << 30  # bytes; beyond it a zip is taken for a bomb
 
 
@@ -57,6 +61,32 @@ def find_series(path: Path | str) -> list[Series]:
     with quietly(), _files(path) as files:
         kept, _ = leave_out_strangers(path, read_headers(path, _candidates(path, files)))
         return split_series(kept)
+
+
+def series_uids(path: Path) -> set[str]:
+    """Return each SeriesInstanceUID in a folder (its own files), a zip or a DICOM file; empty for anything else.
+
+    Files are read no further than that. A zip that is damaged counts as without any.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.is_file() and may_be_slice(file)]
+    else:
+        files = [path] if may_be_slice(path) else []
+    found = set()
+    for file in files:
+        with file.open("rb") as stream:
+            found.add(quick_series_uid(stream))
+    if path.is_file() and not files and zipfile.is_zipfile(path):
+        with contextlib.suppress(*DAMAGED), zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    head = stream.read(HEAD_BYTES)
+                if head[128:132] == b"DICM" or head[:2] == b"\x08\x00":
+                    found.add(quick_series_uid(io.BytesIO(head)))
+    return found - {""}
 
 
 def read_series(
@@ -133,7 +163,7 @@ def _volume(
     return candidates, chosen, findings
 
 
-@contextmanager
+@contextlib.contextmanager
 def _files(path: Path) -> Iterator[list[Path]]:
     """Give the files of a folder, the unpacked members of a zip, or the file itself."""
     if path.is_dir():

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
@@ -50,6 +51,7 @@ TAGS = (
     "RescaleIntercept", "NumberOfFrames", "SeriesNumber", "SliceThickness", "AcquisitionTime",
 )  # fmt: skip
 
+SERIES_UID = Tag("SeriesInstanceUID")
 WANTED = {Tag(name): FRAME_NAMES.get(name, name) for name in (*TAGS, *FRAME_NAMES)}
 
 
@@ -136,6 +138,16 @@ def sop_class(path: Path) -> str | None:
         return ""
     length = int.from_bytes(head[at + 6 : at + 8], "little")
     return head[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def quick_series_uid(stream: BinaryIO) -> str:
+    """Return SeriesInstanceUID from the start of a DICOM file, "" where it is not there; little else is read."""
+    try:
+        with quietly():
+            header = read_partial(stream, stop_when=lambda tag, vr, length: tag > SERIES_UID, force=True)
+        return str(header.get(SERIES_UID).value or "") if SERIES_UID in header else ""
+    except Exception:  # reading it in full says what is wrong
+        return ""
 
 
 def may_be_slice(path: Path) -> bool:

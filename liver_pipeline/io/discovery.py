@@ -19,30 +19,40 @@ from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.files import is_there
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.formats import peek_stored, stored_sha256
-from liver_pipeline.io.nifti import LABEL_INTENT, intent_code
+from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 
 logger = logging.getLogger(__name__)
 
 SCAN_SUFFIXES = (
     ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
 )  # fmt: skip
+VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
 VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
 CAPTURES = ".sc"  # what a folder of secondary captures beside the mask <case>.nii.gz ends in
 
 # What lies beside a mask, or was made of one.
-RESULT_ENDINGS = (PROBABILITIES, f"{STALE}.nii.gz", ".edited.nii.gz", ".seg.nrrd")  # the last is 3D Slicer's
+RESULT_ENDINGS = (PROBABILITIES, ".seg.nrrd", *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
 LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
 REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 
 
 @dataclass(frozen=True)
 class ScanInput:
-    """One scan to be read: where it is, and the name of its case (its path below the searched folder, no suffix)."""
+    """One scan to be read.
+
+    Attributes:
+        path: Where it is.
+        case: Its name: its path below the searched folder, no suffix.
+        series: Which of several DICOM series there; see :func:`liver_pipeline.io.dicom_series.choose_series`.
+        why: The reason for the record, where that series was chosen.
+    """
 
     path: Path
     case: str
+    series: str | None = None
+    why: str = ""
 
 
 def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput]:
@@ -81,10 +91,22 @@ def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput
     return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
 
 
-def is_one_scan(path: Path | str) -> bool:
-    """Tell whether a path is one scan: a file, or a folder of DICOM slices with no sub-folder."""
-    path = Path(path)
-    return path.is_file() or (is_series_folder(path) and not any(entry.is_dir() for entry in _entries(path)))
+def volume_files(folder: Path) -> list[Path]:
+    """Return the files below a folder that are named as a volume is, of header and voxels the header; no hidden ones.
+
+    Zips, DICOM folders, and masks of cases that have failed since (``.stale``), are not among them.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.name[0] != "." and path.is_file()]
+    names = {str(path).lower() for path in files}
+    return [
+        path
+        for path in files
+        if path.name.lower().endswith(VOLUME_SUFFIXES) and not _is_stale(path) and not _has_header(path, names)
+    ]
+
+
+def _is_stale(path: Path) -> bool:
+    return case_name(path.name).endswith((STALE, f"{STALE}.probabilities"))
 
 
 def case_name(name: str, is_folder: bool = False) -> str:
@@ -139,8 +161,8 @@ def _named_like_scan(path: Path) -> bool:
 def is_label_map(path: Path) -> bool:
     """Tell whether a file named like a scan is none: a mask or what lies beside one, or a data set's reference.
 
-    Known by NIfTI's intent code, by the provenance beside it, by the name of what is written beside a mask, and by
-    where LiTS, MSD and ``--data folder`` keep their references.
+    Known by what it says of itself (NIfTI's intent code, 3D Slicer's segments), by the provenance beside it, by the
+    name of what is written beside a mask, and by where LiTS, MSD and ``--data folder`` keep their references.
     """
     name = path.name.lower()
     if name.endswith(RESULT_ENDINGS):
@@ -150,7 +172,7 @@ def is_label_map(path: Path) -> bool:
         return True
     if path.parent.name in REFERENCE_FOLDERS and (path.parent.parent / REFERENCE_FOLDERS[path.parent.name]).is_dir():
         return True
-    return path.is_file() and (_has_provenance(path) or intent_code(path) == LABEL_INTENT)
+    return path.is_file() and (_has_provenance(path) or says_label_map(path))
 
 
 def _has_provenance(path: Path) -> bool:
@@ -175,7 +197,7 @@ def _walk(folder: Path, seen: set[Path]) -> list[Path]:
         entries = _entries(folder)
     except OSError:
         return [folder]
-    names = {entry.name.lower() for entry in entries}
+    names = {str(entry).lower() for entry in entries}
     for entry in entries:
         if _named_like_scan(entry):
             found += [] if _has_header(entry, names) else [entry]
@@ -187,12 +209,12 @@ def _walk(folder: Path, seen: set[Path]) -> list[Path]:
 def _is_captures(folder: Path) -> bool:
     """Return whether a folder holds the pictures of a mask beside it."""
     stem = folder.name.removesuffix(CAPTURES)
-    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (".nii.gz", ".json"))
+    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (*MASK_SUFFIXES, ".json"))
 
 
 def _has_header(entry: Path, names: set[str]) -> bool:
     """Return whether ``entry`` holds the voxels of a header among ``names``."""
-    name = entry.name.lower()
+    name = str(entry).lower()
     stem = next((name[: -len(suffix)] for suffix in VOXELS_OF_PAIRS if name.endswith(suffix)), None)
     return stem is not None and bool({f"{stem}.hdr", f"{stem}.hdr.gz"} & names)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from liver_pipeline.hints import did_you_mean
+
 CODES: dict[str, str] = {
     # the file
     "NOT_FOUND": "there is no such file or folder",
@@ -137,8 +139,9 @@ def refuse(path: Path | str, code: str, detail: str) -> IntakeError:
 
 def known_codes(codes: Collection[str]) -> None:
     """Raise ValueError if one of ``codes`` is no key of ``CODES``."""
-    if unknown := set(codes) - set(CODES):
-        raise ValueError(f"unknown intake code {sorted(unknown)[0]!r}; the codes are {', '.join(CODES)}")
+    if unknown := sorted(set(codes) - set(CODES)):
+        hint = did_you_mean(unknown[0], CODES)
+        raise ValueError(f"unknown intake code {unknown[0]!r}{hint}; the codes are {', '.join(CODES)}")
 
 
 def settle(path: Path | str, findings: Iterable[Finding], accept: Collection[str] = ()) -> tuple[Finding, ...]:

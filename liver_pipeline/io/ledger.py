@@ -27,8 +27,8 @@ class Ledger:
 
     Attributes:
         last: Case name to its last row.
-        written: Case name to the sha256 of every mask and file of probabilities that this ledger says was (about to
-            be) written.
+        written: Case name to the sha256 of every mask, file of probabilities and DICOM result that this ledger says was
+            (about to be) written.
 
     Raises:
         ValueError: If another process has it open.
@@ -96,6 +96,7 @@ def _remember(row: dict[str, Any], last: dict[str, dict[str, Any]], written: dic
     for key in ("output_sha256", "probabilities_sha256"):
         if row.get(key):
             written.setdefault(row["case"], set()).add(row[key])
+    written.setdefault(row["case"], set()).update(((row.get("dicom") or {}).get("files") or {}).values())
 
 
 def _cut_torn_line(file: Any) -> int:

@@ -68,7 +68,9 @@ def read_pair(path: Path, orientation: str | None = None) -> StoredVolume:
     nifti = isinstance(header, nib.Nifti1Header)
     if not nifti and orientation is None:
         detail = "Analyze 7.5 does not say where left and right are; convert it where it was made, or name its axes"
-        raise refuse(path, "ANALYZE", f"{detail} (orientation='LAS': to the left, to the front, up)")
+        raise refuse(
+            path, "ANALYZE", f"{detail} (--orientation LAS, or orientation='LAS': to the left, to the front, up)"
+        )
     slope, intercept = scaling(path, header)
     skip = max(0.0, float(header["vox_offset"]))
     with hashed_file(data_file) as (file, hashing, size):

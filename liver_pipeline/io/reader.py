@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
@@ -18,17 +18,30 @@ class ScanReader:
         accept: Codes of errors to take as warnings.
         repair: Codes to repair in scans, such as "SHEAR".
         labels: Values that a label map may hold.
+        orientation: Where the axes of Analyze files run to, such as "LAS"; they do not say so.
     """
 
     modality: str = "ct"
     accept: Collection[str] = ()
     repair: Collection[str] = ()
     labels: Collection[int] = (0, 1, 2)
+    orientation: str | None = None
 
-    def scan(self, path: Path | str) -> Scan:
-        """Read one scan; raises IntakeError as :func:`~liver_pipeline.io.volumes.read_scan` does."""
-        return read_scan(path, modality=self.modality, accept=self.accept, repair=self.repair)
+    def scan(self, path: Path | str, *, series: str | None = None, why: str = "") -> Scan:
+        """Read one scan; raises IntakeError as :func:`~liver_pipeline.io.volumes.read_scan` does.
+
+        Args:
+            path: Where it is.
+            series: Which of several DICOM series there.
+            why: The reason of that choice, for SERIES_CHOSEN.
+        """
+        scan = read_scan(
+            path, modality=self.modality, accept=self.accept, repair=self.repair, series=series,
+            orientation=self.orientation,
+        )  # fmt: skip
+        told = [replace(f, detail=why) if why and f.code == "SERIES_CHOSEN" else f for f in scan.findings]
+        return replace(scan, findings=tuple(told))
 
     def label_map(self, path: Path | str) -> Scan:
         """Read one label map; raises IntakeError as :func:`~liver_pipeline.io.volumes.read_label_map` does."""
-        return read_label_map(path, allowed=self.labels, accept=self.accept)
+        return read_label_map(path, allowed=self.labels, accept=self.accept, orientation=self.orientation)

@@ -17,12 +17,10 @@ from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, error, known_codes, refuse, settle, warning
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
-from liver_pipeline.io.nifti import LABEL_INTENT, header_like, write_nifti
+from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
 from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.streams import StoredVolume
-
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -129,12 +127,12 @@ def write_label_map(
     overwrite: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> str:
-    """Write a label map on the grid of ``like``; sform, qform, codes and units are kept to the bit, scl_slope is 1.
+    """Write a label map on the grid of ``like``; of NIfTI sform, qform, codes and units are kept to the bit.
 
     The file appears by an atomic rename, complete or not at all, and depends only on labels and header.
 
     Args:
-        path: Ends in ``.nii.gz`` or ``.nii``; its folder exists.
+        path: Ends in ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha``, which is the format; its folder exists.
         label_map: uint8 (X, Y, Z), shape of ``like.array``.
         like: The scan.
         overwrite: Replace a file that is there.
@@ -149,16 +147,15 @@ def write_label_map(
         OSError: If it cannot be written; nothing is left behind.
     """
     path = Path(path)
-    if not path.name.endswith(NIFTI_SUFFIXES):
-        raise ValueError(f"{path}: a label map is written as .nii.gz or .nii")
+    if not path.name.endswith(MASK_SUFFIXES):
+        raise ValueError(f"{path}: a label map is written as {', '.join(MASK_SUFFIXES)}")
     if label_map.dtype != np.uint8 or label_map.shape != like.array.shape:
         raise ValueError(
             f"label_map is {label_map.dtype} {label_map.shape}; expected uint8 {like.array.shape}, the scan's grid"
         )
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; overwrite=True replaces it")
-    x, y, z = label_map.shape
-    return write_nifti(path, label_map, header_like(like.header, (x, y, z), intent=LABEL_INTENT), announce)
+    return write_mask(path, label_map, like.header, announce)
 
 
 def label_findings(scan: Scan, label: Scan) -> list[Finding]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class OpenVinoNetwork:
                 self.cached = True
                 return model
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _own_log_level():
                 model = self.openvino.convert_model(network, example_input=torch.zeros(self.shape))
             model.reshape(list(self.shape))
         except Exception as error:  # whatever the converter raises, PyTorch can still run the network
@@ -179,6 +180,17 @@ class OpenVinoNetwork:
         if agreement < MIN_AGREEMENT and not close:
             raise ConversionError(f"OpenVINO agrees with PyTorch on only {agreement:.2%} of labels")
         return agreement
+
+
+@contextlib.contextmanager
+def _own_log_level() -> Iterator[None]:
+    """Keep the level of the root logger: a conversion that fails leaves it at ERROR, and hides everybody's warnings."""
+    root = logging.getLogger()
+    level = root.level
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _keep(openvino: Any, model: Any, folder: Path) -> None:

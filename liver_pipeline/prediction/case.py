@@ -16,6 +16,7 @@ from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.discovery import PROBABILITIES, ScanInput
 from liver_pipeline.io.files import relative
 from liver_pipeline.io.findings import Finding
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
@@ -31,6 +32,8 @@ class RunningCase:
     name: str
     source: Path | Scan
     input_path: str = ""  # as the record names it: no folders of the machine
+    series: str | None = None  # which of several DICOM series at the path
+    why: str = ""  # that series
     stages: Stages = field(default_factory=Stages)
     started: float = field(default_factory=time.time)
     scan: Scan | None = None  # without its voxels once these have been preprocessed
@@ -46,17 +49,22 @@ class FolderCase(RunningCase):
     """A case of a folder run: one input, one output, one end."""
 
     output: Path = Path()
+    suffix: str = FORMATS["nifti"]  # of the mask
     reserved: int = 0  # bytes of the memory budget
     input_sha256: str | None = None
     before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
     failure: Finding | None = None
+    refusal: Finding | None = None  # why the case has its mask but not the DICOM results that were asked for
     classes: int = 0  # of the probabilities that were written
     probabilities_sha256: str | None = None
 
     @classmethod
-    def of(cls, one: ScanInput, root: Path, output_dir: Path) -> FolderCase:
-        """Return the case of an input found below ``root``."""
-        return cls(one.case, one.path, relative(one.path, root), output=output_dir / f"{one.case}.nii.gz")
+    def of(cls, one: ScanInput, root: Path, output_dir: Path, suffix: str = FORMATS["nifti"]) -> FolderCase:
+        """Return the case of an input found below ``root``; its mask ends in ``suffix``."""
+        return cls(
+            one.case, one.path, relative(one.path, root), one.series, one.why,
+            output=output_dir / f"{one.case}{suffix}", suffix=suffix,
+        )  # fmt: skip
 
     @property
     def path(self) -> Path:
@@ -80,7 +88,7 @@ class FolderCase(RunningCase):
         return self._beside(PROBABILITIES)
 
     def _beside(self, ending: str) -> Path:
-        return self.output.with_name(self.output.name.removesuffix(".nii.gz") + ending)
+        return self.output.with_name(self.output.name.removesuffix(self.suffix) + ending)
 
     def output_record(self, sha256: str) -> dict[str, Any]:
         """Return what the record says of the files that were written."""
@@ -90,7 +98,7 @@ class FolderCase(RunningCase):
                 "path": f"{self.name}{PROBABILITIES}", "sha256": self.probabilities_sha256,
                 "classes": self.classes, "largest_error": 0.5 / LEVELS,
             }  # fmt: skip
-        return {"output": {"path": f"{self.name}.nii.gz", "sha256": sha256}, "probabilities": probabilities}
+        return {"output": {"path": f"{self.name}{self.suffix}", "sha256": sha256}, "probabilities": probabilities}
 
 
 def without_voxels(scan: Scan) -> Scan:
@@ -116,7 +124,8 @@ def case_record(case: RunningCase) -> dict[str, Any]:
     times = {key: inference.pop(key) for key in list(inference) if "seconds" in key}
     return {
         "case": case.name,
-        "input": {"path": case.input_path or scan.path.name, "sha256": scan.sha256},
+        "input": {"path": case.input_path or scan.path.name, "sha256": scan.sha256}
+        | ({} if case.series is None else {"series": case.series}),
         "output": _volumes(label_map, scan),
         "geometry": {
             "scan": geometry(scan.array.shape, scan.affine),

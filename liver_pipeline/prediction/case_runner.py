@@ -15,6 +15,7 @@ from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.io.files import content_sha256, plain
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan
+from liver_pipeline.labels import CLASS_NAMES
 from liver_pipeline.networks.weights import load_networks
 from liver_pipeline.prediction.case import RunningCase, as_label_map, case_record, without_voxels
 from liver_pipeline.prediction.provenance import machine, settings_of, versions
@@ -40,6 +41,7 @@ class CaseRunner:
             and placed as ``network`` is.
         reader: How scans are read; the same as that of ``preprocessing`` and of the training.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config.
+        num_classes: What the network tells apart: background, liver, and with 3 classes tumor.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class CaseRunner:
         other_networks: Mapping[str, Mapping[str, Any]] | None = None,
         reader: ScanReader | None = None,
         bundle_root: str | Path | None = None,
+        num_classes: int = 3,
     ) -> None:
         self.preprocessing = preprocessing
         self.inferer = inferer
@@ -64,6 +67,7 @@ class CaseRunner:
         self.other_networks = dict(other_networks or {})
         self.reader = reader or ScanReader()
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
+        self.labels = {str(label): CLASS_NAMES[label] for label in range(1, num_classes)}
         self.probabilities = bool(getattr(inferer, "probabilities", False))
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
         self.settings = self._settings()
@@ -98,7 +102,9 @@ class CaseRunner:
             IntakeError: If it is not what it should be.
         """
         with case.stages("read"):
-            scan = case.source if isinstance(case.source, Scan) else self.reader.scan(case.source)
+            scan = case.source
+            if not isinstance(scan, Scan):
+                scan = self.reader.scan(scan, series=case.series, why=case.why)
         case.scan = scan  # a failure later on still knows what was read
         with case.stages("preprocess"):
             case.data = self._preprocessed(scan)
@@ -145,7 +151,7 @@ class CaseRunner:
         told = case_record(case)
         for key, value in (files or {"output": {"path": None, "sha256": None}, "probabilities": None}).items():
             told[key] = {**value, **told[key]} if key in told else value
-        record: dict[str, Any] = plain({**told, **self._common})
+        record: dict[str, Any] = plain({**told, "labels": self.labels, **self._common})
         return record
 
     def _settings(self) -> dict[str, Any]:

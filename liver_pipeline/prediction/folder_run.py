@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from monai.data import Dataset
 
-from liver_pipeline.evaluation.description import describe
+from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import is_there, plain, remove_temporary, write_json
+from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
-from liver_pipeline.io.limits import available_bytes
-from liver_pipeline.io.probabilities import write_probabilities
-from liver_pipeline.io.volumes import write_label_map
+from liver_pipeline.io.limits import available_bytes, cores
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
-from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, Turns, ahead
-from liver_pipeline.prediction.plan import plan_cases, plan_lines, predicted_bytes, refuse_collisions
-from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
+from liver_pipeline.prediction.case_steps import CaseSteps
+from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, ahead
+from liver_pipeline.prediction.plan import plan_cases, plan_lines, refuse_collisions, refuse_other_formats
+from liver_pipeline.prediction.resume import EarlierRuns
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +36,16 @@ MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahea
 
 @dataclass(frozen=True)
 class Summary:
-    """How a folder run ended: cases done now, failed (now or before), and skipped (done before, or not reached)."""
+    """How a folder run ended: cases done now, failed (now or before), and skipped (done before, or not reached).
+
+    ``refused`` are those among the done and the skipped that have a mask, but not the DICOM results they should have.
+    """
 
     done: int
     failed: int
     skipped: int
     exit_code: int
+    refused: int = 0
 
     def exit(self) -> None:
         """End the process with the exit code if it is not 0: for ``run:`` of a bundle config."""
@@ -61,7 +62,7 @@ class FolderRun:
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
     Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
     that is done but lacks them is run again. The mask of an earlier run whose case now fails becomes
-    ``<case>.stale.nii.gz``. A failure of the device itself ends the run: nothing that follows would say more.
+    ``<case>.stale`` with its suffix. A failure of the device itself ends the run: nothing that follows would say more.
 
     Args:
         dataset: Its ``data`` is from :func:`~liver_pipeline.prediction.plan.find_scans`.
@@ -71,8 +72,11 @@ class FolderRun:
         dry_run: Only print cases, outputs, collisions and predicted memory.
         max_failures: Stop after so many failures.
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
+        format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
+        dicom: Which DICOM results to write beside each mask; for masks that are done, these alone. A scan that they cannot
+            refer to gets its mask all the same, and the run ends with exit code 3.
         progress: Show a bar on a terminal.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
     """
@@ -87,7 +91,9 @@ class FolderRun:
         dry_run: bool = False,
         max_failures: int | None = None,
         overwrite: bool = False,
+        format: str = "nifti",
         describe: bool = False,
+        dicom: DicomResults | None = None,
         progress: bool = True,
         memory_limit_gb: float | None = None,
     ) -> None:
@@ -99,16 +105,15 @@ class FolderRun:
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
         self.describe = describe
+        self.dicom = dicom or DicomResults()
         self.progress = progress
+        self.suffix = FORMATS[format]
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self._memory = MemoryBudget(int(limit))
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
-        self.at_once = max(1, min(4, (os.cpu_count() or 1) // 4)) if self.runner.device.type == "cuda" else 1
-        self._tally = {"done": 0, "failed": 0, "before": 0}
-        self._failures = 0  # of this run
-        self._stale = 0
+        self.at_once = max(1, min(4, cores() // 4)) if self.runner.device.type == "cuda" else 1
+        self._tally = {"done": 0, "failed": 0, "before": 0, "refused": 0}
         self._lock = Lock()
-        self._broken: str = ""  # what ended the run early
 
     # --- before the first case ---
 
@@ -119,17 +124,26 @@ class FolderRun:
             IntakeError: NOT_FOUND, NO_SCANS, DUPLICATE_NAME, OUTPUT_READ_ONLY, DISK_FULL: nothing was run.
             ValueError: If the weights belong to another network, outputs would replace inputs, or another run is at it.
         """
-        cases = plan_cases(self.dataset.data, self.output_dir)
+        cases = plan_cases(self.dataset.data, self.output_dir, self.suffix)
         if self.dry_run:
             return self._print_plan(cases)
         refuse_collisions(cases)
-        with contextlib.closing(self._open_ledger()) as self._ledger:
-            self.runner.load()
-            self._earlier = EarlierRuns(
-                self._ledger, self.runner.config_sha256, self.runner.weights_sha256,
-                retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
-            )  # fmt: skip
-            return self._run(cases)
+        with contextlib.closing(self._open_ledger()) as ledger:
+            refuse_other_formats(cases, ledger.written)
+            return self._run(cases, self.steps(ledger))
+
+    def steps(self, ledger: Ledger) -> CaseSteps:
+        """Load the network and return the steps of a case, whose rows go to ``ledger``.
+
+        Raises:
+            ValueError: If the weights belong to another network.
+        """
+        self.runner.load()
+        earlier = EarlierRuns(
+            ledger, self.runner.config_sha256, self.runner.weights_sha256,
+            retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
+        )  # fmt: skip
+        return CaseSteps(self.runner, self.output_dir, earlier, self._memory, describe=self.describe, dicom=self.dicom)
 
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)
@@ -150,19 +164,18 @@ class FolderRun:
 
     # --- the run ---
 
-    def _run(self, cases: Sequence[FolderCase]) -> Summary:
-        self._turns = Turns()
+    def _run(self, cases: Sequence[FolderCase], steps: CaseSteps) -> Summary:
         pending: deque[Future[None]] = deque()
         reader, writer = (ThreadPoolExecutor(self.at_once, name) for name in ("read-ahead", "write-behind"))
         try:
             with Bar(len(cases), self.progress) as self._bar:
-                for case in ahead(enumerate(cases), self._prepare, reader, self.at_once):
-                    self._infer(case)
+                for case in ahead(enumerate(cases), steps.prepare, reader, self.at_once):
+                    steps.infer(case)
                     failed = case.failure
                     while len(pending) >= self.at_once or (pending and self.max_failures is not None):
                         pending.popleft().result()
-                    pending.append(writer.submit(self._finish, case))
-                    if self._must_stop(failed):
+                    pending.append(writer.submit(self._end, case, steps))
+                    if self._must_stop(failed, steps):
                         break
                 while pending:
                     pending.popleft().result()
@@ -170,145 +183,35 @@ class FolderRun:
             self._memory.close()
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
+        if steps.broken:
+            logger.error("%s; the run ended early: mend it and run the same command again", steps.broken)
         summary = self._summary(len(cases))
-        stale = f", {self._stale} earlier masks set aside as *.stale.nii.gz" if self._stale else ""
+        stale = f", {steps.stale} earlier masks set aside as *.stale*" if steps.stale else ""
+        stale += f", {summary.refused} without their DICOM results" if summary.refused else ""
         counts = f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{stale}"
         sys.stdout.write(f"{counts}; {self.output_dir / LEDGER}\n")
         return summary
 
-    def _must_stop(self, failure: Finding | None) -> bool:
+    def _end(self, case: FolderCase, steps: CaseSteps) -> None:
+        """Finish a case and count it."""
+        steps.finish(case)
+        kind = "failed" if case.failure is not None else "before" if case.before else "done"
+        with self._lock:
+            self._tally[kind] += 1
+            self._tally["refused"] += case.refusal is not None
+            self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
+
+    def _must_stop(self, failure: Finding | None, steps: CaseSteps) -> bool:
         if failure is not None and failure.code == "DEVICE_FAILED":
-            self._broken = failure.detail
-        return bool(self._broken) or (self.max_failures is not None and self._failures >= self.max_failures)
+            steps.broken = failure.detail
+        return bool(steps.broken) or (self.max_failures is not None and steps.failures >= self.max_failures)
 
     def _summary(self, total: int) -> Summary:
         done, failed, before = self._tally["done"], self._tally["failed"], self._tally["before"]
         skipped = total - done - failed
-        if self._broken:
-            logger.error("%s; the run ended early: mend it and run the same command again", self._broken)
-        if failed == 0 and done + before == total:
+        refused = self._tally["refused"]
+        if failed == refused == 0 and done + before == total:
             code = EXIT_DONE
         else:
             code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
-        return Summary(done, failed, skipped, code)
-
-    def _prepare(self, numbered: tuple[int, FolderCase]) -> FolderCase:
-        """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it."""
-        number, case = numbered
-        try:
-            case.started = time.time()
-            with self._turns.of(number):
-                if self._earlier.settles(case):
-                    return case
-                self._earlier.guard_output(case)
-                needed = predicted_bytes(case.path, probabilities=self.runner.probabilities)
-                case.reserved = self._memory.reserve(needed)
-            self.runner.prepare(case)
-        except Exception as reason:
-            self._fail(case, reason)
-        if case.scan is not None:
-            case.input_sha256 = case.scan.sha256
-        return case
-
-    def _infer(self, case: FolderCase) -> None:
-        if case.failure or case.before:
-            return
-        try:
-            self.runner.infer(case)
-        except Exception as reason:
-            self._fail(case, reason)
-
-    def _finish(self, case: FolderCase) -> None:
-        """Clean and write one mask (in a write-behind thread), then its provenance and its row."""
-        try:
-            if case.before == "done" and self.describe and not is_there(case.description):
-                self._describe(case)
-            if not (case.failure or case.before):
-                self.runner.clean(case)
-                self._write(case)
-        except Exception as reason:
-            self._fail(case, reason, writing=True)
-            with contextlib.suppress(OSError):
-                if not case.output.exists():
-                    case.provenance.unlink(missing_ok=True)
-        self._settle(case)
-
-    def _write(self, case: FolderCase) -> None:
-        assert case.scan is not None and case.label_map is not None
-
-        def announce(sha256: str) -> None:
-            """Make ledger and provenance know the mask before it is there."""
-            self._record(case, "writing", output_sha256=sha256)
-            write_json(case.provenance, self.runner.record(case, case.output_record(sha256)))
-
-        with case.stages("write"):
-            case.output.parent.mkdir(parents=True, exist_ok=True)
-            self._write_probabilities(case)
-            sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
-        if self.describe:
-            self._describe(case)
-        self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
-
-    def _write_probabilities(self, case: FolderCase) -> None:
-        """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
-        assert case.scan is not None
-        if case.levels is None:
-            if is_there(case.probabilities):
-                case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
-            return
-
-        def announce(sha256: str) -> None:
-            self._record(case, "writing", probabilities_sha256=sha256)
-
-        case.probabilities_sha256 = write_probabilities(case.probabilities, case.levels, case.scan, announce)
-        case.classes, case.levels = case.levels.shape[-1], None
-
-    def _describe(self, case: FolderCase) -> None:
-        """Write the clinical table."""
-        confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
-        with case.stages("describe"):
-            table = describe(case.output, case.path, confidence=confidence, reader=self.runner.reader)
-            write_json(case.description, plain(table))
-
-    def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
-        case.failure = finding_of(reason, writing=writing)
-        with self._lock:
-            self._failures += 1
-        logger.debug("%s failed", case.name, exc_info=reason)
-        if case.input_sha256 is None:
-            case.input_sha256 = hash_input(case.path)
-
-    def _settle(self, case: FolderCase) -> None:
-        """Count a case that has come to its end, and record a failure."""
-        if case.failure is not None and case.before != "failed":
-            case.before = ""
-            logger.warning("%s: %s: %s", case.path, case.failure.code, case.failure.detail)
-            self._record_failure(case)
-        kind = "failed" if case.failure is not None else "before" if case.before else "done"
-        case.data, case.scan, case.pred, case.label_map, case.levels = {}, None, None, None, None
-        self._memory.release(case.reserved)
-        with self._lock:
-            self._tally[kind] += 1
-            self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
-
-    def _record_failure(self, case: FolderCase) -> None:
-        assert case.failure is not None
-        try:
-            self._record(case, "failed", code=case.failure.code, detail=case.failure.detail)
-            self._stale += set_aside(case, self._ledger.written.get(case.name, set()))
-        except OSError as reason:
-            self._broken = f"{self.output_dir} cannot be written ({reason})"
-
-    def _record(self, case: FolderCase, event: str, **more: Any) -> None:
-        self._ledger.append(
-            {
-                "case": case.name,
-                "event": event,
-                "run": self.runner.run_name,
-                "input_sha256": case.input_sha256,
-                "config_sha256": self.runner.config_sha256,
-                "weights_sha256": self.runner.weights_sha256,
-                **more,
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            }
-        )
+        return Summary(done, failed, skipped, code, refused)

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import ScanInput, case_name, find_inputs, same_names, voxel_count
+from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_count
+from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase
 
 
-def find_scans(path: Path | str) -> list[dict[str, str]]:
-    """Return the scans at ``path`` (see :func:`liver_pipeline.io.discovery.find_inputs`) as data for a MONAI Dataset.
+def find_scans(path: Path | str, *, series: str | None = None, accept: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return the scans at ``path`` (see :func:`liver_pipeline.io.studies.find_volumes`) as data for a MONAI Dataset.
 
     Returns:
-        One ``{"image": path, "case": name, "root": path}`` a scan.
+        One ``{"image": path, "case": name, "root": path}`` a scan, with "series" and "why" of a DICOM series.
 
     Raises:
-        IntakeError: NOT_FOUND, NO_SCANS.
+        IntakeError: NOT_FOUND, NO_SCANS, NO_SERIES.
     """
-    return [{"image": str(one.path), "case": one.case, "root": str(path)} for one in find_inputs(path)]
+    return [
+        {"image": str(one.path), "case": one.case, "root": str(path)}
+        | ({} if one.series is None else {"series": one.series, "why": one.why})
+        for one in find_volumes(path, series=series, accept=accept)
+    ]
 
 
-def plan_cases(items: Iterable[Mapping[str, Any]], output_dir: Path) -> list[FolderCase]:
-    """Return one case an item of :func:`find_scans`; "case" and "root" may be absent.
+def plan_cases(
+    items: Iterable[Mapping[str, Any]], output_dir: Path, suffix: str = FORMATS["nifti"]
+) -> list[FolderCase]:
+    """Return one case an item of :func:`find_scans`; only "image" has to be there.
 
     Masks of an earlier run, in an output folder inside the searched folder, are no inputs.
 
@@ -39,7 +48,8 @@ def plan_cases(items: Iterable[Mapping[str, Any]], output_dir: Path) -> list[Fol
         if _inside(output, root.resolve()) and _inside(path.resolve(), output):
             continue
         name = item.get("case", case_name(path.name, path.is_dir()))
-        cases.append(FolderCase.of(ScanInput(path, name), root, output_dir))
+        one = ScanInput(path, name, item.get("series"), item.get("why", ""))
+        cases.append(FolderCase.of(one, root, output_dir, suffix))
     if not cases:
         raise refuse(output_dir, "NO_SCANS", "no scan to segment; name the folder of the scans")
     return cases
@@ -54,11 +64,33 @@ def refuse_collisions(cases: Sequence[FolderCase]) -> None:
     """
     for name, paths in same_names(ScanInput(case.path, case.name) for case in cases).items():
         both = " and ".join(str(path) for path in paths[:2])
-        raise refuse(paths[1], "DUPLICATE_NAME", f"{both} would both write {name}.nii.gz; rename one")
+        raise refuse(paths[1], "DUPLICATE_NAME", f"{both} would both write the mask {name}; rename one")
     inputs = {case.path.resolve() for case in cases}
     for case in cases:
         if case.output.resolve() in inputs:
             raise ValueError(f"the mask of {case.path} would replace a scan; choose another output folder")
+
+
+def refuse_other_formats(cases: Sequence[FolderCase], written: Mapping[str, Collection[str]]) -> None:
+    """Refuse to write masks beside those that the same folder's ledger wrote in another format.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for case in cases:
+        for suffix in FORMATS.values():
+            other = case.output.with_name(f"{case.output.name.removesuffix(case.suffix)}{suffix}")
+            if (
+                suffix != case.suffix
+                and is_there(other)
+                and other.is_file()
+                and file_sha256(other) in written.get(case.name, ())
+            ):
+                kind = next(name for name, ending in FORMATS.items() if ending == suffix)
+                raise ValueError(
+                    f"{other.parent} holds masks of format {kind}, such as {other.name}; go on with --format {kind}, "
+                    f"or choose another folder for {case.suffix}"
+                )
 
 
 def plan_lines(
@@ -77,10 +109,11 @@ def plan_lines(
         states = {"done": "done before", "failed": f"failed before: {row.get('code')}"}
         state = states.get(row.get("event", ""), "new")
         size = f"{predicted_bytes(case.path) / 1e9:.2f} GB"
-        lines.append(f"{case.path} -> {case.output}  {size}  {state}")
+        series = "" if case.series is None else f" series {case.series}"
+        lines.append(f"{case.path}{series} -> {case.output}  {size}  {state}")
     twins = same_names(ScanInput(case.path, case.name) for case in cases)
     for name, paths in twins.items():
-        lines.append(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write {name}.nii.gz")
+        lines.append(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write the mask {name}")
     lines.append(f"{len(cases)} cases, {len(twins)} collisions, {budget / 1e9:.1f} GB for cases in flight")
     return lines, len(twins)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.discovery import STALE, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256, is_there
+from liver_pipeline.io.files import file_sha256, folder_sha256, is_there
 from liver_pipeline.io.findings import CODES, error, refuse
 from liver_pipeline.io.ledger import Ledger
 from liver_pipeline.prediction.case import FolderCase
@@ -52,6 +54,8 @@ class EarlierRuns:
             return False
         if not failed and self.probabilities and not (row.get("probabilities_sha256") and is_there(case.probabilities)):
             return False
+        if row.get("series") != case.series:
+            return False
         if row.get("input_sha256") is None or hash_input(case.path) != row["input_sha256"]:
             return False
         if not failed and file_sha256(case.output) != row.get("output_sha256"):
@@ -79,6 +83,22 @@ class EarlierRuns:
             detail = "a file lies where the provenance goes; overwrite replaces it"
             raise refuse(case.provenance, "OUTPUT_EXISTS", detail)
 
+    def remove_results(self, case: FolderCase) -> None:
+        """Remove the DICOM results of an older mask, before a new one appears; what is not ours stays.
+
+        Raises:
+            OSError: If one cannot be removed.
+        """
+        known = self.ledger.written.get(case.name, set())
+        for path in result_paths(case.output).values():
+            if is_there(path) and (self.overwrite or content_of(path) in known):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def content_of(path: Path) -> str:
+    """Return the hash of a DICOM result: a file, or the folder of captures."""
+    return folder_sha256(path) if path.is_dir() else file_sha256(path)
+
 
 def hash_input(path: Path) -> str | None:
     """Return the hash of an input, ``None`` where it cannot be read."""
@@ -100,8 +120,14 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     """
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
-    stem = case.output.name.removesuffix(".nii.gz")
-    for path in (case.probabilities, case.description, case.provenance, case.output):
+    stem = case.output.name.removesuffix(case.suffix)
+    for path in (
+        *result_paths(case.output).values(),
+        case.probabilities,
+        case.description,
+        case.provenance,
+        case.output,
+    ):
         if is_there(path):
             path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
     return True

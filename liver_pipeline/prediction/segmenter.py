@@ -54,13 +54,17 @@ class Segmenter:
         self._lock = Lock()
         runner.load()
 
-    def __call__(self, source: Any, affine: npt.ArrayLike | None = None) -> Segmentation:
+    def __call__(
+        self, source: Any, affine: npt.ArrayLike | None = None, *, series: str | None = None, why: str = ""
+    ) -> Segmentation:
         """Segment one scan.
 
         Args:
             source: A path (NIfTI file, DICOM folder, zip of a series), a :class:`~liver_pipeline.io.volumes.Scan`, a
                 nibabel, SimpleITK or itk image, or an array (X, Y, Z) of HU.
             affine: Of an array: voxel index to RAS mm.
+            series: Of a path with several DICOM series: "thinnest", "contrast", or the UID of one.
+            why: The reason for the record, where that series was chosen.
 
         Returns:
             The label map on the input's grid; background everywhere where nothing was found.
@@ -70,6 +74,7 @@ class Segmenter:
             TypeError: If ``source`` is none of these.
         """
         case = self._case(source, affine)
+        case.series, case.why = series, why
         self.runner.prepare(case)
         with self._lock:
             self.runner.infer(case)

@@ -8,7 +8,8 @@ import pytest
 
 from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.keys import KEYS, ROWS, keys_with, root_of, row_of
-from liver_pipeline.bundle.layers import layer_names, merge_layers
+from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.bundle.roles import MEANING, Role
 from liver_pipeline.bundle.stages import merge_stages
 

@@ -12,7 +12,8 @@ import yaml
 from monai.bundle import ConfigParser, verify_net_in_out
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.layers import Configs, layer_file, merge_layers
+from liver_pipeline.bundle.layers import Configs, merge_layers
+from liver_pipeline.bundle.names import layer_file
 from liver_pipeline.bundle.stages import embed, merge_stages
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.commands.train import _with_overrides

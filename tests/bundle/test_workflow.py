@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from monai.bundle import ConfigParser
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.layers import layer_names
+from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.cli import main
 from tests.small import COARSE, NETWORKS, UNET3D, make_phantoms

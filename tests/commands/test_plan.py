@@ -19,7 +19,8 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from liver_pipeline.bundle.entry import parse_overrides
-from liver_pipeline.bundle.layers import layer_file, layer_names, merge_layers
+from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.bundle.names import layer_file, layer_names
 from liver_pipeline.cli import main
 from liver_pipeline.commands.plan import plan
 from liver_pipeline.data.phantoms import make_phantom_dataset, save_phantom

@@ -16,7 +16,8 @@ from monai.bundle import ConfigParser
 from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Compose
 
-from liver_pipeline.bundle.layers import layer_names, merge_layers
+from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.data.cache import CachedCases, CaseCache
 from liver_pipeline.data.cache_key import recipe_digest
 from liver_pipeline.data.cache_room import CacheError

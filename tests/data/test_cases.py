@@ -181,7 +181,7 @@ def test_patients_csv_is_read_as_spreadsheets_write_it(tmp_path: Path, table: by
         (b"case,patient\ncase_0,A,B\n", "line 2: 3 cells, but line 1 has 2 columns"),
         (b'case,patient\ncase_0,"A\n', "line 2: no table: unexpected end of data; check its quotes"),
         (b"case,patient\ncase_0,A\ncase_1,M\xfcller\n", "line 3: not UTF-8 text; save it as UTF-8"),
-        (b"case,patient\ncase_l,A\n", "no row for case case_0; did you mean case_l"),
+        (b"case,patient\ncase_l,A\n", "no row for case case_0; did you mean 'case_l'"),
     ],
 )
 def test_a_patients_csv_that_is_not_clear_is_refused_with_line_and_column(

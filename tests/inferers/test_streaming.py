@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -449,7 +450,9 @@ class Refuses(torch.nn.Module):
 @pytest.mark.parametrize("network", [Refuses(), Loops()], ids=["fails", "differs"])
 def test_network_that_does_not_convert_runs_in_torch_with_the_reason(network: torch.nn.Module) -> None:
     image = on_model_grid(smooth_volume((12, 12, 12)), np.eye(4), (1.5, 1.5, 2.0))
+    level = logging.getLogger().level
     result = StreamingInferer((8, 8, 8))(image, network)
+    assert logging.getLogger().level == level, "warnings of all that follows are lost"
     assert result.meta["inference"]["backend"] == "torch"
     assert "OpenVINO" in result.meta["inference"]["reason"]
     np.testing.assert_array_equal(result.numpy()[0, 0], labels_unbounded(image, network, (8, 8, 8)))

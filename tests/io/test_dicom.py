@@ -21,7 +21,7 @@ from liver_pipeline.io.dicom import find_series
 from liver_pipeline.io.dicom_series import choose_series
 from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
-from tests.dicom_files import AXIAL, SHAPE, SPACING, blank, body, ct, enhanced, item, one_slice, place, series
+from tests.dicom_files import AXIAL, SHAPE, SPACING, blank, body, ct, enhanced, item, one_slice, place, scout, series
 from tests.orientations import OBLIQUE, ORIENTATIONS
 
 
@@ -297,12 +297,6 @@ def test_slices_of_another_kind_are_refused_by_name(tmp_path: Path, tags: dict[s
 
 
 # --- what does not belong ------------------------------------------------------------------------------------------
-
-
-def scout() -> Any:
-    side = one_slice(0, body((30, 40, 1)), axes=((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)))
-    side.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    return side
 
 
 def capture(sop_class: str, **tags: Any) -> Any:

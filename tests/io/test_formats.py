@@ -397,7 +397,7 @@ def analyze(folder: Path, array: Any = None) -> Path:
 @pytest.mark.parametrize("suffix", ["hdr", "img"])
 def test_analyze_is_refused_with_what_to_do_or_read_with_named_axes(tmp_path: Path, suffix: str) -> None:
     path = analyze(tmp_path).with_suffix(f".{suffix}")
-    with pytest.raises(IntakeError, match=r"ANALYZE: .*orientation='LAS'"):
+    with pytest.raises(IntakeError, match=r"ANALYZE: .*--orientation LAS"):
         read_scan(path)
     for orientation in ("LAS", "RAS", "ASL", "IRP"):
         scan = read_scan(path, orientation=orientation)

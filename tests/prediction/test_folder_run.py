@@ -29,6 +29,7 @@ from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger
 from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.networks.weights import load_weights
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.folder_run import FolderRun, Summary
@@ -36,6 +37,7 @@ from liver_pipeline.prediction.pipeline import MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
 from liver_pipeline.transforms.load import LoadScand
+from tests.dicom_files import body, one_slice, series
 
 AFFINE = np.diag([-0.8, 0.8, 2.5, 1.0])
 
@@ -89,7 +91,8 @@ def folder_run(scans: Path, masks: Path, **options: Any) -> FolderRun:
         reader=reader,
         bundle_root=options.pop("bundle_root", None),
     )
-    return FolderRun(dataset=Dataset(find_scans(scans)), output_dir=masks, runner=runner, progress=False, **options)
+    found = find_scans(scans, series=options.pop("series", None))
+    return FolderRun(dataset=Dataset(found), output_dir=masks, runner=runner, progress=False, **options)
 
 
 def rows(masks: Path) -> list[dict[str, Any]]:
@@ -765,3 +768,49 @@ def test_a_name_as_long_as_a_file_system_allows_is_done(tmp_path: Path) -> None:
     name = "n" * 236  # and .description.json makes 253 bytes
     write_scan(tmp_path / "scans" / f"{name}.nii.gz")
     assert folder_run(tmp_path / "scans", tmp_path / "masks", describe=True).run().exit_code == 0
+
+
+# --- formats, and series of a study --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("nrrd", ".nrrd"), ("mha", ".mha")])
+def test_masks_in_another_format_hold_the_same_and_are_resumed_and_known(
+    scans: Path, tmp_path: Path, format: str, suffix: str
+) -> None:
+    folder_run(scans, tmp_path / "nifti").run()
+    masks = scans / "masks"
+    assert folder_run(scans, masks, format=format).run() == Summary(3, 0, 0, 0)
+    for name in ("a.1", "a.2", "site_b/c"):
+        ours, twin = masks / f"{name}{suffix}", tmp_path / "nifti" / f"{name}.nii.gz"
+        np.testing.assert_array_equal(read_label_map(ours).array, read_label_map(twin).array)
+        record = json.loads((masks / f"{name}.json").read_text())
+        assert record["output"]["path"] == f"{name}{suffix}"
+    assert folder_run(scans, masks, format=format).run() == Summary(0, 0, 3, 0)
+    assert [one.case for one in find_inputs(scans)] == ["a.1", "a.2", "site_b/c"]
+    with pytest.raises(ValueError, match=f"holds masks of format {format}.*--format {format}"):
+        folder_run(scans, masks).run()
+    (scans / "a.1.nii.gz").write_bytes(b"damaged")
+    assert folder_run(scans, masks, format=format).run().failed == 1
+    assert (masks / f"a.1.stale{suffix}").is_file() and not (masks / f"a.1{suffix}").exists()
+
+
+def test_series_of_a_study_are_cases_or_one_is_chosen_and_a_choice_is_no_other_choice(tmp_path: Path) -> None:
+    study = tmp_path / "scans" / "p1"
+    for uid, gap, slices in (("1.2.3.1", 4.0, 10), ("1.2.3.2", 2.0, 14)):
+        hu = body((20, 16, slices))
+        files = [one_slice(k, hu, spacing=(1.5, 1.0, gap), SeriesInstanceUID=uid) for k in range(slices)]
+        series(study, files, prefix=uid)
+    assert folder_run(tmp_path / "scans", tmp_path / "each").run() == Summary(2, 0, 0, 0)
+    assert set(masks_of(tmp_path / "each")) == {"p1/1.2.3.1.nii.gz", "p1/1.2.3.2.nii.gz"}
+
+    one = tmp_path / "one"
+    assert folder_run(tmp_path / "scans", one, series="thinnest").run() == Summary(1, 0, 0, 0)
+    record = json.loads((one / "p1.json").read_text())
+    assert record["input"]["series"] == "1.2.3.2"
+    (why,) = (warned["detail"] for warned in record["warnings"] if warned["code"] == "SERIES_CHOSEN")
+    assert "1.2.3.2" in why and "thinnest of 2" in why
+    assert masks_of(one)["p1.nii.gz"] == masks_of(tmp_path / "each")["p1/1.2.3.2.nii.gz"]
+    assert folder_run(tmp_path / "scans", one, series="thinnest").run() == Summary(0, 0, 1, 0)
+    assert folder_run(tmp_path / "scans", one, series="1.2.3.2").run() == Summary(0, 0, 1, 0)  # the same one
+    assert folder_run(tmp_path / "scans", one, series="1.2.3.1").run() == Summary(1, 0, 0, 0)
+    assert json.loads((one / "p1.json").read_text())["geometry"]["mask"]["shape"][2] == 10

@@ -68,6 +68,24 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
 
 
+def test_the_ending_of_one_mask_is_its_format_and_several_scans_are_no_one_mask(trained: Path, tmp_path: Path) -> None:
+    lp.predict(trained / "run", scan_of(trained), tmp_path / "m.nii.gz")
+    for name in ("m2.nrrd", "m3.mha", "m4.nii"):
+        lp.predict(trained / "run", scan_of(trained), tmp_path / name)
+        ours, twin = (lp.read_label_map(tmp_path / each) for each in (name, "m.nii.gz"))
+        np.testing.assert_array_equal(ours.array, twin.array)
+        np.testing.assert_allclose(ours.affine, twin.affine, atol=1e-4)
+        assert json.loads((tmp_path / f"{name.partition('.')[0]}.json").read_text())["output"]["path"] == name
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"holds 3 scans \(volume-0.*--series"):
+        lp.predict(trained / "run", trained / "data", tmp_path / "x.nii.gz")
+    with pytest.raises(ValueError, match=r"masks are written as \.nii\.gz"):
+        lp.predict(trained / "run", scan_of(trained), tmp_path / "x.mgz")
+    with pytest.raises(ValueError, match="leave one of them out"):
+        lp.predict(trained / "run", scan_of(trained), tmp_path / "x.nrrd", overrides={"format": "mha"})
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_every_kind_of_scan_gives_the_same_labels(trained: Path, segment: Any) -> None:
     path = scan_of(trained)
     image = nib.load(path)

@@ -1,0 +1,146 @@
+"""The formats that masks are written in; each on the scan's grid, and each says of itself that it holds labels."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+
+from liver_pipeline.geometry.affines import Affine, spacing_of
+from liver_pipeline.io.files import whole_file
+from liver_pipeline.io.nifti import GZIP_LEVEL, LABEL_INTENT, header_like, intent_code, write_nifti
+from liver_pipeline.io.nifti_header import best_affine
+from liver_pipeline.io.streams import CHUNK
+
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}  # what `format` may be, and what masks then end in
+MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+CONTENT = "label map"  # what a NRRD says under "content", a MetaImage as its comment
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def write_mask(
+    path: Path, label_map: npt.NDArray[np.uint8], header: Any, announce: Callable[[str], None] | None = None
+) -> str:
+    """Write labels (X, Y, Z) on the grid of a NIfTI header, in the format that the name says.
+
+    NIfTI keeps sform, qform, codes and units to the bit; NRRD and MetaImage take the affine that NIfTI's readers see.
+    The file appears whole or not at all, and the same labels and header give the same bytes.
+
+    Args:
+        path: Ends in one of :data:`MASK_SUFFIXES`.
+        label_map: uint8 (X, Y, Z).
+        header: Of the scan.
+        announce: See :func:`liver_pipeline.io.nifti.write_nifti`.
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        ValueError: If the name ends in something else, or MetaImage cannot hold axes that are not at right angles.
+        OSError: If it cannot be written; nothing is left behind.
+    """
+    if path.name.endswith((".nii.gz", ".nii")):
+        x, y, z = label_map.shape
+        return write_nifti(path, label_map, header_like(header, (x, y, z), intent=LABEL_INTENT), announce)
+    affine = best_affine(path, header)
+    if path.name.endswith(".nrrd"):
+        return _write(path, [_nrrd_header(label_map.shape, affine), *_deflated(label_map, 31)], announce)
+    if path.name.endswith(".mha"):
+        voxels = list(_deflated(label_map, 15))  # a label map takes a few MB at most, and its size stands before it
+        return _write(path, [_mha_header(label_map.shape, affine, sum(map(len, voxels))), *voxels], announce)
+    raise ValueError(f"{path}: a label map is written as {', '.join(MASK_SUFFIXES)}")
+
+
+def mask_of(folder: Path, case: str) -> Path:
+    """Return the mask of a case in a folder of masks, whatever its format; of none the place where NIfTI would be."""
+    places = [folder / f"{case}{suffix}" for suffix in FORMATS.values()]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def says_label_map(path: Path) -> bool:
+    """Tell whether a file says of itself that it holds labels: NIfTI's intent code, our own marks, 3D Slicer's."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    if head[:7] == b"NRRD000":
+        return f"\ncontent: {CONTENT}\n".encode() in head or b"\nSegment0_ID:=" in head
+    return f"\nComment = {CONTENT}\n".encode() in head or intent_code(path) == LABEL_INTENT
+
+
+def _write(path: Path, chunks: list[bytes], announce: Callable[[str], None] | None) -> str:
+    digest = hashlib.sha256()
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as file:
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+        if announce is not None:
+            announce(digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _deflated(label_map: npt.NDArray[np.uint8], window_bits: int) -> Iterator[bytes]:
+    """Yield the voxels, X fastest, as gzip (31) or zlib (15)."""
+    compressor = isal_zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, window_bits)
+    planes = max(1, 4 * CHUNK // max(1, label_map.shape[0] * label_map.shape[1]))
+    for start in range(0, label_map.shape[2], planes):
+        yield compressor.compress(label_map[:, :, start : start + planes].tobytes(order="F"))
+    yield compressor.flush()
+
+
+def _nrrd_header(shape: tuple[int, ...], affine: Affine) -> bytes:
+    lps = _LPS @ affine
+    lines = [
+        "NRRD0004",
+        f"content: {CONTENT}",
+        "type: uint8",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, shape))}",
+        f"space directions: {' '.join(_vector(lps[:3, axis]) for axis in range(3))}",
+        "kinds: domain domain domain",
+        'space units: "mm" "mm" "mm"',
+        "encoding: gzip",
+        f"space origin: {_vector(lps[:3, 3])}",
+    ]
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+def _mha_header(shape: tuple[int, ...], affine: Affine, size: int) -> bytes:
+    lps, spacing = _LPS @ affine, spacing_of(affine)
+    axes = lps[:3, :3] / spacing
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
+        raise ValueError("MetaImage holds no grid whose axes are not at right angles; write NRRD or NIfTI")
+    lines = [
+        "ObjectType = Image",
+        f"Comment = {CONTENT}",
+        "NDims = 3",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        "CompressedData = True",
+        f"CompressedDataSize = {size}",
+        f"TransformMatrix = {_numbers(axes.T.ravel())}",
+        f"Offset = {_numbers(lps[:3, 3])}",
+        "CenterOfRotation = 0 0 0",
+        f"ElementSpacing = {_numbers(spacing)}",
+        f"DimSize = {' '.join(map(str, shape))}",
+        "ElementType = MET_UCHAR",
+        "ElementDataFile = LOCAL",
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _vector(values: npt.NDArray[np.float64]) -> str:
+    return f"({','.join(repr(float(value) + 0.0) for value in values)})"
+
+
+def _numbers(values: Any) -> str:
+    return " ".join(repr(float(value) + 0.0) for value in values)

@@ -1,0 +1,106 @@
+"""Studies of several DICOM series: each volume is a case of its own, or one of a study is chosen."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from liver_pipeline.io.dicom import find_series, series_uids
+from liver_pipeline.io.dicom_series import FEW, Series, choose_series, listing
+from liver_pipeline.io.discovery import ScanInput, find_inputs
+from liver_pipeline.io.findings import IntakeError, refuse
+
+logger = logging.getLogger(__name__)
+
+WAYS = ("thinnest", "contrast")  # to choose one of a study's series, beside naming it
+
+
+def find_volumes(root: Path | str, *, series: str | None = None, accept: Collection[str] = ()) -> list[ScanInput]:
+    """Find the scans below a folder, of a study with several DICOM series each volume, or the one that is asked for.
+
+    Args:
+        root: As for :func:`liver_pipeline.io.discovery.find_inputs`.
+        series: "thinnest", "contrast", or the ``uid`` of a series: one volume of each study (StudyInstanceUID), whether
+            its series lie in one place or in folders of their own; of a named one the others are left out, and counted.
+            What is not DICOM is not touched by it. None: each volume of at least three slices is a case, called
+            ``<case>/<uid>`` where several lie in one place.
+        accept: With MIXED_SERIES what lies in one place is one volume.
+
+    Returns:
+        The inputs in order of their case names. What cannot be read is among them: reading it says why.
+
+    Raises:
+        IntakeError: NOT_FOUND, NO_SCANS; NO_SERIES if no place has the series that is named.
+    """
+    found = find_inputs(root)
+    if series is not None:
+        found = list(_chosen(found, Path(root), series))
+    elif "MIXED_SERIES" not in accept:
+        found = [part for one in found for part in _volumes(one)]
+    return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
+
+
+def _volumes(one: ScanInput) -> list[ScanInput]:
+    """Return the volumes of an input that holds several; else itself, which reading may still refuse."""
+    try:
+        if len(series_uids(one.path)) < 2:
+            return [one]
+        found = find_series(one.path)
+    except (IntakeError, OSError):
+        return [one]
+    volumes = [each for each in found if len(each.slices) >= FEW]
+    if len(found) == 1 or not volumes:
+        return [one]
+    if few := [each.uid for each in found if each not in volumes]:
+        logger.warning("%s: %d series of fewer than %d slices are no scans: %s", one.path, len(few), FEW, few[0])
+    return [replace(one, case=f"{one.case}/{each.uid}", series=each.uid) for each in volumes]
+
+
+def _chosen(found: Sequence[ScanInput], root: Path, which: str) -> Iterator[ScanInput]:
+    """Yield one volume a study, and what is no DICOM."""
+    studies: dict[str, list[tuple[ScanInput, Series]]] = defaultdict(list)
+    for one in found:
+        volumes = _listed(one)
+        if volumes is None:
+            yield one
+        for volume in volumes or ():
+            studies[volume.slices[0].text("StudyInstanceUID") or str(one.path)].append((one, volume))
+    named = which not in WAYS
+    if named and studies and not any(volume.uid == which for pairs in studies.values() for _, volume in pairs):
+        there = [volume for pairs in studies.values() for _, volume in pairs]
+        raise refuse(root, "NO_SERIES", listing(there, f"there is no series {which!r}"))
+    left_out = 0
+    chosen: list[ScanInput] = []
+    for pairs in studies.values():
+        volumes = [volume for _, volume in pairs]
+        if named and all(volume.uid != which for volume in volumes):
+            left_out += 1
+            continue
+        try:
+            best, why = choose_series(root, volumes, which)
+        except IntakeError:  # the study is a case all the same: reading it says that there is none
+            chosen.append(replace(pairs[0][0], series=which))
+            continue
+        one = next(one for one, volume in pairs if volume is best)
+        chosen.append(replace(one, series=best.uid, why=why))
+    if left_out:
+        logger.warning("%s: %d studies have no series %s and are left out", root, left_out, which)
+    yield from _with_own_names(chosen)
+
+
+def _listed(one: ScanInput) -> list[Series] | None:
+    """Return the series of an input; ``None`` for what is no DICOM, or cannot be read."""
+    try:
+        return find_series(one.path) if series_uids(one.path) else None
+    except (IntakeError, OSError):
+        return None
+
+
+def _with_own_names(chosen: Iterable[ScanInput]) -> list[ScanInput]:
+    """Add the series to the names of cases where two studies lie in one place."""
+    chosen = list(chosen)
+    often = {one.case for one in chosen if sum(other.case == one.case for other in chosen) > 1}
+    return [replace(one, case=f"{one.case}/{one.series}") if one.case in often else one for one in chosen]

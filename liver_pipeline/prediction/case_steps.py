@@ -1,0 +1,202 @@
+"""The steps of one case of a folder run, from its scan to its row in the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.evaluation.description import describe
+from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.files import is_there, plain, write_json
+from liver_pipeline.io.probabilities import write_probabilities
+from liver_pipeline.io.volumes import write_label_map
+from liver_pipeline.prediction.case import FolderCase
+from liver_pipeline.prediction.case_runner import CaseRunner
+from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
+from liver_pipeline.prediction.plan import predicted_bytes
+from liver_pipeline.prediction.case_results import write_case_results
+from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
+
+logger = logging.getLogger(__name__)
+
+
+class CaseSteps:
+    """``prepare``, ``infer`` and ``finish`` bring one case to its end, whoever hands out the cases; nothing is raised.
+
+    The steps of different cases may run side by side in threads, but for ``infer``.
+
+    Args:
+        runner: From scan to mask; loaded.
+        output_dir: Of the masks.
+        earlier: What the ledger says of a case; rows go to its ledger.
+        memory: For the cases in flight.
+        describe: Also write the clinical table.
+        dicom: Which DICOM results to write beside each mask.
+
+    Attributes:
+        failures: Cases that failed now.
+        stale: Masks of earlier runs that were set aside.
+        broken: Why no further case should be begun: nothing can be written, or the device failed; "" until then.
+    """
+
+    def __init__(
+        self,
+        runner: CaseRunner,
+        output_dir: Path,
+        earlier: EarlierRuns,
+        memory: MemoryBudget,
+        *,
+        describe: bool,
+        dicom: DicomResults,
+    ) -> None:
+        self.runner = runner
+        self.output_dir = output_dir
+        self.earlier = earlier
+        self.memory = memory
+        self.describe = describe
+        self.dicom = dicom
+        self.failures = 0
+        self.stale = 0
+        self.broken = ""
+        self._turns = Turns()
+        self._lock = Lock()
+
+    def prepare(self, numbered: tuple[int, FolderCase]) -> FolderCase:
+        """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it.
+
+        Args:
+            numbered: Number of the case, from 0 in the order in which cases are read, and the case.
+        """
+        number, case = numbered
+        try:
+            case.started = time.time()
+            with self._turns.of(number):
+                if self.earlier.settles(case):
+                    return case
+                self.earlier.guard_output(case)
+                needed = predicted_bytes(case.path, probabilities=self.runner.probabilities)
+                case.reserved = self.memory.reserve(needed)
+            self.runner.prepare(case)
+        except Exception as reason:
+            self._fail(case, reason)
+        if case.scan is not None:
+            case.input_sha256 = case.scan.sha256
+        return case
+
+    def infer(self, case: FolderCase) -> None:
+        """Run the network on a case, unless it has come to its end."""
+        if case.failure or case.before:
+            return
+        try:
+            self.runner.infer(case)
+        except Exception as reason:
+            self._fail(case, reason)
+
+    def finish(self, case: FolderCase) -> None:
+        """Clean and write one mask (in a write-behind thread), then its provenance and its row."""
+        try:
+            if case.before == "done" and self.describe and not is_there(case.description):
+                self._describe(case)
+            if not (case.failure or case.before):
+                self.runner.clean(case)
+                self._write(case)
+            if case.failure is None:
+                self._write_results(case)
+        except Exception as reason:
+            self._fail(case, reason, writing=True)
+            with contextlib.suppress(OSError):
+                if not case.output.exists():
+                    case.provenance.unlink(missing_ok=True)
+        self._settle(case)
+
+    def _write(self, case: FolderCase) -> None:
+        assert case.scan is not None and case.label_map is not None
+
+        def announce(sha256: str) -> None:
+            """Make ledger and provenance know the mask before it is there."""
+            self._record(case, "writing", output_sha256=sha256)
+            write_json(case.provenance, self.runner.record(case, case.output_record(sha256)))
+
+        with case.stages("write"):
+            case.output.parent.mkdir(parents=True, exist_ok=True)
+            self._write_probabilities(case)
+            self.earlier.remove_results(case)
+            sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
+        if self.describe:
+            self._describe(case)
+        self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
+
+    def _write_probabilities(self, case: FolderCase) -> None:
+        """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
+        assert case.scan is not None
+        if case.levels is None:
+            if is_there(case.probabilities):
+                case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
+            return
+
+        def announce(sha256: str) -> None:
+            self._record(case, "writing", probabilities_sha256=sha256)
+
+        case.probabilities_sha256 = write_probabilities(case.probabilities, case.levels, case.scan, announce)
+        case.classes, case.levels = case.levels.shape[-1], None
+
+    def _describe(self, case: FolderCase) -> None:
+        """Write the clinical table."""
+        confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
+        with case.stages("describe"):
+            table = describe(
+                case.output, case.path, confidence=confidence, reader=self.runner.reader, series=case.series
+            )
+            write_json(case.description, plain(table))
+
+    def _write_results(self, case: FolderCase) -> None:
+        """Write the DICOM results of a mask that is done; where they cannot be written the mask is done all the same."""
+        with case.stages("dicom"):
+            write_case_results(self.dicom, case, self.earlier, self.runner.reader)
+        if case.refusal is not None:
+            logger.warning("%s: no DICOM results: %s: %s", case.path, case.refusal.code, case.refusal.detail)
+
+    def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
+        case.failure = finding_of(reason, writing=writing)
+        with self._lock:
+            self.failures += 1
+        logger.debug("%s failed", case.name, exc_info=reason)
+        if case.input_sha256 is None:
+            case.input_sha256 = hash_input(case.path)
+
+    def _settle(self, case: FolderCase) -> None:
+        """Record a failure, and let go of what the case holds."""
+        if case.failure is not None and case.before != "failed":
+            case.before = ""
+            logger.warning("%s: %s: %s", case.path, case.failure.code, case.failure.detail)
+            self._record_failure(case)
+        case.data, case.scan, case.pred, case.label_map, case.levels = {}, None, None, None, None
+        self.memory.release(case.reserved)
+
+    def _record_failure(self, case: FolderCase) -> None:
+        assert case.failure is not None
+        try:
+            self._record(case, "failed", code=case.failure.code, detail=case.failure.detail)
+            self.stale += set_aside(case, self.earlier.ledger.written.get(case.name, set()))
+        except OSError as reason:
+            self.broken = f"{self.output_dir} cannot be written ({reason})"
+
+    def _record(self, case: FolderCase, event: str, **more: Any) -> None:
+        self.earlier.ledger.append(
+            {
+                "case": case.name,
+                "event": event,
+                **({} if case.series is None else {"series": case.series}),
+                "run": self.runner.run_name,
+                "input_sha256": case.input_sha256,
+                "config_sha256": self.runner.config_sha256,
+                "weights_sha256": self.runner.weights_sha256,
+                **more,
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+        )

@@ -1,0 +1,119 @@
+"""A study with several series: each volume is a case, or one of each study is chosen, with its reason."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liver_pipeline.io.dicom import series_uids
+from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.studies import find_volumes
+from tests.dicom_files import body, one_slice, scout, series
+
+KINDS = (("1.2.3.0", 5.0, 6, ""), ("1.2.3.1", 4.0, 8, "Iomeprol"), ("1.2.3.2", 2.0, 12, ""))  # uid, mm, slices, agent
+
+
+def write_study(folder: Path, *, flat: bool, study: str = "1.9", kinds: Any = KINDS) -> Path:
+    for number, (uid, gap, slices, agent) in enumerate(kinds):
+        tags = {"SeriesInstanceUID": uid, "StudyInstanceUID": study, "ContrastBolusAgent": agent}
+        hu = body((20, 16, slices))
+        files = [one_slice(k, hu, spacing=(1.5, 1.0, gap), **tags) for k in range(slices)]
+        series(folder if flat else folder / f"ser{number}", files, prefix=f"S{number}_")
+    return folder
+
+
+def found(root: Path, which: str | None = None, **options: Any) -> list[tuple[str, str | None]]:
+    return [(one.case, one.series) for one in find_volumes(root, series=which, **options)]
+
+
+def test_each_series_in_one_place_is_a_case_of_its_own_that_can_be_read(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "scans" / "p1", flat=True)
+    scout().save_as(study / "scout", enforce_file_format=True)
+    assert found(tmp_path / "scans") == [(f"p1/{uid}", uid) for uid, *_ in KINDS]
+    for one in find_volumes(study):
+        slices = next(n for uid, _, n, _ in KINDS if uid == one.series)
+        assert ScanReader().scan(one.path, series=one.series).array.shape == (20, 16, slices)
+
+
+def test_a_zip_of_a_study_is_its_series_too(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", flat=False)
+    (tmp_path / "scans").mkdir()
+    with zipfile.ZipFile(tmp_path / "scans" / "p1.zip", "w") as archive:
+        for file in sorted(study.rglob("S*")):
+            archive.write(file, file.relative_to(study))
+    assert series_uids(tmp_path / "scans" / "p1.zip") == {uid for uid, *_ in KINDS}
+    assert found(tmp_path / "scans") == [(f"p1/{uid}", uid) for uid, *_ in KINDS]
+    assert found(tmp_path / "scans", "thinnest") == [("p1", "1.2.3.2")]
+
+
+def test_a_folder_of_one_series_keeps_its_name_with_or_without_a_scout(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "scans" / "p1", flat=True, kinds=KINDS[:1])
+    assert found(tmp_path / "scans") == [("p1", None)]
+    scout().save_as(study / "scout", enforce_file_format=True)
+    assert found(tmp_path / "scans") == [("p1", None)]
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["one place", "folders of their own"])
+@pytest.mark.parametrize(
+    ("which", "uid", "why"),
+    [
+        ("thinnest", "1.2.3.2", "thinnest of 3"),
+        ("contrast", "1.2.3.1", "with contrast"),
+        ("1.2.3.0", "1.2.3.0", "named"),
+    ],
+)
+def test_one_series_of_each_study_is_chosen_with_its_reason(
+    tmp_path: Path, flat: bool, which: str, uid: str, why: str
+) -> None:
+    write_study(tmp_path / "scans" / "p1", flat=flat)
+    (one,) = find_volumes(tmp_path / "scans", series=which)
+    assert one.series == uid and why in one.why
+    assert one.case == ("p1" if flat else f"p1/ser{uid[-1]}")
+    scan = ScanReader().scan(one.path, series=one.series, why=one.why)
+    (told,) = (f.detail for f in scan.findings if f.code == "SERIES_CHOSEN")
+    assert told == one.why
+
+
+def test_each_of_two_studies_has_its_own_choice_also_in_one_place(tmp_path: Path) -> None:
+    other = [("1.2.4.0", 1.5, 10, ""), ("1.2.4.1", 3.0, 6, "Iomeprol")]
+    write_study(tmp_path / "apart" / "p1", flat=True)
+    write_study(tmp_path / "apart" / "p2", flat=True, study="1.8", kinds=other)
+    assert found(tmp_path / "apart", "thinnest") == [("p1", "1.2.3.2"), ("p2", "1.2.4.0")]
+    write_study(tmp_path / "same" / "p", flat=True)
+    numbered = [
+        one_slice(k, body((20, 16, 10)), SeriesInstanceUID="1.2.4.0", StudyInstanceUID="1.8") for k in range(10)
+    ]
+    series(tmp_path / "same" / "p", numbered, prefix="T")
+    assert found(tmp_path / "same", "thinnest") == [("p/1.2.3.2", "1.2.3.2"), ("p/1.2.4.0", "1.2.4.0")]
+
+
+def test_a_study_without_contrast_is_a_case_that_says_so(tmp_path: Path) -> None:
+    write_study(tmp_path / "p1", flat=True)
+    write_study(tmp_path / "p2", flat=True, study="1.8", kinds=[("1.2.4.0", 1.5, 10, "")])
+    assert found(tmp_path, "contrast") == [("p1", "1.2.3.1"), ("p2", "contrast")]
+    with pytest.raises(IntakeError, match="NO_SERIES"):
+        ScanReader().scan(tmp_path / "p2", series="contrast")
+
+
+def test_a_uid_that_no_place_has_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    write_study(tmp_path / "p1", flat=True)
+    with pytest.raises(IntakeError, match=r"NO_SERIES.*1\.2\.3\.1.*thinnest, or contrast"):
+        find_volumes(tmp_path, series="1.2.3.7")
+
+
+def test_slices_that_each_have_a_series_are_no_cases_of_one_slice(tmp_path: Path) -> None:
+    hu = body()
+    series(tmp_path / "p1", [one_slice(k, hu, SeriesInstanceUID=f"1.2.3.{k}") for k in range(12)])
+    assert found(tmp_path) == [("p1", None)]  # refused as MIXED_SERIES when it is read, which accept lifts
+    assert found(tmp_path, accept=["MIXED_SERIES"]) == [("p1", None)]
+    assert ScanReader(accept=["MIXED_SERIES"]).scan(tmp_path / "p1").array.shape == hu.shape
+
+
+def test_a_damaged_slice_among_several_series_is_the_cases_own_trouble(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "p1", flat=True)
+    (study / "S0_000").write_bytes((study / "S0_000").read_bytes()[:300])
+    assert [case for case, _ in found(tmp_path)] in (["p1"], [f"p1/{uid}" for uid, *_ in KINDS])
