@@ -16,10 +16,10 @@ from liver_pipeline.io.files import is_there, plain, write_json
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
+from liver_pipeline.prediction.case_results import write_case_results
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
 from liver_pipeline.prediction.plan import predicted_bytes
-from liver_pipeline.prediction.case_results import write_case_results
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class CaseSteps:
             write_json(case.description, plain(table))
 
     def _write_results(self, case: FolderCase) -> None:
-        """Write the DICOM results of a mask that is done; where they cannot be written the mask is done all the same."""
+        """Write the DICOM results of a mask that is done; it stays done where they cannot be written."""
         with case.stages("dicom"):
             write_case_results(self.dicom, case, self.earlier, self.runner.reader)
         if case.refusal is not None:

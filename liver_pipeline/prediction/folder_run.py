@@ -75,8 +75,8 @@ class FolderRun:
         format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
-        dicom: Which DICOM results to write beside each mask; for masks that are done, these alone. A scan that they cannot
-            refer to gets its mask all the same, and the run ends with exit code 3.
+        dicom: Which DICOM results to write beside each mask; for masks that are done, these alone. A scan that they
+            cannot refer to gets its mask all the same, and the run ends with exit code 3.
         progress: Show a bar on a terminal.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
     """

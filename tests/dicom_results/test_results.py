@@ -41,7 +41,9 @@ def program(name: str, *words: Any) -> str:
 
 def errors(*files: Path) -> list[str]:
     """Errors that dciodvfy finds in files."""
-    return [f"{file.name}: {line}" for file in files for line in program("dciodvfy", file).splitlines() if "Error" in line]
+    return [
+        f"{file.name}: {line}" for file in files for line in program("dciodvfy", file).splitlines() if "Error" in line
+    ]
 
 
 def labels_of(path: Path) -> npt.NDArray[np.uint8]:
@@ -212,8 +214,10 @@ def test_the_report_says_why_a_mask_is_doubtful(tmp_path: Path) -> None:
     mask, scan = masked(tmp_path)
     reasons = [{"code": "LIVER_SMALL", "message": "the liver is smaller than livers are"}]
     write_results(ALL, mask, scan, record=record_of(mask, quality={"flagged": True, "reasons": reasons}))
-    text = program("dsrdump", tmp_path / "m.sr.dcm") if shutil.which("dsrdump") else str(
-        pydicom.dcmread(tmp_path / "m.sr.dcm").to_json()
+    text = (
+        program("dsrdump", tmp_path / "m.sr.dcm")
+        if shutil.which("dsrdump")
+        else str(pydicom.dcmread(tmp_path / "m.sr.dcm").to_json())
     )
     assert "LIVER_SMALL: the liver is smaller than livers are" in text and "Doubtful" in text
     assert errors(tmp_path / "m.sr.dcm") == []
