@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +232,7 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 )
 @click.option("--seg-type", type=click.Choice(["binary", "labelmap"]), help="Of the segmentation (default: binary).")
 @click.option("--seg-deflate", is_flag=True, help="Pack the segmentation, for archives that take it.")
+@click.option("--shard", metavar="I/N", help="Only part I (from 0) of N, while other machines run the other parts.")
 @click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's DICOM series take one (default: each).")
 @click.option(
     "--format", type=click.Choice(["nifti", "nrrd", "mha"]), help="Of the masks in a folder (default: nifti)."
@@ -247,6 +249,7 @@ def predict_command(
     ensemble: tuple[str, ...],
     partial: bool,
     dicom: str | None,
+    shard: str | None,
     overrides: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -268,7 +271,31 @@ def predict_command(
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     if dicom is not None:
         values["dicom"] = [kind.strip() for kind in dicom.split(",")]
-    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values).exit()
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, shard=shard, overrides=values).exit()
+
+
+@main.command("status")
+@click.argument("masks", type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="Say it again every 5 seconds, until no run is alive.")
+def status_command(masks: Path, watch: bool) -> None:
+    """Say how far the runs of `predict` into the folder MASKS are: done, failed, running and where, how long still.
+
+    It reads what they write, of one run, of shards or of a cluster, and writes the page MASKS/status.html.
+
+    \b
+    Example: liver-pipeline status masks/ --watch
+    """
+    from liver_pipeline.commands.status import status
+    from liver_pipeline.reports.status import status_lines
+
+    while True:
+        found = status(masks)
+        if watch and sys.stdout.isatty():
+            click.clear()
+        click.echo("\n".join(status_lines(found)))
+        if not (watch and any(run["alive"] for run in found["runs"])):
+            return
+        time.sleep(5)
 
 
 @main.command("compare")

@@ -35,6 +35,7 @@ RELATIONS = (
     Relation(("fold", "folds"), lambda k, n: k == 0 or (n and k < n), "a fold below folds, the number of them"),
     Relation(("class_ratios", "num_classes"), lambda ratios, n: ratios is None or len(ratios) == n, "one a class"),
     Relation(("class_ratios",), lambda ratios: ratios is None or any(ratios), "a number above 0"),
+    Relation(("scored_classes", "num_classes"), lambda own, n: own is None or max(own) < n, "classes below it"),
     Relation(("hu_windows", "in_channels"), lambda windows, n: len(windows) == n, "a window for each channel"),
     Relation(("min_liver_ml", "max_liver_ml"), lambda low, high: low < high, "the lower volume first"),
     Relation(("tta",), lambda axes: len(set(axes)) == len(axes), "each axis once"),

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from monai.bundle import ConfigParser
 
@@ -18,7 +17,7 @@ from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.names import share_dir
 from liver_pipeline.bundle.stages import LIVER_STAGE, merge_stages
 from liver_pipeline.io.checkpoints import LAST, OLDER, PREVIOUS
-from liver_pipeline.io.files import TEMPORARY, move_aside, whole_file, write_json
+from liver_pipeline.io.files import move_aside, temporary_name, whole_file, write_json
 from liver_pipeline.io.locks import lock_run
 from liver_pipeline.io.tables import is_dealt
 
@@ -110,7 +109,7 @@ def write_configs(configs: Path, merged: Mapping[str, Mapping[str, Any]]) -> Non
 
     ``train.yaml`` comes last: whoever is interrupted finds the older one, and writes all of them again.
     """
-    target = configs if configs.is_dir() else configs.with_name(TEMPORARY.format(uuid4().hex))
+    target = configs if configs.is_dir() else configs.with_name(temporary_name())
     target.mkdir(exist_ok=True)
     shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", target / f"{MULTI_GPU}.yaml")
     write_json(target / "metadata.json", metadata(merged["inference"]))

@@ -179,6 +179,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("batch_size", COUNT, "cases in a step; each gives `crops_per_case` windows", PLANNED),
         Key("val_interval", whole(1, 1000000), "epochs between validations; at most `max_epochs`"),
         Key("early_stop_patience", whole(1, 1000000), "validations without a better Dice that end the training", GROWS),
+        Key("scored_classes", or_null(several(whole(1, 255), 1)),
+            "classes whose mean Dice chooses the weights; null: all but background", STAGE),
         Key("learning_rate", number_above(0, 100), "initial rate; of a cycle the highest"),
         Key("warmup_steps", whole(0, 1000000), "steps over which the learning rate grows"),
         Key("max_gradient_norm", or_null(number_above(0, 1e9)), "longer gradients are scaled down to it; null: none"),

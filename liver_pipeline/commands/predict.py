@@ -18,6 +18,7 @@ from liver_pipeline.io.files import refuse_existing, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES
+from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import write_label_map
@@ -35,6 +36,7 @@ def predict(
     *,
     ensemble: Sequence[str | Path] = (),
     partial: bool = False,
+    shard: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Segment ``scans`` into ``masks``: label maps 0, 1 liver, 2 tumor on each scan's own grid.
@@ -46,6 +48,7 @@ def predict(
             ``*.nrrd`` or ``*.mha``.
         ensemble: Further runs on the same grid, to average with.
         partial: Of a folder of folds take those that are trained, where some are not.
+        shard: ``I/N``: part I (from 0) of N of the folder, while other machines run the other parts.
         overrides: Keys of the run's ``configs/inference.yaml``, such as ``{"overwrite": True}``.
 
     Returns:
@@ -56,15 +59,18 @@ def predict(
         FileExistsError: If the one mask is there already and ``overwrite`` is not set.
         FileNotFoundError: If there is no such run.
         ValueError: If a key is unknown or a value cannot be used, a fold is not trained and ``partial`` is false, or
-            several scans are to go into one file.
+            several scans are to go into one file, or another process writes to ``masks``.
     """
     refuse_empty(run=run, scans=scans, masks=masks)
     first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
     if is_mask_file(masks):
+        if shard is not None:
+            raise ValueError(f"--shard needs a folder for the masks; {masks} is a file")
         return _predict_one(first, Path(scans), Path(masks), values)
     paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
-    values |= {**paths, "run": ["$@evaluator.run()"]}  # without its exit(): the summary comes back
+    part = None if shard is None else str(Shard.of(shard))
+    values |= {**paths, "run": [f"$@evaluator.run({part!r})"]}  # without its exit(): the summary comes back
     summary: Summary = run_workflow(first, "inference", values)[0]
     return summary
 

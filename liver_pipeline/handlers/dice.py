@@ -56,11 +56,16 @@ class _Score(Metric):  # type: ignore[misc]
         return float(sum_over_processes(np.array([math.nan if value is None else value]))[0])
 
 
-def mean_class_dice() -> Metric:
-    """Return the mean of the foreground classes' Dice (:func:`class_dice`), of those that have one; nan if none has."""
+def mean_class_dice(classes: Sequence[int] | None = None) -> Metric:
+    """Return the mean of some classes' Dice (:func:`class_dice`), of those that have one; nan if none has.
+
+    Args:
+        classes: Their indices; None: all but background.
+    """
 
     def mean(confusions: Sequence[IntArray]) -> float | None:
-        found = [class_dice(confusions, index) for index in range(1, len(confusions[0]) if confusions else 1)]
+        counted = range(1, len(confusions[0]) if confusions else 1) if classes is None else classes
+        found = [class_dice(confusions, index) for index in counted if confusions]
         defined = [dice for dice in found if dice is not None]
         return math.fsum(defined) / len(defined) if defined else None
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import socket
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ import torch
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # Names of what a killed process may leave behind: nobody's search for masks or scans takes them, whatever the target's
-# suffix, and they are short even where the target's name is as long as a file system allows.
+# suffix, and they are short even where the target's name is as long as a file system allows. The host and a number that
+# nobody else draws are in them: on a shared file system others write to the same folder.
 TEMPORARY = ".liver-pipeline.{}.part"
 EARLIER = "earlier"  # folder for what a newer run takes the place of
 
@@ -37,7 +39,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(TEMPORARY.format(uuid4().hex))  # no process id: other hosts may write here, too
+    temporary = path.with_name(temporary_name())
     try:
         yield temporary
         sync(temporary)
@@ -46,6 +48,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not every file system syncs folders
         sync(path.parent)
+
+
+def temporary_name() -> str:
+    """Return a new name for a file or folder that is not whole yet: this host and a random number."""
+    host = re.sub(r"[^0-9A-Za-z]+", "-", socket.gethostname())[:63]
+    return TEMPORARY.format(f"{host}.{uuid4().hex}")
 
 
 @contextlib.contextmanager
@@ -59,7 +67,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         OSError: If it cannot be written.
     """
     path = Path(path)
-    temporary, earlier = (path.with_name(TEMPORARY.format(uuid4().hex)) for _ in range(2))
+    temporary, earlier = (path.with_name(temporary_name()) for _ in range(2))
     temporary.mkdir(parents=True)
     try:
         yield temporary

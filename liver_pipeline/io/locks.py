@@ -12,12 +12,16 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems tha
 _held: set[Path] = set()
 
 
-def lock_file(handle: int, refusal: str) -> None:
+def lock_file(handle: int, refusal: str, *, shared: bool = False) -> bool:
     """Lock an open file for this process until it is closed; where there are no locks, do nothing.
 
     Args:
         handle: Number of the open file.
         refusal: What to say if another process has locked it.
+        shared: Others that ask for a shared lock get it too.
+
+    Returns:
+        Whether the file system keeps locks.
 
     Raises:
         ValueError: If another process has locked it.
@@ -25,14 +29,16 @@ def lock_file(handle: int, refusal: str) -> None:
     try:
         import fcntl
     except ImportError:  # Windows: two runs into one folder are not kept apart
-        return
+        return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(refusal) from None
     except OSError as reason:
         if reason.errno not in NO_LOCKS:
             raise
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import time
 from pathlib import Path
 from threading import Lock
@@ -23,6 +24,8 @@ from liver_pipeline.prediction.plan import predicted_bytes
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
 
 logger = logging.getLogger(__name__)
+
+HOST = socket.gethostname()
 
 
 class CaseSteps:
@@ -65,6 +68,12 @@ class CaseSteps:
         self.broken = ""
         self._turns = Turns()
         self._lock = Lock()
+        self._running: dict[str, float] = {}  # case name to when it was begun
+
+    def running(self) -> list[dict[str, Any]]:
+        """Return the cases in flight, for the ledger's lock file: name, host, since when."""
+        with self._lock:
+            return [{"case": name, "host": HOST, "since": since} for name, since in self._running.items()]
 
     def prepare(self, numbered: tuple[int, FolderCase]) -> FolderCase:
         """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it.
@@ -75,6 +84,8 @@ class CaseSteps:
         number, case = numbered
         try:
             case.started = time.time()
+            with self._lock:
+                self._running[case.name] = case.started
             with self._turns.of(number):
                 if self.earlier.settles(case):
                     return case
@@ -177,6 +188,8 @@ class CaseSteps:
             self._record_failure(case)
         case.data, case.scan, case.pred, case.label_map, case.levels = {}, None, None, None, None
         self.memory.release(case.reserved)
+        with self._lock:
+            self._running.pop(case.name, None)
 
     def _record_failure(self, case: FolderCase) -> None:
         assert case.failure is not None
@@ -197,6 +210,7 @@ class CaseSteps:
                 "config_sha256": self.runner.config_sha256,
                 "weights_sha256": self.runner.weights_sha256,
                 **more,
+                "host": HOST,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
         )

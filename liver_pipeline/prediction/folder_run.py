@@ -18,9 +18,10 @@ from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
-from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
+from liver_pipeline.io.ledger import LEDGER, Ledger, Rows, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
 from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.shards import Shard
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.case_steps import CaseSteps
@@ -109,7 +110,7 @@ class FolderRun:
         self.progress = progress
         self.suffix = FORMATS[format]
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
-        self._memory = MemoryBudget(int(limit))
+        self.memory_limit = int(limit)
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
         self.at_once = max(1, min(4, cores() // 4)) if self.runner.device.type == "cuda" else 1
         self._tally = {"done": 0, "failed": 0, "before": 0, "refused": 0}
@@ -117,22 +118,34 @@ class FolderRun:
 
     # --- before the first case ---
 
-    def run(self) -> Summary:
+    def run(self, shard: str | None = None) -> Summary:
         """Run all cases; return how it ended. Nothing is raised for a case, only for bad usage.
+
+        Args:
+            shard: ``I/N``: only the cases of part I of N (see :class:`~liver_pipeline.io.shards.Shard`), while other
+                processes, on this machine or others, run the other parts.
 
         Raises:
             IntakeError: NOT_FOUND, NO_SCANS, DUPLICATE_NAME, OUTPUT_READ_ONLY, DISK_FULL: nothing was run.
-            ValueError: If the weights belong to another network, outputs would replace inputs, or another run is at it.
+            ValueError: If the weights belong to another network, outputs would replace inputs, another run is at it, or
+                the folder was begun with another number of shards.
         """
+        part = None if shard is None else Shard.of(shard)
         cases = plan_cases(self.dataset.data, self.output_dir, self.suffix)
+        if not self.dry_run:
+            refuse_collisions(cases)
+        cases = [case for case in cases if part is None or part.holds(case.input_path)]
         if self.dry_run:
             return self._print_plan(cases)
-        refuse_collisions(cases)
-        with contextlib.closing(self._open_ledger()) as ledger:
+        with contextlib.closing(open_ledger(self.output_dir, part)) as ledger:
             refuse_other_formats(cases, ledger.written)
-            return self._run(cases, self.steps(ledger))
+            steps = self.steps(ledger, MemoryBudget(self.memory_limit))
+            ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
+            summary = self._run(cases, steps)
+            sys.stdout.write(summary_line(summary, steps.stale, ledger.path))
+            return summary
 
-    def steps(self, ledger: Ledger) -> CaseSteps:
+    def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:
         """Load the network and return the steps of a case, whose rows go to ``ledger``.
 
         Raises:
@@ -143,24 +156,13 @@ class FolderRun:
             ledger, self.runner.config_sha256, self.runner.weights_sha256,
             retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
         )  # fmt: skip
-        return CaseSteps(self.runner, self.output_dir, earlier, self._memory, describe=self.describe, dicom=self.dicom)
+        return CaseSteps(self.runner, self.output_dir, earlier, memory, describe=self.describe, dicom=self.dicom)
 
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)
-        lines, collisions = plan_lines(cases, last, self._memory.limit)
+        lines, collisions = plan_lines(cases, last, self.memory_limit)
         sys.stdout.write("\n".join(lines) + "\n")
         return Summary(0, 0, len(cases), EXIT_BAD_USAGE if collisions else EXIT_DONE)
-
-    def _open_ledger(self) -> Ledger:
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise ValueError(f"{self.output_dir} is a file; name a folder for the masks")
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            ledger = Ledger(self.output_dir / LEDGER)
-            remove_temporary(self.output_dir)  # left by a run that was killed; the lock is ours
-        except OSError as reason:
-            raise IntakeError(self.output_dir, [finding_of(reason, writing=True)]) from reason
-        return ledger
 
     # --- the run ---
 
@@ -180,17 +182,12 @@ class FolderRun:
                 while pending:
                     pending.popleft().result()
         finally:
-            self._memory.close()
+            steps.memory.close()
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
         if steps.broken:
             logger.error("%s; the run ended early: mend it and run the same command again", steps.broken)
-        summary = self._summary(len(cases))
-        stale = f", {steps.stale} earlier masks set aside as *.stale*" if steps.stale else ""
-        stale += f", {summary.refused} without their DICOM results" if summary.refused else ""
-        counts = f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{stale}"
-        sys.stdout.write(f"{counts}; {self.output_dir / LEDGER}\n")
-        return summary
+        return summary_of(len(cases), **self._tally)
 
     def _end(self, case: FolderCase, steps: CaseSteps) -> None:
         """Finish a case and count it."""
@@ -206,12 +203,37 @@ class FolderRun:
             steps.broken = failure.detail
         return bool(steps.broken) or (self.max_failures is not None and steps.failures >= self.max_failures)
 
-    def _summary(self, total: int) -> Summary:
-        done, failed, before = self._tally["done"], self._tally["failed"], self._tally["before"]
-        skipped = total - done - failed
-        refused = self._tally["refused"]
-        if failed == refused == 0 and done + before == total:
-            code = EXIT_DONE
-        else:
-            code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
-        return Summary(done, failed, skipped, code, refused)
+
+def summary_of(total: int, *, done: int, failed: int, before: int, refused: int = 0) -> Summary:
+    """Return how a run over ``total`` cases ended, of which earlier runs had done ``before``; ``refused`` lack results."""
+    if failed == refused == 0 and done + before == total:
+        code = EXIT_DONE
+    else:
+        code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
+    return Summary(done, failed, total - done - failed, code, refused)
+
+
+def summary_line(summary: Summary, stale: int, ledger: Path) -> str:
+    """Return what a run says at its end; ``stale`` masks of earlier runs were set aside."""
+    aside = f", {stale} earlier masks set aside as *.stale*" if stale else ""
+    aside += f", {summary.refused} without their DICOM results" if summary.refused else ""
+    return f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}\n"
+
+
+def open_ledger(output_dir: Path, shard: Shard | None = None) -> Ledger:
+    """Make an output folder and open its ledger; a whole run removes what killed ones left half written.
+
+    Raises:
+        IntakeError: OUTPUT_READ_ONLY, DISK_FULL.
+        ValueError: If it is a file; see also :class:`~liver_pipeline.io.ledger.Ledger`.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{output_dir} is a file; name a folder for the masks")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(output_dir / LEDGER, shard)
+        if shard is None:  # the lock is ours alone
+            remove_temporary(output_dir)
+    except OSError as reason:
+        raise IntakeError(output_dir, [finding_of(reason, writing=True)]) from reason
+    return ledger

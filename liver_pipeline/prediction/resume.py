@@ -14,7 +14,7 @@ from liver_pipeline.io.discovery import STALE, input_sha256
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.files import file_sha256, folder_sha256, is_there
 from liver_pipeline.io.findings import CODES, error, refuse
-from liver_pipeline.io.ledger import Ledger
+from liver_pipeline.io.ledger import Rows
 from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class EarlierRuns:
         probabilities: This run writes them; a case that lacks them is run again.
     """
 
-    ledger: Ledger
+    ledger: Rows
     config_sha256: str
     weights_sha256: str
     retry_failed: bool

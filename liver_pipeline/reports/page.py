@@ -37,19 +37,21 @@ def report_page(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, 
     return document(_TITLE, headline(metrics), _sections(metrics, pictures or {}))
 
 
-def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]]) -> str:
+def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]], *, refresh: int | None = None) -> str:
     """Return a page that loads nothing from anywhere.
 
     Args:
         title: Of the page.
         headline: HTML under it.
         parts: Anchor, title and HTML of each section; a section without HTML is left out.
+        refresh: Seconds after which a browser reads the file again; None for a page that stays as it is.
     """
     filled = [part for part in parts if part[2]]
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in filled)
     body = "".join(f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in filled)
+    again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">'
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta charset="utf-8">{again}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
         f"<style>{_asset('page.css')}</style>"
     )

@@ -57,6 +57,7 @@ def test_a_class_has_the_mean_dice_of_the_cases_where_it_is_defined_and_their_me
     for metric, expected in (
         (by_class["val_dice_liver"], liver),
         (by_class["val_dice_tumor"], tumor),
+        (mean_class_dice([1]), liver),
         (mean_class_dice(), sum(defined) / len(defined) if defined else None),
     ):
         found = run_metric(metric, *pairs)

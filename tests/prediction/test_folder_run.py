@@ -26,6 +26,7 @@ from monai.data import Dataset, MetaTensor
 
 from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
 from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.files import temporary_name
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger
 from liver_pipeline.io.reader import ScanReader
@@ -768,6 +769,40 @@ def test_a_name_as_long_as_a_file_system_allows_is_done(tmp_path: Path) -> None:
     name = "n" * 236  # and .description.json makes 253 bytes
     write_scan(tmp_path / "scans" / f"{name}.nii.gz")
     assert folder_run(tmp_path / "scans", tmp_path / "masks", describe=True).run().exit_code == 0
+
+
+# --- shards --------------------------------------------------------------------------------------------------------
+
+
+def test_shards_make_what_one_run_makes_and_a_plain_run_finishes_what_is_left(tmp_path: Path) -> None:
+    for number in range(12):
+        write_scan(tmp_path / "scans" / f"site_{number % 2}" / f"{number}.nii.gz", seed=number)
+    (tmp_path / "scans" / "site_0" / "4.nii.gz").write_bytes(b"")
+    assert folder_run(tmp_path / "scans", tmp_path / "whole").run() == Summary(11, 1, 0, 3)
+
+    masks = tmp_path / "masks"
+    ends = [folder_run(tmp_path / "scans", masks).run(f"{index}/3") for index in (0, 2)]  # 1/3 never ran
+    assert 0 < sum(end.done + end.failed for end in ends) < 12
+    assert sum(end.skipped for end in ends) == 0
+    again = folder_run(tmp_path / "scans", masks).run("0/3")
+    assert (again.done, again.failed, again.skipped) == (0, ends[0].failed, ends[0].done)
+    done = sum(end.done for end in ends)
+    assert folder_run(tmp_path / "scans", masks).run() == Summary(11 - done, 1, done, 3)
+    assert masks_of(masks) == masks_of(tmp_path / "whole")
+    assert provenances_of(masks) == provenances_of(tmp_path / "whole")
+    ended = [row["case"] for row in rows(masks) if row["event"] in ("done", "failed")]
+    assert len(ended) == len(set(ended)) == 12
+
+
+def test_a_shard_leaves_alone_what_another_is_writing(scans: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    half_written = masks / temporary_name()
+    half_written.write_text("")
+    folder_run(scans, masks).run("0/2")
+    assert half_written.exists()
+    folder_run(scans, masks).run()
+    assert not half_written.exists()
 
 
 # --- formats, and series of a study --------------------------------------------------------------------------------
