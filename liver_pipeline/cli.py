@@ -274,6 +274,34 @@ def predict_command(
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, shard=shard, overrides=values).exit()
 
 
+@main.command("node")
+@click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
+@click.option("--aet", "title", required=True, metavar="AET", help="Our AE title.")
+@click.option("--port", type=click.IntRange(1, 65535), default=11112, show_default=True)
+@click.option(
+    "--from", "allowed", required=True, metavar="AET,...", help="AE titles that may send; others are refused."
+)
+@click.option("--send-to", "peer", required=True, metavar="AET@HOST:PORT", help="Where SEG, SR and captures go.")
+@click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on; loopback unless told.")
+@click.option("--folder", default="liver_node", show_default=True, help="Private folder of received scans and masks.")
+@click.option("--quiet-seconds", type=click.FloatRange(min=1), default=30, show_default=True, help="End of a series.")
+@click.option("--keep-hours", type=click.FloatRange(min=0.1), default=24, show_default=True, help="What is older goes.")
+@overrides_argument
+def node_command(run_dir: str, allowed: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Receive CT and MR series by DICOM, segment them with RUN, send SEG, SR and captures back; until it is stopped.
+
+    The same command again goes on where it was, also after a kill. KEY=VALUE are keys of the run's inference.yaml.
+
+    \b
+    Example: liver-pipeline node default --aet LIVER --from PACS --send-to PACS@10.0.0.1:104 --bind 0.0.0.0
+    """
+    from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.commands.node import run_node
+
+    titles = [title.strip() for title in allowed.split(",") if title.strip()]
+    run_node(run_dir, allowed=titles, overrides=parse_overrides(overrides), **options)
+
+
 @main.command("status")
 @click.argument("masks", type=click.Path(path_type=Path))
 @click.option("--watch", is_flag=True, help="Say it again every 5 seconds, until no run is alive.")

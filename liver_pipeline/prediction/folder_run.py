@@ -205,7 +205,7 @@ class FolderRun:
 
 
 def summary_of(total: int, *, done: int, failed: int, before: int, refused: int = 0) -> Summary:
-    """Return how a run over ``total`` cases ended, of which earlier runs had done ``before``; ``refused`` lack results."""
+    """Return how a run over ``total`` cases ended, of which ``before`` were done earlier; ``refused`` lack results."""
     if failed == refused == 0 and done + before == total:
         code = EXIT_DONE
     else:

@@ -75,7 +75,12 @@ def read_back(seg: Path, folder: Path) -> dict[int, set[tuple[float, ...]]]:
     """Segments as dcmqi reads them."""
     folder.mkdir()
     told = program("segimage2itkimage", "--inputDICOM", seg, "--outputDirectory", folder, "--outputType", "nii")
-    found = {int(file.name.split(".")[0]): places(sitk.ReadImage(str(file))) for file in folder.glob("*.nii.gz")}
+    found = {}
+    for file in folder.glob("*.nii.gz"):  # one a segment; of a label map one for all
+        image = sitk.ReadImage(str(file))
+        values = [int(value) for value in np.unique(sitk.GetArrayFromImage(image)) if value]
+        for value in values:
+            found[value if len(values) > 1 else int(file.name.split(".")[0])] = places(image == value)
     assert found, told
     return found
 
