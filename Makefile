@@ -1,4 +1,4 @@
-.PHONY: help setup check test slow bundle demo
+.PHONY: help setup check test slow bundle web demo
 
 help:     ## list the commands
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -12,5 +12,7 @@ slow:     ## the long tests as well
 	pytest -m 'slow or not slow'
 bundle:   ## write bundle/configs from configs/, and docs/reference from the code
 	python scripts/make_bundle.py && python scripts/make_reference.py
+web:      ## fetch NiiVue, which the viewer's page embeds (an install does so by itself)
+	python scripts/build_web.py
 demo:     ## everything once on phantoms
 	liver-pipeline demo

@@ -5,6 +5,7 @@ from .commands.evaluate import evaluate as evaluate
 from .commands.plan import plan as plan
 from .commands.predict import predict as predict
 from .commands.train import train as train
+from .commands.view import view as view
 from .evaluation.description import describe as describe
 from .io.findings import IntakeError as IntakeError
 from .io.volumes import Scan as Scan

@@ -226,6 +226,7 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
 @click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
+@click.option("--view", is_flag=True, help="Also write a page to look at beside each mask: <case>.html.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
 @click.option(
     "--dicom", metavar="seg,sr,sc", help="Also write DICOM results: segmentation, report (and seg), captures."
@@ -324,6 +325,21 @@ def status_command(masks: Path, watch: bool) -> None:
         if not (watch and any(run["alive"] for run in found["runs"])):
             return
         time.sleep(5)
+
+
+@main.command("view")
+@click.argument("scan")
+@click.argument("mask", required=False)
+@click.option("--reference", metavar="LABELS", help="Reference label map: shown beside the mask, lesions are matched.")
+@click.option("-o", "--output", metavar="PAGE", help="The page (default: <case>.html beside MASK, or here).")
+@overwrite_option
+def view_command(**options: Any) -> None:
+    """Write one HTML file on which to look at SCAN, its MASK and a reference: offline, in any browser.
+
+    \b
+    Example: liver-pipeline view scan.nii.gz mask.nii.gz --reference labels.nii.gz -o page.html
+    """
+    click.echo(f"open {lp.view(**options)}; it holds the patient's images")
 
 
 @main.command("compare")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,15 @@ os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the tests on real scans where no folder of scans is named."""
-    if os.environ.get(REAL_DATA):
-        return
+    """Leave out tests on real scans where no folder of them is named, and those in a browser where there is none."""
+    missing = {
+        "real_data": "" if os.environ.get(REAL_DATA) else f"{REAL_DATA} does not name a folder of real scans",
+        "browser": "" if shutil.which("chromium") else "there is no chromium; .ci/services installs it",
+    }
     for item in items:
-        if item.get_closest_marker("real_data"):
-            item.add_marker(pytest.mark.skip(reason=f"{REAL_DATA} does not name a folder of real scans"))
+        for name, reason in missing.items():
+            if reason and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Summary
 from liver_pipeline.prediction.segmenter import load_segmenter
+from liver_pipeline.reports.viewer import write_viewer_page
 
 DICOM_KEYS = ("dicom", "seg_type", "seg_deflate")
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ def predict(
             raise ValueError(f"--shard needs a folder for the masks; {masks} is a file")
         return _predict_one(first, Path(scans), Path(masks), values)
     paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
+    if values.pop("view", False):
+        values["evaluator::view"] = True  # no key of its own: runs that were composed without it know it, too
     part = None if shard is None else str(Shard.of(shard))
     values |= {**paths, "run": [f"$@evaluator.run({part!r})"]}  # without its exit(): the summary comes back
     summary: Summary = run_workflow(first, "inference", values)[0]
@@ -107,7 +110,9 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     overwrite = bool(values.pop("overwrite", False))
     record = mask.with_name(f"{case_name(mask.name)}.json")
     dicom = _dicom_results(run, values)
-    refuse_existing([mask, record, *dicom.paths(mask).values()], overwrite)
+    page = record.with_suffix(".html") if values.pop("view", False) else None
+    files = (mask, record, page, *dicom.paths(mask).values())
+    refuse_existing([path for path in files if path is not None], overwrite)
     if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
     inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()))
@@ -127,6 +132,8 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
         write_json(record, {**segmented.record, "output": output})
 
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
+    if page is not None:
+        write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
     if dicom.kinds:
         try:
             reader, told = segmenter.runner.reader, read_json(record)

@@ -76,10 +76,10 @@ def describe(
     table = describe_label_map(
         turned,
         affine,
-        hu=_on_grid(label_map, ct),
-        reference=_on_grid(label_map, truth),
-        confidence=_on_grid(label_map, probability),
-        segments=_on_grid(label_map, couinaud),
+        hu=on_grid(label_map, ct),
+        reference=on_grid(label_map, truth),
+        confidence=on_grid(label_map, probability),
+        segments=on_grid(label_map, couinaud),
         hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
         confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
     )
@@ -89,8 +89,12 @@ def describe(
     return table
 
 
-def _on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
-    """Array of ``other`` along RAS axes, however its file orders them; ValueError if it is not on the mask's grid."""
+def on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
+    """Return the array of ``other`` along RAS axes, however its file orders them; None if there is no other.
+
+    Raises:
+        ValueError: If it is not on the grid of ``mask``.
+    """
     if other is None:
         return None
     (grid, affine), (array, other_affine) = to_ras(mask), to_ras(other)

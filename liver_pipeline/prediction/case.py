@@ -83,6 +83,11 @@ class FolderCase(RunningCase):
         return self._beside(".description.json")
 
     @property
+    def page(self) -> Path:
+        """The viewer's page beside the mask, where it was asked for."""
+        return self._beside(".html")
+
+    @property
     def probabilities(self) -> Path:
         """The probabilities beside the mask, where they were asked for."""
         return self._beside(PROBABILITIES)

@@ -22,6 +22,7 @@ from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
 from liver_pipeline.prediction.plan import predicted_bytes
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
+from liver_pipeline.reports.viewer import write_viewer_page
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class CaseSteps:
         memory: For the cases in flight.
         describe: Also write the clinical table.
         dicom: Which DICOM results to write beside each mask.
+        view: Also write the page to look at.
 
     Attributes:
         failures: Cases that failed now.
@@ -56,12 +58,13 @@ class CaseSteps:
         *,
         describe: bool,
         dicom: DicomResults,
+        view: bool,
     ) -> None:
         self.runner = runner
         self.output_dir = output_dir
         self.earlier = earlier
         self.memory = memory
-        self.describe = describe
+        self.describe, self.view = describe, view
         self.dicom = dicom
         self.failures = 0
         self.stale = 0
@@ -113,6 +116,8 @@ class CaseSteps:
         try:
             if case.before == "done" and self.describe and not is_there(case.description):
                 self._describe(case)
+            if case.before == "done" and self.view and not is_there(case.page):
+                self._view(case)
             if not (case.failure or case.before):
                 self.runner.clean(case)
                 self._write(case)
@@ -140,6 +145,8 @@ class CaseSteps:
             sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
         if self.describe:
             self._describe(case)
+        if self.view:
+            self._view(case)
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
 
     def _write_probabilities(self, case: FolderCase) -> None:
@@ -171,6 +178,11 @@ class CaseSteps:
             write_case_results(self.dicom, case, self.earlier, self.runner.reader)
         if case.refusal is not None:
             logger.warning("%s: no DICOM results: %s: %s", case.path, case.refusal.code, case.refusal.detail)
+
+    def _view(self, case: FolderCase) -> None:
+        """Write the page to look at."""
+        with case.stages("view"):
+            write_viewer_page(case.page, case.path, case.output, reader=self.runner.reader, series=case.series)
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
         case.failure = finding_of(reason, writing=writing)

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from monai.data import Dataset
 
@@ -78,6 +79,7 @@ class FolderRun:
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
         dicom: Which DICOM results to write beside each mask; for masks that are done, these alone. A scan that they
             cannot refer to gets its mask all the same, and the run ends with exit code 3.
+        view: Also write ``<case>.html``, the page of :func:`liver_pipeline.view`; likewise.
         progress: Show a bar on a terminal.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
     """
@@ -95,6 +97,7 @@ class FolderRun:
         format: str = "nifti",
         describe: bool = False,
         dicom: DicomResults | None = None,
+        view: bool = False,
         progress: bool = True,
         memory_limit_gb: float | None = None,
     ) -> None:
@@ -105,7 +108,7 @@ class FolderRun:
         self.runner = runner
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
-        self.describe = describe
+        self.describe, self.view = describe, view
         self.dicom = dicom or DicomResults()
         self.progress = progress
         self.suffix = FORMATS[format]
@@ -156,7 +159,8 @@ class FolderRun:
             ledger, self.runner.config_sha256, self.runner.weights_sha256,
             retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
         )  # fmt: skip
-        return CaseSteps(self.runner, self.output_dir, earlier, memory, describe=self.describe, dicom=self.dicom)
+        results: Any = {"describe": self.describe, "view": self.view, "dicom": self.dicom}
+        return CaseSteps(self.runner, self.output_dir, earlier, memory, **results)
 
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)

@@ -121,13 +121,8 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
     stem = case.output.name.removesuffix(case.suffix)
-    for path in (
-        *result_paths(case.output).values(),
-        case.probabilities,
-        case.description,
-        case.provenance,
-        case.output,
-    ):
+    beside = (case.probabilities, case.description, case.page, case.provenance, case.output)
+    for path in (*result_paths(case.output).values(), *beside):
         if is_there(path):
             path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
     return True

@@ -724,6 +724,17 @@ def test_asking_for_descriptions_later_makes_only_these(scans: Path, tmp_path: P
     assert {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)} == before
 
 
+def test_a_page_lies_beside_each_mask_and_goes_aside_with_it(scans: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    assert folder_run(scans, masks).run().done == 3
+    assert folder_run(scans, masks, view=True).run() == Summary(done=0, failed=0, skipped=3, exit_code=0)
+    pages = sorted(path.relative_to(masks).as_posix() for path in masks.rglob("*.html"))
+    assert pages == ["a.1.html", "a.2.html", "site_b/c.html"]
+    write_scan(scans / "a.1.nii.gz", voxel=31000)  # the network fails on it
+    assert folder_run(scans, masks, view=True).run().failed == 1
+    assert (masks / "a.1.stale.html").exists() and not (masks / "a.1.html").exists()
+
+
 def test_one_reader_reads_for_the_mask_and_for_its_description(tmp_path: Path) -> None:
     """HU that cannot be: refused by default, accepted by a run that was trained with them, described by it too."""
     scans, masks = tmp_path / "scans", tmp_path / "masks"

@@ -68,6 +68,13 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
 
 
+def test_a_page_beside_the_mask_by_either_way(trained: Path, tmp_path: Path) -> None:
+    for masks in (tmp_path / "one.nii.gz", tmp_path / "folder"):
+        assert lp.predict(trained / "run", scan_of(trained), masks, overrides={"view": True}).done == 1
+    pages = [(tmp_path / name).read_text() for name in ("one.html", "folder/volume-0.html")]
+    assert all('id="volume-mask"' in page and '"warnings"' in page for page in pages)
+
+
 def test_the_ending_of_one_mask_is_its_format_and_several_scans_are_no_one_mask(trained: Path, tmp_path: Path) -> None:
     lp.predict(trained / "run", scan_of(trained), tmp_path / "m.nii.gz")
     for name in ("m2.nrrd", "m3.mha", "m4.nii"):

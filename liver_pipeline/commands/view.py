@@ -1,0 +1,46 @@
+"""Write the page on which people look at a scan and its mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from liver_pipeline.bundle.entry import refuse_empty
+from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.files import refuse_existing
+from liver_pipeline.reports.viewer import write_viewer_page
+
+
+def view(
+    scan: str | Path,
+    mask: str | Path | None = None,
+    *,
+    reference: str | Path | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write one HTML file that shows a scan, its mask and a reference: offline, in any browser.
+
+    Args:
+        scan: Whatever ``predict`` reads.
+        mask: Label map on its grid: 0 background, 1 liver, 2 tumor.
+        reference: Likewise; lesions are matched with it.
+        output: The page; by default beside the mask, or in the working directory where there is none, as
+            ``<case>.html``.
+        overwrite: Replace a page that is there.
+
+    Returns:
+        Where the page is. It holds the patient's images.
+
+    Raises:
+        FileExistsError: If the page is there already and ``overwrite`` is not set.
+        IntakeError: If a file cannot be used, or a label map lies on another grid than the scan.
+    """
+    given = {"scan": scan, "mask": mask, "reference": reference, "output": output}
+    refuse_empty(**{name: path for name, path in given.items() if path is not None})
+    scan_path, mask_path = Path(scan), None if mask is None else Path(mask)
+    if output is None:
+        name = case_name((mask_path or scan_path.absolute()).name, mask_path is None and scan_path.is_dir())
+        output = (Path() if mask_path is None else mask_path.parent) / f"{name}.html"
+    refuse_existing([Path(output)], overwrite)
+    write_viewer_page(Path(output), scan_path, mask_path, None if reference is None else Path(reference))
+    return Path(output)
