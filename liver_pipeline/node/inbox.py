@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from threading import Lock
 
-from liver_pipeline.io.files import sync, whole_file
+from liver_pipeline.io.files import remove_temporary, sync, whole_file
 
 DIGITS = 20  # of the hash: two series of a hospital do not meet
 
@@ -36,6 +36,7 @@ class Inbox:
         self.quiet_seconds = quiet_seconds
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
+        remove_temporary(folder)  # left by a node that was killed
         self._lock = Lock()
         self._touched = {path.name: time.monotonic() for path in folder.iterdir() if path.is_dir()}
 

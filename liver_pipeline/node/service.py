@@ -93,10 +93,13 @@ def serve(settings: NodeSettings, segment: Segment, stopped: Callable[[float], b
 def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    os.umask(0o077)
+    before = os.umask(0o077)
     with (folder / "node.lock").open("a+b") as file:
         lock_file(file.fileno(), f"another node works in {folder}; name another folder")
-        yield
+        try:
+            yield
+        finally:
+            os.umask(before)
 
 
 def work(settings: NodeSettings, inbox: Inbox, memory: Memory, segment: Segment) -> None:
