@@ -199,7 +199,8 @@ def _remember(row: dict[str, Any], last: dict[str, dict[str, Any]], written: dic
     for key in ("output_sha256", "probabilities_sha256"):
         if row.get(key):
             written.setdefault(row["case"], set()).add(row[key])
-    written.setdefault(row["case"], set()).update(((row.get("dicom") or {}).get("files") or {}).values())
+    if files := (row.get("dicom") or {}).get("files"):
+        written.setdefault(row["case"], set()).update(files.values())
 
 
 def _cut_torn_line(file: Any) -> int:

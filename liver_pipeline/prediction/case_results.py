@@ -27,13 +27,11 @@ def write_case_results(settings: DicomResults, case: FolderCase, earlier: Earlie
     be written, ``case.refusal`` and the row say why; it is tried again if that may pass, or with ``retry_failed``.
 
     Args:
-        settings: Which results.
+        settings: Which results; at least one.
         case: The case.
         earlier: What its ledger says.
         reader: How the run reads scans.
     """
-    if not settings.kinds:
-        return
     row = {**earlier.ledger.last[case.name], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     told: dict[str, Any] = {"settings": settings.as_json(), "mask_sha256": None}
     try:

@@ -174,6 +174,8 @@ class CaseSteps:
 
     def _write_results(self, case: FolderCase) -> None:
         """Write the DICOM results of a mask that is done; it stays done where they cannot be written."""
+        if not self.dicom.kinds:
+            return
         with case.stages("dicom"):
             write_case_results(self.dicom, case, self.earlier, self.runner.reader)
         if case.refusal is not None:
