@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.uid import RLELossless
 
 from liver_pipeline.dicom_results.origin import Origin
-from liver_pipeline.dicom_results.segmentation import MANUFACTURER, set_time
+from liver_pipeline.dicom_results.segmentation import MANUFACTURER, stamp
 from liver_pipeline.dicom_results.source import Source
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
@@ -69,7 +69,7 @@ def build_captures(
             series_description="Liver and tumor outlines, research, not for diagnosis",
         )
         capture.BodyPartExamined = "LIVER"
-        set_time(capture, origin)
+        stamp(capture, origin)
         yield capture
 
 

@@ -58,19 +58,22 @@ def build_segmentation(
     )
     if deflate:  # highdicom knows it not; the pixels are as they were
         segmentation.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    set_time(segmentation, origin)
+    dimensions = origin.uid("dimensions")
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimensions
+    stamp(segmentation, origin)
     return segmentation
 
 
-def set_time(result: Any, origin: Origin) -> None:
-    """Date a result by when its mask was made, so that it can be made again to the byte."""
+def stamp(result: Any, origin: Origin) -> None:
+    """Date a result by when its mask was made, so that it can be made again to the byte; names go as UTF-8."""
+    result.SpecificCharacterSet = "ISO_IR 192"
     day, time = origin.made.strftime("%Y%m%d"), origin.made.strftime("%H%M%S")
-    for name in ("ContentDate", "SeriesDate", "InstanceCreationDate"):
-        if name in result or name == "InstanceCreationDate":
-            setattr(result, name, day)
-    for name in ("ContentTime", "SeriesTime", "InstanceCreationTime"):
-        if name in result or name == "InstanceCreationTime":
-            setattr(result, name, time)
+    for name, value in (("Date", day), ("Time", time)):
+        for what in (f"Content{name}", f"Series{name}", f"{name}OfSecondaryCapture"):
+            if what in result:
+                setattr(result, what, value)
+        setattr(result, f"InstanceCreation{name}", value)
 
 
 def _segment(label: int, origin: Origin) -> Any:

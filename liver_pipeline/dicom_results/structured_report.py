@@ -10,7 +10,7 @@ import highdicom as hd
 from pydicom.sr.codedict import codes
 
 from liver_pipeline.dicom_results.origin import Origin
-from liver_pipeline.dicom_results.segmentation import MANUFACTURER, set_time
+from liver_pipeline.dicom_results.segmentation import MANUFACTURER, stamp
 from liver_pipeline.dicom_results.source import Source
 from liver_pipeline.dicom_results.uids import derived_uid
 from liver_pipeline.labels import LabelMap
@@ -74,7 +74,7 @@ def build_structured_report(
         is_verified=False,
         series_description="Liver and lesion measurements, research, not for diagnosis",
     )
-    set_time(built, origin)
+    stamp(built, origin)
     return built
 
 

@@ -26,7 +26,7 @@ from tests.orientations import ORIENTATIONS
 
 ALL = DicomResults(("seg", "sr", "sc"))
 PATIENT = {
-    "PatientID": "P1", "PatientName": "Doe^Jane", "PatientBirthDate": "19500102", "PatientSex": "F",
+    "PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100", "PatientBirthDate": "19500102", "PatientSex": "F",
     "AccessionNumber": "A7", "StudyID": "S1", "StudyDate": "20260102", "StudyTime": "101500",
     "ReferringPhysicianName": "", "FrameOfReferenceUID": "1.2.3.9", "SliceThickness": 3.0,
 }  # fmt: skip
@@ -167,7 +167,7 @@ def test_patient_and_study_are_carried_over_and_missing_tags_are_there_empty(tmp
     write_results(ALL, mask, scan)
     for path in (tmp_path / "m.seg.dcm", tmp_path / "m.sr.dcm", tmp_path / "m.sc" / "0001.dcm"):
         made = pydicom.dcmread(path)
-        assert (made.PatientID, str(made.PatientName), made.StudyInstanceUID) == ("P1", "Doe^Jane", "1.2.3")
+        assert (made.PatientID, str(made.PatientName), made.StudyInstanceUID) == ("P1", "Müller^Jörg", "1.2.3")
         assert not made.StudyID and not made.AccessionNumber and "PatientSex" in made
 
 
