@@ -26,7 +26,8 @@ from tests.orientations import ORIENTATIONS
 
 ALL = DicomResults(("seg", "sr", "sc"))
 PATIENT = {
-    "PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100", "PatientBirthDate": "19500102", "PatientSex": "F",
+    "PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100",
+    "PatientBirthDate": "19500102", "PatientSex": "F",
     "AccessionNumber": "A7", "StudyID": "S1", "StudyDate": "20260102", "StudyTime": "101500",
     "ReferringPhysicianName": "", "FrameOfReferenceUID": "1.2.3.9", "SliceThickness": 3.0,
 }  # fmt: skip
