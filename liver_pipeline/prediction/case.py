@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.discovery import PROBABILITIES, ScanInput
 from liver_pipeline.io.files import relative
@@ -42,6 +43,8 @@ class RunningCase:
     levels: npt.NDArray[np.uint8] | None = None  # probabilities in eight bits, (X, Y, Z, classes), until written
     label_map: LabelMap | None = None
     effects: Mapping[str, Any] = field(default_factory=dict)  # cleaning step -> voxels it changed
+    coarse: CoarseScan | None = None  # what judges the mask, where that is asked for
+    quality: dict[str, Any] | None = None
 
 
 @dataclass
@@ -117,6 +120,12 @@ def as_label_map(pred: Any) -> LabelMap:
     return array if array.dtype == np.uint8 else array.astype(np.uint8)
 
 
+def inference_record(case: RunningCase) -> Mapping[str, Any]:
+    """Return what the inferer says of a case."""
+    record: Mapping[str, Any] = getattr(case.pred, "meta", {}).get("inference", {})
+    return record
+
+
 def case_record(case: RunningCase) -> dict[str, Any]:
     """Return the part of the provenance that differs from case to case, but for the files that were written.
 
@@ -125,7 +134,7 @@ def case_record(case: RunningCase) -> dict[str, Any]:
     """
     scan, label_map, image = case.scan, case.label_map, case.data["image"]
     assert scan is not None and label_map is not None
-    inference = dict(getattr(case.pred, "meta", {}).get("inference", {}))
+    inference = dict(inference_record(case))
     times = {key: inference.pop(key) for key in list(inference) if "seconds" in key}
     return {
         "case": case.name,
@@ -140,6 +149,7 @@ def case_record(case: RunningCase) -> dict[str, Any]:
         "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
         "inference": inference,
         "effects": dict(case.effects),
+        "quality": case.quality,
         "timing": {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(case.started)),
             "seconds": round(time.time() - case.started, 3),

@@ -12,12 +12,14 @@ import yaml
 from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
+from liver_pipeline.evaluation.plausibility import coarse_scan, plausibility
+from liver_pipeline.evaluation.quality import judge, read_thresholds
 from liver_pipeline.io.files import content_sha256, plain
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import CLASS_NAMES
 from liver_pipeline.networks.weights import load_networks
-from liver_pipeline.prediction.case import RunningCase, as_label_map, case_record, without_voxels
+from liver_pipeline.prediction.case import RunningCase, as_label_map, case_record, inference_record, without_voxels
 from liver_pipeline.prediction.provenance import machine, settings_of, versions
 
 
@@ -40,8 +42,13 @@ class CaseRunner:
         other_networks: Name to ``{"network", "ckpt_path"}`` of networks that the inferer runs besides; they are loaded
             and placed as ``network`` is.
         reader: How scans are read; the same as that of ``preprocessing`` and of the training.
-        bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config.
+        bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config; its ``quality.json`` holds
+            the thresholds of ``quality``.
         num_classes: What the network tells apart: background, liver, and with 3 classes tumor.
+        quality: Judge each mask (see :mod:`liver_pipeline.evaluation.quality`); it stays as it is.
+
+    Raises:
+        ValueError: If ``quality.json`` cannot be used.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class CaseRunner:
         reader: ScanReader | None = None,
         bundle_root: str | Path | None = None,
         num_classes: int = 3,
+        quality: bool = False,
     ) -> None:
         self.preprocessing = preprocessing
         self.inferer = inferer
@@ -69,6 +77,7 @@ class CaseRunner:
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.labels = {str(label): CLASS_NAMES[label] for label in range(1, num_classes)}
         self.probabilities = bool(getattr(inferer, "probabilities", False))
+        self.thresholds = read_thresholds(self.bundle_root) if quality else None
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
         self.settings = self._settings()
         self.config_sha256 = content_sha256(self.settings)
@@ -108,6 +117,8 @@ class CaseRunner:
         case.scan = scan  # a failure later on still knows what was read
         with case.stages("preprocess"):
             case.data = self._preprocessed(scan)
+            if self.thresholds is not None:
+                case.coarse = coarse_scan(scan, self.reader.modality)
         case.scan = without_voxels(scan)
 
     def _preprocessed(self, scan: Scan) -> dict[str, Any]:
@@ -140,6 +151,20 @@ class CaseRunner:
                 cleaned = self.postprocessing(dict(cleaned))
             case.label_map = as_label_map(cleaned["pred"])
         case.effects = cleaned.get("effects", {})
+        if self.thresholds is not None:
+            with case.stages("quality"):
+                case.quality = self._judged(case)
+                case.coarse = None
+
+    def _judged(self, case: RunningCase) -> dict[str, Any]:
+        """Say whether the mask has to be looked at, and why."""
+        assert case.scan is not None and case.label_map is not None and case.coarse is not None
+        assert self.thresholds is not None
+        told = inference_record(case)
+        removed = int(case.effects.get("keep_largest_liver", 0))
+        facts = plausibility(case.label_map, case.scan, case.coarse, removed)
+        fallback = str(told.get("cascade", {}).get("fallback", ""))
+        return judge(facts, told.get("agreement", {}), self.thresholds, fallback=fallback, findings=case.scan.findings)
 
     def record(self, case: RunningCase, files: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the provenance of a case that is clean: where its mask comes from, as plain values.

@@ -147,7 +147,8 @@ class CaseSteps:
             self._describe(case)
         if self.view:
             self._view(case)
-        self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256)
+        more = {} if case.quality is None else {"quality": case.quality}
+        self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256, **more)
 
     def _write_probabilities(self, case: FolderCase) -> None:
         """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""

@@ -16,6 +16,7 @@ from typing import Any
 from monai.data import Dataset
 
 from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.evaluation.quality import write_quality_table
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
@@ -146,6 +147,10 @@ class FolderRun:
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
             sys.stdout.write(summary_line(summary, steps.stale, ledger.path))
+            if self.runner.thresholds is not None:  # rows of other shards too
+                sys.stdout.write(
+                    write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
+                )
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:

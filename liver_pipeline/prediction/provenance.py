@@ -32,7 +32,7 @@ PACKAGES = (
     "openvino",
 )
 VOLATILE = ("timing", "machine")  # what two runs of the same thing may differ in
-NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R", "probabilities")
+NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R", "probabilities", "quality")
 
 
 def versions() -> dict[str, str]:
