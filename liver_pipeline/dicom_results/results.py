@@ -49,12 +49,18 @@ class DicomResults:
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as a row of the ledger holds them."""
-        return {"kinds": list(self.paths(Path())), "seg_type": self.seg_type, "deflate": self.deflate}
+        return {
+            "kinds": [kind for kind in ENDINGS if kind in self._wanted()],
+            "seg_type": self.seg_type,
+            "deflate": self.deflate,
+        }
 
     def paths(self, mask: Path) -> dict[str, Path]:
         """Return where each result lies, by kind."""
-        wanted = {*self.kinds, *(["seg"] if "sr" in self.kinds else [])}
-        return {kind: path for kind, path in result_paths(mask).items() if kind in wanted}
+        return {kind: path for kind, path in result_paths(mask).items() if kind in self._wanted()}
+
+    def _wanted(self) -> set[str]:
+        return {*self.kinds, *(["seg"] if "sr" in self.kinds else [])}
 
 
 def result_paths(mask: Path) -> dict[str, Path]:

@@ -164,7 +164,7 @@ def describe_label_map(
     ):
         if given is None:
             reasons |= dict.fromkeys(names, what)
-    liver = {
+    liver: dict[str, Any] = {
         "liver_with_tumor_ml": (n_parenchyma + n_tumor) * voxel_ml if n_parenchyma else None,
         "liver_without_tumor_ml": n_parenchyma * voxel_ml if n_parenchyma else None,
         "tumor_ml": n_tumor * voxel_ml,

@@ -25,7 +25,7 @@ from tests.dicom_files import ct, one_slice, series
 from tests.orientations import ORIENTATIONS
 
 ALL = DicomResults(("seg", "sr", "sc"))
-PATIENT = {
+PATIENT: dict[str, Any] = {
     "PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100",
     "PatientBirthDate": "19500102", "PatientSex": "F",
     "AccessionNumber": "A7", "StudyID": "S1", "StudyDate": "20260102", "StudyTime": "101500",
@@ -62,7 +62,7 @@ def masked(folder: Path, labels: npt.NDArray[np.uint8] | None = None, **tags: An
     return mask, scan
 
 
-def places(image: sitk.Image) -> set[tuple[float, ...]]:
+def places(image: Any) -> set[tuple[float, ...]]:
     """Where the voxels of a segment lie, LPS mm."""
     array = sitk.GetArrayFromImage(image)
     return {
@@ -243,7 +243,7 @@ def test_measurements_in_the_report_are_those_of_the_table(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("tag", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
 def test_a_series_without_what_names_it_is_refused_and_nothing_is_written(tmp_path: Path, tag: str) -> None:
-    mask, scan = masked(tmp_path, **{tag: ""})
+    mask, scan = masked(tmp_path, None, **{tag: ""})
     with pytest.raises(IntakeError, match=tag) as caught:
         write_results(ALL, mask, scan)
     assert caught.value.code == "DICOM_REFERENCE"

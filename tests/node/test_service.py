@@ -97,7 +97,7 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 60.0) -> None:
+def wait_for(found: Callable[[], Any], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "nothing came of it"
@@ -106,7 +106,7 @@ def wait_for(found: Callable[[], Any], seconds: float = 60.0) -> None:
 
 def scan(folder: Path, number: int = 0) -> list[Path]:
     """Slices of a series of its own."""
-    tags = {"SeriesInstanceUID": f"1.2.3.4{number}", "PatientID": "P1", "PatientName": "Doe^Jane"}
+    tags: dict[str, Any] = {"SeriesInstanceUID": f"1.2.3.4{number}", "PatientID": "P1", "PatientName": "Doe^Jane"}
     ct(folder, odd=range(12), **tags)
     for path in folder.iterdir():
         one = pydicom.dcmread(path)

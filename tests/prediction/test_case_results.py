@@ -37,7 +37,7 @@ class Never(TinyInferer):
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
     for case, name in enumerate("ab"):
-        uids = {"SeriesInstanceUID": f"1.2.3.{case}", "SliceThickness": 3.0}
+        uids: dict[str, Any] = {"SeriesInstanceUID": f"1.2.3.{case}", "SliceThickness": 3.0}
         ct(tmp_path / "scans" / name, odd=range(12), **uids)
     return tmp_path / "scans"
 
