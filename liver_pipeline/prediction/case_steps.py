@@ -14,6 +14,7 @@ from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import is_there, plain, write_json
+from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
@@ -165,7 +166,9 @@ class CaseSteps:
         case.classes, case.levels = case.levels.shape[-1], None
 
     def _describe(self, case: FolderCase) -> None:
-        """Write the clinical table."""
+        """Write the clinical table, of what has millimetres."""
+        if case.suffix == PICTURE_MASK:
+            return
         confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
         with case.stages("describe"):
             table = describe(
@@ -183,7 +186,9 @@ class CaseSteps:
             logger.warning("%s: no DICOM results: %s: %s", case.path, case.refusal.code, case.refusal.detail)
 
     def _view(self, case: FolderCase) -> None:
-        """Write the page to look at."""
+        """Write the page to look at, of what has millimetres."""
+        if case.suffix == PICTURE_MASK:
+            return
         with case.stages("view"):
             write_viewer_page(case.page, case.path, case.output, reader=self.runner.reader, series=case.series)
 
