@@ -111,13 +111,18 @@ def plan_lines(
         row = last.get(case.name, {})
         states = {"done": "done before", "failed": f"failed before: {row.get('code')}"}
         state = states.get(row.get("event", ""), "new")
-        size = f"{predicted_bytes(case.path) / 1e9:.2f} GB"
+        gigabytes = predicted_bytes(case.path) / 1e9
+        size = f"{gigabytes:.2f} GB" if gigabytes >= 0.01 else "under 0.01 GB"
         series = "" if case.series is None else f" series {case.series}"
         lines.append(f"{case.path}{series} -> {case.output}  {size}  {state}")
     twins = same_names(ScanInput(case.path, case.name) for case in cases)
     for name, paths in twins.items():
         lines.append(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write the mask {name}")
-    lines.append(f"{len(cases)} cases, {len(twins)} collisions, {budget / 1e9:.1f} GB for cases in flight")
+    lines.append(f"{len(cases)} cases, {len(twins)} collisions")
+    lines.append(
+        f"GB: memory of a case while it is worked on, the network's own apart; cases are read ahead while all of them "
+        f"fit into {budget / 1e9:.1f} GB, and a larger one runs alone"
+    )
     return lines, len(twins)
 
 
