@@ -15,7 +15,7 @@ from pydicom.uid import RLELossless
 
 from liver_pipeline.dicom_results.origin import Origin
 from liver_pipeline.dicom_results.segmentation import MANUFACTURER, stamp
-from liver_pipeline.dicom_results.source import Source
+from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
 from liver_pipeline.visualize.pictures import HU_WINDOW, outline
@@ -28,7 +28,7 @@ TEXT_PIXELS = 15
 
 
 def build_captures(
-    scan: Scan, label_map: LabelMap, source: Source, origin: Origin, table: Mapping[str, Any]
+    scan: Scan, label_map: LabelMap, source: SourceSeries, origin: Origin, table: Mapping[str, Any]
 ) -> Iterator[Any]:
     """Draw the slices that show liver or tumor, with outlines, volumes and a warning; without any, the middle one.
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
-from liver_pipeline.dicom_results.source import Source
+from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.dicom_results.uids import derived_uid
 
 
@@ -40,7 +40,7 @@ class Origin:
         return derived_uid(f"{self.key}/{what}")
 
 
-def origin_of(source: Source, mask_sha256: str, record: Mapping[str, Any] | None = None) -> Origin:
+def origin_of(source: SourceSeries, mask_sha256: str, record: Mapping[str, Any] | None = None) -> Origin:
     """Return the origin of a mask.
 
     Args:

@@ -11,7 +11,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
 from liver_pipeline.dicom_results.origin import Origin
-from liver_pipeline.dicom_results.source import Source
+from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.labels import LabelMap
 
 MANUFACTURER = "liver-pipeline"
@@ -20,7 +20,7 @@ COLORS = {1: (70.0, -35.0, 40.0), 2: (65.0, 40.0, 60.0)}  # CIELab: green, orang
 
 
 def build_segmentation(
-    label_map: LabelMap, source: Source, origin: Origin, *, seg_type: str = "binary", deflate: bool = False
+    label_map: LabelMap, source: SourceSeries, origin: Origin, *, seg_type: str = "binary", deflate: bool = False
 ) -> Any:
     """Return the labels of a mask as a Segmentation that refers to the series.
 
@@ -74,6 +74,9 @@ def stamp(result: Any, origin: Origin) -> None:
             if what in result:
                 setattr(result, what, value)
         setattr(result, f"InstanceCreation{name}", value)
+    for equipment in result.get("ContributingEquipmentSequence", ()):
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = day + time
 
 
 def _segment(label: int, origin: Origin) -> Any:

@@ -31,7 +31,7 @@ ONE_FOR_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceSeries:
     """A series that can be referred to.
 
     Attributes:
@@ -55,7 +55,7 @@ class Source:
         return str(self.headers[0].get("Modality") or IMAGE_CLASSES.get(self.headers[0].SOPClassUID, ""))
 
 
-def read_source(path: Path | str, reader: ScanReader | None = None, *, series: str | None = None) -> Source:
+def read_source(path: Path | str, reader: ScanReader | None = None, *, series: str | None = None) -> SourceSeries:
     """Read the headers of the series at ``path`` as results refer to it.
 
     A FrameOfReferenceUID that is missing is derived from the series' UID, so that two results agree.
@@ -94,7 +94,7 @@ def read_source(path: Path | str, reader: ScanReader | None = None, *, series: s
         for name in MAY_BE_EMPTY:
             if name not in header:
                 setattr(header, name, None)
-    return Source(tuple(headers), affine)
+    return SourceSeries(tuple(headers), affine)
 
 
 def _gap_mm(affine: Affine) -> float:
@@ -107,7 +107,7 @@ def _lacks(path: Path, what: str) -> IntakeError:
     return refuse(path, "DICOM_REFERENCE", f"{what}; a DICOM result refers to slices by it: export the series again")
 
 
-def labels_on(source: Source, mask: Scan) -> LabelMap:
+def labels_on(source: SourceSeries, mask: Scan) -> LabelMap:
     """Return a mask's labels (X, Y, Z) along the axes of the series.
 
     Raises:

@@ -11,7 +11,7 @@ from pydicom.sr.codedict import codes
 
 from liver_pipeline.dicom_results.origin import Origin
 from liver_pipeline.dicom_results.segmentation import MANUFACTURER, stamp
-from liver_pipeline.dicom_results.source import Source
+from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.dicom_results.uids import derived_uid
 from liver_pipeline.labels import LabelMap
 
@@ -25,12 +25,12 @@ UNITS = {
     "hu": codes.UCUM.HounsfieldUnit,
 }
 # Of the scan inside a lesion: name, code, key of the table, unit.
-HU = (("Mean attenuation", "LP-7", "mean_hu", "hu"), ("Standard deviation of attenuation", "LP-8", "sd_hu", "hu"))
-SIGNAL = (("Mean signal", "LP-9", "mean_hu", "count"), ("Standard deviation of signal", "LP-10", "sd_hu", "count"))
+OF_CT = (("Mean attenuation", "LP-7", "mean_hu", "hu"), ("Standard deviation of attenuation", "LP-8", "sd_hu", "hu"))
+OF_MR = (("Mean signal", "LP-9", "mean_hu", "count"), ("Standard deviation of signal", "LP-10", "sd_hu", "count"))
 
 
 def build_structured_report(
-    table: Mapping[str, Any], label_map: LabelMap, source: Source, segmentation: Any, origin: Origin
+    table: Mapping[str, Any], label_map: LabelMap, source: SourceSeries, segmentation: Any, origin: Origin
 ) -> Any:
     """Return the report as Comprehensive 3D SR: one measurement group for the liver, one for each lesion.
 
@@ -54,7 +54,7 @@ def build_structured_report(
     )
     observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
     groups = [_liver_group(table["liver"], label_map, segmentation, source, origin)]
-    groups += [_lesion_group(row, source, segmentation, origin, HU if ct else SIGNAL) for row in table["lesions"]]
+    groups += [_lesion_group(row, source, segmentation, origin, OF_CT if ct else OF_MR) for row in table["lesions"]]
     report = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion if ct else codes.LN.MRIUnspecifiedBodyRegion,
@@ -79,7 +79,7 @@ def build_structured_report(
 
 
 def _liver_group(
-    liver: Mapping[str, Any], label_map: LabelMap, segmentation: Any, source: Source, origin: Origin
+    liver: Mapping[str, Any], label_map: LabelMap, segmentation: Any, source: SourceSeries, origin: Origin
 ) -> Any:
     """Volumes of the whole liver and of all tumor, the burden, and what is known of the mask's quality."""
     burden = liver["tumor_burden"]
@@ -106,7 +106,7 @@ def _liver_group(
     return group
 
 
-def _lesion_group(row: Mapping[str, Any], source: Source, segmentation: Any, origin: Origin, values: Any) -> Any:
+def _lesion_group(row: Mapping[str, Any], source: SourceSeries, segmentation: Any, origin: Origin, values: Any) -> Any:
     """Volume, diameters, place and values of one lesion."""
     sizes = ((codes.SCT.Volume, "volume_ml", "ml"), (codes.SCT.LongAxis, "diameter_mm", "mm"),
              (codes.SCT.ShortAxis, "perpendicular_mm", "mm"))  # fmt: skip
@@ -138,7 +138,7 @@ def _group(tracking: Any, segment: Any, **told: Any) -> Any:
     )
 
 
-def _segment_reference(segmentation: Any, source: Source, label: int) -> Any:
+def _segment_reference(segmentation: Any, source: SourceSeries, label: int) -> Any:
     """Refer to a whole segment: frames and a segment's number must not stand side by side (PS3.3 C.18.4)."""
     return hd.sr.ReferencedSegment(
         sop_class_uid=segmentation.SOPClassUID,

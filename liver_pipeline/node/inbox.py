@@ -14,12 +14,12 @@ from threading import Lock
 
 from liver_pipeline.io.files import remove_temporary, sync, whole_file
 
-DIGITS = 20  # of the hash: two series of a hospital do not meet
+NAME_DIGITS = 20  # of the hash: two series of a hospital do not meet
 
 
 def hashed(uid: str) -> str:
     """Return the name that stands for a UID."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(uid.encode()).hexdigest()[:NAME_DIGITS]
 
 
 class Inbox:

@@ -65,6 +65,7 @@ def receive(inbox: Inbox, title: str, address: tuple[str, int], allowed: Collect
     entity = AE(ae_title=title)
     entity.require_called_aet = True
     entity.require_calling_aet = sorted(allowed)
+    entity.maximum_associations, entity.acse_timeout = 100, 10  # who says nothing does not keep others out
     entity.add_supported_context(Verification)
     for uid in SLICES:
         entity.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)

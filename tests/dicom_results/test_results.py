@@ -26,11 +26,13 @@ from tests.orientations import ORIENTATIONS
 
 ALL = DicomResults(("seg", "sr", "sc"))
 PATIENT: dict[str, Any] = {
-    "PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100",
+    "PatientID": "P1", "PatientName": "Doe^Jane",
     "PatientBirthDate": "19500102", "PatientSex": "F",
     "AccessionNumber": "A7", "StudyID": "S1", "StudyDate": "20260102", "StudyTime": "101500",
     "ReferringPhysicianName": "", "FrameOfReferenceUID": "1.2.3.9", "SliceThickness": 3.0,
 }  # fmt: skip
+
+NAMED: dict[str, Any] = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"}
 
 
 def program(name: str, *words: Any) -> str:
@@ -160,7 +162,7 @@ def test_an_empty_mask_has_both_segments_a_report_without_references_and_one_cap
 
 
 def test_patient_and_study_are_carried_over_and_missing_tags_are_there_empty(tmp_path: Path) -> None:
-    mask, scan = masked(tmp_path, AccessionNumber="", PatientSex="")
+    mask, scan = masked(tmp_path, AccessionNumber="", PatientSex="", **NAMED)
     for file in scan.iterdir():
         header = pydicom.dcmread(file)
         del header.StudyID

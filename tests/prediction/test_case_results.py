@@ -34,6 +34,9 @@ class Never(TinyInferer):
         raise AssertionError("predicted again")
 
 
+Never.__module__, Never.__qualname__ = TinyInferer.__module__, TinyInferer.__qualname__  # settings are the same
+
+
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
     for case, name in enumerate("ab"):
