@@ -246,6 +246,14 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--seg-type", type=click.Choice(["binary", "labelmap"]), help="Of the segmentation (default: binary).")
 @click.option("--seg-deflate", is_flag=True, help="Pack the segmentation, for archives that take it.")
 @click.option("--shard", metavar="I/N", help="Only part I (from 0) of N, while other machines run the other parts.")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="On a Ray cluster at host:port or auto; none starts Ray here. Write it last, or as --ray=ADDRESS.",
+)
+@click.option("--worker-cores", type=click.IntRange(min=1), metavar="K", help="With --ray: of each worker without GPU.")
 @click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's DICOM series take one (default: each).")
 @click.option(
     "--format", type=click.Choice(["nifti", "nrrd", "mha"]), help="Of the masks in a folder (default: nifti)."
@@ -263,6 +271,8 @@ def predict_command(
     partial: bool,
     dicom: str | None,
     shard: str | None,
+    ray: str | None,
+    worker_cores: int | None,
     overrides: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -284,7 +294,8 @@ def predict_command(
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     if dicom is not None:
         values["dicom"] = [kind.strip() for kind in dicom.split(",")]
-    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, shard=shard, overrides=values).exit()
+    spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
+    predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()
 
 
 @main.command("node")

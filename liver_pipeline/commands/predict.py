@@ -38,6 +38,8 @@ def predict(
     ensemble: Sequence[str | Path] = (),
     partial: bool = False,
     shard: str | None = None,
+    ray: str | None = None,
+    worker_cores: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Segment ``scans`` into ``masks``: label maps 0, 1 liver, 2 tumor on each scan's own grid.
@@ -50,6 +52,9 @@ def predict(
         ensemble: Further runs on the same grid, to average with.
         partial: Of a folder of folds take those that are trained, where some are not.
         shard: ``I/N``: part I (from 0) of N of the folder, while other machines run the other parts.
+        ray: Address of a Ray cluster (``host:port``, ``auto``) whose machines share the work, or ``local`` to start Ray
+            on this one.
+        worker_cores: Of each worker of the cluster where no GPUs are; default 8, or all of a smaller machine.
         overrides: Keys of the run's ``configs/inference.yaml``, such as ``{"overwrite": True}``.
 
     Returns:
@@ -67,12 +72,14 @@ def predict(
     first, others = ensemble_of(run if one_mask else _begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
     if one_mask:
-        if shard is not None:
-            raise ValueError(f"--shard needs a folder for the masks; {masks} is a file")
+        if shard is not None or ray is not None:
+            raise ValueError(f"--shard and --ray need a folder for the masks; {masks} is a file")
         return _predict_one(first, Path(scans), Path(masks), values)
     paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
     if values.pop("view", False):
         values["evaluator::view"] = True  # no key of its own: runs that were composed without it know it, too
+    if ray is not None:
+        return _predict_on_ray(first, Path(scans), Path(masks), values, shard, address=ray, worker_cores=worker_cores)
     part = None if shard is None else str(Shard.of(shard))
     values |= {**paths, "run": [f"$@evaluator.run({part!r})"]}  # without its exit(): the summary comes back
     summary: Summary = run_workflow(first, "inference", values)[0]
@@ -90,6 +97,21 @@ def _begun_with(run: str | Path, masks: str | Path) -> str | Path:
         return run
     logger.warning("%s was begun with %s and goes on with it", masks, versions[-1])
     return str(versions[-1])
+
+
+def _predict_on_ray(
+    run: Path, scans: Path, masks: Path, values: dict[str, Any], shard: str | None, **options: Any
+) -> Summary:
+    if shard is not None:
+        raise ValueError("--shard and --ray are two ways to use many machines; choose one")
+    if values.get("dry_run"):
+        raise ValueError("--dry-run lists what would be done on any machine; leave --ray out")
+    from liver_pipeline.cluster.start import require_ray  # here: Ray is an extra
+
+    require_ray()
+    from liver_pipeline.cluster.ray_run import predict_on_ray
+
+    return predict_on_ray(run, scans.absolute(), masks.absolute(), values, **options)
 
 
 def is_mask_file(path: str | Path) -> bool:

@@ -80,6 +80,7 @@ CODES: dict[str, str] = {
     "OUTPUT_EXISTS": "a mask is there already that this run did not write",
     "PREDICT_FAILED": "preprocessing, the network or post-processing failed",
     "DEVICE_FAILED": "the GPU, not the case, failed: the run ends and the case is tried again next time",
+    "WORKER_DIED": "three workers of a cluster died with this case: memory, or a crash of its reader or network",
     "WRITE_FAILED": "the operating system could not write the mask",
     "DISK_FULL": "no space is left for the mask",
     "OUTPUT_READ_ONLY": "the output folder cannot be written to",

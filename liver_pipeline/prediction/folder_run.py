@@ -148,10 +148,7 @@ class FolderRun:
             steps = self.steps(ledger, MemoryBudget(self.memory_limit))
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
-            say(summary_line(summary, steps.stale, ledger.path).rstrip("\n"))
-            if self.runner.thresholds is not None:  # rows of other shards too
-                table = write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
-                say(table.rstrip("\n"))
+            say_end(summary, steps.stale, ledger.path, judged=self.runner.thresholds is not None)
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:
@@ -223,11 +220,20 @@ def summary_of(total: int, *, done: int, failed: int, before: int, refused: int 
     return Summary(done, failed, total - done - failed, code, refused)
 
 
-def summary_line(summary: Summary, stale: int, ledger: Path) -> str:
-    """Return what a run says at its end; ``stale`` masks of earlier runs were set aside."""
+def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None:
+    """Say how a run ended, and list its masks in ``quality.csv``.
+
+    Args:
+        summary: How many cases.
+        stale: Masks of earlier runs that were set aside.
+        ledger: The run's own.
+        judged: The runner judges its masks.
+    """
     aside = f", {stale} earlier masks set aside as *.stale*" if stale else ""
     aside += f", {summary.refused} without their DICOM results" if summary.refused else ""
-    return f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}\n"
+    say(f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}")
+    if judged:  # rows of other shards too
+        say(write_quality_table(ledger.parent, read_ledger(ledger.parent / LEDGER)[0].values()).rstrip("\n"))
 
 
 def open_ledger(output_dir: Path, shard: Shard | None = None) -> Ledger:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES, ScanInput, case_name, same_names, voxel_count
+from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_count
 from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase
 
@@ -51,8 +51,7 @@ def plan_cases(
             continue
         name = item.get("case", case_name(path.name, path.is_dir()))
         one = ScanInput(path, name, item.get("series"), item.get("why", ""))
-        drawn = path.name.lower().endswith(PICTURE_SUFFIXES)
-        cases.append(FolderCase.of(one, root, output_dir, PICTURE_MASK if drawn else suffix))
+        cases.append(FolderCase.of(one, root, output_dir, suffix))
     if not cases:
         raise refuse(output_dir, "NO_SCANS", "no scan to segment; name the folder of the scans")
     return cases
