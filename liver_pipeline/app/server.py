@@ -146,7 +146,7 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
         run: Annotated[str, Query(max_length=200)] = "",
         source: Annotated[str | None, Query(max_length=1000, description="a path below --data instead")] = None,
     ) -> dict[str, Any]:
-        """Make a case. With a scan as the request's body, or a source, it is started; else send files, then start it."""
+        """Make a case. With a scan as the request's body, or a source, it starts; else send files, then start it."""
         chosen = choices()
         if not chosen or (run and run not in chosen):
             raise Refusal(400, "NO_SUCH_RUN", f"the runs are {', '.join(chosen) or 'none'}")

@@ -1,4 +1,4 @@
-"""The process that segments, and the thread that looks after it: a queue, stages, cancelling, and crashes that are rows."""
+"""The process that segments, and the thread that looks after it: queue, stages, cancelling, crashes that are rows."""
 
 from __future__ import annotations
 

@@ -79,10 +79,11 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(128)  # whoever reads the address may ask at once
     except OSError as reason:
         listening.close()
         raise ValueError(
-            f"cannot listen on {host}, port {port} ({reason.strerror}): is an app running already? Choose another --port"
+            f"cannot listen on {host}, port {port} ({reason.strerror}): does an app run already? Choose another --port"
         ) from None
     return listening
 

@@ -57,9 +57,13 @@ def app_at(work: Path, runs: Path, *options: str) -> Iterator[RunningApp]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run ``threshold``: a network of one voxel, whose weights are written down here."""
     folder = tmp_path_factory.mktemp("runs")
-    network = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 3, "kernel_size": 1}
-    values = {"roi_size": [16, 16, 16], "spacing": [8.0, 8.0, 8.0], "device": "cpu", "postprocessing": None}
-    lp.compose(folder / "threshold", {"network": "unet3d"}, overrides={**values, "network_def": network})
+    layer = folder / "one_voxel.yaml"
+    layer.write_text(
+        "network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}\n"
+        "roi_size: [16, 16, 16]\ncrops_per_case: 1\nsw_batch_size: 1\n"
+    )
+    values = {"spacing": [8.0, 8.0, 8.0], "device": "cpu"}
+    lp.compose(folder / "threshold", {"network": str(layer)}, overrides=values)
     one, two = ((hu + 175) / 425 for hu in (LIVER_FROM, TUMOR_FROM))
     weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, 1, 1, 1)
     bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds

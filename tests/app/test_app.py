@@ -38,7 +38,7 @@ def ask(app: RunningApp, method: str, path: str, body: Any = None, **headers: st
     return answer.status, json.loads(content) if kind == "application/json" and content else content
 
 
-def finished(app: RunningApp, case: str, seconds: float = 120) -> dict[str, Any]:
+def finished(app: RunningApp, case: str, seconds: float = 60) -> dict[str, Any]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         _, row = ask(app, "GET", f"/api/cases/{case}")
