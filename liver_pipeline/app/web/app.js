@@ -90,8 +90,9 @@ function takeReference(file) {
 }
 
 // All files of what was dropped, folders with all that is below them.
-async function dropped(items) {
+async function dropped({ items, files: plain }) {
   const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (entries.length === 0) return [...plain].map((file) => ({ file, path: file.name }));
   const files = [];
   const walk = async (entry, path) => {
     if (entry.name.startsWith(".")) return;
@@ -239,7 +240,7 @@ function listen() {
   document.addEventListener("drop", guarded(async (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    await sendAll(await dropped(event.dataTransfer.items));
+    await sendAll(await dropped(event.dataTransfer));
   }));
   for (const id of ["files", "folder"]) {
     byId(id).addEventListener("change", guarded(async () => {
