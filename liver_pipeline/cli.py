@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 import liver_pipeline as lp
 from liver_pipeline.commands import completion
+from liver_pipeline.io.screen import hang_up
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
+EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
 
 
 class WithoutEmptyWords(click.Command):
@@ -44,10 +46,15 @@ class OneLineErrors(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, RuntimeErrors by descent
-        except (ValueError, OSError, RuntimeError) as error:
+        except BrokenPipeError:  # as `| head` leaves it
+            hang_up()
+            sys.exit(EXIT_HUNG_UP)
+        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"liver-pipeline: {' '.join(str(root_cause(error)).split())}", err=True)
+            line = " ".join(str(root_cause(error)).split())
+            own = "; own classes lie in the working directory" if "Cannot locate class" in line else ""
+            click.echo(f"liver-pipeline: {line}{own}", err=True)
             sys.exit(EXIT_BAD_USAGE)
 
 
@@ -122,6 +129,8 @@ def compose_command(
 @main.command("train")
 @click.argument("run_dir")
 @layer_options
+@click.option("--from", "parent", metavar="RUN", help="Begin with a trained run, or default: its network and weights.")
+@click.option("--freeze", type=click.Choice(["encoder"]), help="Leave this part of the network as it is.")
 @click.option("--restart", is_flag=True, help="Begin anew: what an earlier training wrote goes to RUN_DIR/earlier.")
 @click.option("--folds", type=click.IntRange(min=2), metavar="N", help="Cross-validate: RUN_DIR/fold0, fold1, ...")
 @click.option("--fold", type=click.IntRange(min=0), metavar="K", help="With --folds: only this one, from 0.")
@@ -129,6 +138,8 @@ def compose_command(
 def train_command(
     run_dir: str,
     experiment: str | None,
+    parent: str | None,
+    freeze: str | None,
     restart: bool,
     folds: int | None,
     fold: int | None,
@@ -142,14 +153,15 @@ def train_command(
 
     \b
     Example: liver-pipeline train runs/r34 --network resnet34_unet --data msd_task03 dataset_dir=Task03_Liver
+             liver-pipeline train runs/ours --from default --data folder dataset_dir=ours
     """
     from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.folds import SUMMARY, train_folds
 
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds, the number of all of them")
-    values = parse_overrides(overrides)
-    options: Any = {"experiment": experiment, "overrides": values, "restart": restart}
+    values = parse_overrides(overrides) | ({"freeze": freeze} if freeze else {})
+    options: Any = {"experiment": experiment, "overrides": values, "parent": parent, "restart": restart}
     if folds is not None:
         done = train_folds(run_dir, _layers(**chosen), folds=folds, fold=fold, **options)
         click.echo(f"{done} of {folds} folds are finished; validation: {Path(run_dir) / SUMMARY}")
@@ -401,6 +413,21 @@ def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
         click.echo(f"{'*' if row['chosen'] else ' '} {row['round']} {row['step']:<48} {row['mean_dice']:.4f} {gain}")
     table = Path(run_dir) / "tuning" / "postprocessing.csv"
     click.echo(f"{len(choice.steps)} steps written into {run_dir}/configs; all trials: {table}")
+
+
+@main.command("tune-quality")
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
+def tune_quality_command(run_dir: str) -> None:
+    """Choose on the validation cases of RUN_DIR below which agreement `predict quality=true` flags a mask.
+
+    \b
+    Example: liver-pipeline tune-quality runs/r34
+    """
+    from liver_pipeline.commands.tune_quality import tune_quality
+
+    chosen, cases = tune_quality(run_dir)
+    least = f"liver {chosen.liver_agreement:.3f}, tumor {chosen.tumor_agreement:.3f}"
+    click.echo(f"by {len(cases)} cases, passes must agree by: {least}; {Path(run_dir) / 'quality.json'}")
 
 
 @main.command("find-lr")

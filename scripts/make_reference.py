@@ -10,6 +10,7 @@ from typing import Any
 from liver_pipeline.bundle.keys import SECTIONS
 from liver_pipeline.bundle.names import default_values, users_of
 from liver_pipeline.bundle.roles import MEANING, Key, Role
+from liver_pipeline.evaluation.quality import REASONS
 from liver_pipeline.io.findings import CODES
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -22,6 +23,9 @@ another key's value. Of a cascade, `liver_<key>` is the liver stage's `<key>`.
 ABOUT_CODES = """\
 What can be wrong with an input has a code. An error stops the case, a warning is recorded in `<case>.json`; which of
 the two it is depends on how bad it is. `accept=[CODE]` takes errors of a code as warnings.
+"""
+ABOUT_REASONS = """\
+Why a mask is flagged, where masks are judged (`quality=true`): see [how-to/quality.md](../how-to/quality.md).
 """
 
 
@@ -54,9 +58,13 @@ def keys_page() -> str:
 
 
 def codes_page() -> str:
-    """Return the page of the intake codes."""
-    table = _table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in CODES.items()))
-    parts = (WRITTEN.format("liver_pipeline/io/findings.py"), "# Intake codes", ABOUT_CODES.strip(), table)
+    """Return the page of the intake codes, and of the reasons for which a mask is flagged."""
+    intake, reasons = (
+        _table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in codes.items()))
+        for codes in (CODES, REASONS)
+    )
+    sources = WRITTEN.format("liver_pipeline/io/findings.py and liver_pipeline/evaluation/quality.py")
+    parts = (sources, "# Intake codes", ABOUT_CODES.strip(), intake, "# Reasons", ABOUT_REASONS.strip(), reasons)
     return "\n\n".join(parts) + "\n"
 
 

@@ -22,6 +22,7 @@ class Role(Flag):
     MEMBER = auto()
     COMPARE = auto()
     PLANNED = auto()
+    INHERITED = auto()
 
 
 MEANING = {
@@ -35,6 +36,7 @@ MEANING = {
     Role.MEMBER: "members of an ensemble may differ in it",
     Role.COMPARE: "`compare` sets it, the same for all",
     Role.PLANNED: "`plan` proposes it",
+    Role.INHERITED: "`train --from` takes it over from the parent",
 }
 
 

@@ -178,14 +178,14 @@ def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:
     while waiting:
         key = waiting.pop()
         if key in liver and key not in reached:
-            reached[key] = _references(liver[key])
+            reached[key] = references_in(liver[key])
             waiting += reached[key]
     stage = keys_with(Role.STAGE)
     own = {key for key in reached if key in stage or liver[key] != target.get(key)}
     while grown := {key for key, names in reached.items() if names & own} - own:
         own |= grown
     target.update({PREFIX + key: _renamed(copy.deepcopy(liver[key]), own) for key in liver if key in own})
-    target[f"{PREFIX}inferer"] |= {"grid": "model", "probabilities": False}  # a box needs no more
+    target[f"{PREFIX}inferer"] |= {"grid": "model", "probabilities": False, "quality": False}  # a box needs no more
 
 
 REFERENCE = re.compile(r"@(\w+)")
@@ -195,12 +195,12 @@ def _is_code(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("@", "$"))
 
 
-def _references(config: Any) -> set[str]:
+def references_in(config: Any) -> set[str]:
     """Return the top-level keys that a config refers to."""
     if isinstance(config, Mapping):
         config = list(config.values())
     if isinstance(config, list):
-        return {name for item in config for name in _references(item)}
+        return {name for item in config for name in references_in(item)}
     return set(REFERENCE.findall(config)) if _is_code(config) else set()
 
 

@@ -17,8 +17,10 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
+from liver_pipeline.evaluation.trust import trust_curves, with_quality
 from liver_pipeline.io.discovery import PROBABILITIES
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.limits import cores, total_bytes
@@ -83,9 +85,9 @@ def evaluate(
     Returns:
         What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
         to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement``
-        and ``tumor_free``; under ``lits`` also ``lits_official``, what the challenge's program would count. A case that
-        cannot be scored is in ``failures`` and does not stop the others. Figures that an empty mask leaves undefined
-        are None.
+        and ``tumor_free``; where predictions were judged (``predict quality=true``) ``risk_coverage``; under ``lits``
+        also ``lits_official``, what the challenge's program would count. A case that cannot be scored is in
+        ``failures`` and does not stop the others. Figures that an empty mask leaves undefined are None.
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
@@ -93,6 +95,7 @@ def evaluate(
         ValueError: If the protocol is unknown or does not go with ``liver_only``, or there is no pair at all.
     """
     options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
+    refuse_empty(pred_dir=pred_dir, label_dir=label_dir, output_dir=output_dir)
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only)
     pairs, failures = find_pairs(
         Path(pred_dir),
@@ -181,6 +184,8 @@ def _evaluate(
                 pictures[case] = outcome.pop("pictures", {"case": None, "lesions": []})
                 results[case] = outcome
             bar.update()
+    if protocol != "lits-official":
+        results = with_quality(results, {pair.case: pair.pred for pair in pairs})
     metrics = _collect(protocol, dict(sorted(results.items())), dict(sorted(failures.items())), min_lesion_ml)
     write_json(output / "metrics.json", metrics)
     write_text(output / "cases.csv", _cases_csv(metrics))
@@ -258,6 +263,8 @@ def _collect(
         metrics["min_lesion_ml"] = min_lesion_ml
         metrics |= summarize_cases(results, lits=protocol == "lits") if results else {"global": {}, "summary": {}}
         metrics["cases"] = dict(results)
+        if curves := trust_curves(results):
+            metrics["risk_coverage"] = curves
         if program:
             metrics["lits_official"] = {"global": program_detection(program), "cases": program}
     else:
@@ -288,7 +295,7 @@ def _cases_csv(metrics: Mapping[str, Any]) -> str:
     for case, figures in metrics["cases"].items():
         row: dict[str, Any] = {"case": case}
         blocks = {**metrics["figures"][case], "official": _scalars(figures)} if official else figures
-        for block in ("liver", "tumor", "parenchyma", "tumor_burden", "probabilities", "lits", "official"):
+        for block in ("liver", "tumor", "parenchyma", "tumor_burden", "probabilities", "quality", "lits", "official"):
             row |= {f"{block}_{key}": value for key, value in _scalars(blocks.get(block, {})).items()}
         if not official:
             row |= {f"n_{kind}_lesions": figures["lesions"][f"n_{kind}"] for kind in ("reference", "predicted")}

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from liver_pipeline.bundle.compose import set_run_aside
 from liver_pipeline.bundle.ensembles import FOLDS, fold_dirs
 from liver_pipeline.bundle.entry import literal
+from liver_pipeline.bundle.parent import begun_with
 from liver_pipeline.commands.train import finished, train, wanted_configs
 from liver_pipeline.data.splits import make_split, split_content
 from liver_pipeline.io.checkpoints import peek_latest
@@ -31,6 +32,7 @@ def train_folds(
     fold: int | None = None,
     experiment: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    parent: str | Path | None = None,
     restart: bool = False,
 ) -> int:
     """Train ``RUN/fold0`` to ``RUN/fold{folds - 1}``, or one of them; what is finished stays, the rest continues.
@@ -45,6 +47,7 @@ def train_folds(
         fold: Only this one, from 0: for one job of an array.
         experiment: See :func:`liver_pipeline.commands.train.train`.
         overrides: See :func:`liver_pipeline.commands.train.train`.
+        parent: See :func:`liver_pipeline.commands.train.train`; each fold begins with it.
         restart: Begin anew, see :func:`liver_pipeline.commands.train.train`; without ``fold`` the cases are dealt anew.
 
     Returns:
@@ -65,7 +68,8 @@ def train_folds(
 
     def own_config(number: int) -> dict[str, Any]:
         folder, own = run_dir / f"fold{number}", {**shared, "fold": number}
-        return wanted_configs(folder, layers, experiment, own)[""]["train"]
+        with begun_with(parent, folder, layers, own, anew=restart) as (all_layers, values, _):
+            return wanted_configs(folder, all_layers, experiment, values)[""]["train"]
 
     if restart and fold is None:
         _begin_all_anew(run_dir, _deal(run_dir, own_config(0)))
@@ -76,6 +80,7 @@ def train_folds(
             layers,
             experiment=experiment,
             overrides={**shared, "fold": number},
+            parent=parent,
             restart=restart and fold is not None,
             split=split,
         )

@@ -14,6 +14,7 @@ from liver_pipeline.bundle.compose import compose, set_run_aside, write_stages
 from liver_pipeline.bundle.entry import literal, refuse_empty
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.names import WORKFLOWS
+from liver_pipeline.bundle.parent import Parent, begun_with, forget_parent, install
 from liver_pipeline.bundle.stages import differing_keys, merge_stages, refuse_unused, set_stage_keys
 from liver_pipeline.bundle.trained import WEIGHTS, finished_epoch, stage_folders
 from liver_pipeline.bundle.workflow import read_run, run_workflow
@@ -33,6 +34,7 @@ def train(
     *,
     experiment: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    parent: str | Path | None = None,
     restart: bool = False,
     split: Mapping[str, Any] | None = None,
     workflows: Sequence[str] = ("train",),
@@ -50,6 +52,8 @@ def train(
         experiment: See :func:`~liver_pipeline.bundle.stages.merge_stages`.
         overrides: See :func:`merge_stages`; those that change a composed run are written into
             it.
+        parent: A trained run, or the name of weights in the box, to begin with: its network, what that sees, and its
+            weights are taken over (see :mod:`liver_pipeline.bundle.parent`).
         restart: Begin anew: weights, split and logs of the earlier training go to ``earlier/<number>`` in the run,
             once the data set of the new one was found; a configuration named here replaces that of the run.
         split: Content of ``split.json``; by default the training deals the cases.
@@ -59,15 +63,29 @@ def train(
         The file of weights: those of the best validation, or of the last epoch where none gave a score.
 
     Raises:
-        FileNotFoundError: If there are no data.
+        FileNotFoundError: If there are no data, or ``parent`` is no trained run.
         FileExistsError: If the folder holds weights that no checkpoint continues.
         ValueError: If the configuration is not that of the run; the message shows each key that differs. Or if another
             process is training in it. Also see :func:`~liver_pipeline.bundle.stages.merge_stages`.
     """
     refuse_empty(run_dir=run_dir)
     run_dir = Path(run_dir)
+    with begun_with(parent, run_dir, layers, overrides or {}, anew=restart) as (layers, overrides, begun):
+        return _train(run_dir, layers, experiment, overrides, begun, restart=restart, split=split, workflows=workflows)
+
+
+def _train(
+    run_dir: Path,
+    layers: Mapping[str, str],
+    experiment: str | None,
+    overrides: Mapping[str, Any],
+    parent: Parent | None,
+    *,
+    restart: bool,
+    split: Mapping[str, Any] | None,
+    workflows: Sequence[str],
+) -> Path:
     named = bool(layers) or experiment is not None
-    overrides = overrides or {}
     wanted = wanted_configs(run_dir, layers, experiment, overrides)
     refuse_unused(wanted, overrides, workflows)
     if not (run_dir / "configs").is_dir():
@@ -79,6 +97,8 @@ def train(
             for folder, configs in wanted.items():
                 settle_config(run_dir / folder, configs, overrides, named=named)
         _write_split(run_dir, split)
+        if parent is not None:
+            install(parent, run_dir)
         if line := finished(run_dir):
             tqdm.write(line)
         else:
@@ -136,6 +156,7 @@ def _begin_anew(run_dir: Path, wanted: dict[str, Configs], split: Mapping[str, A
         load_split(cases, file)
     with lock_run(run_dir):
         aside = set_run_aside(run_dir)
+        forget_parent(run_dir, wanted)
         write_stages(run_dir, wanted)
     if aside is not None:
         tqdm.write(f"what the earlier training wrote is in {aside}")

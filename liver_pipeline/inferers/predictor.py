@@ -22,6 +22,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 BACKENDS = ("auto", "torch", "openvino")
 PRECISIONS = ("f32", "bf16")
 COMPARED_BATCHES = 4  # batches of a case on which bf16 labels are compared with f32
+JUDGED_MIRROR = (1,)  # of one network, where tta mirrors none: front to back, so that organs keep their side and height
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ class Predictor:
         batch_shape: Shape of a full batch of windows (B, C, X, Y, Z).
         device: Where the windows run; the networks' own device.
         one_shape: Whether all cases have windows of this shape; else converting would not pay.
+        judged: Whether the passes are to be compared with each other: a single network then makes a mirrored one as
+            well, unless tta makes some, and its passes follow the output along the channels.
+
+    Attributes:
+        groups: Groups of K channels in the output: the members, then the passes of a single network that is judged.
+        first_judged: The first of the groups that are to be compared.
     """
 
     def __init__(
@@ -117,12 +124,17 @@ class Predictor:
         device: torch.device,
         *,
         one_shape: bool = True,
+        judged: bool = False,
     ) -> None:
         self.networks = list(networks)
         self.engine = engine
         self.device = device
         self.batch = int(batch_shape[0])
         self.one_shape = one_shape
+        self.mirrors = [axes for n in range(1, len(engine.tta) + 1) for axes in combinations(engine.tta, n)]
+        self.judged = judged and len(self.networks) == 1
+        passes = (1 + len(self.mirrors) if self.mirrors else 1) if self.judged else 0
+        self.groups, self.first_judged = len(self.networks) + passes, int(bool(self.judged and self.mirrors))
         self.record = Happenings()
         self.clock = Clock()
         self.converted: list[OpenVinoNetwork] = []
@@ -170,7 +182,7 @@ class Predictor:
                 False.
 
         Returns:
-            float32 logits (N, members * K, X, Y, Z), good until the next call.
+            float32 logits (N, groups * K, X, Y, Z), good until the next call.
         """
         with self.clock(self.device):
             logits = self._within_memory(windows, relieve)
@@ -204,19 +216,24 @@ class Predictor:
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         """Run one batch through all members."""
         runs: Sequence[Network] = self.converted or self.networks
-        logits = [self._mirrored(run, windows) for run in runs]
+        logits = [part for run in runs for part in self._passes(run, windows, judged=self.judged)]
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
-    def _mirrored(self, run: Network, windows: torch.Tensor) -> torch.Tensor:
-        """Return the mean of the logits over all mirrorings, or the logits as they are."""
+    def _passes(self, run: Network, windows: torch.Tensor, *, judged: bool) -> list[torch.Tensor]:
+        """Return the mean of the logits over all mirrorings, or the logits as they are; after it what is compared."""
         total = self._logits(run, windows)
-        mirrors = [axes for n in range(1, len(self.engine.tta) + 1) for axes in combinations(self.engine.tta, n)]
-        if mirrors:
-            total = total.clone()
-        for axes in mirrors:
+        others = self.mirrors or ([JUDGED_MIRROR] if judged else [])
+        if others:
+            total = total.clone()  # good until the next call
+        passes = [total.clone()] if judged and self.mirrors else []
+        for axes in others:
             dims = tuple(axis + 2 for axis in axes)
-            total += self._logits(run, windows.flip(dims)).flip(dims)
-        return total / (len(mirrors) + 1) if mirrors else total
+            mirrored = self._logits(run, windows.flip(dims)).flip(dims)
+            if self.mirrors:
+                total += mirrored
+            if judged:
+                passes.append(mirrored)
+        return [total / (len(self.mirrors) + 1) if self.mirrors else total, *passes]
 
     def _logits(self, run: Network, windows: torch.Tensor) -> torch.Tensor:
         """Run one network once; float32 out."""
@@ -236,9 +253,10 @@ class Predictor:
         """Measure on a few batches of the case how many bf16 labels agree with f32, mirrored alike."""
         if self.record.precision != "bf16" or not self.converted or self._batches not in _spread(COMPARED_BATCHES):
             return
-        members = [self._mirrored(network.run_exact, windows).softmax(1) for network in self.converted]
+        members = [self._passes(network.run_exact, windows, judged=False)[0].softmax(1) for network in self.converted]
         exact = torch.stack(members).mean(0).argmax(1)
-        fast = torch.stack([part.softmax(1) for part in logits.chunk(len(members), 1)]).mean(0).argmax(1)
+        parts = logits.chunk(self.groups, 1)[: len(members)]
+        fast = torch.stack([part.softmax(1) for part in parts]).mean(0).argmax(1)
         self.record.compared_voxels += exact.numel()
         self.record.agreeing_voxels += int((exact == fast).sum())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from monai.inferers import Inferer, sliding_window_inference
 from monai.utils import ensure_tuple_rep
 from torch.utils.data import default_collate
 
+from liver_pipeline.geometry.affines import spacing_of
 from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
 from liver_pipeline.geometry.grids import AxisMap, axis_map
+from liver_pipeline.inferers.agreement import PassAgreement
 from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
 from liver_pipeline.inferers.upsampling import DeviceCanvas, LabelCanvas, softmax, upsample_whole
@@ -54,6 +56,8 @@ class StreamingInferer(Inferer):
         skip_air: Leave out windows that hold only air, according to the scan's ``body`` meta; background there.
         grid: "scan", or "model" for labels on the model grid (validation while training).
         probabilities: Keep the probabilities of the foreground classes too: one byte a class and voxel of the scan.
+        quality: Also find out how far the passes agree (see :mod:`~liver_pipeline.inferers.agreement`): those of an
+            ensemble's members or of tta; a single network makes a second, mirrored pass. The labels stay the same.
 
     The result's meta holds affine (of its grid), filename_or_obj and ``inference``, a plain dict of what happened; and
     with ``probabilities`` under that name a uint8 tensor (1, X, Y, Z, K - 1): round(255 p), on the same grid.
@@ -78,6 +82,7 @@ class StreamingInferer(Inferer):
         skip_air: bool = True,
         grid: str = "scan",
         probabilities: bool = False,
+        quality: bool = False,
     ) -> None:
         super().__init__()
         self.roi_size = tuple(int(n) for n in roi_size)
@@ -98,6 +103,7 @@ class StreamingInferer(Inferer):
         self.skip_air = skip_air
         self.grid = grid
         self.probabilities = probabilities
+        self.quality = quality
 
     def __call__(
         self, inputs: torch.Tensor, network: Network | Sequence[Network], *args: Any, **kwargs: Any
@@ -149,10 +155,12 @@ class StreamingInferer(Inferer):
             (self.sw_batch_size, image.shape[0], *plan.roi),
             device_of(members[0]),
             one_shape=all(n > 0 for n in self.roi_size),
+            judged=self.quality,
         )
         weights = importance_map(plan.roi, self.mode, self.sigma_scale)
         device = torch.device(self.device or predictor.device)
-        upsampler = _Upsampler(self._canvas(grid, plan.axis, device), plan, len(members))
+        agreement = PassAgreement(predictor.groups, predictor.first_judged) if self.quality else None
+        upsampler = _Upsampler(self._canvas(grid, plan.axis, device), plan, len(members), predictor.groups, agreement)
         stitcher = SlabStitcher(plan.image.shape[1:], plan.axis, weights, upsampler, device)
 
         def relieve() -> bool:
@@ -168,10 +176,14 @@ class StreamingInferer(Inferer):
             batch = plan.kept[begin : begin + self.sw_batch_size]
             logits = predictor(torch.stack([plan.image[(slice(None), *window)] for window in batch]), relieve)
             for window, output in zip(batch, logits, strict=True):
-                _add(stitcher, window, output, relieve)
-        stitcher.finish()
+                stitcher.add(window, output, relieve)
+        stitcher.finish(relieve)
         predictor.record.fallbacks += upsampler.fallbacks
-        return upsampler.canvas, self._record(plan, predictor, upsampler, len(members))
+        record = self._record(plan, predictor, upsampler, len(members))
+        if agreement is not None:
+            spacing = spacing_of(np.asarray(meta.get("affine", np.eye(4)), dtype=np.float64))
+            record["agreement"] = agreement.figures(float(np.prod(spacing)) / 1000.0)  # 1 ml = 1000 mm^3
+        return upsampler.canvas, record
 
     def _canvas(self, grid: AxisMap, axis: int, device: torch.device) -> LabelCanvas | DeviceCanvas:
         """Return what labels are painted on: on a GPU that has the sums, if it has room for the label map as well."""
@@ -252,10 +264,17 @@ class _Plan:
 class _Upsampler:
     """Takes finished sums from the stitcher, crops the padding, and paints labels; ``clock`` has the time it took."""
 
-    def __init__(self, canvas: LabelCanvas | DeviceCanvas, plan: _Plan, members: int) -> None:
+    def __init__(
+        self,
+        canvas: LabelCanvas | DeviceCanvas,
+        plan: _Plan,
+        members: int,
+        groups: int,
+        agreement: PassAgreement | None,
+    ) -> None:
         self.canvas = canvas
         self.fallbacks: list[str] = []
-        self.members = members
+        self.members, self.groups, self.agreement = members, groups, agreement
         planes, rows, columns = (slice(plan.pads[a][0], plan.pads[a][0] + plan.shape[a]) for a in canvas.roles)
         self.planes, self.inside = planes, (slice(None), slice(None), rows, columns)
         self.position = 0
@@ -278,6 +297,16 @@ class _Upsampler:
             except torch.OutOfMemoryError:
                 self.move_to_cpu()
                 self._paint(sums[part].cpu(), counts[part].cpu())
+            if self.agreement is not None:
+                self._compare(sums[part][self.inside])
+
+    def _compare(self, sums: torch.Tensor) -> None:
+        """Count where the passes agree."""
+        assert self.agreement is not None
+        try:
+            self.agreement.add(sums)
+        except torch.OutOfMemoryError:
+            self.agreement.add(sums.cpu())
 
     def move_to_cpu(self) -> bool:
         """Go on with a label map on the CPU; False where it is there already."""
@@ -292,17 +321,8 @@ class _Upsampler:
         """Turn sums into probabilities and these into labels."""
         if isinstance(self.canvas, DeviceCanvas) and self.canvas.device.type != sums.device.type:
             self.move_to_cpu()  # the sums were, before
-        self.canvas.add(blend(sums[self.inside], counts[self.inside], self.members))
-
-
-def _add(stitcher: SlabStitcher, window: Window, output: torch.Tensor, relieve: Callable[[], bool]) -> None:
-    """Add a window to the sums; where no memory is left for these, once more on the CPU."""
-    try:
-        stitcher.add(window, output)
-    except torch.OutOfMemoryError:
-        if not relieve():
-            raise
-        stitcher.add(window, output)
+        kept = sums.shape[1] // self.groups * self.members  # what is only compared comes after it
+        self.canvas.add(blend(sums[self.inside][:, :kept], counts[self.inside], self.members))
 
 
 def _members(network: Network | Sequence[Network]) -> list[Network]:

@@ -149,7 +149,7 @@ def read_ledger(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, set[st
     last: dict[str, dict[str, Any]] = {}
     written: dict[str, set[str]] = {}
     for one in (path, *shard_ledgers(path)):
-        with contextlib.suppress(FileNotFoundError):  # a shard's may just have been taken in
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # taken in just now; a mask of that name
             _load(one, last, written)
     return last, written
 

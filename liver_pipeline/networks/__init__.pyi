@@ -19,4 +19,3 @@ from .encoders import (
 from .resenc import residual_encoder_unet as residual_encoder_unet
 from .slicewise import Slicewise as Slicewise
 from .unet3d import UNet3d as UNet3d
-from .weights import started_from as started_from

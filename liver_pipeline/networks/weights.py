@@ -29,17 +29,27 @@ def load_weights(network: torch.nn.Module, path: Path | str) -> str:
         ValueError: If the file holds code, is damaged, or belongs to another network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; train first, or set ckpt_path")
-    sha256, written_down = file_sha256(path), path.with_name(f"{path.name}.sha256")
-    if written_down.is_file() and written_down.read_text().split()[:1] != [sha256]:
-        raise ValueError(f"{path} is not what {written_down.name} says; install the package or copy the run again")
-    state = _state_dict(path)
+    sha256, state = read_weights(path)
     expected = network.state_dict()
     if problem := _difference(state, expected):
         raise ValueError(f"{path} belongs to another network: {problem}; use the network_def it was trained with")
     network.load_state_dict(state)
     return sha256
+
+
+def read_weights(path: Path) -> tuple[str, Mapping[str, torch.Tensor]]:
+    """Return the sha256 of a file of weights, and what it holds; see :func:`load_weights`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds code, is damaged, or is not the one whose hash was written down.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; train first, or set ckpt_path")
+    sha256, written_down = file_sha256(path), path.with_name(f"{path.name}.sha256")
+    if written_down.is_file() and written_down.read_text().split()[:1] != [sha256]:
+        raise ValueError(f"{path} is not what {written_down.name} says; install the package or copy the run again")
+    return sha256, _state_dict(path)
 
 
 def load_networks(
@@ -116,22 +126,6 @@ def network_sha256(network: torch.nn.Module) -> str:
             digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def started_from(network: torch.nn.Module, path: str | Path | None) -> torch.nn.Module:
-    """Return the network with weights to start a training from; without a path with its own.
-
-    Args:
-        network: Changed in place.
-        path: See :func:`load_weights`; half precision becomes the network's own.
-
-    Raises:
-        FileNotFoundError: See :func:`load_weights`.
-        ValueError: See :func:`load_weights`.
-    """
-    if path is not None:
-        load_weights(network, path)
-    return network
 
 
 def save_half(path: Path | str, weights: Mapping[str, torch.Tensor]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.discovery import PROBABILITIES, ScanInput
 from liver_pipeline.io.files import relative
@@ -42,6 +43,8 @@ class RunningCase:
     levels: npt.NDArray[np.uint8] | None = None  # probabilities in eight bits, (X, Y, Z, classes), until written
     label_map: LabelMap | None = None
     effects: Mapping[str, Any] = field(default_factory=dict)  # cleaning step -> voxels it changed
+    coarse: CoarseScan | None = None  # what judges the mask, where that is asked for
+    quality: dict[str, Any] | None = None
 
 
 @dataclass
@@ -107,13 +110,19 @@ class FolderCase(RunningCase):
 
 def without_voxels(scan: Scan) -> Scan:
     """Return the scan with its shape but no memory: what writing a mask needs."""
-    return replace(scan, array=np.broadcast_to(np.uint8(0), scan.array.shape))
+    return replace(scan, array=np.broadcast_to(np.uint8(0), scan.array.shape[:3]))  # of a picture one channel
 
 
 def as_label_map(pred: Any) -> LabelMap:
     """Return labels (1, X, Y, Z) of any type as uint8 (X, Y, Z) without metadata."""
     array: npt.NDArray[Any] = np.asarray(pred[0].detach().cpu() if isinstance(pred, torch.Tensor) else pred[0])
     return array if array.dtype == np.uint8 else array.astype(np.uint8)
+
+
+def inference_record(case: RunningCase) -> Mapping[str, Any]:
+    """Return what the inferer says of a case."""
+    record: Mapping[str, Any] = getattr(case.pred, "meta", {}).get("inference", {})
+    return record
 
 
 def case_record(case: RunningCase) -> dict[str, Any]:
@@ -124,7 +133,7 @@ def case_record(case: RunningCase) -> dict[str, Any]:
     """
     scan, label_map, image = case.scan, case.label_map, case.data["image"]
     assert scan is not None and label_map is not None
-    inference = dict(getattr(case.pred, "meta", {}).get("inference", {}))
+    inference = dict(inference_record(case))
     times = {key: inference.pop(key) for key in list(inference) if "seconds" in key}
     return {
         "case": case.name,
@@ -132,13 +141,14 @@ def case_record(case: RunningCase) -> dict[str, Any]:
         | ({} if case.series is None else {"series": case.series}),
         "output": _volumes(label_map, scan),
         "geometry": {
-            "scan": geometry(scan.array.shape, scan.affine),
+            "scan": _grid(scan),
             "model_grid": inference.pop("model_grid", None) or _model_grid(image),
-            "mask": geometry(label_map.shape, scan.affine),
+            "mask": _grid(replace(scan, array=label_map)),
         },
         "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
         "inference": inference,
         "effects": dict(case.effects),
+        "quality": case.quality,
         "timing": {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(case.started)),
             "seconds": round(time.time() - case.started, 3),
@@ -148,17 +158,34 @@ def case_record(case: RunningCase) -> dict[str, Any]:
     }
 
 
+def is_drawn(scan: Scan) -> bool:
+    """Tell whether a scan is a picture, which has no millimetres."""
+    return any(finding.code == "PICTURE" for finding in scan.findings)
+
+
+def _grid(scan: Scan) -> dict[str, Any]:
+    grid = geometry(scan.array.shape, scan.affine)
+    return grid if not is_drawn(scan) else {**grid, "spacing_mm": None, "affine": None}
+
+
 def _model_grid(image: Any) -> dict[str, Any] | None:
     return geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None
 
 
-def _volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, float]]:
+def _numbered(counts: Any) -> dict[str, int]:
+    return {str(label): int(n) for label, n in enumerate(counts)}
+
+
+def _volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, Any]]:
     flat = label_map.ravel(order="K")
     parts = range(0, flat.size, COUNTED)
     counts = sum((np.bincount(flat[start : start + COUNTED], minlength=256) for start in parts), np.zeros(256, int))
     counts = counts[: max(3, int(flat.max(initial=0)) + 1)]
+    foreground = range(1, len(counts))
+    if is_drawn(scan):
+        return {"voxels": _numbered(counts), "volume_ml": dict.fromkeys(map(str, foreground))}
     voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000.0  # 1 ml = 1000 mm^3
     return {
-        "voxels": {str(label): int(n) for label, n in enumerate(counts)},
-        "volume_ml": {str(label): round(int(n) * voxel_ml, 3) for label, n in enumerate(counts) if label},
+        "voxels": _numbered(counts),
+        "volume_ml": {str(label): round(int(counts[label]) * voxel_ml, 3) for label in foreground},
     }

@@ -14,12 +14,14 @@ from threading import Lock
 
 from monai.data import Dataset
 
+from liver_pipeline.evaluation.quality import write_quality_table
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, Rows, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
 from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
@@ -57,7 +59,8 @@ class FolderRun:
     provenance in a JSON file beside it, and then its row in ``ledger.jsonl``, which is synced to disk: after a kill at
     any point the same command continues. A row holds as long as the hashes of input, config and weights are the same.
     Where the inferer keeps probabilities they go into ``<case>.probabilities.nii.gz``, before the mask appears; a case
-    that is done but lacks them is run again. The mask of an earlier run whose case now fails becomes
+    that is done but lacks them is run again. Masks that the runner judges are listed in ``quality.csv``, flagged ones
+    first; one that was done without is not run again for it. The mask of an earlier run whose case now fails becomes
     ``<case>.stale`` with its suffix. A failure of the device itself ends the run: nothing that follows would say more.
 
     Args:
@@ -135,7 +138,10 @@ class FolderRun:
             steps = self.steps(ledger, MemoryBudget(self.memory_limit))
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
-            sys.stdout.write(summary_line(summary, steps.stale, ledger.path))
+            say(summary_line(summary, steps.stale, ledger.path).rstrip("\n"))
+            if self.runner.thresholds is not None:  # rows of other shards too
+                table = write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
+                say(table.rstrip("\n"))
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:
@@ -154,7 +160,7 @@ class FolderRun:
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)
         lines, collisions = plan_lines(cases, last, self.memory_limit)
-        sys.stdout.write("\n".join(lines) + "\n")
+        say("\n".join(lines))
         return Summary(0, 0, len(cases), EXIT_BAD_USAGE if collisions else EXIT_DONE)
 
     # --- the run ---

@@ -20,6 +20,7 @@ from liver_pipeline.reports.sections import (
     official_table,
     summary_table,
 )
+from liver_pipeline.reports.trust import trust
 
 _TITLE = "Liver and tumor segmentation: evaluation"
 
@@ -73,6 +74,7 @@ def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, An
             ("summary", "Summary", summary_table(metrics)),
             ("charts", "Distribution over cases", charts(metrics)),
             ("lesions", "Detection of lesions", detection(metrics)),
+            ("trust", "Does it know when it does not know", trust(metrics)),
             ("pictures", "Worst, median and best case", chosen_cases(metrics, pictures)),
             ("errors", "Lesions missed or invented", wrong_lesions(metrics, pictures)),
             ("lits", "LiTS: as meant and as its program counts", lits(metrics)),

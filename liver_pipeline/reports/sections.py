@@ -254,7 +254,8 @@ def cases(metrics: Metrics) -> str:
         invented = sum(lesion["status"] == "invented" for lesion in case["lesion_list"])
         cells += [cell(str(count), count) for count in (case["lesions"]["n_reference"], found, invented)]
         remarks = [f"{part}: {case[part]['reason']}" for part in ("liver", "tumor") if case[part]["reason"]]
-        text = "; ".join(remarks + case["warnings"])
+        flags = [f"flagged: {', '.join(case['quality']['codes'])}"] if case.get("quality", {}).get("flagged") else []
+        text = "; ".join(flags + remarks + case["warnings"])
         rows.append(f"<tr>{''.join(cells)}{cell(text, text, classes='words')}</tr>")
     return sortable(head, rows)
 

@@ -51,6 +51,10 @@ LITS_DIFFERENCES = (
 )
 BOX_CAPTION = "Box: quartiles; line: median; diamond: mean; dots: cases. Undefined figures are not drawn."
 DISTANCE_CAPTION = "Needs both masks: a tumor that was missed altogether does not appear here."
+TRUST_CAPTION = (
+    "Cases sorted by how far the network's passes agree. Thin line: trust that says nothing. The area under the curve "
+    "is the lower, the better."
+)
 AGREEMENT_CAPTION = "Line: bias; dashed: bias ± 1.96 SD."
 DEFINITIONS = """
 <p><b>Liver</b> is every voxel labelled 1 or 2, tumor included, as in LiTS; <b>tumor</b> is label 2. nnU-Net and the

@@ -144,7 +144,7 @@ def test_what_differs_is_embedded_with_all_that_depends_on_it() -> None:
         "liver_network": {"_target_": "N", "n": "@liver_size", "m": "@same"},
         "liver_middle": "@liver_network::part",
         "liver_preprocessing": "$[@liver_middle]",
-        "liver_inferer": {"_target_": "I", "x": "@same", "grid": "model", "probabilities": False},
+        "liver_inferer": {"_target_": "I", "x": "@same", "grid": "model", "probabilities": False, "quality": False},
     }
     assert liver["inferer"] == {"_target_": "I", "x": "@same"}
 

@@ -1,0 +1,243 @@
+"""Whether a mask can be trusted, and if not why: agreement of the network's passes, and rules on mask and scan.
+
+Agreement is the mean Dice between passes (:mod:`liver_pipeline.inferers.agreement`). Its thresholds come from the cases
+that a run was validated on and lie in the run as ``quality.json``, which people may edit: a clinic for children has
+other volumes. A rule that cannot be applied raises nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from liver_pipeline.io.files import write_json
+from liver_pipeline.io.findings import Finding
+from liver_pipeline.io.tables import read_json, write_table
+
+logger = logging.getLogger(__name__)
+
+QUALITY_FILE = "quality.json"  # in a run
+QUALITY_TABLE = "quality.csv"  # in a folder of masks
+REASONS: dict[str, str] = {
+    "LIVER_DISAGREEMENT": "the network's passes disagree on the liver",
+    "TUMOR_DISAGREEMENT": "the network's passes disagree on the tumors",
+    "NO_LIVER": "the mask holds no liver",
+    "LIVER_IMPLAUSIBLE": "the first stage of the cascade found no possible liver; the whole scan was searched",
+    "LIVER_SMALL": "the liver is smaller than livers are",
+    "LIVER_LARGE": "the liver is larger than livers are",
+    "LIVER_IN_PIECES": "much of what the network called liver lay apart from the largest piece and was removed",
+    "LIVER_CUT_OFF": "the border of the scan cuts through the liver: volumes are lower bounds",
+    "LIVER_SIDE": "the liver lies in the left half of the body: is the orientation right?",
+    "UPSIDE_DOWN": "what looks like lung lies under the liver and not over it: is the orientation right?",
+    "LIVER_HU": "the values inside the liver are not those of liver",
+    "LIVER_NOISE": "the values inside the liver scatter too much",
+    "SCAN_DOUBTFUL": "reading the scan raised a warning that bears on the mask",
+}
+HARMLESS = frozenset(("IGNORED_FILES", "SERIES_CHOSEN", "TRAILING_BYTES", "UNITS", "SHEAR"))  # as warnings
+GOOD_DICE = {"liver": 0.9, "tumor": 0.5}  # a case that was segmented well, when thresholds are chosen
+LEAST_CASES = 5  # good ones, to choose a threshold by
+
+
+@dataclass(frozen=True)
+class QualityThresholds:
+    """What a mask must meet.
+
+    Attributes:
+        liver_agreement: Least Dice between passes, of liver with its tumors.
+        tumor_agreement: Least Dice between passes, of tumor.
+        min_tumor_ml: Disagreement on less tumor than this is no reason.
+        min_liver_ml: Least volume of the liver; 0 for none.
+        max_liver_ml: Largest volume.
+        min_largest_share: Least share of the liver that its largest piece must have, before cleaning.
+        max_cut_share: Largest cut by the scan's border, of the liver's largest section.
+        min_right_mm: Least distance from the body's middle to the liver's, to the right.
+        min_lung_ml: So much lung under the liver, and more than over it, is too much.
+        min_hu: Least median HU of the liver without tumors.
+        max_hu: Largest.
+        max_hu_spread: Largest standard deviation of HU there.
+    """
+
+    liver_agreement: float = 0.8
+    tumor_agreement: float = 0.3
+    min_tumor_ml: float = 1.0
+    min_liver_ml: float = 500.0
+    max_liver_ml: float = 4000.0
+    min_largest_share: float = 0.9
+    max_cut_share: float = 0.1
+    min_right_mm: float = 0.0
+    min_lung_ml: float = 50.0
+    min_hu: float = -20.0
+    max_hu: float = 250.0
+    max_hu_spread: float = 100.0
+
+
+def read_thresholds(run_dir: Path | None) -> QualityThresholds:
+    """Return a run's thresholds; the general ones where it has no ``quality.json``.
+
+    Raises:
+        ValueError: If the file is no such file, or names a threshold that there is not, or one that is no number.
+    """
+    path = None if run_dir is None else run_dir / QUALITY_FILE
+    if path is None or not path.is_file():
+        return QualityThresholds()
+    content = read_json(path)
+    given = content.get("thresholds") if isinstance(content, Mapping) else None
+    known = [field.name for field in fields(QualityThresholds)]
+    if not isinstance(given, Mapping) or (unknown := sorted(set(given) - set(known))):
+        what = f"it knows no threshold {unknown[0]}" if isinstance(given, Mapping) else "it has no 'thresholds'"
+        raise ValueError(f"{path}: {what}; thresholds are {', '.join(known)}")
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise ValueError(f"{path}: {name} is {value!r}; expected a number")
+    return replace(QualityThresholds(), **{name: float(value) for name, value in given.items()})
+
+
+def write_thresholds(
+    run_dir: Path, thresholds: QualityThresholds, source: str, cases: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Write ``quality.json``: the thresholds, where they come from in words, and the cases that they were chosen by."""
+    path = run_dir / QUALITY_FILE
+    write_json(path, {"thresholds": asdict(thresholds), "source": source, "cases": list(cases)})
+    return path
+
+
+def choose_thresholds(cases: Sequence[Mapping[str, float | None]], base: QualityThresholds) -> QualityThresholds:
+    """Choose the thresholds of agreement by cases with a reference.
+
+    Of the cases that were segmented well (Dice at least 0.9 for liver, 0.5 for tumor) the 5th percentile of the
+    agreement lies some way below the median; the threshold lies as much again below it, so that a good case of another
+    scanner does not fall below at once. It is at least 0. With fewer than five such cases ``base`` keeps its own.
+
+    Args:
+        cases: Each with ``liver_dice``, ``tumor_dice``, ``liver_agreement``, ``tumor_agreement``; None is undefined.
+        base: Whose other thresholds are kept.
+    """
+    chosen = {}
+    for region, good in GOOD_DICE.items():
+        agreements = [
+            float(case[f"{region}_agreement"] or 0.0)
+            for case in cases
+            if (case[f"{region}_dice"] or 0.0) >= good and case[f"{region}_agreement"] is not None
+        ]
+        if len(agreements) >= LEAST_CASES:
+            low, median = np.percentile(agreements, [5, 50])
+            chosen[f"{region}_agreement"] = round(max(0.0, float(low - (median - low))), 3)
+    return replace(base, **chosen)
+
+
+def quality_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the table of a folder's masks, those that are flagged first.
+
+    Args:
+        rows: Each with ``case`` and ``quality``, what :func:`judge` returned; such as rows of a ledger.
+    """
+    table = [
+        {
+            "case": row["case"],
+            **{key: row["quality"][key] for key in ("flagged", "liver_agreement", "tumor_agreement")},
+            "codes": [reason["code"] for reason in row["quality"]["reasons"]],
+            "reasons": "; ".join(reason["message"] for reason in row["quality"]["reasons"]),
+        }
+        for row in rows
+    ]
+    return sorted(table, key=lambda row: (not row["flagged"], str(row["case"])))
+
+
+def write_quality_table(folder: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write ``quality.csv`` into a folder of masks, from the rows of its ledger that were judged.
+
+    Returns:
+        A line on it, or "" where no mask was judged. A table that cannot be written is only warned of: the ledger has
+        it all.
+    """
+    table = quality_table(row for row in rows if row.get("event") == "done" and row.get("quality"))
+    if not table:
+        return ""
+    try:
+        write_table(folder / QUALITY_TABLE, table)
+    except OSError as reason:
+        logger.warning("%s was not written: %s", folder / QUALITY_TABLE, reason)
+    flagged = sum(row["flagged"] for row in table)
+    return f"{flagged} of {len(table)} masks that were judged are flagged; {folder / QUALITY_TABLE}\n"
+
+
+def judge(
+    facts: Mapping[str, Any],
+    agreement: Mapping[str, float],
+    thresholds: QualityThresholds,
+    *,
+    fallback: str = "",
+    findings: Iterable[Finding] = (),
+) -> dict[str, Any]:
+    """Say whether a mask has to be looked at, and why.
+
+    Args:
+        facts: Of :func:`~liver_pipeline.evaluation.plausibility.plausibility`.
+        agreement: ``liver``, ``tumor`` (absent: undefined), ``most_tumor_ml``; empty where passes were not compared.
+        thresholds: What must be met.
+        fallback: Why a cascade searched the whole scan; "" if it did not.
+        findings: Warnings of the scan.
+
+    Returns:
+        ``flagged``; ``liver_agreement`` and ``tumor_agreement``, None where undefined: no pass found any, or passes
+        were not compared; ``reasons``, each with ``code`` (a key of ``REASONS``) and ``message``; none: not flagged.
+    """
+    reasons = [
+        *_disagreements(agreement, thresholds),
+        *([("LIVER_IMPLAUSIBLE", fallback)] if fallback else []),
+        *_rules(facts, thresholds),
+        *(("SCAN_DOUBTFUL", f"{one.code}: {one.detail}") for one in findings if one.code not in HARMLESS),
+    ]
+    return {
+        "flagged": bool(reasons),
+        "liver_agreement": agreement.get("liver"),
+        "tumor_agreement": agreement.get("tumor"),
+        "reasons": [
+            {"code": code, "message": f"{REASONS[code]} ({detail})" if detail else REASONS[code]}
+            for code, detail in reasons
+        ],
+    }
+
+
+def _disagreements(agreement: Mapping[str, float], limits: QualityThresholds) -> list[tuple[str, str]]:
+    found = []
+    for region, least in (("liver", limits.liver_agreement), ("tumor", limits.tumor_agreement)):
+        dice = agreement.get(region)
+        matters = region == "liver" or agreement.get("most_tumor_ml", 0.0) >= limits.min_tumor_ml
+        if dice is not None and dice < least and matters:
+            found.append((f"{region.upper()}_DISAGREEMENT", f"Dice {dice:.2f}, below {least:.2f}"))
+    return found
+
+
+def _rules(facts: Mapping[str, Any], limits: QualityThresholds) -> list[tuple[str, str]]:
+    """Apply the rules to what is known."""
+    ml = facts["liver_ml"]
+    if ml == 0:
+        return [("NO_LIVER", "")]
+    found = []
+    if ml < limits.min_liver_ml:
+        found.append(("LIVER_SMALL", f"{ml:.0f} ml, below {limits.min_liver_ml:.0f}"))
+    if ml > limits.max_liver_ml:
+        found.append(("LIVER_LARGE", f"{ml:.0f} ml, above {limits.max_liver_ml:.0f}"))
+    if facts["largest_share"] < limits.min_largest_share:
+        found.append(("LIVER_IN_PIECES", f"the largest is {facts['largest_share']:.0%} of it"))
+    if facts["cut_share"] > limits.max_cut_share:
+        share, face = facts["cut_share"], facts["cut_face"]
+        found.append(("LIVER_CUT_OFF", f"towards the {face}, {share:.0%} of its largest section"))
+    right = facts["right_mm"]
+    if right is not None and right < limits.min_right_mm:
+        found.append(("LIVER_SIDE", f"its middle lies {-right:.0f} mm left of the body's"))
+    below, above = facts.get("lung_below_ml", 0.0), facts.get("lung_above_ml", 0.0)
+    if below >= limits.min_lung_ml and below > above:
+        found.append(("UPSIDE_DOWN", f"{below:.0f} ml under its middle, {above:.0f} ml over it"))
+    hu, spread = facts.get("hu"), facts.get("hu_spread")
+    if hu is not None and not limits.min_hu <= hu <= limits.max_hu:
+        found.append(("LIVER_HU", f"median {hu:.0f} HU, expected {limits.min_hu:.0f} to {limits.max_hu:.0f}"))
+    if spread is not None and spread > limits.max_hu_spread:
+        found.append(("LIVER_NOISE", f"standard deviation {spread:.0f} HU, above {limits.max_hu_spread:.0f}"))
+    return found
