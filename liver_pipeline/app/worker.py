@@ -24,7 +24,7 @@ STAGES = {  # and how much is done when one begins, in per cent
 LOST = "PREDICT_FAILED"
 
 
-class Supervisor(Thread):
+class Supervisor:
     """Hands one case after the other to a worker process; starts it anew when it ends or is cancelled.
 
     Args:
@@ -32,8 +32,8 @@ class Supervisor(Thread):
     """
 
     def __init__(self, cases: CaseFolder) -> None:
-        super().__init__(daemon=True, name="supervisor")
         self.cases = cases
+        self._thread = Thread(target=self._work, daemon=True, name="supervisor")
         self._queue = deque(cases.unfinished())
         self._changed = Condition()
         self._current: str | None = None
@@ -73,11 +73,14 @@ class Supervisor(Thread):
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self.join(timeout=10)
+        self._thread.join(timeout=10)
         self._end_process()
 
-    def run(self) -> None:
-        """Work until stopped."""
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or bool(self._queue))
@@ -98,13 +101,15 @@ class Supervisor(Thread):
             reference = self.cases.reference(case)
             if scan is None:
                 return "NO_SCANS", "nothing was uploaded"
-            pipe = self._started()
+            pipe = self._worker()
             pipe.send((case, note["run"], scan, reference, self.cases.masks))
             return self._followed(case, pipe)
         except (KeyError, ValueError) as reason:
             return LOST, f"the case cannot be started: {reason}"
         except OSError as reason:  # the pipe of a worker that has gone
             return self._gone(reason)
+        except Exception as reason:  # the queue goes on, whatever it was
+            return LOST, f"{type(reason).__name__}: {reason}"
 
     def _followed(self, case: str, pipe: Connection) -> tuple[str, str] | None:
         while not self._stopped:
@@ -123,13 +128,15 @@ class Supervisor(Thread):
         return None
 
     def _gone(self, reason: Exception) -> tuple[str, str]:
-        self._process.join(timeout=5)
-        code = self._process.exitcode
+        code = None
+        if self._process is not None:
+            self._process.join(timeout=5)
+            code = self._process.exitcode
         self._end_process()
         why = f"signal {-code}, often too little memory" if code is not None and code < 0 else f"code {code}, {reason}"
         return LOST, f"the process that segments has ended ({why}); try the case again"
 
-    def _started(self) -> Connection:
+    def _worker(self) -> Connection:
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
