@@ -4,6 +4,7 @@ from .commands.compare import compare as compare
 from .commands.evaluate import evaluate as evaluate
 from .commands.plan import plan as plan
 from .commands.predict import predict as predict
+from .commands.status import status as status
 from .commands.train import train as train
 from .commands.view import view as view
 from .evaluation.description import describe as describe
