@@ -383,6 +383,32 @@ def app_command(no_browser: bool, **options: Any) -> None:
     run_app(browser=not no_browser, **options)
 
 
+@main.command("export")
+@click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
+@click.argument("out_dir", metavar="OUT")
+@click.option(
+    "--format", "file_format", type=click.Choice(["torchscript", "onnx", "openvino", "bundle"]), required=True,
+    help="Networks for other programs, or a clean copy of the run.",
+)  # fmt: skip
+def export_command(run_dir: str, out_dir: str, file_format: str) -> None:
+    """Write the networks of RUN for other programs into the new folder OUT, or with `bundle` RUN itself, to hand it on.
+
+    Nothing of the cases goes along: no samples, log, cache, split or path. Before it is there, three phantoms are
+    segmented with it and with RUN: at least 99.99 % of the labels have to agree. `onnx` needs pip install
+    'liver-pipeline[export]'.
+
+    \b
+    Example: liver-pipeline export runs/r34 exported/r34 --format onnx
+             liver-pipeline export default exported/default --format torchscript
+             liver-pipeline export runs/r34 to_hand_on/r34 --format bundle
+    """
+    from liver_pipeline.commands.export import export
+
+    done = export(run_dir, out_dir, file_format=file_format)
+    agree = f"{done.voxels - done.differing} of {done.voxels} labels of three phantoms agree"
+    click.echo(f"{agree} ({done.labelled} are liver or tumor); {len(done.files)} files in {done.folder}")
+
+
 @main.command("compare")
 @click.argument("out_dir")
 @click.option(

@@ -16,7 +16,7 @@ from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
 UPLOADING, STARTED, CANCELLED = "uploading", "started", "cancelled"  # what a case's note says; the ledger says the rest
-RESULTS = (".nii.gz", ".json", ".description.json", ".scores.json", ".html")  # of a case, beside its mask
+CASE_RESULTS = (".nii.gz", ".json", ".description.json", ".scores.json", ".html")  # of a case, beside its mask
 
 
 class NoSuchCase(KeyError):
@@ -114,7 +114,7 @@ class CaseFolder:
         return path
 
     def result(self, case: str, ending: str) -> Path:
-        """Return where one of the :data:`RESULTS` of a case lies; NoSuchCase if there is no case."""
+        """Return where one of the :data:`CASE_RESULTS` of a case lies; NoSuchCase if there is no case."""
         self.note(case)
         return self.masks / f"{case}{ending}"
 
@@ -145,7 +145,7 @@ class CaseFolder:
         return {**row, **self._figures(case)} if row["state"] == "done" else row
 
     def _figures(self, case: str) -> dict[str, Any]:
-        table, record, scores = (_read(self.result(case, end)) for end in RESULTS[2:0:-1] + RESULTS[3:4])
+        table, record, scores = (_read(self.result(case, end)) for end in CASE_RESULTS[2:0:-1] + CASE_RESULTS[3:4])
         liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
         flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
         flags += ["LIVER_CUT"] if liver.get("truncated") else []
@@ -163,7 +163,7 @@ class CaseFolder:
     def delete(self, case: str) -> None:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
         self.note(case)
-        for ending in RESULTS:
+        for ending in CASE_RESULTS:
             self.result(case, ending).unlink(missing_ok=True)
         shutil.rmtree(self.uploads / case)
 

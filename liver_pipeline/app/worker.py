@@ -140,7 +140,9 @@ class Supervisor:
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=work, args=(theirs,), daemon=True, name="liver-pipeline-worker")
+            self._process = context.Process(
+                target=work_through, args=(theirs,), daemon=True, name="liver-pipeline-worker"
+            )
             self._process.start()
             theirs.close()
         assert self._pipe is not None
@@ -160,7 +162,7 @@ class Supervisor:
             ledger.append({"case": case, "event": "failed", "code": failure[0], "detail": failure[1], "time": now})
 
 
-def work(pipe: Connection) -> None:
+def work_through(pipe: Connection) -> None:
     """Segment what comes through the pipe until it closes: the worker's main. Prints nothing: logs would name scans."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     logging.getLogger("liver_pipeline").setLevel(logging.CRITICAL)
