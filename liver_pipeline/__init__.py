@@ -6,7 +6,9 @@ Names load on first use: ``import liver_pipeline`` itself loads neither torch no
 
 import getpass
 import os
+import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 import lazy_loader
 
@@ -16,5 +18,9 @@ try:
     getpass.getuser()
 except (KeyError, OSError):  # a number without a name, as containers give: MONAI asks for the name when it is imported
     os.environ["LOGNAME"] = f"uid{os.getuid()}"
+try:
+    Path.home()
+except RuntimeError:  # no home, as a service without a name has: what is kept in one lies here
+    os.environ["HOME"] = str(Path(tempfile.gettempdir()) / f"liver-pipeline-{os.getuid()}")
 __version__ = version("liver-pipeline")
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 import liver_pipeline as lp
 from liver_pipeline.commands import completion
+from liver_pipeline.io.screen import hang_up
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
 EXIT_NONE_DONE = 4
+EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
 
 
 class WithoutEmptyWords(click.Command):
@@ -44,10 +46,15 @@ class OneLineErrors(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, RuntimeErrors by descent
-        except (ValueError, OSError, RuntimeError) as error:
+        except BrokenPipeError:  # as `| head` leaves it
+            hang_up()
+            sys.exit(EXIT_HUNG_UP)
+        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"liver-pipeline: {' '.join(str(root_cause(error)).split())}", err=True)
+            line = " ".join(str(root_cause(error)).split())
+            own = "; own classes lie in the working directory" if "Cannot locate class" in line else ""
+            click.echo(f"liver-pipeline: {line}{own}", err=True)
             sys.exit(EXIT_BAD_USAGE)
 
 

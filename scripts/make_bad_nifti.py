@@ -24,6 +24,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Array = npt.NDArray[Any]
 SHAPE = (24, 22, 20)
@@ -813,6 +814,11 @@ def write_label_pairs(folder: Path) -> dict[str, dict[str, Any]]:
         f"labels/{name}.nii.gz": {"scan": "scans/good.nii.gz", "codes": list(codes)}
         for name, (_built, codes) in pairs.items()
     }
+
+
+@case("picture.nii.gz", "PICTURE")
+def _picture(path: Path) -> None:
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path, "PNG")
 
 
 def write_all(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.keys import KEYS
 from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.bundle.roles import MEANING, Role
+from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
 from tests.small import make_phantoms
 
@@ -212,6 +216,38 @@ import monai
     subprocess.run([sys.executable, "-c", nameless], check=True)
 
 
+def test_a_user_without_a_home_has_one_for_what_is_kept(tmp_path: Path) -> None:
+    homeless = """
+import os, pwd
+os.environ.pop("HOME", None)
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+import liver_pipeline
+from liver_pipeline.bundle.entry import absolute
+print(absolute("openvino_dir", "~/.cache/x"))
+"""
+    done = subprocess.run([sys.executable, "-c", homeless], check=True, capture_output=True, text=True)
+    assert Path(done.stdout.strip()).is_absolute() and done.stdout.strip().endswith("/.cache/x")
+
+
+def test_output_that_nobody_reads_any_more_undoes_no_mask(tmp_path: Path, phantoms: Path) -> None:
+    run = tmp_path / "run"
+    assert call("compose", run, *TINY_NETWORK).exit_code == 0
+    network = ConfigParser(load_config(run, "inference")).get_parsed_content("network_def")
+    torch.save(network.state_dict(), run / "models" / "model.pt")
+    words = [sys.executable, "-m", "liver_pipeline", "predict", str(run), str(phantoms), str(tmp_path / "masks")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 0 and "Broken pipe" not in done.stderr, done.stderr
+    closed = [*words[:-1], str(tmp_path / "closed")]
+    assert subprocess.run(["bash", "-c", f"{shlex.join(closed)} >&-"], check=False).returncode == 0
+    for folder in ("masks", "closed"):
+        assert len(list((tmp_path / folder).glob("*.nii.gz"))) == 3
+
+
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "openvino", "itk")
 UNNEEDED = ("segmentation_models_pytorch", "timm", "pandas", "mlflow", "highdicom")
 COMMAND = "from click.testing import CliRunner; from liver_pipeline.cli import main; CliRunner().invoke(main, {})"
@@ -251,6 +287,17 @@ def test_an_empty_word_is_refused(words: tuple[str, ...], tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     assert "is empty" in refused(*words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_that_is_not_found_is_one_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert call("compose", run, *TINY_NETWORK).exit_code == 0
+    config = run / "configs" / "inference.yaml"
+    config.write_text(config.read_text().replace("liver_pipeline.networks.UNet3d", "mynets.MyNet"))
+    assert "mynets.MyNet" in config.read_text()
+    make_phantoms(tmp_path / "data", 1)
+    line = refused("predict", run, tmp_path / "data", tmp_path / "masks")
+    assert "mynets.MyNet" in line and "own classes lie in the working directory" in line
 
 
 def test_classes_of_the_working_directory_can_be_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +37,7 @@ def check_build(config: Mapping[str, Any]) -> None:
             raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
     _check_evaluated(config)
     _check_preprocessing(config)
-    _check_channels(config)
+    _check_intensities(config)
     check_network(config)
 
 
@@ -93,14 +94,22 @@ def _check_preprocessing(config: Mapping[str, Any]) -> None:
             )
 
 
-def _check_channels(config: Mapping[str, Any]) -> None:
-    """Refuse intensities that do not give ``in_channels`` channels: they are tried on a few made-up values."""
+def _check_intensities(config: Mapping[str, Any]) -> None:
+    """Refuse intensities that do not give ``in_channels`` channels, or move voxels; a made-up scan shows it."""
     parser = ConfigParser(dict(config))
     chain, channels = (_parsed(parser, key) for key in ("intensity", "in_channels"))
-    values = torch.linspace(-1000, 1000, 512).reshape(1, 8, 8, 8)
+    shape, affine = (61, 52, 43), torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
+    values = torch.linspace(-1000, 1000, math.prod(shape)).reshape(1, *shape)
     try:
-        given = Compose(chain)({"image": MetaTensor(values)})["image"].shape[0]
+        image = Compose(chain)({"image": MetaTensor(values, affine=affine)})["image"]
+        given, after = image.shape[0], tuple(image.shape[1:])
+        moved = after != shape or (isinstance(image, MetaTensor) and not torch.allclose(image.affine.cpu(), affine))
     except Exception:  # a transform of the user's own that wants more than an image
         return
+    if moved:
+        raise ValueError(
+            f"the intensities (ct_intensity or mr_intensity) make {after} voxels of {shape}, or move them; there they "
+            f"may change values alone, or masks would not find back to the scan's grid"
+        )
     if given != channels:
         raise ValueError(f"in_channels is {channels}, and the intensities give {given} channels; expected the same")

@@ -253,6 +253,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             PATH | RUNNING | MEMBER),
         Key("inferer", COMPONENT, "windows to labels", EMBEDDED | MEMBER),
         Key("postprocessing", COMPONENT, "what cleans label maps", MEMBER),
+        Key("pictures", or_null(COMPONENT), "how runs of 2D networks take JPG and PNG; null: not at all", MEMBER),
         Key("dataset", COMPONENT, "the scans", MEMBER),
         Key("case_runner", COMPONENT, "the one way from a scan to a mask", MEMBER),
         Key("evaluator", COMPONENT, "runs the scans", MEMBER),

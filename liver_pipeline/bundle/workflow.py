@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from liver_pipeline.bundle.layers import apply_overrides, component_class, compo
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import shipped
 from liver_pipeline.hints import did_you_mean
+from liver_pipeline.io.files import plain
 
 
 def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
@@ -65,16 +67,35 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
     """
     config = read_run(run_dir, workflow)
     pairs = dict(overrides or {})
+    told = _told(config, pairs)
     for key in sorted(keys_with(Role.COMMAND) & set(pairs)):
         raise ValueError(f"{key} is the run folder {run_dir}; it cannot be set")
     for key in sorted(set(pairs) - apply_overrides(config, pairs)):
         refuse_key(key, "key=value", config, place=workflow, items=settable(config, key))
+    if told and isinstance(config.get("case_runner"), dict):
+        config["case_runner"] = {**config["case_runner"], "overrides": literal(told)}
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
     check_references({**dict.fromkeys(config), **pairs})
     if {"network_def", "roi_size", "in_channels", "num_classes"} & set(map(root_of, pairs)):
         check_network(config)
     return config
+
+
+# Keys that are set for one run and decide nothing of what a mask is, beside those that only say where and how to run.
+_OWN = {"dataset", "evaluator", "case_runner", "run", "initialize", "finalize", "checked", "imports"}
+_OWN |= {"cases", "split", "part", "score", "protocol", "liver_only"}
+
+
+def _told(config: Mapping[str, Any], pairs: Mapping[str, Any]) -> str:
+    """Return the overrides that may change masks, as JSON, "" for none; weights have their own hash."""
+    idle = keys_with(Role.RUNNING) | keys_with(Role.COMMAND) | keys_with(Role.PATH) | _OWN
+    changed = {
+        key: value
+        for key, value in pairs.items()
+        if root_of(key) not in idle and not (key in config and config[key] == value)
+    }
+    return json.dumps(plain(changed), sort_keys=True) if changed else ""
 
 
 def run_workflow(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any] | None = None) -> list[Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import ScanInput, find_inputs, lits_case_name, same_names
+from liver_pipeline.io.discovery import ScanInput, find_inputs, is_label_map, lits_case_name, same_names
 from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
@@ -83,23 +83,33 @@ def check_scans(
     inputs = list(inputs)
     twins = same_names(inputs)
     doubled = {path: case for case, paths in twins.items() for path in paths}
-    label_paths = _label_paths(inputs, labels)
+    label_paths, label_twins = _label_paths(inputs, labels)
     for one in inputs:
         scan, findings = _try_read(partial(read_scan, one.path, modality=modality, accept=accept, series=one.series))
         if one.path in doubled:
             findings = (*findings, error("DUPLICATE_NAME", f"{len(twins[doubled[one.path]])} inputs are {one.case}"))
         yield FileReport(one.path if one.series is None else one.path / one.series, findings)
         if labels is not None:
-            yield _check_label(label_paths.get(lits_case_name(one.case)), one, scan, allowed, accept)
+            name = lits_case_name(one.case)
+            report = _check_label(label_paths.get(name), one, scan, allowed, accept)
+            if others := label_twins.get(name):
+                both = " and ".join(path.name for path in others)
+                report = FileReport(report.path, (*report.findings, error("DUPLICATE_NAME", f"{both} are both {name}")))
+            yield report
 
 
-def _label_paths(inputs: list[ScanInput], labels: Path | None) -> dict[str, Path]:
+def _label_paths(inputs: list[ScanInput], labels: Path | None) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Return the label map of each case, and those of cases that several files claim."""
     if labels is None:
-        return {}
+        return {}, {}
     found = find_inputs(labels, label_maps=True)
     if labels.is_file() and len(inputs) == 1:
-        return {inputs[0].case: labels}
-    return {lits_case_name(one.case): one.path for one in found}
+        return {lits_case_name(inputs[0].case): labels}, {}
+    named = [replace(one, case=lits_case_name(one.case)) for one in found]
+    maps = [one for one in named if is_label_map(one.path)] if labels.is_dir() else named
+    names = {one.case for one in maps}
+    kept = [*maps, *(one for one in named if one.case not in names)]  # scans may lie beside their references
+    return {one.case: one.path for one in kept}, same_names(kept)
 
 
 def _check_label(

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.evaluation.trust import trust_curves, with_quality
@@ -94,6 +95,7 @@ def evaluate(
         ValueError: If the protocol is unknown or does not go with ``liver_only``, or there is no pair at all.
     """
     options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
+    refuse_empty(pred_dir=pred_dir, label_dir=label_dir, output_dir=output_dir)
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only)
     pairs, failures = find_pairs(
         Path(pred_dir),

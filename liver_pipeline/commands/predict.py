@@ -10,10 +10,10 @@ from typing import Any
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import run_workflow
-from liver_pipeline.io.discovery import SCAN_SUFFIXES, case_name
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
 from liver_pipeline.io.files import refuse_existing, write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
-from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES
+from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import write_label_map
@@ -57,9 +57,10 @@ def predict(
             several scans are to go into one file, or another process writes to ``masks``.
     """
     refuse_empty(run=run, scans=scans, masks=masks)
-    first, others = ensemble_of(_begun_with(run, masks), ensemble, partial=partial)
+    one_mask = is_mask_file(masks)
+    first, others = ensemble_of(run if one_mask else _begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
-    if is_mask_file(masks):
+    if one_mask:
         if shard is not None:
             raise ValueError(f"--shard needs a folder for the masks; {masks} is a file")
         return _predict_one(first, Path(scans), Path(masks), values)
@@ -92,7 +93,7 @@ def is_mask_file(path: str | Path) -> bool:
         ValueError: If it is named as a file of a format that masks are not written in.
     """
     name = Path(path).name.lower()
-    if Path(path).is_dir() or not name.endswith(SCAN_SUFFIXES):
+    if Path(path).is_dir() or not name.endswith((*SCAN_SUFFIXES, *PICTURE_SUFFIXES)):
         return False
     if not name.endswith(MASK_SUFFIXES):
         raise ValueError(f"{path}: masks are written as {', '.join(MASK_SUFFIXES)}; or name a folder")
@@ -107,7 +108,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     refuse_existing([path for path in (mask, record, page) if path is not None], overwrite)
     if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
-    inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()))
+    inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()), pictures=True)
     if len(inputs) > 1:
         several = ", ".join(one.series or one.case for one in inputs[:3])
         raise ValueError(
@@ -115,6 +116,9 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
             f"or one of several series with --series"
         )
     one = inputs[0]
+    drawn = one.path.name.lower().endswith(PICTURE_SUFFIXES)
+    if drawn != mask.name.lower().endswith(PICTURE_MASK):
+        raise ValueError(f"{mask}: the mask of a picture, and of nothing else, is a {PICTURE_MASK}")
     segmenter = load_segmenter(run, **values)
     segmented = segmenter(one.path, series=one.series, why=one.why)
     mask.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
         write_json(record, {**segmented.record, "output": output})
 
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
-    if page is not None:
+    if page is not None and not drawn:
         write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
     for reason in (segmented.record["quality"] or {"reasons": []})["reasons"]:
         logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])

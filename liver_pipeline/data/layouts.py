@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from liver_pipeline.data.cases import Case
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.discovery import case_name, volume_files
@@ -47,6 +49,7 @@ def lits_cases(dataset_dir: str | Path) -> list[Case]:
             f"no volume-N.nii or volume-N.nii.gz below {Path(dataset_dir).resolve()}; dataset_dir is the LiTS folder"
         )
     require_labels([str(n) for n in sorted(images.keys() - labels.keys())], "segmentation-N.nii[.gz]")
+    tell_unused([labels[n] for n in sorted(labels.keys() - images.keys())], Path(dataset_dir))
     return [case_of(f"volume-{n}", images[n], labels[n]) for n in sorted(images)]
 
 
@@ -76,6 +79,7 @@ def folder_cases(
     require_labels(
         [name for name in scans if name not in label_maps], f"a file of the same path and name in {root / labels}"
     )
+    tell_unused([label_maps[name] for name in label_maps if name not in scans], root / images)
     patients = _read_patients(root / "patients.csv")
     return [
         case_of(name, path, label_maps[name], _patient(name, patients, patient_pattern)) for name, path in scans.items()
@@ -117,6 +121,13 @@ def require_labels(missing: Sequence[str], what: str) -> None:
     """Raise FileNotFoundError, naming the first few, if a scan has no label map."""
     if missing:
         raise FileNotFoundError(f"{len(missing)} scans have no label map ({what}): {', '.join(missing[:5])}")
+
+
+def tell_unused(labels: Sequence[Path], where: Path) -> None:
+    """Say that label maps have no scan of their name, so that no case goes missing without a word."""
+    if labels:
+        shown = ", ".join(path.name for path in labels[:3])
+        tqdm.write(f"{len(labels)} label maps have no scan of their name in {where} and are left out: {shown}")
 
 
 def _read_patients(path: Path) -> dict[str, str] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 from monai.data.utils import compute_importance_map
@@ -10,6 +12,7 @@ from monai.data.utils import compute_importance_map
 from liver_pipeline.inferers.upsampling import softmax
 from liver_pipeline.inferers.windows import Window
 
+T = TypeVar("T")
 Flush = Callable[[torch.Tensor, torch.Tensor], None]
 
 THIN = 16  # windows thinner than this are collected up to so many planes before they are handed on
@@ -59,44 +62,83 @@ class SlabStitcher:
         if self.sums is not None and self.counts is not None:
             self.sums, self.counts = self.sums.to(device), self.counts.to(device)
 
-    def add(self, window: Window, logits: torch.Tensor) -> None:
-        """Add the output of one window, shape (K, *roi); it is overwritten."""
-        a, b, c = self.roles
-        if self.sums is None:
-            self.sums = torch.zeros((self.kept, logits.shape[0], *self.plane), device=self.device)
-            self.counts = torch.zeros((self.kept, 1, *self.plane), device=self.device)
-        if window[a].stop > self.base + self.kept:
-            self._advance(window[a].start)
-        assert self.counts is not None
-        place = (slice(window[a].start - self.base, window[a].stop - self.base), slice(None), window[b], window[c])
-        weighted = logits.to(self.device).mul_(self.weights)
-        self.sums[place] += weighted.permute(a + 1, 0, b + 1, c + 1)
-        self.counts[place] += self.window_weights
+    def add(self, window: Window, logits: torch.Tensor, relieve: Callable[[], bool] = bool) -> None:
+        """Add the output of one window, shape (K, *roi); it is overwritten.
 
-    def finish(self) -> None:
+        Args:
+            window: Where it lies.
+            logits: The output.
+            relieve: Called where the device has no memory left: it frees some, or moves the sums (:meth:`move`), and
+                tells whether it could. The step that failed, and no other, is then done again: nothing is added twice.
+        """
+        a, b, c = self.roles
+        classes = int(logits.shape[0])
+        if self.sums is None:
+            self.sums, self.counts = self._again(lambda: self._nothing(classes, self.kept), relieve)
+        if window[a].stop > self.base + self.kept:
+            self._advance(window[a].start, relieve)
+        place = (slice(window[a].start - self.base, window[a].stop - self.base), slice(None), window[b], window[c])
+        weighted = self._again(lambda: logits.to(self.device).mul_(self.weights), relieve)
+
+        def add_sums() -> None:
+            assert self.sums is not None
+            self.sums[place].add_(weighted.to(self.device).permute(a + 1, 0, b + 1, c + 1))  # the last operation
+
+        def add_counts() -> None:
+            assert self.counts is not None
+            self.counts[place].add_(self.window_weights)
+
+        self._again(add_sums, relieve)
+        self._again(add_counts, relieve)
+
+    def finish(self, relieve: Callable[[], bool] = bool) -> None:
         """Hand on the planes that are left; nothing happens where no window ever came."""
         if self.sums is not None:
-            self._advance(self.length)
+            self._advance(self.length, relieve)
 
-    def _advance(self, start: int) -> None:
+    def _zeros(self, channels: int, planes: int) -> torch.Tensor:
+        return torch.zeros((planes, channels, *self.plane), device=self.device)
+
+    def _again(self, step: Callable[[], T], relieve: Callable[[], bool]) -> T:
+        """Do a step; where no memory is left for it, make room and do it once more."""
+        try:
+            return step()
+        except torch.OutOfMemoryError:
+            if not relieve():
+                raise
+        return step()
+
+    def _advance(self, start: int, relieve: Callable[[], bool]) -> None:
         """Hand on the planes below ``start`` and make room."""
         assert self.sums is not None and self.counts is not None
         done = min(start - self.base, self.kept)
         self.flush(self.sums[:done], self.counts[:done])
         left = self.kept - done
-        for buffer in (self.sums, self.counts):
-            for first in range(0, left, done):  # without a second buffer
-                part = min(done, left - first)
-                buffer[first : first + part] = buffer[first + done : first + done + part]
-            buffer[left:] = 0.0
+        for first in range(0, left, done):  # without a second buffer
+            part = min(done, left - first)
+            for name in ("sums", "counts"):
+                self._again(partial(self._copy, name, first, first + done, part), relieve)
+        for name in ("sums", "counts"):
+            self._again(partial(self._clear, name, left), relieve)
         empty = start - self.base - done  # planes between windows, where all were skipped
         self.base = start
+        classes = int(self.sums.shape[1])
         while empty > 0:
             part = min(empty, self.kept)
-            self.flush(
-                self.sums.new_zeros((part, *self.sums.shape[1:])), self.counts.new_zeros((part, *self.counts.shape[1:]))
-            )
+            nothing = self._again(partial(self._nothing, classes, part), relieve)
+            self.flush(*nothing)
             empty -= part
+
+    def _nothing(self, classes: int, planes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._zeros(classes, planes), self._zeros(1, planes)
+
+    def _copy(self, name: str, to: int, start: int, planes: int) -> None:
+        buffer: torch.Tensor = getattr(self, name)
+        buffer[to : to + planes] = buffer[start : start + planes]
+
+    def _clear(self, name: str, start: int) -> None:
+        buffer: torch.Tensor = getattr(self, name)
+        buffer[start:] = 0.0
 
 
 def blend(sums: torch.Tensor, counts: torch.Tensor, members: int) -> torch.Tensor:

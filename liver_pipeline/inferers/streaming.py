@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,8 @@ class StreamingInferer(Inferer):
             batch = plan.kept[begin : begin + self.sw_batch_size]
             logits = predictor(torch.stack([plan.image[(slice(None), *window)] for window in batch]), relieve)
             for window, output in zip(batch, logits, strict=True):
-                _add(stitcher, window, output, relieve)
-        stitcher.finish()
+                stitcher.add(window, output, relieve)
+        stitcher.finish(relieve)
         predictor.record.fallbacks += upsampler.fallbacks
         record = self._record(plan, predictor, upsampler, len(members))
         if agreement is not None:
@@ -323,16 +323,6 @@ class _Upsampler:
             self.move_to_cpu()  # the sums were, before
         kept = sums.shape[1] // self.groups * self.members  # what is only compared comes after it
         self.canvas.add(blend(sums[self.inside][:, :kept], counts[self.inside], self.members))
-
-
-def _add(stitcher: SlabStitcher, window: Window, output: torch.Tensor, relieve: Callable[[], bool]) -> None:
-    """Add a window to the sums; where no memory is left for these, once more on the CPU."""
-    try:
-        stitcher.add(window, output)
-    except torch.OutOfMemoryError:
-        if not relieve():
-            raise
-        stitcher.add(window, output)
 
 
 def _members(network: Network | Sequence[Network]) -> list[Network]:

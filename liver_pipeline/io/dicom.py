@@ -72,7 +72,7 @@ def series_uids(path: Path) -> set[str]:
     if path.is_dir():
         files = [file for file in path.iterdir() if file.is_file() and may_be_slice(file)]
     else:
-        files = [path] if may_be_slice(path) else []
+        files = [path] if path.is_file() and may_be_slice(path) else []
     found = set()
     for file in files:
         with file.open("rb") as stream:

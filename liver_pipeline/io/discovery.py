@@ -10,14 +10,15 @@ import re
 import unicodedata
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.dicom import is_series_folder
+from PIL import Image
+
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import peek_stored, stored_sha256
+from liver_pipeline.io.formats import is_picture, peek_stored, stored_sha256
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 SCAN_SUFFIXES = (
     ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
 )  # fmt: skip
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
 VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
@@ -54,7 +56,7 @@ class ScanInput:
     why: str = ""
 
 
-def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput]:
+def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = False) -> list[ScanInput]:
     """Find the scans below a folder: files that end as :data:`SCAN_SUFFIXES` do, and folders of DICOM slices.
 
     What is named like a scan is taken for one, so that a folder called ``a.nii.gz`` fails with a code rather than being
@@ -65,6 +67,7 @@ def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput
         root: A folder to search with all its sub-folders, or one scan.
         label_maps: Label maps are looked for, not scans. Otherwise what this package wrote (masks, probabilities), what
             calls itself a label map, and the references of data sets known by their names are left out, and counted.
+        pictures: Where there is no scan, JPG and PNG files are taken.
 
     Returns:
         The inputs in order of their case names.
@@ -78,6 +81,8 @@ def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput
     if root.is_file():
         return [ScanInput(root, case_name(root.resolve().name))]
     paths = _walk(root, set())
+    drawn = [] if paths else _walk(root, set(), PICTURE_SUFFIXES)
+    paths = paths or (drawn if pictures else [])
     labels = set() if label_maps else {path for path in paths if is_label_map(path)}
     if labels:
         shown = ", ".join(sorted(path.relative_to(root).as_posix() for path in labels)[:3])
@@ -86,6 +91,8 @@ def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput
     if not found:
         kinds = f"no DICOM series and no file that ends in {', '.join(SCAN_SUFFIXES)}"
         there = f"only {len(labels)} label maps" if labels else kinds
+        if drawn and not pictures:
+            there = f"{len(drawn)} pictures, which only runs of 2D networks (roi_size [X, Y, 1]) take, and no scan"
         raise refuse(root, "NO_SCANS", f"{there} in it; name the folder of the scans")
     return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
 
@@ -93,15 +100,33 @@ def find_inputs(root: Path | str, *, label_maps: bool = False) -> list[ScanInput
 def volume_files(folder: Path) -> list[Path]:
     """Return the files below a folder that are named as a volume is, of header and voxels the header; no hidden ones.
 
-    Zips, DICOM folders, and masks of cases that have failed since (``.stale``), are not among them.
+    Zips, DICOM folders, and masks of cases that have failed since (``.stale``), are not among them. Links are followed,
+    each real folder once; one that cannot be looked into is passed over with a warning.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.name[0] != "." and path.is_file()]
+    files = sorted(_files_below(folder, set()))
     names = {str(path).lower() for path in files}
     return [
         path
         for path in files
         if path.name.lower().endswith(VOLUME_SUFFIXES) and not _is_stale(path) and not _has_header(path, names)
     ]
+
+
+def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the files below a folder, no hidden ones."""
+    if (real := folder.resolve()) in seen:
+        return
+    seen.add(real)
+    try:
+        entries = [(entry, entry.is_dir(), entry.is_file()) for entry in _entries(folder)]
+    except OSError as reason:
+        logger.warning("%s cannot be looked into, and is passed over: %s", folder, reason.strerror)
+        return
+    for entry, is_folder, is_file in entries:
+        if is_folder:
+            yield from _files_below(entry, seen)
+        elif is_file:
+            yield entry
 
 
 def _is_stale(path: Path) -> bool:
@@ -118,7 +143,8 @@ def case_name(name: str, is_folder: bool = False) -> str:
     name = unicodedata.normalize("NFC", name)
     if is_folder:
         return name
-    return next((name[: -len(s)] for s in SCAN_SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), name)
+    known = (*SCAN_SUFFIXES, *PICTURE_SUFFIXES)
+    return next((name[: -len(s)] for s in known if name.lower().endswith(s) and len(name) > len(s)), name)
 
 
 def lits_case_name(case: str) -> str:
@@ -183,7 +209,7 @@ def _has_provenance(path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, seen: set[Path]) -> list[Path]:
+def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> list[Path]:
     """Return scans in ``folder`` and below; links are followed, each real folder once.
 
     A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
@@ -192,17 +218,34 @@ def _walk(folder: Path, seen: set[Path]) -> list[Path]:
         return []
     seen.add(real)
     try:
-        found = [folder] if is_series_folder(folder) else []
-        entries = _entries(folder)
+        found = [folder] if _holds_slices(folder) else []
+        entries = {entry: entry.is_dir() for entry in _entries(folder)}
     except OSError:
         return [folder]
     names = {str(entry).lower() for entry in entries}
-    for entry in entries:
-        if _named_like_scan(entry):
+    for entry, is_folder in entries.items():
+        if entry.name.lower().endswith(suffixes):
             found += [] if _has_header(entry, names) else [entry]
-        elif entry.is_dir():
-            found += _walk(entry, seen)
+        elif is_folder:
+            found += _walk(entry, seen, suffixes)
     return found
+
+
+def _holds_slices(folder: Path) -> bool:
+    """Tell whether DICOM slices lie in a folder: one that can be read, or files that cannot and are named as such.
+
+    Raises:
+        OSError: If the folder cannot be looked into.
+    """
+    unread = False
+    for file in folder.iterdir():
+        try:
+            if file.is_file() and may_be_slice(file):
+                return True
+        except OSError:
+            ending = file.suffix.lower()
+            unread |= ending in ("", ".dcm", ".ima", ".dicom") or ending[1:].isdigit()
+    return unread
 
 
 def _has_header(entry: Path, names: set[str]) -> bool:
@@ -230,11 +273,16 @@ def voxel_count(path: Path) -> tuple[int, int]:
     try:
         if path.is_dir():
             return sum(f.stat().st_size for f in path.iterdir() if f.is_file() and may_be_slice(f)) // 2, 2
+        if not path.is_file():  # a pipe would wait for ever
+            return 0, 0
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return sum(member.file_size for member in archive.infolist()) // 2, 2
         if may_be_slice(path):
             return path.stat().st_size // 2, 2
+        if is_picture(path):
+            with Image.open(path) as picture:  # the header alone
+                return math.prod(picture.size), 3
         shape, dtype = peek_stored(path)
         return math.prod(shape), dtype.itemsize
     except Exception:  # reading will say what is wrong with it

@@ -54,11 +54,13 @@ CODES: dict[str, str] = {
     "THICK_SLICE": "slices are so thick that small lesions vanish",
     # the values
     "NON_FINITE": "voxels are nan or infinite",
+    "PICTURE": "a JPG or PNG: it has no Hounsfield units and no millimetres",
     "CONSTANT": "every voxel has the same value",
     "HU_SCALE": "values cannot be Hounsfield units",
     "SLICE_CONSTANT": "slices inside the body hold one value",
     "SLICE_REPEATED": "slices are copies of the one before",
     "SLICE_JUMP": "values, or the body, jump between neighbouring slices",
+    "LABEL_MAP": "the values are those of a label map, and it is read as a scan",
     "MODALITY": "the file, or its values, are of another modality than the one it is read as",
     # a label map
     "LABEL_GRID_MISMATCH": "the label map does not lie on the grid of its scan",
@@ -77,6 +79,8 @@ CODES: dict[str, str] = {
 }
 
 
+# Warnings that are only recorded: the result is as good as such a scan allows.
+ONLY_RECORDED = frozenset(("FEW_SLICES", "THICK_SLICE", "TRAILING_BYTES", "IGNORED_FILES", "UNITS", "PICTURE"))
 FIRM = frozenset(("AFFINE_SINGULAR", "SHEAR"))  # errors that nobody can accept: no grid can be laid over the volume
 
 

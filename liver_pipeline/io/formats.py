@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ def read_stored(
         IntakeError: With the code of what is wrong with the file.
         OSError: If it cannot be read.
     """
+    if is_picture(path):
+        detail = "a picture has no HU, no millimetres and one slice: runs of 2D networks (roi_size [X, Y, 1]) take it"
+        raise refuse(path, "PICTURE", detail)
     kind = sniff(path)
     if kind == "folder" and not is_series_folder(path):
         raise refuse(path, "NOT_A_SCAN", "a folder without DICOM slices; name the folder that holds them")
@@ -92,9 +96,14 @@ def sniff(path: Path) -> str:
     """Return folder, dicom (a zip, too), nrrd, metaimage, mgh, pair or nifti (which it may still turn out not to be).
 
     The first bytes decide; only header and voxels in two files go by their names.
+
+    Raises:
+        OSError: If it cannot be read, or is no regular file.
     """
     if path.is_dir():
         return "folder"
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "a pipe, socket or device is no scan")
     with path.open("rb") as file:
         head = file.read(64)
     if head[:4] == b"PK\3\4" or (head and sop_class(path) is not None):
@@ -106,6 +115,18 @@ def sniff(path: Path) -> str:
     if head[:4] == MGH_MAGIC or (head[:2] == GZIP_MAGIC and _inflated_start(path) == MGH_MAGIC):
         return "mgh"
     return "pair" if is_pair(path) else "nifti"
+
+
+def is_picture(path: Path) -> bool:
+    """Tell whether a file is a PNG or JPG, by its first bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8).startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
 def _is_metaimage(head: bytes) -> bool:

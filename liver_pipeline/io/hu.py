@@ -24,6 +24,7 @@ TISSUE_SHARE = 0.65  # of what is denser than lung; real scans have 0.81 and mor
 PEAK_SHARE = 0.28  # real scans have 0.33 and more; noise over 400 HU, which says nothing, has 0.25
 BODY_SHARE = 0.02
 DENSE_SHARE = 0.08  # above 700 HU: cortical bone, metal; real scans have 0.01 and less
+FEW_VALUES = 16  # of a label map; an MR scan of 8 bits has 100 and more
 CLIPPED_ABOVE, CLIPPED_SHARE = -300.0, 0.005
 
 
@@ -65,8 +66,9 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         array: Stored voxels, shape (X, Y, Z); value = slope * voxel + intercept.
         slope: See ``array``.
         intercept: See ``array``.
-        modality: "ct": HU_SCALE, an error, where values cannot be HU; a warning where air is missing. "mr": MODALITY, a
-            warning, where they are HU. "label": NON_FINITE alone.
+        modality: "ct": HU_SCALE, an error, where values cannot be HU; a warning where air is missing. "mr": LABEL_MAP,
+            an error, where they are few, whole and small; MODALITY, a warning, where they are HU. "label": NON_FINITE
+            alone.
 
     Returns:
         At most one finding.
@@ -80,6 +82,10 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         return [error("CONSTANT", f"every voxel is {low:g}; nothing to segment")]
     if modality not in ("ct", "mr"):
         return []
+    if modality == "mr" and (labels := _few_labels(low, high, array, slope, intercept)):
+        return [
+            error("LABEL_MAP", f"{labels} values, all whole, from {low:g} to {high:g}; name the scan, not its mask")
+        ]
     wrong, values = scale_faults(low, high, array, slope, intercept)
     if modality == "ct" and wrong:
         return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}")]
@@ -90,6 +96,17 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
     if modality == "mr" and not wrong and values.airy > 0.05 and AIR[0] <= values.air <= AIR[1]:
         return [warning("MODALITY", f"values {low:g} to {high:g}, air at {values.air:.0f}: this looks like a CT")]
     return []
+
+
+def _few_labels(low: float, high: float, array: npt.NDArray[Any], slope: float, intercept: float) -> int:
+    """Return the number of values where they are few, whole and small, as in a label map, else 0."""
+    if low < 0 or high > 255:
+        return 0
+    for part in (_sample(array), array):
+        values = np.unique(part) * slope + intercept
+        if values.size > FEW_VALUES or not np.equal(values, np.rint(values)).all():
+            return 0
+    return int(values.size)
 
 
 def scale_faults(

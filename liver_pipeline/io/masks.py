@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.io.files import whole_file
@@ -19,7 +22,8 @@ from liver_pipeline.io.nifti_header import best_affine
 from liver_pipeline.io.streams import CHUNK
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}  # what `format` may be, and what masks then end in
-MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+PICTURE_MASK = ".png"  # of a picture, whatever the format of other masks
+MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", PICTURE_MASK)
 CONTENT = "label map"  # what a NRRD says under "content", a MetaImage as its comment
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -29,8 +33,9 @@ def write_mask(
 ) -> str:
     """Write labels (X, Y, Z) on the grid of a NIfTI header, in the format that the name says.
 
-    NIfTI keeps sform, qform, codes and units to the bit; NRRD and MetaImage take the affine that NIfTI's readers see.
-    The file appears whole or not at all, and the same labels and header give the same bytes.
+    NIfTI keeps sform, qform, codes and units to the bit; NRRD and MetaImage take the affine that NIfTI's readers see;
+    PNG is for one slice, labels as grey values. The file appears whole or not at all, and the same labels and header
+    give the same bytes.
 
     Args:
         path: Ends in one of :data:`MASK_SUFFIXES`.
@@ -54,6 +59,8 @@ def write_mask(
     if path.name.endswith(".mha"):
         voxels = list(_deflated(label_map, 15))  # a label map takes a few MB at most, and its size stands before it
         return _write(path, [_mha_header(label_map.shape, affine, sum(map(len, voxels))), *voxels], announce)
+    if path.name.endswith(PICTURE_MASK):
+        return _write(path, [_png(path, label_map)], announce)
     raise ValueError(f"{path}: a label map is written as {', '.join(MASK_SUFFIXES)}")
 
 
@@ -72,6 +79,8 @@ def says_label_map(path: Path) -> bool:
         return False
     if head[:7] == b"NRRD000":
         return f"\ncontent: {CONTENT}\n".encode() in head or b"\nSegment0_ID:=" in head
+    if head[:4] == b"\x89PNG":
+        return b"tEXtComment\0" + CONTENT.encode() in head
     return f"\nComment = {CONTENT}\n".encode() in head or intent_code(path) == LABEL_INTENT
 
 
@@ -136,6 +145,16 @@ def _mha_header(shape: tuple[int, ...], affine: Affine, size: int) -> bytes:
         "ElementDataFile = LOCAL",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _png(path: Path, label_map: npt.NDArray[np.uint8]) -> bytes:
+    """Return labels (X, Y, 1) as a grey PNG whose pixels are 0, 1, 2."""
+    if label_map.shape[2] != 1:
+        raise ValueError(f"{path}: a PNG holds the mask of a picture; this is one of {label_map.shape[2]} slices")
+    told, buffer = PngInfo(), io.BytesIO()
+    told.add_text("Comment", CONTENT)
+    Image.fromarray(np.ascontiguousarray(label_map[:, :, 0].T)).save(buffer, "PNG", pnginfo=told)
+    return buffer.getvalue()
 
 
 def _vector(values: npt.NDArray[np.float64]) -> str:

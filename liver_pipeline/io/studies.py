@@ -18,7 +18,9 @@ logger = logging.getLogger(__name__)
 WAYS = ("thinnest", "contrast")  # to choose one of a study's series, beside naming it
 
 
-def find_volumes(root: Path | str, *, series: str | None = None, accept: Collection[str] = ()) -> list[ScanInput]:
+def find_volumes(
+    root: Path | str, *, series: str | None = None, accept: Collection[str] = (), pictures: bool = False
+) -> list[ScanInput]:
     """Find the scans below a folder, of a study with several DICOM series each volume, or the one that is asked for.
 
     Args:
@@ -27,6 +29,7 @@ def find_volumes(root: Path | str, *, series: str | None = None, accept: Collect
             its series lie in one place or in folders of their own; of a named one the others are left out, and counted.
             What is not DICOM is not touched by it. None: each volume of at least three slices is a case, called
             ``<case>/<uid>`` where several lie in one place.
+        pictures: As for :func:`liver_pipeline.io.discovery.find_inputs`.
         accept: With MIXED_SERIES what lies in one place is one volume.
 
     Returns:
@@ -35,7 +38,7 @@ def find_volumes(root: Path | str, *, series: str | None = None, accept: Collect
     Raises:
         IntakeError: NOT_FOUND, NO_SCANS; NO_SERIES if no place has the series that is named.
     """
-    found = find_inputs(root)
+    found = find_inputs(root, pictures=pictures)
     if series is not None:
         found = list(_chosen(found, Path(root), series))
     elif "MIXED_SERIES" not in accept:

@@ -110,7 +110,7 @@ class FolderCase(RunningCase):
 
 def without_voxels(scan: Scan) -> Scan:
     """Return the scan with its shape but no memory: what writing a mask needs."""
-    return replace(scan, array=np.broadcast_to(np.uint8(0), scan.array.shape))
+    return replace(scan, array=np.broadcast_to(np.uint8(0), scan.array.shape[:3]))  # of a picture one channel
 
 
 def as_label_map(pred: Any) -> LabelMap:
@@ -141,9 +141,9 @@ def case_record(case: RunningCase) -> dict[str, Any]:
         | ({} if case.series is None else {"series": case.series}),
         "output": _volumes(label_map, scan),
         "geometry": {
-            "scan": geometry(scan.array.shape, scan.affine),
+            "scan": _grid(scan),
             "model_grid": inference.pop("model_grid", None) or _model_grid(image),
-            "mask": geometry(label_map.shape, scan.affine),
+            "mask": _grid(replace(scan, array=label_map)),
         },
         "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
         "inference": inference,
@@ -158,17 +158,34 @@ def case_record(case: RunningCase) -> dict[str, Any]:
     }
 
 
+def is_drawn(scan: Scan) -> bool:
+    """Tell whether a scan is a picture, which has no millimetres."""
+    return any(finding.code == "PICTURE" for finding in scan.findings)
+
+
+def _grid(scan: Scan) -> dict[str, Any]:
+    grid = geometry(scan.array.shape, scan.affine)
+    return grid if not is_drawn(scan) else {**grid, "spacing_mm": None, "affine": None}
+
+
 def _model_grid(image: Any) -> dict[str, Any] | None:
     return geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None
 
 
-def _volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, float]]:
+def _numbered(counts: Any) -> dict[str, int]:
+    return {str(label): int(n) for label, n in enumerate(counts)}
+
+
+def _volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, Any]]:
     flat = label_map.ravel(order="K")
     parts = range(0, flat.size, COUNTED)
     counts = sum((np.bincount(flat[start : start + COUNTED], minlength=256) for start in parts), np.zeros(256, int))
     counts = counts[: max(3, int(flat.max(initial=0)) + 1)]
+    foreground = range(1, len(counts))
+    if is_drawn(scan):
+        return {"voxels": _numbered(counts), "volume_ml": dict.fromkeys(map(str, foreground))}
     voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000.0  # 1 ml = 1000 mm^3
     return {
-        "voxels": {str(label): int(n) for label, n in enumerate(counts)},
-        "volume_ml": {str(label): round(int(n) * voxel_ml, 3) for label, n in enumerate(counts) if label},
+        "voxels": _numbered(counts),
+        "volume_ml": {str(label): round(int(counts[label]) * voxel_ml, 3) for label in foreground},
     }

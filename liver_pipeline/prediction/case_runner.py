@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,22 @@ from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.evaluation.plausibility import coarse_scan, plausibility
 from liver_pipeline.evaluation.quality import judge, read_thresholds
 from liver_pipeline.io.files import content_sha256, plain
+from liver_pipeline.io.findings import ONLY_RECORDED
+from liver_pipeline.io.pictures import Pictures
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.networks.weights import load_networks
-from liver_pipeline.prediction.case import RunningCase, as_label_map, case_record, inference_record, without_voxels
+from liver_pipeline.prediction.case import (
+    RunningCase,
+    as_label_map,
+    case_record,
+    inference_record,
+    is_drawn,
+    without_voxels,
+)
 from liver_pipeline.prediction.provenance import machine, settings_of, versions
+
+logger = logging.getLogger(__name__)
 
 
 class CaseRunner:
@@ -41,8 +54,10 @@ class CaseRunner:
         other_networks: Name to ``{"network", "ckpt_path"}`` of networks that the inferer runs besides; they are loaded
             and placed as ``network`` is.
         reader: How scans are read; the same as that of ``preprocessing`` and of the training.
+        pictures: How it takes JPG and PNG; None: not at all.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config; its ``quality.json`` holds
             the thresholds of ``quality``.
+        overrides: What was changed of that file for this run, as JSON; it identifies the config, too. "" for nothing.
         quality: Judge each mask (see :mod:`liver_pipeline.evaluation.quality`); it stays as it is.
 
     Raises:
@@ -60,7 +75,9 @@ class CaseRunner:
         ckpt_path: str | Path | Sequence[str | Path] | None = None,
         other_networks: Mapping[str, Mapping[str, Any]] | None = None,
         reader: ScanReader | None = None,
+        pictures: Pictures | None = None,
         bundle_root: str | Path | None = None,
+        overrides: str = "",
         quality: bool = False,
     ) -> None:
         self.preprocessing = preprocessing
@@ -71,11 +88,12 @@ class CaseRunner:
         self.ckpt_path = ckpt_path
         self.other_networks = dict(other_networks or {})
         self.reader = reader or ScanReader()
+        self.pictures = pictures
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.probabilities = bool(getattr(inferer, "probabilities", False))
         self.thresholds = read_thresholds(self.bundle_root) if quality else None
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
-        self.settings = self._settings()
+        self.settings = self._settings() | ({"overrides": json.loads(overrides)} if overrides else {})
         self.config_sha256 = content_sha256(self.settings)
         on_gpu = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -109,11 +127,15 @@ class CaseRunner:
         with case.stages("read"):
             scan = case.source
             if not isinstance(scan, Scan):
-                scan = self.reader.scan(scan, series=case.series, why=case.why)
+                picture = None if self.pictures is None else self.pictures.read(scan)
+                scan = picture or self.reader.scan(scan, series=case.series, why=case.why)
         case.scan = scan  # a failure later on still knows what was read
+        for finding in scan.findings:
+            if finding.code not in ONLY_RECORDED:
+                logger.warning("%s: %s: %s", case.name, finding.code, finding.detail)
         with case.stages("preprocess"):
             case.data = self._preprocessed(scan)
-            if self.thresholds is not None:
+            if self.thresholds is not None and not is_drawn(scan):  # a picture has no millilitres to judge
                 case.coarse = coarse_scan(scan, self.reader.modality)
         case.scan = without_voxels(scan)
 
@@ -147,7 +169,7 @@ class CaseRunner:
                 cleaned = self.postprocessing(dict(cleaned))
             case.label_map = as_label_map(cleaned["pred"])
         case.effects = cleaned.get("effects", {})
-        if self.thresholds is not None:
+        if case.coarse is not None:
             with case.stages("quality"):
                 case.quality = self._judged(case)
                 case.coarse = None

@@ -13,6 +13,7 @@ from typing import Any
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import is_there, plain, write_json
+from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
@@ -157,7 +158,9 @@ class CaseSteps:
         case.classes, case.levels = case.levels.shape[-1], None
 
     def _describe(self, case: FolderCase) -> None:
-        """Write the clinical table."""
+        """Write the clinical table, of what has millimetres."""
+        if case.suffix == PICTURE_MASK:
+            return
         confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
         with case.stages("describe"):
             table = describe(
@@ -166,7 +169,9 @@ class CaseSteps:
             write_json(case.description, plain(table))
 
     def _view(self, case: FolderCase) -> None:
-        """Write the page to look at."""
+        """Write the page to look at, of what has millimetres."""
+        if case.suffix == PICTURE_MASK:
+            return
         with case.stages("view"):
             write_viewer_page(case.page, case.path, case.output, reader=self.runner.reader, series=case.series)
 

@@ -21,6 +21,7 @@ from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, Rows, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
 from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_runner import CaseRunner
@@ -137,11 +138,10 @@ class FolderRun:
             steps = self.steps(ledger, MemoryBudget(self.memory_limit))
             ledger.report(lambda: {"total": len(cases), **self._tally, "running": steps.running()})
             summary = self._run(cases, steps)
-            sys.stdout.write(summary_line(summary, steps.stale, ledger.path))
+            say(summary_line(summary, steps.stale, ledger.path).rstrip("\n"))
             if self.runner.thresholds is not None:  # rows of other shards too
-                sys.stdout.write(
-                    write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
-                )
+                table = write_quality_table(self.output_dir, read_ledger(self.output_dir / LEDGER)[0].values())
+                say(table.rstrip("\n"))
             return summary
 
     def steps(self, ledger: Rows, memory: MemoryBudget) -> CaseSteps:
@@ -160,7 +160,7 @@ class FolderRun:
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)
         lines, collisions = plan_lines(cases, last, self.memory_limit)
-        sys.stdout.write("\n".join(lines) + "\n")
+        say("\n".join(lines))
         return Summary(0, 0, len(cases), EXIT_BAD_USAGE if collisions else EXIT_DONE)
 
     # --- the run ---

@@ -6,15 +6,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_count
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES, ScanInput, case_name, same_names, voxel_count
 from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase
 
 
-def find_scans(path: Path | str, *, series: str | None = None, accept: Collection[str] = ()) -> list[dict[str, Any]]:
+def find_scans(
+    path: Path | str, *, series: str | None = None, accept: Collection[str] = (), pictures: bool = False
+) -> list[dict[str, Any]]:
     """Return the scans at ``path`` (see :func:`liver_pipeline.io.studies.find_volumes`) as data for a MONAI Dataset.
 
     Returns:
@@ -26,7 +28,7 @@ def find_scans(path: Path | str, *, series: str | None = None, accept: Collectio
     return [
         {"image": str(one.path), "case": one.case, "root": str(path)}
         | ({} if one.series is None else {"series": one.series, "why": one.why})
-        for one in find_volumes(path, series=series, accept=accept)
+        for one in find_volumes(path, series=series, accept=accept, pictures=pictures)
     ]
 
 
@@ -49,7 +51,8 @@ def plan_cases(
             continue
         name = item.get("case", case_name(path.name, path.is_dir()))
         one = ScanInput(path, name, item.get("series"), item.get("why", ""))
-        cases.append(FolderCase.of(one, root, output_dir, suffix))
+        drawn = path.name.lower().endswith(PICTURE_SUFFIXES)
+        cases.append(FolderCase.of(one, root, output_dir, PICTURE_MASK if drawn else suffix))
     if not cases:
         raise refuse(output_dir, "NO_SCANS", "no scan to segment; name the folder of the scans")
     return cases

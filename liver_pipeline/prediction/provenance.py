@@ -64,8 +64,9 @@ def settings_of(thing: Any, depth: int = 12) -> Any:
     """Describe a transform, inferer or anything else by its class and settings, ready for JSON, the same every time.
 
     Plain values stay; an object becomes its class and public attributes, whoever wrote it; a network its printed
-    structure (its weights have their own hash); a partial function its arguments; of a function, and of an object
-    without attributes, only the name is known.
+    structure (its weights have their own hash); a partial function its arguments; a function its name with what is
+    bound to it; of an object without attributes only the name is known. What a config gives to private attributes is
+    known by the config.
     """
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
@@ -91,15 +92,28 @@ def _settings_of_object(thing: Any, depth: int) -> Any:
     if isinstance(thing, partial):
         return settings_of([thing.func, thing.args, thing.keywords], depth - 1)
     if isinstance(thing, type) or hasattr(thing, "__qualname__"):
-        return f"{thing.__module__}.{thing.__qualname__}"
+        named = f"{thing.__module__}.{thing.__qualname__}"
+        cells = [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
+        bound = [cells, getattr(thing, "__defaults__", None), getattr(thing, "__kwdefaults__", None)]
+        return {"function": named, "values": settings_of(bound, depth - 1)} if any(bound) else named
     kind = type(thing)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(thing, os.PathLike | torch.dtype | torch.device) or kind.__module__.startswith("enum"):
         return str(thing)
-    if not hasattr(thing, "__dict__"):
+    slots = [slot for base in kind.__mro__ for slot in _named_slots(base)]
+    values = {
+        **getattr(thing, "__dict__", {}),
+        **{slot: getattr(thing, slot) for slot in slots if hasattr(thing, slot)},
+    }
+    if not values and not hasattr(thing, "__dict__"):
         return name
-    public = {k: v for k, v in vars(thing).items() if not k.startswith("_") and k not in NOT_SETTINGS}
+    public = {k: v for k, v in values.items() if not k.startswith("_") and k not in NOT_SETTINGS}
     return {"class": name, **{key: settings_of(public[key], depth - 1) for key in sorted(public)}}
+
+
+def _named_slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 class Stages:

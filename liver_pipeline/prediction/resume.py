@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from liver_pipeline.io.ledger import Rows
 from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
+
+NAME_BYTES = 255  # of a file's name, on most file systems
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def hash_input(path: Path) -> str | None:
 def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     """Rename what earlier runs wrote for a case that failed now to ``<case>.stale...``: it is not this scan's.
 
-    A file that this folder's ledger does not know, or that was changed since, stays as it is.
+    A file that this folder's ledger does not know, or that was changed since, stays as it is. A name that would be too
+    long is shortened.
 
     Returns:
         Whether there was a mask to set aside.
@@ -105,5 +110,14 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     stem = case.output.name.removesuffix(case.suffix)
     for path in (case.probabilities, case.description, case.page, case.provenance, case.output):
         if is_there(path):
-            path.replace(path.with_name(f"{stem}{STALE}{path.name.removeprefix(stem)}"))
+            ending = f"{STALE}{path.name.removeprefix(stem)}"
+            path.replace(path.with_name(f"{_short(stem, NAME_BYTES - len(ending))}{ending}"))
     return True
+
+
+def _short(stem: str, most: int) -> str:
+    """Return a name, its end replaced by a hash of it where the name is longer than so many bytes."""
+    if len(os.fsencode(stem)) <= most:
+        return stem
+    digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:12]
+    return os.fsencode(stem)[: most - 13].decode("utf-8", "ignore") + f"~{digest}"

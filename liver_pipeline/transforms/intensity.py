@@ -38,6 +38,8 @@ class HuWindowsd(MapTransform):
         windowed = dict(data)
         for key in self.key_iterator(windowed):
             image = windowed[key]
+            if image.shape[0] == len(self.hu_windows) and getattr(image, "meta", {}).get("channels_ready"):
+                continue  # a picture in colour
             if image.shape[0] != 1:
                 raise ValueError(f"expected one channel (1, X, Y, Z), got shape {tuple(image.shape)}")
             channels = [((image - low) / (high - low)).clamp_(0.0, 1.0) for low, high in self.hu_windows]

@@ -67,15 +67,21 @@ class LoadScand(MapTransform):
 
 
 def scan_to_tensor(scan: Scan) -> MetaTensor:
-    """Return a scan as MetaTensor (1, X, Y, Z) that shares its memory; meta: affine, slope, intercept and path."""
-    meta = {
+    """Return a scan as MetaTensor (1, X, Y, Z) that shares its memory; meta: affine, slope, intercept and path.
+
+    A picture in colour has its channels first: meta ``channels_ready`` says that no window has to make them.
+    """
+    meta: dict[str, Any] = {
         "slope": float(scan.slope),
         "intercept": float(scan.intercept),
         "filename_or_obj": str(scan.path),
     }
+    array = scan.array[None]
+    if scan.array.ndim == 4:  # a picture in colour, (X, Y, 1, C)
+        array, meta["channels_ready"] = np.ascontiguousarray(np.moveaxis(scan.array, -1, 0)), True
     affine = torch.as_tensor(np.asarray(scan.affine, dtype=np.float64))
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="The given NumPy array is not writable"
         )  # nothing here writes to a scan
-        return MetaTensor(torch.from_numpy(scan.array[None]), affine=affine, meta=meta)
+        return MetaTensor(torch.from_numpy(array), affine=affine, meta=meta)

@@ -89,9 +89,10 @@ class ToModelGridd(MapTransform):
 
     def _move(self, volume: MetaTensor, mode: str) -> MetaTensor:
         """Resample one volume (1, X, Y, Z)."""
-        if volume.ndim != 4 or volume.shape[0] != 1:
+        if volume.ndim != 4 or (volume.shape[0] != 1 and not volume.meta.get("channels_ready")):
             raise ValueError(f"expected one channel and three axes (1, X, Y, Z), got shape {tuple(volume.shape)}")
-        array = volume.as_tensor().cpu().numpy()[0]
+        channels = volume.as_tensor().cpu().numpy()
+        array = channels[0]
         scan_affine = np.asarray(volume.affine.cpu().numpy(), dtype=np.float64)
         affine, grid = self.model_grid(scan_affine, array.shape)
         meta = {
@@ -103,7 +104,9 @@ class ToModelGridd(MapTransform):
             moved = torch.from_numpy(resample_nearest(array, grid)[None])
         else:
             slope, intercept = float(volume.meta.get("slope", 1.0)), float(volume.meta.get("intercept", 0.0))
-            moved = self._resample(array, grid, slope, intercept)[None]
+            moved = torch.stack([self._resample(one, grid, slope, intercept) for one in channels])
+            if len(channels) > 1:
+                meta["channels_ready"] = True
             if self.air_hu is not None:
                 meta["body"] = encode_blocks(body_blocks(moved[0], self.air_hu))
         return MetaTensor(moved, affine=torch.from_numpy(affine), meta=meta)

@@ -141,6 +141,21 @@ def test_intensities_that_give_other_channels_than_the_network_takes_are_refused
     check_build(merge_layers({"modality": "ct_three_windows", "network": "segresnet"})["train"])
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"_target_": "CenterSpatialCropd", "keys": "image", "roi_size": [8, 8, 8]},
+        {"_target_": "CropForegroundd", "keys": "image", "source_key": "image"},
+        {"_target_": "Spacingd", "keys": "image", "pixdim": [5.0, 5.0, 5.0]},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "LPS"},
+    ],
+    ids=lambda step: step["_target_"],
+)
+def test_intensities_that_move_voxels_are_refused(step: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"the intensities .* may change values alone"):
+        built(ct_intensity=[step])
+
+
 def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> None:
     run = lp.compose(tmp_path / "run", {}, overrides=NETWORKS["unet3d"])
     with pytest.raises(ValueError, match=r"roi_size is \[15, 15, 15\] .* takes multiples of 2"):

@@ -269,7 +269,7 @@ def test_a_split_file_is_written_once_and_then_obeyed(tmp_path: Path) -> None:
         ('{"cases": {"train": [0]}}', "cases::train is [0]; expected a list"),
         ('{"cases": {"train": ["c0", "c0 "]}}', "names case c0 twice"),
         ('{"cases": {"train": ["c0"], "val": ["c0"]}}', "names case c0 twice"),
-        ('{"cases": {"train": ["c00"]}}', "names 1 cases that the data set lacks, such as c00 (it has c0)"),
+        ('{"cases": {"train": ["c00"]}}', "names 1 cases that the data set lacks, such as c00; did you mean 'c0'?"),
     ],
 )
 def test_a_split_file_that_is_not_as_described_is_refused_with_the_place(
@@ -293,3 +293,22 @@ def test_an_edited_split_file_that_leaks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(json.dumps({"cases": {"train": ["c0", "c2"], "val": ["c1"], "test": []}}))
     with pytest.raises(ValueError, match="leaks"):
         load_or_make_split(cases, tmp_path / "split.json")
+
+
+def test_label_maps_without_a_scan_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("images/a.nii.gz", "labels/a.nrrd", "labels/b.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [case["case"] for case in folder_cases(tmp_path)] == ["a"]
+    told = capsys.readouterr()
+    assert "1 label maps have no scan of their name" in told.out + told.err and "b.nii.gz" in told.out + told.err
+
+
+def test_linked_folders_of_a_data_set_are_followed_once(tmp_path: Path) -> None:
+    for name in ("elsewhere/images/b.nii.gz", "elsewhere/labels/b.nii.gz", "data/images/a.nii", "data/labels/a.nii"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind / "site").symlink_to(tmp_path / "elsewhere" / kind)
+        (tmp_path / "data" / kind / "loop").symlink_to(tmp_path / "data" / kind)
+    assert [case["case"] for case in folder_cases(tmp_path / "data")] == ["a", "site/b"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from monai.inferers import sliding_window_inference
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
 from liver_pipeline.inferers.windows import windows
@@ -49,3 +53,69 @@ def test_ensemble_is_the_mean_of_softmax_over_its_members() -> None:
     logits = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(2))
     expected = (logits[:, :3].softmax(1) + logits[:, 3:].softmax(1)) / 2
     torch.testing.assert_close(blend(logits, torch.ones(2, 1, 3, 3), members=2), expected)
+
+
+VIEWS = ("slice", "permute", "alias", "detach", "view", "select")  # which take no memory
+
+
+class NoMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A device that has no memory for operation number ``at``, and room again once it was relieved."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.at, self.count, self.quiet = at, 0, False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.quiet and function.__name__.partition(".")[0] not in VIEWS:
+            self.count += 1
+            if self.count == self.at:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return function(*args, **(kwargs or {}))
+
+
+def stitched(mode: NoMemory) -> tuple[torch.Tensor, int]:
+    """Stitch thin windows with gaps between them; return what came out and how often there was no memory."""
+    shape, roi = (60, 6, 5), (6, 4, 5)
+    image = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    got: list[torch.Tensor] = []
+    moved: list[int] = []
+
+    def keep(sums: torch.Tensor, counts: torch.Tensor) -> None:
+        quiet, mode.quiet = mode.quiet, True
+        got.append(torch.cat([sums, counts], dim=1).clone())
+        mode.quiet = quiet
+
+    def relieve() -> bool:
+        quiet, mode.quiet = mode.quiet, True
+        stitcher.move("cpu")
+        assert (stitcher.sums is None) == (stitcher.counts is None)
+        moved.append(mode.count)
+        mode.quiet = quiet
+        return True
+
+    stitcher = SlabStitcher(shape, 0, importance_map(roi, "gaussian"), keep)
+    kept = [w for w in windows(shape, roi, (0.5, 0.5, 0.5)) if not 15 < w[0].start < 45]
+    parts = [image[(slice(None), *window)].clone() for window in kept]
+    with mode:
+        for window, part in zip(kept, parts, strict=True):
+            stitcher.add(window, part, relieve)
+        stitcher.finish(relieve)
+    return torch.cat(got), len(moved)
+
+
+def test_no_memory_at_any_operation_leaves_sums_and_counts_as_they_would_be() -> None:
+    counting = NoMemory(0)
+    expected, none = stitched(counting)
+    assert expected.shape == (60, 3, 6, 5) and none == 0
+    steps = [*range(1, 25), *range(25, counting.count + 1, 7)]
+    for at in steps:
+        again, once = stitched(NoMemory(at))
+        assert once == 1, at
+        assert torch.equal(again, expected), f"operation {at}"
+
+
+def test_no_memory_even_after_relief_is_the_callers_matter() -> None:
+    stitcher = SlabStitcher((8, 4, 4), 0, torch.ones(4, 4, 4), lambda sums, counts: None)
+    window = (slice(0, 4), slice(0, 4), slice(0, 4))
+    with pytest.raises(torch.OutOfMemoryError), NoMemory(1):
+        stitcher.add(window, torch.zeros(2, 4, 4, 4))

@@ -140,6 +140,23 @@ def test_a_ct_read_as_mr_is_told_by_its_values() -> None:
         assert (found.code, found.severity) == ("MODALITY", Severity.WARNING)
 
 
+def test_a_label_map_read_as_mr_is_told_by_its_values_and_a_scan_of_eight_bits_is_none() -> None:
+    labels = np.zeros((20, 20, 20), dtype=np.float32, order="F")
+    labels[5:15, 5:15, 5:15], labels[8, 8, 8] = 1, 2
+    for stored, slope in ((labels, 1.0), (labels * 2, 0.5), (np.asfortranarray(labels > 0).astype(np.uint8), 4.0)):
+        (found,) = value_findings(stored, slope, 0.0, "mr")
+        assert (found.code, found.severity) == ("LABEL_MAP", Severity.ERROR)
+    eight_bits = np.asfortranarray(
+        np.random.default_rng(0).gamma(2.0, 20.0, (20, 20, 20)).clip(0, 255).astype(np.uint8)
+    )
+    assert value_findings(eight_bits, 1.0, 0.0, "mr") == []
+    assert value_findings(labels * 0.3, 1.0, 0.0, "mr") == []  # not whole
+    assert value_findings(labels * 200, 1.0, 0.0, "mr") == []  # no label is so high
+    rare = np.asfortranarray(labels.copy())
+    rare[0, 0, :] = np.arange(20) * 7  # many values, but where the sample need not look
+    assert value_findings(rare, 1.0, 0.0, "mr") == []
+
+
 def test_an_error_can_be_accepted(tmp_path: Path) -> None:
     nib.Nifti1Image((scan() + 300).astype(np.int16), np.diag([3.0, 3.0, 4.0, 1.0])).to_filename(tmp_path / "a.nii.gz")
     with pytest.raises(IntakeError, match="HU_SCALE"):

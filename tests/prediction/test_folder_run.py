@@ -782,6 +782,78 @@ def test_a_name_as_long_as_a_file_system_allows_is_done(tmp_path: Path) -> None:
     assert folder_run(tmp_path / "scans", tmp_path / "masks", describe=True).run().exit_code == 0
 
 
+def test_what_makes_a_result_doubtful_is_said_on_the_screen_and_what_does_not_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_scan(tmp_path / "scans" / "a.nii.gz")  # a CT
+    folder_run(tmp_path / "scans", tmp_path / "ct").run()
+    assert caplog.messages == []
+    folder_run(tmp_path / "scans", tmp_path / "mr", reader=ScanReader(modality="mr")).run()
+    (line,) = caplog.messages
+    assert line.startswith("a: MODALITY: ") and "looks like a CT" in line
+
+
+def test_a_mask_whose_stale_name_would_be_too_long_is_set_aside_and_the_run_goes_on(tmp_path: Path) -> None:
+    scans, masks, name = tmp_path / "scans", tmp_path / "masks", "n" * 243
+    for one in (name, "z"):
+        write_scan(scans / f"{one}.nii.gz")
+    assert folder_run(scans, masks).run().done == 2
+    (scans / f"{name}.nii.gz").write_bytes(b"damaged")
+    write_scan(scans / "z.nii.gz", seed=5)
+    assert folder_run(scans, masks).run() == Summary(done=1, failed=1, skipped=0, exit_code=3)
+    aside = [path.name for path in masks.iterdir() if path.name.startswith("n")]
+    assert len(aside) == 2 and all(".stale." in one and len(one) <= 255 for one in aside)
+    assert [one.case for one in find_inputs(masks, label_maps=True) if ".stale" not in one.case] == ["z"]
+
+
+def test_one_file_that_cannot_be_read_hides_no_other_scan(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series(scans / "dicom", [one_slice(k, body()) for k in range(12)])
+    series(scans / "locked", [one_slice(k, body()) for k in range(12)])
+    write_scan(scans / "a.0.nii.gz")
+    (scans / "notes.txt").write_text("")
+
+    def opened(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name in ("a.0.nii.gz", "notes.txt") or path.parent.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, *args, **kwargs)
+
+    whole = Path.open
+    monkeypatch.setattr(Path, "open", opened)
+    assert folder_run(scans, tmp_path / "masks").run() == Summary(done=4, failed=2, skipped=0, exit_code=3)
+    codes = {row["case"]: row["code"] for row in rows(tmp_path / "masks") if row["event"] == "failed"}
+    assert codes == {"a.0": "READ_FAILED", "locked": "READ_FAILED"}
+
+
+def test_a_pipe_named_like_a_scan_is_a_row_and_keeps_nobody_waiting(scans: Path, tmp_path: Path) -> None:
+    os.mkfifo(scans / "b.nii.gz")
+    for _ in range(2):
+        assert folder_run(scans, tmp_path / "masks").run().exit_code == 3
+    (row,) = {(row["case"], row["code"]) for row in rows(tmp_path / "masks") if row["event"] == "failed"}
+    assert row == ("b", "READ_FAILED")
+
+
+def test_what_is_bound_to_a_function_or_lies_in_slots_identifies_the_config() -> None:
+    class Slotted:
+        __slots__ = ("threshold",)
+
+        def __init__(self, threshold: float) -> None:
+            self.threshold = threshold
+
+    def above(threshold: float) -> Callable[[float], bool]:
+        return lambda value: value > threshold
+
+    def with_default(value: float = 0.5) -> float:
+        return value
+
+    for make in (Slotted, above):
+        assert settings_of(make(0.5)) == settings_of(make(0.5)) != settings_of(make(0.7))
+    before = settings_of(with_default)
+    with_default.__defaults__ = (0.7,)
+    assert settings_of(with_default) != before
+
+
 # --- shards --------------------------------------------------------------------------------------------------------
 
 

@@ -157,3 +157,32 @@ def test_probabilities_come_on_request_and_bad_input_has_its_code(trained: Path,
         segment({})
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         lp.load_segmenter(tmp_path / "nothing")
+
+
+class Hidden:
+    """A post-processing of one's own that keeps its setting to itself."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def __call__(self, data: Any) -> Any:
+        return data
+
+
+def test_a_changed_setting_of_any_class_runs_again_and_where_things_lie_does_not(trained: Path, tmp_path: Path) -> None:
+    step = {"_target_": f"{__name__}.Hidden", "threshold": 0.5}
+    values = {"postprocessing::transforms": [step]}
+    scans, masks = trained / "data", tmp_path / "masks"
+    assert lp.predict(trained / "run", scans, masks, overrides=values).done == 3
+    assert (
+        lp.predict(trained / "run", scans, masks, overrides={**values, "max_failures": 9, "describe": True}).done == 0
+    )
+    record = json.loads((masks / "volume-0.json").read_text())["config"]["settings"]
+    assert record["overrides"] == values
+    values["postprocessing::transforms"] = [{**step, "threshold": 0.7}]
+    assert lp.predict(trained / "run", scans, masks, overrides=values).done == 3
+    plain = lp.load_segmenter(trained / "run").runner
+    same = lp.load_segmenter(
+        trained / "run", device="cpu", tta=[], ckpt_path=str(trained / "run/models/model.pt")
+    ).runner
+    assert plain.config_sha256 == same.config_sha256  # the same values as in the run
