@@ -31,9 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.pictures import Pictures
 from liver_pipeline.io.volumes import read_label_map, read_scan
 
 SLOW_S = 20.0
+GREY, COLOUR = Pictures([8, 8, 1]), Pictures([8, 8, 1], channels=3)
 BATCH = 500  # inputs a child process reads: a crash of a C++ library ends the child alone
 NUMBERS = [
     struct.pack(kind, value)
@@ -102,9 +104,9 @@ def write_damaged(seed: Path, target: Path, others: list[bytes], rng: random.Ran
 
 
 def complaint(path: Path) -> tuple[str, str]:
-    """Read ``path`` as CT, MR and label map; return (outcome, "") or ("", what went wrong)."""
+    """Read ``path`` as CT, MR, label map and picture; return (outcome, "") or ("", what went wrong)."""
     outcome = "read"
-    for read in (read_scan, lambda one: read_scan(one, modality="mr"), read_label_map):
+    for read in (read_scan, lambda one: read_scan(one, modality="mr"), read_label_map, GREY.read, COLOUR.read):
         start = time.monotonic()
         try:
             read(path)

@@ -2,7 +2,7 @@
 
 WEIGHTS holds liver_fp16.pt and tumor_fp16.pt, as scripts/make_default_weights.py exports them. FOLDER is a version's
 folder, liver_pipeline/share/weights/default-N: its configs and weights are replaced, its card and ATTRIBUTION.md, which
-are written by hand from what scripts/judge_default_weights.py measured, stay.
+are written by hand from what scripts/evaluate_default.py measured, stay.
 
 Example: python scripts/pack_default_weights.py out liver_pipeline/share/weights/default-1
 """

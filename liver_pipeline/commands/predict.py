@@ -7,20 +7,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.entry import refuse_empty
-from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.bundle.workflow import load_config, run_workflow
+from liver_pipeline.dicom_results.results import DicomResults, write_results
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
 from liver_pipeline.io.files import refuse_existing, write_json
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
+from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import write_label_map
-from liver_pipeline.prediction.folder_run import EXIT_DONE, Summary
+from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Summary
 from liver_pipeline.prediction.segmenter import load_segmenter
 from liver_pipeline.reports.viewer import write_viewer_page
 
+DICOM_KEYS = ("dicom", "seg_type", "seg_deflate")
 logger = logging.getLogger(__name__)
 
 
@@ -32,6 +38,8 @@ def predict(
     ensemble: Sequence[str | Path] = (),
     partial: bool = False,
     shard: str | None = None,
+    ray: str | None = None,
+    worker_cores: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Segment ``scans`` into ``masks``: label maps 0, 1 liver, 2 tumor on each scan's own grid.
@@ -44,6 +52,9 @@ def predict(
         ensemble: Further runs on the same grid, to average with.
         partial: Of a folder of folds take those that are trained, where some are not.
         shard: ``I/N``: part I (from 0) of N of the folder, while other machines run the other parts.
+        ray: Address of a Ray cluster (``host:port``, ``auto``) whose machines share the work, or ``local`` to start Ray
+            on this one.
+        worker_cores: Of each worker of the cluster where no GPUs are; default 8, or all of a smaller machine.
         overrides: Keys of the run's ``configs/inference.yaml``, such as ``{"overwrite": True}``.
 
     Returns:
@@ -61,12 +72,14 @@ def predict(
     first, others = ensemble_of(run if one_mask else _begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}
     if one_mask:
-        if shard is not None:
-            raise ValueError(f"--shard needs a folder for the masks; {masks} is a file")
+        if shard is not None or ray is not None:
+            raise ValueError(f"--shard and --ray need a folder for the masks; {masks} is a file")
         return _predict_one(first, Path(scans), Path(masks), values)
     paths = {"dataset_dir": str(Path(scans).absolute()), "output_dir": str(Path(masks).absolute())}
     if values.pop("view", False):
         values["evaluator::view"] = True  # no key of its own: runs that were composed without it know it, too
+    if ray is not None:
+        return _predict_on_ray(first, Path(scans), Path(masks), values, shard, address=ray, worker_cores=worker_cores)
     part = None if shard is None else str(Shard.of(shard))
     values |= {**paths, "run": [f"$@evaluator.run({part!r})"]}  # without its exit(): the summary comes back
     summary: Summary = run_workflow(first, "inference", values)[0]
@@ -84,6 +97,21 @@ def _begun_with(run: str | Path, masks: str | Path) -> str | Path:
         return run
     logger.warning("%s was begun with %s and goes on with it", masks, versions[-1])
     return str(versions[-1])
+
+
+def _predict_on_ray(
+    run: Path, scans: Path, masks: Path, values: dict[str, Any], shard: str | None, **options: Any
+) -> Summary:
+    if shard is not None:
+        raise ValueError("--shard and --ray are two ways to use many machines; choose one")
+    if values.get("dry_run"):
+        raise ValueError("--dry-run lists what would be done on any machine; leave --ray out")
+    from liver_pipeline.cluster.start import require_ray  # here: Ray is an extra
+
+    require_ray()
+    from liver_pipeline.cluster.ray_run import predict_on_ray
+
+    return predict_on_ray(run, scans.absolute(), masks.absolute(), values, **options)
 
 
 def is_mask_file(path: str | Path) -> bool:
@@ -104,8 +132,10 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     """Write one mask and its provenance, without a ledger."""
     overwrite = bool(values.pop("overwrite", False))
     record = mask.with_name(f"{case_name(mask.name)}.json")
+    dicom = _dicom_results(run, values)
     page = record.with_suffix(".html") if values.pop("view", False) else None
-    refuse_existing([path for path in (mask, record, page) if path is not None], overwrite)
+    files = (mask, record, page, *dicom.paths(mask).values())
+    refuse_existing([path for path in files if path is not None], overwrite)
     if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
     inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()), pictures=True)
@@ -132,4 +162,19 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
         write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
     for reason in (segmented.record["quality"] or {"reasons": []})["reasons"]:
         logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])
+    if dicom.kinds:
+        try:
+            reader, told = segmenter.runner.reader, read_json(record)
+            write_results(dicom, mask, one.path, series=one.series, reader=reader, record=told)
+        except IntakeError as reason:  # the mask is there
+            logger.warning("no DICOM results: %s", reason)
+            return Summary(1, 0, 0, EXIT_SOME_FAILED, refused=1)
     return Summary(1, 0, 0, EXIT_DONE)
+
+
+def _dicom_results(run: Path, values: Mapping[str, Any]) -> DicomResults:
+    """Return which DICOM results the run's config and ``values`` ask for."""
+    config = load_config(run, "inference", {key: values[key] for key in DICOM_KEYS if key in values})
+    found = ConfigParser(config).get_parsed_content("dicom_results") if "dicom_results" in config else DicomResults()
+    assert isinstance(found, DicomResults)
+    return found

@@ -161,7 +161,7 @@ def _probability_figures(path: Path, label: Scan) -> dict[str, Any]:
 def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:
     """The CT behind the pictures along RAS axes; None if it cannot be read or lies on another grid."""
     try:
-        scan = read_scan(path, modality="mr", accept=ACCEPTED)
+        scan = read_scan(path, modality="any", accept=ACCEPTED)
     except IntakeError:
         return None
     if scan.array.shape != label.array.shape:

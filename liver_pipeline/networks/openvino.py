@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from liver_pipeline.io.files import write_json
+from liver_pipeline.networks.shapes import next_side
 
 MIN_AGREEMENT = 0.999  # labels of random noise that must agree with PyTorch's; a wrong conversion is far below
 
@@ -85,9 +86,8 @@ class OpenVinoNetwork:
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         self.cached = False
         kept = cache_dir / f"openvino-{self.digest}" if cache_dir else None
-        model = self._converted(network, kept)
+        model = self._kept_model(network, kept) or self._new_model(network, kept)
         self._compiled = self._compile(model, "f32")
-        self._check_once(network, kept)
         self.exact = self._compiled  # what labels of bf16 are compared with
         self.precision = "f32"
         if precision == "bf16" and self._has_bf16():
@@ -110,24 +110,49 @@ class OpenVinoNetwork:
         result = compiled([windows.contiguous().numpy()], share_inputs=True, share_outputs=True)
         return torch.from_numpy(next(iter(result.values())))[:count]
 
-    def _converted(self, network: nn.Module, kept: Path | None) -> Any:
-        """Return the converted network, from the folder ``kept`` if it is there."""
-        if kept is not None and (kept / "model.xml").is_file():
+    def _kept_model(self, network: nn.Module, kept: Path | None) -> Any:
+        """Return the converted network from the folder ``kept``, None if it is not there; compare if that is due."""
+        if kept is None or not (kept / "model.xml").is_file():
+            return None
+        try:
+            model = self.openvino.Core().read_model(kept / "model.xml")
+        except RuntimeError:
+            shutil.rmtree(kept, ignore_errors=True)  # damaged: convert again
+            return None
+        self.cached = True
+        if not self._checked(kept).is_file():  # on another processor
+            self._note(kept, self._agreement(network, model))
+        return model
+
+    def _new_model(self, network: nn.Module, kept: Path | None) -> Any:
+        """Convert the network, compare it with PyTorch, keep it.
+
+        It is traced on a small window, which takes a fifth of the time of a whole one. A network that does not take
+        small ones, or computes otherwise there, is traced on a larger one: all are compared on the whole window.
+        """
+        examples = _examples(self.shape)
+        for example in examples:
             try:
-                model = self.openvino.Core().read_model(kept / "model.xml")
-            except RuntimeError:
-                shutil.rmtree(kept, ignore_errors=True)  # damaged: convert again
+                model = self._converted(network, example)
+                agreement = self._agreement(network, model)
+            except ConversionError:
+                if example == examples[-1]:
+                    raise
             else:
-                self.cached = True
-                return model
+                break
+        if kept is not None:
+            _keep(self.openvino, model, kept)
+            self._note(kept, agreement)
+        return model
+
+    def _converted(self, network: nn.Module, example: tuple[int, ...]) -> Any:
+        """Return the network as OpenVINO traces it on an example of a shape."""
         try:
             with torch.no_grad(), _own_log_level():
-                model = self.openvino.convert_model(network, example_input=torch.zeros(self.shape))
+                model = self.openvino.convert_model(network, example_input=torch.zeros(example))
             model.reshape(list(self.shape))
         except Exception as error:  # whatever the converter raises, PyTorch can still run the network
             raise ConversionError(f"OpenVINO cannot convert it: {_first_line(error)}") from error
-        if kept is not None:
-            _keep(self.openvino, model, kept)
         return model
 
     def _compile(self, model: Any, precision: str) -> Any:
@@ -146,33 +171,38 @@ class OpenVinoNetwork:
         """Whether the processor computes in bf16; where it does not, OpenVINO imitates it and is slower than in f32."""
         return "BF16" in self.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    def _check_once(self, network: nn.Module, kept: Path | None) -> None:
-        """Compare with PyTorch, unless this processor has done so for the network that is kept.
-
-        The name of the folder stands for weights, layers, shape and versions; a file in it for the processor.
-        """
+    def _processor(self) -> dict[str, Any]:
+        """Return what a comparison with PyTorch holds for."""
         core = self.openvino.Core()
-        processor = {
+        return {
             "processor": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
             "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
         }
-        name = hashlib.sha256(json.dumps(processor).encode()).hexdigest()[:16]
-        checked = kept / f"checked-{name}.json" if kept else None
-        if checked is not None and checked.is_file():
-            return
-        agreement = self._check(network)
-        if checked is not None:
-            with contextlib.suppress(OSError):  # a read-only run folder: check again next time
-                write_json(checked, {**processor, "label_agreement_with_torch": agreement})
 
-    def _check(self, network: nn.Module) -> float:
-        """Compare the labels of one batch of noise with PyTorch's; return the share that agrees."""
+    def _checked(self, kept: Path) -> Path:
+        """Return the file that says that this processor has compared the network in a folder.
+
+        The name of the folder stands for weights, layers, shape and versions; the file for the processor.
+        """
+        return kept / f"checked-{hashlib.sha256(json.dumps(self._processor()).encode()).hexdigest()[:16]}.json"
+
+    def _note(self, kept: Path, agreement: float) -> None:
+        """Write down a comparison; where the folder is read-only it is made again next time."""
+        with contextlib.suppress(OSError):
+            write_json(self._checked(kept), {**self._processor(), "label_agreement_with_torch": agreement})
+
+    def _agreement(self, network: nn.Module, model: Any) -> float:
+        """Compare the labels of one batch of noise with PyTorch's; return the share that agrees.
+
+        Raises:
+            ConversionError: If it is less than ``MIN_AGREEMENT``, and not for want of any difference in the logits.
+        """
         noise = torch.rand(self.shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = network(noise)
         if not isinstance(expected, torch.Tensor):
             raise ConversionError(f"the network returns {type(expected).__name__}, not one tensor")
-        output = self(noise)
+        output = self._run(self._compile(model, "f32"), noise)
         if output.shape != expected.shape:
             raise ConversionError(f"OpenVINO gives shape {tuple(output.shape)}, PyTorch {tuple(expected.shape)}")
         agreement = float((output.argmax(1) == expected.argmax(1)).float().mean())
@@ -180,6 +210,12 @@ class OpenVinoNetwork:
         if agreement < MIN_AGREEMENT and not close:
             raise ConversionError(f"OpenVINO agrees with PyTorch on only {agreement:.2%} of labels")
         return agreement
+
+
+def _examples(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return shapes of windows to trace a network on, the smallest first, the whole one last."""
+    parts = [(*shape[:2], *(n if n == 1 else min(n, next_side(n, n // part)) for n in shape[2:])) for part in (4, 2, 1)]
+    return list(dict.fromkeys(parts))
 
 
 @contextlib.contextmanager

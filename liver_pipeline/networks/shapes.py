@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,15 @@ import torch
 from torch import nn
 
 STEPS = (2, 4, 8, 16, 32, 64, 128)
+
+
+def next_side(side: int, least: int) -> int:
+    """Return the shortest side of a window, at least ``least`` voxels, that suits a network which takes ``side``.
+
+    Networks halve a window a few times: what suits them are multiples of a power of two, of 32 at most.
+    """
+    step = math.gcd(side, 32)
+    return max(1, -(-least // step)) * step
 
 
 def roi_multiple(network: nn.Module, roi_size: Sequence[int], in_channels: int) -> int:

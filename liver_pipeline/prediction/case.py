@@ -14,10 +14,10 @@ import torch
 
 from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
-from liver_pipeline.io.discovery import PROBABILITIES, ScanInput
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput
 from liver_pipeline.io.files import relative
 from liver_pipeline.io.findings import Finding
-from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
@@ -57,12 +57,14 @@ class FolderCase(RunningCase):
     input_sha256: str | None = None
     before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
     failure: Finding | None = None
+    refusal: Finding | None = None  # why the case has its mask but not the DICOM results that were asked for
     classes: int = 0  # of the probabilities that were written
     probabilities_sha256: str | None = None
 
     @classmethod
     def of(cls, one: ScanInput, root: Path, output_dir: Path, suffix: str = FORMATS["nifti"]) -> FolderCase:
-        """Return the case of an input found below ``root``; its mask ends in ``suffix``."""
+        """Return the case of an input found below ``root``; its mask ends in ``suffix``, that of a picture as one."""
+        suffix = PICTURE_MASK if one.path.name.lower().endswith(PICTURE_SUFFIXES) else suffix
         return cls(
             one.case, one.path, relative(one.path, root), one.series, one.why,
             output=output_dir / f"{one.case}{suffix}", suffix=suffix,

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES, ScanInput, case_name, same_names, voxel_count
+from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_count
 from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
+from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase
 
@@ -51,8 +51,7 @@ def plan_cases(
             continue
         name = item.get("case", case_name(path.name, path.is_dir()))
         one = ScanInput(path, name, item.get("series"), item.get("why", ""))
-        drawn = path.name.lower().endswith(PICTURE_SUFFIXES)
-        cases.append(FolderCase.of(one, root, output_dir, PICTURE_MASK if drawn else suffix))
+        cases.append(FolderCase.of(one, root, output_dir, suffix))
     if not cases:
         raise refuse(output_dir, "NO_SCANS", "no scan to segment; name the folder of the scans")
     return cases
@@ -111,13 +110,18 @@ def plan_lines(
         row = last.get(case.name, {})
         states = {"done": "done before", "failed": f"failed before: {row.get('code')}"}
         state = states.get(row.get("event", ""), "new")
-        size = f"{predicted_bytes(case.path) / 1e9:.2f} GB"
+        gigabytes = predicted_bytes(case.path) / 1e9
+        size = f"{gigabytes:.2f} GB" if gigabytes >= 0.01 else "under 0.01 GB"
         series = "" if case.series is None else f" series {case.series}"
         lines.append(f"{case.path}{series} -> {case.output}  {size}  {state}")
     twins = same_names(ScanInput(case.path, case.name) for case in cases)
     for name, paths in twins.items():
         lines.append(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write the mask {name}")
-    lines.append(f"{len(cases)} cases, {len(twins)} collisions, {budget / 1e9:.1f} GB for cases in flight")
+    lines.append(f"{len(cases)} cases, {len(twins)} collisions")
+    lines.append(
+        f"GB: memory of a case while it is worked on, the network's own apart; cases are read ahead while all of them "
+        f"fit into {budget / 1e9:.1f} GB, and a larger one runs alone"
+    )
     return lines, len(twins)
 
 

@@ -386,13 +386,13 @@ def test_a_converted_network_is_compared_with_pytorch_once_on_each_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[int] = []
-    check = OpenVinoNetwork._check
+    check = OpenVinoNetwork._agreement
 
-    def counted(self: OpenVinoNetwork, network: torch.nn.Module) -> float:
+    def counted(self: OpenVinoNetwork, network: torch.nn.Module, model: object) -> float:
         compared.append(1)
-        return check(self, network)
+        return check(self, network, model)
 
-    monkeypatch.setattr(OpenVinoNetwork, "_check", counted)
+    monkeypatch.setattr(OpenVinoNetwork, "_agreement", counted)
     for _ in range(2):
         OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8), cache_dir=tmp_path)
     assert len(compared) == 1
@@ -404,6 +404,36 @@ def test_a_converted_network_is_compared_with_pytorch_once_on_each_processor(
     OpenVinoNetwork(small_net(seed=5), (1, 1, 8, 8, 8), cache_dir=tmp_path)  # other weights
     OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8))  # nothing is kept
     assert len(compared) == 4
+
+
+class LargeOnly(torch.nn.Module):
+    """Computes otherwise on windows below a size, or takes none of them."""
+
+    def __init__(self, least: int, refuses: bool) -> None:
+        super().__init__()
+        self.least, self.refuses = least, refuses
+        self.layer = torch.nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        if windows.shape[2] >= self.least:
+            return torch.as_tensor(self.layer(windows))
+        if self.refuses:
+            raise ValueError("too small")
+        return -torch.as_tensor(self.layer(windows))
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+@pytest.mark.parametrize("least", [64, 128])
+def test_a_network_that_differs_on_small_windows_is_traced_on_one_that_is_large_enough(
+    least: int, refuses: bool
+) -> None:
+    torch.manual_seed(0)
+    network = LargeOnly(least, refuses).eval()
+    shape = (1, 1, 128, 32, 1)
+    windows = torch.rand(shape)
+    with torch.inference_mode():
+        expected = network(windows)
+        torch.testing.assert_close(OpenVinoNetwork(network, shape)(windows), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_changed_weights_are_converted_again() -> None:

@@ -301,6 +301,7 @@ def test_a_dry_run_lists_cases_collisions_and_memory_and_writes_nothing(
     text = capsys.readouterr().out
     assert summary.exit_code == 2 and not (tmp_path / "masks").exists()
     assert "DUPLICATE_NAME" in text and "4 cases, 1 collisions" in text and "GB  new" in text
+    assert "memory of a case while it is worked on" in text and "a larger one runs alone" in text
 
 
 # --- what is there already -----------------------------------------------------------------------------------------

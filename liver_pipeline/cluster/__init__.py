@@ -1,0 +1,1 @@
+"""A folder run on the machines of a Ray cluster: the same steps for each case, one ledger, any node may go."""
