@@ -240,6 +240,11 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--view", is_flag=True, help="Also write a page to look at beside each mask: <case>.html.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
+@click.option(
+    "--dicom", metavar="seg,sr,sc", help="Also write DICOM results: segmentation, report (and seg), captures."
+)
+@click.option("--seg-type", type=click.Choice(["binary", "labelmap"]), help="Of the segmentation (default: binary).")
+@click.option("--seg-deflate", is_flag=True, help="Pack the segmentation, for archives that take it.")
 @click.option("--shard", metavar="I/N", help="Only part I (from 0) of N, while other machines run the other parts.")
 @click.option(
     "--ray",
@@ -264,6 +269,7 @@ def predict_command(
     masks: str,
     ensemble: tuple[str, ...],
     partial: bool,
+    dicom: str | None,
     shard: str | None,
     ray: str | None,
     worker_cores: int | None,
@@ -286,8 +292,38 @@ def predict_command(
     from liver_pipeline.commands.predict import predict
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    if dicom is not None:
+        values["dicom"] = [kind.strip() for kind in dicom.split(",")]
     spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()
+
+
+@main.command("node")
+@click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
+@click.option("--aet", "title", required=True, metavar="AET", help="Our AE title.")
+@click.option("--port", type=click.IntRange(1, 65535), default=11112, show_default=True)
+@click.option(
+    "--from", "allowed", required=True, metavar="AET,...", help="AE titles that may send; others are refused."
+)
+@click.option("--send-to", "peer", required=True, metavar="AET@HOST:PORT", help="Where SEG, SR and captures go.")
+@click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on; loopback unless told.")
+@click.option("--folder", default="liver_node", show_default=True, help="Private folder of received scans and masks.")
+@click.option("--quiet-seconds", type=click.FloatRange(min=1), default=30, show_default=True, help="End of a series.")
+@click.option("--keep-hours", type=click.FloatRange(min=0.1), default=24, show_default=True, help="What is older goes.")
+@overrides_argument
+def node_command(run_dir: str, allowed: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Receive CT and MR series by DICOM, segment them with RUN, send SEG, SR and captures back; until it is stopped.
+
+    The same command again goes on where it was, also after a kill. KEY=VALUE are keys of the run's inference.yaml.
+
+    \b
+    Example: liver-pipeline node default --aet LIVER --from PACS --send-to PACS@10.0.0.1:104 --bind 0.0.0.0
+    """
+    from liver_pipeline.bundle.entry import parse_overrides
+    from liver_pipeline.commands.node import run_node
+
+    titles = [title.strip() for title in allowed.split(",") if title.strip()]
+    run_node(run_dir, allowed=titles, overrides=parse_overrides(overrides), **options)
 
 
 @main.command("status")
@@ -327,6 +363,32 @@ def view_command(**options: Any) -> None:
     Example: liver-pipeline view scan.nii.gz mask.nii.gz --reference labels.nii.gz -o page.html
     """
     click.echo(f"open {lp.view(**options)}; it holds the patient's images")
+
+
+@main.command("export")
+@click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
+@click.argument("out_dir", metavar="OUT")
+@click.option(
+    "--format", "file_format", type=click.Choice(["torchscript", "onnx", "openvino", "bundle"]), required=True,
+    help="Networks for other programs, or a clean copy of the run.",
+)  # fmt: skip
+def export_command(run_dir: str, out_dir: str, file_format: str) -> None:
+    """Write the networks of RUN for other programs into the new folder OUT, or with `bundle` RUN itself, to hand it on.
+
+    Nothing of the cases goes along: no samples, log, cache, split or path. Before it is there, three phantoms are
+    segmented with it and with RUN: at least 99.99 % of the labels have to agree. `onnx` needs pip install
+    'liver-pipeline[export]'.
+
+    \b
+    Example: liver-pipeline export runs/r34 exported/r34 --format onnx
+             liver-pipeline export default exported/default --format torchscript
+             liver-pipeline export runs/r34 to_hand_on/r34 --format bundle
+    """
+    from liver_pipeline.commands.export import export
+
+    done = export(run_dir, out_dir, file_format=file_format)
+    agree = f"{done.voxels - done.differing} of {done.voxels} labels of three phantoms agree"
+    click.echo(f"{agree} ({done.labelled} are liver or tumor); {len(done.files)} files in {done.folder}")
 
 
 @main.command("compare")
@@ -617,7 +679,9 @@ def evaluate_command(
 @click.option("--segments", type=click.Path(path_type=Path), help="Couinaud map (1 to 8).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON; - for the screen.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
-@click.option("--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR; SCAN is a DICOM folder.")
+@click.option(
+    "--sr", "sr_path", type=click.Path(path_type=Path), help="Write a DICOM SR and its SEG; SCAN is a DICOM series."
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def describe_command(
     mask: Path,
@@ -642,7 +706,7 @@ def describe_command(
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
     refuse_existing(files, overwrite)
     if sr_path is not None and scan is None:
-        raise click.UsageError("--sr needs SCAN, the folder of the DICOM series that the report refers to")
+        raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
     table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
     if json_path is not None and not to_screen:
@@ -650,7 +714,7 @@ def describe_command(
     if csv_path is not None:
         write_text(csv_path, lesions_csv(table))
     if sr_path is not None and scan is not None:
-        from liver_pipeline.dicom_results.structured_report import write_structured_report
+        from liver_pipeline.dicom_results.results import write_report
 
-        write_structured_report(table, scan, sr_path, overwrite=overwrite)
+        write_report(table, mask, scan, sr_path, overwrite=overwrite)
     click.echo(text.rstrip() if to_screen else as_text(table))

@@ -7,20 +7,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.entry import refuse_empty
-from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.bundle.workflow import load_config, run_workflow
+from liver_pipeline.dicom_results.results import DicomResults, write_results
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
 from liver_pipeline.io.files import refuse_existing, write_json
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
+from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import write_label_map
-from liver_pipeline.prediction.folder_run import EXIT_DONE, Summary
+from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Summary
 from liver_pipeline.prediction.segmenter import load_segmenter
 from liver_pipeline.reports.viewer import write_viewer_page
 
+DICOM_KEYS = ("dicom", "seg_type", "seg_deflate")
 logger = logging.getLogger(__name__)
 
 
@@ -126,8 +132,10 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     """Write one mask and its provenance, without a ledger."""
     overwrite = bool(values.pop("overwrite", False))
     record = mask.with_name(f"{case_name(mask.name)}.json")
+    dicom = _dicom_results(run, values)
     page = record.with_suffix(".html") if values.pop("view", False) else None
-    refuse_existing([path for path in (mask, record, page) if path is not None], overwrite)
+    files = (mask, record, page, *dicom.paths(mask).values())
+    refuse_existing([path for path in files if path is not None], overwrite)
     if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
     inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()), pictures=True)
@@ -154,4 +162,19 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
         write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
     for reason in (segmented.record["quality"] or {"reasons": []})["reasons"]:
         logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])
+    if dicom.kinds:
+        try:
+            reader, told = segmenter.runner.reader, read_json(record)
+            write_results(dicom, mask, one.path, series=one.series, reader=reader, record=told)
+        except IntakeError as reason:  # the mask is there
+            logger.warning("no DICOM results: %s", reason)
+            return Summary(1, 0, 0, EXIT_SOME_FAILED, refused=1)
     return Summary(1, 0, 0, EXIT_DONE)
+
+
+def _dicom_results(run: Path, values: Mapping[str, Any]) -> DicomResults:
+    """Return which DICOM results the run's config and ``values`` ask for."""
+    config = load_config(run, "inference", {key: values[key] for key in DICOM_KEYS if key in values})
+    found = ConfigParser(config).get_parsed_content("dicom_results") if "dicom_results" in config else DicomResults()
+    assert isinstance(found, DicomResults)
+    return found

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from liver_pipeline.evaluation.scoring import ACCEPTED
+from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
 from liver_pipeline.geometry.affines import GRID_CLOSE, Affine, corner_shift_mm, spacing_of
 from liver_pipeline.geometry.boxes import Box
 from liver_pipeline.io.probabilities import read_probabilities
@@ -131,9 +132,10 @@ def describe_label_map(
 
     Returns:
         ``liver`` (volumes in ml, burden, lesion count, ``truncated`` if the liver touches the edge of the field of
-        view, so that volumes are lower bounds, ``segments_ml``), ``lesions`` (one row each), ``missed`` (reference
-        lesions in no group) and ``reasons``: why a figure is None, by its name. Slices count from the feet. Without a
-        liver voxel (label 1) liver volumes, burden and distances are None.
+        view, so that volumes are lower bounds, ``segments_ml``), ``lesions`` (one row each), ``spread`` and
+        ``severity`` (see :mod:`liver_pipeline.evaluation.severity`), ``missed`` (reference lesions in no group) and
+        ``reasons``: why a figure is None, by its name. Slices count from the feet. Without a liver voxel (label 1)
+        liver volumes, burden and distances are None.
     """
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
@@ -162,7 +164,7 @@ def describe_label_map(
     ):
         if given is None:
             reasons |= dict.fromkeys(names, what)
-    liver = {
+    liver: dict[str, Any] = {
         "liver_with_tumor_ml": (n_parenchyma + n_tumor) * voxel_ml if n_parenchyma else None,
         "liver_without_tumor_ml": n_parenchyma * voxel_ml if n_parenchyma else None,
         "tumor_ml": n_tumor * voxel_ml,
@@ -171,11 +173,15 @@ def describe_label_map(
         "truncated": _touches_border(label_map >= 1),
         "segments_ml": None if segments is None else _segment_volumes(segments, label_map, voxel_ml),
     }
+    volumes = liver["segments_ml"]
+    touched = None if volumes is None else [name for name, volume in volumes.items() if volume["tumor_ml"]]
     return {
         "spacing_mm": list(spacing),
         "shape": list(label_map.shape),
         "liver": liver,
         "lesions": rows,
+        "spread": tumor_spread(label_map, [row["centroid_ras_mm"] for row in rows], touched),
+        "severity": tumor_severity([row["diameter_mm"] for row in rows], liver["tumor_burden"]),
         "missed": missed,
         "reasons": reasons,
     }
@@ -317,10 +323,27 @@ def as_text(table: Mapping[str, Any]) -> str:
             f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} "
             f"{row['match'] or '-':>8}  {place}{marks}"
         )
+    lines += _severity_lines(table) if table["lesions"] else []
     lines += [f"missed: {len(table['missed'])} reference lesions"] if table["missed"] else []
     whys = dict.fromkeys(table["reasons"].values())
     lines += [f"not given: {', '.join(k for k, v in table['reasons'].items() if v == why)}: {why}" for why in whys]
     return "\n".join(lines)
+
+
+def _severity_lines(table: Mapping[str, Any]) -> list[str]:
+    """Where the tumors lie, and the published classes; the JSON names their sources."""
+    spread, severity = table["spread"], table["severity"]
+    place = f"tumor in the {', '.join(spread['quadrants'])} quadrant of the liver's box"
+    if spread["segments"]:
+        place += f", segments {', '.join(spread['segments'])}"
+    apart = "" if spread["farthest_mm"] is None else f", centres up to {spread['farthest_mm']:.1f} mm apart"
+    score = f"{severity['tumor_burden_score']:.1f} ({severity['tumor_burden_class']})"
+    milan = "inside" if severity["milan_by_size_and_number"] else "outside"
+    measurable, load = severity["measurable_lesions"], severity["hepatic_tumor_load"] or "unknown"
+    return [
+        place + apart,
+        f"tumor burden score {score}, {milan} Milan by size and number, {measurable} measurable lesions, load {load}",
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
 
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.io.dicom_checks import (
@@ -108,18 +110,7 @@ def read_series(
             UNEVEN_SLICE_GAPS, SLICE_SHIFT.
     """
     with quietly(), _files(path) as files:
-        candidates = _candidates(path, files)
-        findings = _ignored(len(files) - len(candidates), len(files))
-        slices, notes = leave_out_strangers(path, read_headers(path, candidates))
-        chosen, reason = _one_series(path, slices, series, accept)
-        findings += [*notes, *reason]
-        refuse_missing(path, chosen)
-        refuse_mixed(path, chosen)
-        findings += conflict_findings(chosen)
-        chosen = _sorted(chosen)
-        findings += place_findings(chosen)
-        if len(chosen) < 2:
-            findings.append(_single(path, chosen[0]))
+        candidates, chosen, findings = _volume(path, files, series, accept)
         settled = settle(path, findings, accept)
         rescale = () if labels else rescale_findings(chosen)  # an error, raised once the values have been judged, too
         array, slope, intercept = _read_voxels(path, chosen)
@@ -127,6 +118,49 @@ def read_series(
             array, _affine(chosen), series_sha256(path, candidates), (*settled, *rescale), slope, intercept,
             modality=chosen[0].modality, slice_files=tuple(one.path.name for one in chosen), slice_axis=2,
         )  # fmt: skip
+
+
+def read_plane_headers(
+    path: Path | str, *, accept: Collection[str] = (), series: str | None = None
+) -> tuple[list[Dataset], Affine]:
+    """Read the headers of a series in the order in which :func:`read_series` stacks its planes.
+
+    Args:
+        path: As for :func:`read_series`; of a file of many frames every plane has the same header.
+        accept: As there.
+        series: As there.
+
+    Returns:
+        One header a plane along Z, without pixels, and voxel index to RAS mm.
+
+    Raises:
+        IntakeError: As :func:`read_series`, but for what the values can be.
+    """
+    path = Path(path)
+    with quietly(), _files(path) as files:
+        _, chosen, findings = _volume(path, files, series, accept)
+        settle(path, findings, accept)
+        headers = [pydicom.dcmread(one.path, force=True, stop_before_pixels=True) for one in chosen]
+    return headers, _affine(chosen)
+
+
+def _volume(
+    path: Path, files: Sequence[Path], series: str | None, accept: Collection[str]
+) -> tuple[list[Path], list[Slice], list[Finding]]:
+    """Return the files that can be slices, the slices of the volume in order, and what was found on the way."""
+    candidates = _candidates(path, files)
+    findings = _ignored(len(files) - len(candidates), len(files))
+    slices, notes = leave_out_strangers(path, read_headers(path, candidates))
+    chosen, reason = _one_series(path, slices, series, accept)
+    findings += [*notes, *reason]
+    refuse_missing(path, chosen)
+    refuse_mixed(path, chosen)
+    findings += conflict_findings(chosen)
+    chosen = _sorted(chosen)
+    findings += place_findings(chosen)
+    if len(chosen) < 2:
+        findings.append(_single(path, chosen[0]))
+    return candidates, chosen, findings
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from liver_pipeline.io.dicom_headers import may_be_slice
+from liver_pipeline.io.files import is_there
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.formats import is_picture, peek_stored, stored_sha256
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
@@ -31,7 +32,7 @@ VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
 VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
-
+CAPTURES = ".sc"  # what a folder of secondary captures beside the mask <case>.nii.gz ends in
 
 # What lies beside a mask, or was made of one.
 RESULT_ENDINGS = (PROBABILITIES, ".seg.nrrd", *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
@@ -226,7 +227,7 @@ def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIX
     for entry, is_folder in entries.items():
         if entry.name.lower().endswith(suffixes):
             found += [] if _has_header(entry, names) else [entry]
-        elif is_folder:
+        elif is_folder and not _is_captures(entry):
             found += _walk(entry, seen, suffixes)
     return found
 
@@ -246,6 +247,12 @@ def _holds_slices(folder: Path) -> bool:
             ending = file.suffix.lower()
             unread |= ending in ("", ".dcm", ".ima", ".dicom") or ending[1:].isdigit()
     return unread
+
+
+def _is_captures(folder: Path) -> bool:
+    """Return whether a folder holds the pictures of a mask beside it."""
+    stem = folder.name.removesuffix(CAPTURES)
+    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (*MASK_SUFFIXES, ".json"))
 
 
 def _has_header(entry: Path, names: set[str]) -> bool:

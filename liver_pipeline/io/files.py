@@ -56,6 +56,34 @@ def temporary_name() -> str:
     return TEMPORARY.format(f"{host}.{uuid4().hex}")
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Give a new folder to write files into, beside ``path``; on leaving, it becomes ``path``.
+
+    As :func:`whole_file` does, but that a folder which is there is moved away before the new one takes its place: a
+    kill between the two leaves none.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    temporary, earlier = (path.with_name(temporary_name()) for _ in range(2))
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        if path.exists():
+            path.rename(earlier)
+        temporary.rename(path)
+    finally:
+        for left in (temporary, earlier):
+            shutil.rmtree(left, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not every file system syncs folders
+        sync(path.parent)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all; line ends as they are in ``text``.
 
@@ -132,6 +160,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """Return the sha256 over names and contents of the files in a folder.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
+    return content_sha256({path.name: file_sha256(path) for path in folder.iterdir()})
+
+
 def sync(path: Path) -> None:
     """Bring a file's bytes, or a folder's entries, to disk.
 
@@ -148,7 +185,10 @@ def sync(path: Path) -> None:
 def remove_temporary(folder: str | Path) -> None:
     """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
     for path in Path(folder).rglob(TEMPORARY.format("*")):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()) -> Path | None:

@@ -67,6 +67,13 @@ CODES: dict[str, str] = {
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
     "LABEL_MISSING": "there is no label map of that name",
+    # a DICOM result
+    "DICOM_REFERENCE": "the scan is no DICOM series, or lacks what a DICOM result must refer to",
+    "DICOM_RESULT_FAILED": "a DICOM result could not be built of a mask",
+    # a DICOM node
+    "PORT_TAKEN": "the node cannot listen on its port",
+    "PEER_UNREACHABLE": "the archive that results go to does not answer, or does not know us",
+    "PEER_REFUSED": "the archive does not take a result",
     # a folder of scans
     "NO_SCANS": "the folder holds no scan",
     "DUPLICATE_NAME": "two inputs would write the same mask",

@@ -49,8 +49,8 @@ class Ledger:
 
     Attributes:
         last: Case name to its last row, in whichever ledger of the folder.
-        written: Case name to the sha256 of every mask and file of probabilities that these ledgers say was (about to
-            be) written.
+        written: Case name to the sha256 of every mask, file of probabilities and DICOM result that these ledgers say
+            was (about to be) written.
 
     Raises:
         ValueError: If another process has it open, or the folder was begun with another number of shards.
@@ -199,6 +199,8 @@ def _remember(row: dict[str, Any], last: dict[str, dict[str, Any]], written: dic
     for key in ("output_sha256", "probabilities_sha256"):
         if row.get(key):
             written.setdefault(row["case"], set()).add(row[key])
+    if files := (row.get("dicom") or {}).get("files"):
+        written.setdefault(row["case"], set()).update(files.values())
 
 
 def _cut_torn_line(file: Any) -> int:

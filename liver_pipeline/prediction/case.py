@@ -57,6 +57,7 @@ class FolderCase(RunningCase):
     input_sha256: str | None = None
     before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
     failure: Finding | None = None
+    refusal: Finding | None = None  # why the case has its mask but not the DICOM results that were asked for
     classes: int = 0  # of the probabilities that were written
     probabilities_sha256: str | None = None
 

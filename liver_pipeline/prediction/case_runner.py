@@ -21,6 +21,7 @@ from liver_pipeline.io.findings import ONLY_RECORDED
 from liver_pipeline.io.pictures import Pictures
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan
+from liver_pipeline.labels import CLASS_NAMES
 from liver_pipeline.networks.weights import load_networks
 from liver_pipeline.prediction.case import (
     RunningCase,
@@ -57,6 +58,7 @@ class CaseRunner:
         pictures: How it takes JPG and PNG; None: not at all.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config; its ``quality.json`` holds
             the thresholds of ``quality``.
+        num_classes: What the network tells apart: background, liver, and with 3 classes tumor.
         overrides: What was changed of that file for this run, as JSON; it identifies the config, too. "" for nothing.
         quality: Judge each mask (see :mod:`liver_pipeline.evaluation.quality`); it stays as it is.
 
@@ -78,6 +80,7 @@ class CaseRunner:
         pictures: Pictures | None = None,
         bundle_root: str | Path | None = None,
         overrides: str = "",
+        num_classes: int = 3,
         quality: bool = False,
     ) -> None:
         self.preprocessing = preprocessing
@@ -90,6 +93,7 @@ class CaseRunner:
         self.reader = reader or ScanReader()
         self.pictures = pictures
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
+        self.labels = {str(label): CLASS_NAMES[label] for label in range(1, num_classes)}
         self.probabilities = bool(getattr(inferer, "probabilities", False))
         self.thresholds = read_thresholds(self.bundle_root) if quality else None
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
@@ -194,7 +198,7 @@ class CaseRunner:
         told = case_record(case)
         for key, value in (files or {"output": {"path": None, "sha256": None}, "probabilities": None}).items():
             told[key] = {**value, **told[key]} if key in told else value
-        record: dict[str, Any] = plain({**told, **self._common})
+        record: dict[str, Any] = plain({**told, "labels": self.labels, **self._common})
         return record
 
     def _settings(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import is_there, plain, write_json
@@ -17,6 +18,7 @@ from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
+from liver_pipeline.prediction.case_results import write_case_results
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
 from liver_pipeline.prediction.plan import predicted_bytes
@@ -39,6 +41,7 @@ class CaseSteps:
         earlier: What the ledger says of a case; rows go to its ledger.
         memory: For the cases in flight.
         describe: Also write the clinical table.
+        dicom: Which DICOM results to write beside each mask.
         view: Also write the page to look at.
 
     Attributes:
@@ -55,6 +58,7 @@ class CaseSteps:
         memory: MemoryBudget,
         *,
         describe: bool,
+        dicom: DicomResults,
         view: bool,
     ) -> None:
         self.runner = runner
@@ -62,6 +66,7 @@ class CaseSteps:
         self.earlier = earlier
         self.memory = memory
         self.describe, self.view = describe, view
+        self.dicom = dicom
         self.failures = 0
         self.stale = 0
         self.broken = ""
@@ -117,6 +122,8 @@ class CaseSteps:
             if not (case.failure or case.before):
                 self.runner.clean(case)
                 self._write(case)
+            if case.failure is None:
+                self._write_results(case)
         except Exception as reason:
             self._fail(case, reason, writing=True)
             with contextlib.suppress(OSError):
@@ -135,6 +142,7 @@ class CaseSteps:
         with case.stages("write"):
             case.output.parent.mkdir(parents=True, exist_ok=True)
             self._write_probabilities(case)
+            self.earlier.remove_results(case)
             sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
         if self.describe:
             self._describe(case)
@@ -167,6 +175,15 @@ class CaseSteps:
                 case.output, case.path, confidence=confidence, reader=self.runner.reader, series=case.series
             )
             write_json(case.description, plain(table))
+
+    def _write_results(self, case: FolderCase) -> None:
+        """Write the DICOM results of a mask that is done; it stays done where they cannot be written."""
+        if not self.dicom.kinds:
+            return
+        with case.stages("dicom"):
+            write_case_results(self.dicom, case, self.earlier, self.runner.reader)
+        if case.refusal is not None:
+            logger.warning("%s: no DICOM results: %s: %s", case.path, case.refusal.code, case.refusal.detail)
 
     def _view(self, case: FolderCase) -> None:
         """Write the page to look at, of what has millimetres."""

@@ -11,9 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from monai.data import Dataset
 
+from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.evaluation.quality import write_quality_table
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
@@ -38,12 +40,16 @@ MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahea
 
 @dataclass(frozen=True)
 class Summary:
-    """How a folder run ended: cases done now, failed (now or before), and skipped (done before, or not reached)."""
+    """How a folder run ended: cases done now, failed (now or before), and skipped (done before, or not reached).
+
+    ``refused`` are those among the done and the skipped that have a mask, but not the DICOM results they should have.
+    """
 
     done: int
     failed: int
     skipped: int
     exit_code: int
+    refused: int = 0
 
     def exit(self) -> None:
         """End the process with the exit code if it is not 0: for ``run:`` of a bundle config."""
@@ -74,6 +80,8 @@ class FolderRun:
         format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
             :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
+        dicom: Which DICOM results to write beside each mask; for masks that are done, these alone. A scan that they
+            cannot refer to gets its mask all the same, and the run ends with exit code 3.
         view: Also write ``<case>.html``, the page of :func:`liver_pipeline.view`; likewise.
         progress: Show a bar on a terminal.
         memory_limit_gb: Budget for cases in flight; default 0.7 of the free memory.
@@ -91,6 +99,7 @@ class FolderRun:
         overwrite: bool = False,
         format: str = "nifti",
         describe: bool = False,
+        dicom: DicomResults | None = None,
         view: bool = False,
         progress: bool = True,
         memory_limit_gb: float | None = None,
@@ -103,13 +112,14 @@ class FolderRun:
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
         self.describe, self.view = describe, view
+        self.dicom = dicom or DicomResults()
         self.progress = progress
         self.suffix = FORMATS[format]
         limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self.memory_limit = int(limit)
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
         self.at_once = max(1, min(4, cores() // 4)) if self.runner.device.type == "cuda" else 1
-        self._tally = {"done": 0, "failed": 0, "before": 0}
+        self._tally = {"done": 0, "failed": 0, "before": 0, "refused": 0}
         self._lock = Lock()
 
     # --- before the first case ---
@@ -152,7 +162,8 @@ class FolderRun:
             ledger, self.runner.config_sha256, self.runner.weights_sha256,
             retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
         )  # fmt: skip
-        return CaseSteps(self.runner, self.output_dir, earlier, memory, describe=self.describe, view=self.view)
+        results: Any = {"describe": self.describe, "view": self.view, "dicom": self.dicom}
+        return CaseSteps(self.runner, self.output_dir, earlier, memory, **results)
 
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)
@@ -191,6 +202,7 @@ class FolderRun:
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
         with self._lock:
             self._tally[kind] += 1
+            self._tally["refused"] += case.refusal is not None
             self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
 
     def _must_stop(self, failure: Finding | None, steps: CaseSteps) -> bool:
@@ -199,13 +211,13 @@ class FolderRun:
         return bool(steps.broken) or (self.max_failures is not None and steps.failures >= self.max_failures)
 
 
-def summary_of(total: int, *, done: int, failed: int, before: int) -> Summary:
-    """Return how a run over ``total`` cases ended, of which earlier runs had done ``before``."""
-    if failed == 0 and done + before == total:
+def summary_of(total: int, *, done: int, failed: int, before: int, refused: int = 0) -> Summary:
+    """Return how a run over ``total`` cases ended, of which ``before`` were done earlier; ``refused`` lack results."""
+    if failed == refused == 0 and done + before == total:
         code = EXIT_DONE
     else:
         code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
-    return Summary(done, failed, total - done - failed, code)
+    return Summary(done, failed, total - done - failed, code, refused)
 
 
 def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None:
@@ -218,6 +230,7 @@ def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None
         judged: The runner judges its masks.
     """
     aside = f", {stale} earlier masks set aside as *.stale*" if stale else ""
+    aside += f", {summary.refused} without their DICOM results" if summary.refused else ""
     say(f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}")
     if judged:  # rows of other shards too
         say(write_quality_table(ledger.parent, read_ledger(ledger.parent / LEDGER)[0].values()).rstrip("\n"))

@@ -6,13 +6,15 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.discovery import STALE, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256, is_there
+from liver_pipeline.io.files import file_sha256, folder_sha256, is_there
 from liver_pipeline.io.findings import CODES, error, refuse
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.prediction.case import FolderCase
@@ -85,6 +87,22 @@ class EarlierRuns:
             detail = "a file lies where the provenance goes; overwrite replaces it"
             raise refuse(case.provenance, "OUTPUT_EXISTS", detail)
 
+    def remove_results(self, case: FolderCase) -> None:
+        """Remove the DICOM results of an older mask, before a new one appears; what is not ours stays.
+
+        Raises:
+            OSError: If one cannot be removed.
+        """
+        known = self.ledger.written.get(case.name, set())
+        for path in result_paths(case.output).values():
+            if is_there(path) and (self.overwrite or content_of(path) in known):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def content_of(path: Path) -> str:
+    """Return the hash of a DICOM result: a file, or the folder of captures."""
+    return folder_sha256(path) if path.is_dir() else file_sha256(path)
+
 
 def hash_input(path: Path) -> str | None:
     """Return the hash of an input, ``None`` where it cannot be read."""
@@ -108,7 +126,8 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
     stem = case.output.name.removesuffix(case.suffix)
-    for path in (case.probabilities, case.description, case.page, case.provenance, case.output):
+    beside = (case.probabilities, case.description, case.page, case.provenance, case.output)
+    for path in (*result_paths(case.output).values(), *beside):
         if is_there(path):
             ending = f"{STALE}{path.name.removeprefix(stem)}"
             path.replace(path.with_name(f"{_short(stem, NAME_BYTES - len(ending))}{ending}"))

@@ -111,11 +111,11 @@ def _slice_png(
     grey = _shade(there) if scan is None else _windowed(scan, z, pick)
     picture = np.repeat(grey[..., None], 3, axis=-1)
     for labels, colour in ((there, REFERENCE_RGB), (here, PREDICTION_RGB)):
-        picture[_outline(labels >= 1)] = (0.45 * picture[_outline(labels >= 1)] + 0.55 * np.array(colour)).astype(
+        picture[outline(labels >= 1)] = (0.45 * picture[outline(labels >= 1)] + 0.55 * np.array(colour)).astype(
             np.uint8
         )
     for labels, colour in ((there, REFERENCE_RGB), (here, PREDICTION_RGB)):
-        picture[_outline(labels == 2)] = colour
+        picture[outline(labels == 2)] = colour
     upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
     file = io.BytesIO()
     imsave(file, upright, format="png")
@@ -135,8 +135,8 @@ def _sampling(
     return indices[0], indices[1]
 
 
-def _outline(mask: Mask) -> Mask:
-    """Pixels of a mask with a neighbour outside it; the picture's edge is no outline."""
+def outline(mask: Mask) -> Mask:
+    """Return the pixels of a mask (X, Y) with a neighbour outside it; the picture's edge is no outline."""
     padded = np.pad(mask, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner

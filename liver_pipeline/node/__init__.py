@@ -1,0 +1,1 @@
+"""A DICOM node: scans come in by C-STORE, results go back; needs ``pip install 'liver-pipeline[node]'``."""

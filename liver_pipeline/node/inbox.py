@@ -1,0 +1,89 @@
+"""What a node has received: a private folder with one folder a series, whose names are hashes of their UIDs.
+
+UIDs come from the wire and can be traced to a patient: neither a path nor a log line holds one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Collection
+from pathlib import Path
+from threading import Lock
+
+from liver_pipeline.io.files import remove_temporary, sync, whole_file
+
+NAME_DIGITS = 20  # of the hash: two series of a hospital do not meet
+
+
+def hashed(uid: str) -> str:
+    """Return the name that stands for a UID."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:NAME_DIGITS]
+
+
+class Inbox:
+    """Received series on disk; safe to use from several threads.
+
+    Args:
+        folder: Is made, for its owner alone.
+        quiet_seconds: A series is complete when nothing came for so long. What a process finds at its start counts as
+            if it had just come.
+    """
+
+    def __init__(self, folder: Path, quiet_seconds: float) -> None:
+        self.folder = folder
+        self.quiet_seconds = quiet_seconds
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        remove_temporary(folder)  # left by a node that was killed
+        self._lock = Lock()
+        self._touched = {path.name: time.monotonic() for path in folder.iterdir() if path.is_dir()}
+
+    def keep(self, series: str, instance: str, content: bytes) -> None:
+        """Write one instance, synced to disk when this returns; the same one again replaces it.
+
+        Args:
+            series: SeriesInstanceUID.
+            instance: SOPInstanceUID.
+            content: The file.
+
+        Raises:
+            OSError: If it cannot be written; nothing of it is left.
+        """
+        name = hashed(series)
+        with self._lock:
+            self._touched[name] = time.monotonic()
+            path = self.folder / name
+            if not path.exists():
+                path.mkdir(mode=0o700)
+                sync(self.folder)
+            with whole_file(path / f"{hashed(instance)}.dcm") as temporary:
+                temporary.write_bytes(content)
+            self._touched[name] = time.monotonic()
+
+    def instances(self, name: str) -> frozenset[str]:
+        """Return the names of the files of a series; none where there is no such series."""
+        return frozenset(path.name for path in (self.folder / name).glob("*.dcm"))
+
+    def complete(self) -> list[str]:
+        """Return the names of the series for which nothing came for long enough, the longest first."""
+        with self._lock:
+            before = time.monotonic() - self.quiet_seconds
+            quiet = [(touched, name) for name, touched in self._touched.items() if touched <= before]
+        return [name for _, name in sorted(quiet) if self.instances(name)]
+
+    def remove(self, name: str, instances: Collection[str] | None = None) -> bool:
+        """Remove a series; with ``instances`` only if it still holds just these. Return whether it was removed."""
+        with self._lock:
+            if instances is not None and self.instances(name) != frozenset(instances):
+                return False
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            self._touched.pop(name, None)
+            return True
+
+    def expired(self, hours: float) -> list[str]:
+        """Return the names of the series whose last instance came more than ``hours`` ago, by the clock of the disk."""
+        limit = time.time() - 3600 * hours
+        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        return [name for name in names if (self.folder / name).stat().st_mtime < limit]
