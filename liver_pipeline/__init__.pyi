@@ -2,6 +2,7 @@ from .bundle.compose import compose as compose
 from .commands.check import check as check
 from .commands.compare import compare as compare
 from .commands.evaluate import evaluate as evaluate
+from .commands.export import export as export
 from .commands.plan import plan as plan
 from .commands.predict import predict as predict
 from .commands.status import status as status

@@ -365,6 +365,50 @@ def view_command(**options: Any) -> None:
     click.echo(f"open {lp.view(**options)}; it holds the patient's images")
 
 
+@main.command("app")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option("--no-browser", is_flag=True, help="Open no browser; the address goes to the screen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens; this machine alone by default.")
+@click.option("--work", metavar="DIR", default="liver_pipeline_app", show_default=True, help="Uploads and masks.")
+@click.option("--runs", metavar="DIR", help="Run folders to choose from, besides the weights in the box.")
+@click.option("--data", metavar="DIR", help="Scans that can be named by path instead of being uploaded.")
+def app_command(no_browser: bool, **options: Any) -> None:
+    """Open the app in the browser: drop scans, look at masks, keep a table of cases. Ctrl-C ends it.
+
+    \b
+    Example: liver-pipeline app --work cases/
+    """
+    from liver_pipeline.commands.app import run_app
+
+    run_app(browser=not no_browser, **options)
+
+
+@main.command("export")
+@click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
+@click.argument("out_dir", metavar="OUT")
+@click.option(
+    "--format", "file_format", type=click.Choice(["torchscript", "onnx", "openvino", "bundle"]), required=True,
+    help="Networks for other programs, or a clean copy of the run.",
+)  # fmt: skip
+def export_command(run_dir: str, out_dir: str, file_format: str) -> None:
+    """Write the networks of RUN for other programs into the new folder OUT, or with `bundle` RUN itself, to hand it on.
+
+    Nothing of the cases goes along: no samples, log, cache, split or path. Before it is there, three phantoms are
+    segmented with it and with RUN: at least 99.99 % of the labels have to agree. `onnx` needs pip install
+    'liver-pipeline[export]'.
+
+    \b
+    Example: liver-pipeline export runs/r34 exported/r34 --format onnx
+             liver-pipeline export default exported/default --format torchscript
+             liver-pipeline export runs/r34 to_hand_on/r34 --format bundle
+    """
+    from liver_pipeline.commands.export import export
+
+    done = export(run_dir, out_dir, file_format=file_format)
+    agree = f"{done.voxels - done.differing} of {done.voxels} labels of three phantoms agree"
+    click.echo(f"{agree} ({done.labelled} are liver or tumor); {len(done.files)} files in {done.folder}")
+
+
 @main.command("compare")
 @click.argument("out_dir")
 @click.option(
@@ -678,7 +722,7 @@ def describe_command(
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
-    refuse_existing(files, overwrite)
+    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, segments])
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
     table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ ABOUT_REASONS = """\
 Why a mask is flagged, where masks are judged (`quality=true`): see [how-to/quality.md](../how-to/quality.md).
 """
 
+ABOUT_API = """\
+The verbs of the command line, and reading and writing of scans and label maps: `import liver_pipeline as lp`.
+"""
+
 
 def main() -> None:
     """Write both pages."""
@@ -39,7 +44,7 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Return the text of each page by its name."""
-    return {"keys.md": keys_page(), "codes.md": codes_page()}
+    return {"keys.md": keys_page(), "codes.md": codes_page(), "api.md": api_page()}
 
 
 def keys_page() -> str:
@@ -66,6 +71,14 @@ def codes_page() -> str:
     sources = WRITTEN.format("liver_pipeline/io/findings.py and liver_pipeline/evaluation/quality.py")
     parts = (sources, "# Intake codes", ABOUT_CODES.strip(), intake, "# Reasons", ABOUT_REASONS.strip(), reasons)
     return "\n\n".join(parts) + "\n"
+
+
+def api_page() -> str:
+    """Return the page of the public names, which the site fills in from their docstrings."""
+    stub = REFERENCE.parents[1] / "liver_pipeline" / "__init__.pyi"
+    found = re.findall(r"^from (\.[\w.]+) import (\w+)", stub.read_text(encoding="utf-8"), re.MULTILINE)
+    names = [f"::: liver_pipeline{module}.{name}" for module, name in sorted(found, key=lambda pair: pair[1].lower())]
+    return "\n\n".join((WRITTEN.format("liver_pipeline/__init__.pyi"), "# Python", ABOUT_API.strip(), *names)) + "\n"
 
 
 def _cells(row: Key, defaults: dict[str, Any]) -> tuple[str, ...]:

@@ -91,17 +91,28 @@ def _load_member(network: torch.nn.Module, path: str | Path | None) -> dict[str,
     return {"file": None if path is None else Path(path).name, "sha256": sha256, "parameters": parameters}
 
 
-def _state_dict(path: Path) -> Mapping[str, Any]:
+def open_weights(path: Path) -> Mapping[str, Any]:
+    """Return what a file of weights holds: a state dict, or a dict with one under "model".
+
+    Raises:
+        ValueError: If the file holds code, is damaged, or holds no weights.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as reason:
         first = str(reason).strip().splitlines()[0]
         raise ValueError(f"{path} is damaged, or holds more than weights ({first[:120]})") from None
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no weights; expected a state dict, or one under the key 'model'")
-    return content
+    whole: Mapping[str, Any] = content
+    return whole
+
+
+def _state_dict(path: Path) -> Mapping[str, Any]:
+    content = open_weights(path)
+    inner = content.get("model")
+    return inner if isinstance(inner, Mapping) else content
 
 
 def _difference(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

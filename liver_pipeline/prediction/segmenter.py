@@ -110,7 +110,7 @@ def load_segmenter(
         FileNotFoundError: If there is no such run, or it has no weights.
         ValueError: If a key is unknown, or the weights belong to another network.
 
-    Example:
+    Examples:
         >>> segment = load_segmenter("runs/r34", device="cpu")  # doctest: +SKIP
         >>> segment("a.nii.gz").record["output"]["volume_ml"]  # doctest: +SKIP
         {'1': 1502.113, '2': 84.21}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,13 @@ class Here:
             remote = staticmethod(method)
 
         return Method
+
+
+@pytest.fixture(autouse=True)
+def loud_loggers() -> Iterator[None]:
+    """Undo that a worker, in a process of its own, says nothing."""
+    yield
+    logging.getLogger("liver_pipeline").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

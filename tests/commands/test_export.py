@@ -1,0 +1,123 @@
+"""Exports: every network in every format gives the run's labels; a bundle to hand on holds nothing of a case."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from liver_pipeline.bundle.compose import compose
+from liver_pipeline.bundle.trained import WEIGHTS
+from liver_pipeline.bundle.workflow import load_config
+from liver_pipeline.commands.export import export
+from liver_pipeline.networks.exporting import EXPORTERS, export_network
+from tests.small import COARSE, NETWORKS
+
+EACH_IN_EACH = [(network, name) for network in NETWORKS for name in EXPORTERS]
+QUICK = {("dynunet", "onnx"), ("resenc_unet", "onnx"), ("cascade", "onnx"), ("dynunet", "torchscript"),
+         ("cascade", "torchscript"), ("unet2d", "openvino"), ("cascade", "openvino")}  # fmt: skip
+
+
+def make_run(folder: Path, network: str) -> Path:
+    """Compose a small run with random weights, as if it were trained."""
+    small = {**COARSE, **NETWORKS[network], "encoder_weights": None}
+    run = compose(folder, {"network": network}, overrides=small)
+    parser = ConfigParser(load_config(run, "inference", {"device": "cpu"}))
+    torch.manual_seed(0)
+    for stage, key in {"": "network", "liver": "liver_network"}.items() if network == "cascade" else [("", "network")]:
+        weights = {"model": parser.get_parsed_content(key).state_dict(), "epoch": 1, "metric": 0.5}
+        torch.save(weights, run / stage / WEIGHTS)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.slow) for pair in EACH_IN_EACH],
+)  # slow: 45 conversions take minutes; the quick ones are those that cannot be scripted, a 2D one, and the cascade
+def test_each_network_gives_the_same_labels_from_its_file(tmp_path: Path, network: str, name: str) -> None:
+    done = export(make_run(tmp_path / "run", network), tmp_path / "out", file_format=name)
+    assert done.differing <= 0.0001 * done.voxels
+    assert done.labelled > 0.01 * done.voxels  # random weights call something liver: there was something to compare
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [stage["name"] for stage in manifest["stages"]] == (
+        ["liver", "tumor"] if network == "cascade" else ["network"]
+    )
+    named = {file for stage in manifest["stages"] for file in stage["files"]}
+    assert named | {"manifest.json"} == set(done.files) == {path.name for path in (tmp_path / "out").iterdir()}
+    assert manifest["settings"]["spacing"] == [12.0, 12.0, 12.0]
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_a_clean_bundle_predicts_alike_and_holds_nothing_of_a_case(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "cascade")
+    train = run / "configs" / "train.yaml"
+    config = yaml.safe_load(train.read_text())
+    hidden = {"dataset_dir": "/data/MUELLER_1950", "cache_dir": "/data/MUELLER/cache", "tracking_uri": "http://mueller"}
+    train.write_text(yaml.safe_dump({**config, **hidden}))
+    weights = torch.load(run / WEIGHTS, weights_only=True)
+    torch.save({**weights, "case_losses": torch.ones(3)}, run / WEIGHTS)
+    for name in ("split.json", "log.csv", "cache/MUELLER.pt", "logs/events.out.tfevents.1", "models/last.pt",
+                 "liver/split.json", "liver/out_of_fold/masks/MUELLER.nii.gz", "samples/MUELLER.png"):  # fmt: skip
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("MUELLER")
+    done = export(run, tmp_path / "out", file_format="bundle")
+    assert done.differing == 0
+    kept = ("train", "evaluate", "inference", "multi_gpu_train")
+    stage = {"LICENSE", "docs/README.md", "models/model.pt", "configs/metadata.json"}
+    stage |= {f"configs/{name}.yaml" for name in kept}
+    assert set(done.files) == stage | {f"liver/{name}" for name in stage}
+    for path in (tmp_path / "out").rglob("*.*"):
+        content = path.read_bytes().lower()
+        assert b"mueller" not in content, path
+        assert str(tmp_path).encode().lower() not in content, path
+    assert torch.load(tmp_path / "out" / WEIGHTS, weights_only=True).keys() == {"model"}
+    assert (tmp_path / "out/liver" / WEIGHTS).read_bytes() == (run / "liver" / WEIGHTS).read_bytes()
+
+
+def test_a_path_that_hides_in_a_component_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "unet3d")
+    train = run / "configs" / "train.yaml"
+    train.write_text(train.read_text() + "more: {_target_: Identity, file: /data/MUELLER/list.csv}\n")
+    with pytest.raises(ValueError, match=r"has the path /data/MUELLER/list\.csv in 'more'"):
+        export(run, tmp_path / "out", file_format="bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_there_or_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        export(tmp_path / "none", tmp_path / "out", file_format="onnx")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileExistsError, match="is there already"):
+        export(tmp_path / "none", tmp_path / "out", file_format="onnx")
+    (tmp_path / "cv" / "fold0" / "configs").mkdir(parents=True)
+    with pytest.raises(ValueError, match="export one of its folds"):
+        export(tmp_path / "cv", tmp_path / "new", file_format="onnx")
+    with pytest.raises(ValueError, match="there are torchscript, onnx, openvino, bundle"):
+        export("default", tmp_path / "new", file_format="tflite")
+
+
+class Undecided(torch.nn.Module):
+    """A network whose answer depends on how many windows it gets: no conversion is a copy of it."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([image, image * (2.0 if image.shape[0] > 1 else 1.0)], dim=1)
+
+
+def test_a_file_that_gives_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no copy of the network"):
+        export_network(Undecided(), (1, 8, 8, 8), tmp_path / "network.xml", EXPORTERS["openvino"])
+    assert not logging.root.manager.disable  # what was kept quiet speaks again
+
+
+def test_a_format_without_its_libraries_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'liver-pipeline\[export\]'"):
+        export(make_run(tmp_path / "run", "unet3d"), tmp_path / "out", file_format="onnx")
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(tmp_path / "run")
