@@ -2,4 +2,5 @@
 
 from liver_pipeline.cli import main
 
-main()
+if __name__ == "__main__":  # the app's worker process imports this file again
+    main()

@@ -365,6 +365,24 @@ def view_command(**options: Any) -> None:
     click.echo(f"open {lp.view(**options)}; it holds the patient's images")
 
 
+@main.command("app")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option("--no-browser", is_flag=True, help="Open no browser; the address goes to the screen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens; this machine alone by default.")
+@click.option("--work", metavar="DIR", default="liver_pipeline_app", show_default=True, help="Uploads and masks.")
+@click.option("--runs", metavar="DIR", help="Run folders to choose from, besides the weights in the box.")
+@click.option("--data", metavar="DIR", help="Scans that can be named by path instead of being uploaded.")
+def app_command(no_browser: bool, **options: Any) -> None:
+    """Open the app in the browser: drop scans, look at masks, keep a table of cases. Ctrl-C ends it.
+
+    \b
+    Example: liver-pipeline app --work cases/
+    """
+    from liver_pipeline.commands.app import run_app
+
+    run_app(browser=not no_browser, **options)
+
+
 @main.command("export")
 @click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
 @click.argument("out_dir", metavar="OUT")
@@ -704,7 +722,7 @@ def describe_command(
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
-    refuse_existing(files, overwrite)
+    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, segments])
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
     table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)

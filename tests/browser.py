@@ -11,7 +11,7 @@ from playwright.sync_api import Page, sync_playwright
 
 SOFTWARE_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 NO_WEBGL = ("--disable-gpu", "--disable-3d-apis")
-SECONDS = 120  # software WebGL on one busy core
+SECONDS = 60  # software WebGL on one busy core
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from liver_pipeline.bundle.parent import inherited, parent_of
 from liver_pipeline.bundle.shipped import shipped
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.cli import main
+from liver_pipeline.commands.folds import train_folds
 from liver_pipeline.commands.train import train
 from liver_pipeline.data.phantoms import draw_phantom
 from liver_pipeline.io.files import file_sha256
@@ -92,16 +93,23 @@ def test_it_is_better_than_from_scratch_after_as_many_epochs(child: Path, data: 
 
 
 def test_it_continues_without_its_parent_and_with_it(child: Path, parent: Path, data: Path, tmp_path: Path) -> None:
-    """One epoch and one more, without --from, are the two epochs of a run that was not stopped."""
-    run, whole = tmp_path / "stopped", tmp_path / "whole"
+    values = {**ONE, "dataset_dir": str(data), "max_epochs": 3}
+    run = tmp_path / "run"
     shutil.copytree(child, run)
-    values = {**ONE, "dataset_dir": str(data), "max_epochs": 2}
+    assert not any(str(parent) in path.read_text() for path in (run / "configs").iterdir())
+    told = (run / "parent.json").read_bytes()
     train(run, {}, overrides={"max_epochs": 2})
-    train(whole, {"augmentation": "none"}, parent=parent, overrides=values)
-    train(whole, {"augmentation": "none"}, parent=parent, overrides=values)  # finished: nothing happens
-    ours, theirs = (weights(folder / "models/model.pt") for folder in (run, whole))
-    assert [row["epoch"] for row in read_table(run / "log.csv", ["epoch"])] == ["1", "2"]
-    assert ours.keys() == theirs.keys()
+    train(run, {"augmentation": "none"}, parent=parent, overrides=values)
+    train(run, {"augmentation": "none"}, parent=parent, overrides=values)  # finished: nothing happens
+    assert [row["epoch"] for row in read_table(run / "log.csv", ["epoch"])] == ["1", "2", "3"]
+    assert (run / "parent.json").read_bytes() == told
+
+
+def test_each_fold_begins_with_the_parent(parent: Path, data: Path, tmp_path: Path) -> None:
+    values = {key: value for key, value in ONE.items() if key != "split_fractions"} | {"dataset_dir": str(data)}
+    assert train_folds(tmp_path, {}, folds=2, parent=parent, overrides=values) == 2
+    told = [(tmp_path / fold / "parent.json").read_text() for fold in ("fold0", "fold1")]
+    assert told[0] == told[1]
 
 
 def test_another_parent_is_refused_once_it_has_begun(child: Path, parent: Path, data: Path, tmp_path: Path) -> None:

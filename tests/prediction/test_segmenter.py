@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,21 @@ def test_the_ending_of_one_mask_is_its_format_and_several_scans_are_no_one_mask(
     with pytest.raises(ValueError, match="leave one of them out"):
         lp.predict(trained / "run", scan_of(trained), tmp_path / "x.nrrd", overrides={"format": "mha"})
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_mask_replaces_its_scan_whatever_way_it_is_named(trained: Path, tmp_path: Path) -> None:
+    scan, link = tmp_path / "scan.nii.gz", tmp_path / "link.nii.gz"
+    shutil.copy(scan_of(trained), scan)
+    link.symlink_to(scan)
+    before = scan.read_bytes()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "only.nii.gz").symlink_to(scan)
+    for source, mask in ((scan, scan), (scan, link), (link, scan), (tmp_path / "folder", scan)):
+        with pytest.raises(ValueError, match="is what is read, and would be replaced"):
+            lp.predict(trained / "run", source, mask, overrides={"overwrite": True})
+        assert scan.read_bytes() == before and link.is_symlink()
+    with pytest.raises(ValueError, match="masks are written as"):
+        lp.predict(trained / "run", scan, tmp_path / "MASK.NII.GZ")
 
 
 def test_every_kind_of_scan_gives_the_same_labels(trained: Path, segment: Any) -> None:

@@ -44,16 +44,22 @@ class Gpu {
     });
     const types = niivue.SLICE_TYPE;
     const type = { axial: types.AXIAL, coronal: types.CORONAL, sagittal: types.SAGITTAL, solid: types.RENDER, all: types.MULTIPLANAR };
-    for (const panel of this.#visible()) panel.nv.setSliceType(type[state.plane]);
+    for (const panel of this.#visible()) {
+      const letters = PLANES[state.plane]?.letters ?? "";  // NiiVue's own are cut at the edges of a single slice
+      panel.letters.replaceChildren(...[...letters].map((letter) => make("b", letter)));
+      panel.nv.opts.isOrientationTextVisible = state.plane === "all";
+      panel.nv.setSliceType(type[state.plane]);
+    }
     this.draw(state);
   }
 
   async #open(roles, holder) {
     const element = document.createElement("section");
     element.className = "panel";
-    const [title, frame, canvas] = ["h2", "div", "canvas"].map((tag) => document.createElement(tag));
+    const [title, frame, canvas, letters] = ["h2", "div", "canvas", "div"].map((tag) => document.createElement(tag));
     frame.className = "gpu";
-    frame.append(canvas);
+    letters.className = "letters";
+    frame.append(canvas, letters);
     element.append(title, frame);
     holder.append(element);
     const nv = new niivue.Niivue({
@@ -68,7 +74,7 @@ class Gpu {
       nv.addVolume(volume);
     }
     nv.onLocationChange = (place) => this.onMove(voxelOf([...place.mm].slice(0, 3)), true);
-    return { element, nv, roles, shown: roles };
+    return { element, nv, roles, letters, shown: roles };
   }
 
   #colour(volume, name, shares) {

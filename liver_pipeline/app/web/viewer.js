@@ -162,7 +162,9 @@ function tableOf(heads, rows) {
 function provenance(side) {
   const record = page.record;
   if (!record) return;
-  for (const { code, detail } of [...(record.quality?.reasons ?? []), ...record.warnings]) note(`${code}: ${detail}`);
+  for (const { code, detail, message } of [...(record.quality?.reasons ?? []), ...record.warnings]) {
+    note(`${code}: ${message ?? detail}`);
+  }
   side.append(make("h2", "Where the mask comes from"));
   const facts = [["made", record.started ?? "–"], ["weights", (record.weights ?? "–").slice(0, 12)]];
   side.append(tableOf([], facts));

@@ -1,0 +1,180 @@
+"""The app's cases on disk: uploads with a note of each beside them, and one folder run with its ledger."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from liver_pipeline.io.files import write_json
+from liver_pipeline.io.ledger import LEDGER, read_ledger
+
+UPLOADING, STARTED, CANCELLED = "uploading", "started", "cancelled"  # what a case's note says; the ledger says the rest
+CASE_RESULTS = (".nii.gz", ".json", ".description.json", ".scores.json", ".html")  # of a case, beside its mask
+
+
+class NoSuchCase(KeyError):
+    """There is no case of that name."""
+
+
+class CaseFolder:
+    """Cases below one folder: ``uploads/<id>`` is one's own, ``masks`` is the output of a folder run over all of them.
+
+    Only the process that serves the app writes notes, only its worker writes masks. Both folders are private (0700).
+
+    Args:
+        work: The folder; made if it is not there.
+        data: Scans below it can be named instead of being uploaded; None allows no path.
+    """
+
+    def __init__(self, work: Path, data: Path | None = None) -> None:
+        self.uploads, self.masks = work / "uploads", work / "masks"
+        self.data = None if data is None else data.resolve()
+        self._lock = RLock()
+        for folder in (work, self.uploads, self.masks):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+        for case in self.ids():  # uploads that a closed tab or a kill left half done
+            if self.note(case).get("state") == UPLOADING:
+                shutil.rmtree(self.uploads / case)
+
+    def ids(self) -> list[str]:
+        """Return all cases, the oldest first."""
+        found = [path.parent for path in self.uploads.glob("*/case.json")]
+        return [folder.name for folder in sorted(found, key=lambda folder: (self.note(folder.name)["created"], folder))]
+
+    def create(self, name: str, run: str, source: str | None = None) -> str:
+        """Make a case; ``name`` is what people call it, ``source`` a path below the data folder.
+
+        Raises:
+            ValueError: If there is no such path below the data folder.
+        """
+        if source is not None:
+            self._below_data(source)
+        case = secrets.token_hex(8)
+        (self.uploads / case).mkdir(mode=0o700)
+        note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}
+        write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
+        return case
+
+    def note(self, case: str) -> dict[str, Any]:
+        """Return what is noted of a case.
+
+        Raises:
+            NoSuchCase: If there is no such case.
+        """
+        if not re.fullmatch("[0-9a-f]{16}", case):
+            raise NoSuchCase(case)
+        try:
+            found: dict[str, Any] = json.loads((self.uploads / case / "case.json").read_bytes())
+            return found
+        except (OSError, ValueError):
+            raise NoSuchCase(case) from None
+
+    def amend(self, case: str, **values: Any) -> None:
+        """Change what is noted of a case; NoSuchCase if there is none."""
+        with self._lock:
+            write_json(self.uploads / case / "case.json", {**self.note(case), **values})
+
+    def folder(self, case: str, part: str) -> Path:
+        """Return the folder of a case's ``scan`` or ``reference``, made if it is not there; NoSuchCase if no case."""
+        self.note(case)
+        path = self.uploads / case / part
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def scan(self, case: str) -> Path | None:
+        """Return the case's scan: a file, or a folder of slices; None if nothing was given."""
+        source = self.note(case)["source"]
+        return self._given(case, "scan") if source is None else self._below_data(source)
+
+    def reference(self, case: str) -> Path | None:
+        """Return the case's reference label map, None without one."""
+        return self._given(case, "reference")
+
+    def _given(self, case: str, part: str) -> Path | None:
+        entries = sorted(self.folder(case, part).iterdir())
+        headers = [path for path in entries if path.name.lower().endswith((".mhd", ".nhdr", ".hdr"))]
+        if len(entries) == 1 or len(headers) == 1:
+            return (headers or entries)[0]
+        return self.folder(case, part) if entries else None
+
+    def _below_data(self, source: str) -> Path:
+        if self.data is None:
+            raise ValueError("the app was started without --data, so that no path can be named")
+        path = (self.data / source).resolve()
+        if path == self.data or not path.is_relative_to(self.data) or not path.exists():
+            raise ValueError("there is no such scan below the data folder")
+        return path
+
+    def result(self, case: str, ending: str) -> Path:
+        """Return where one of the :data:`CASE_RESULTS` of a case lies; NoSuchCase if there is no case."""
+        self.note(case)
+        return self.masks / f"{case}{ending}"
+
+    def ledger(self) -> dict[str, dict[str, Any]]:
+        """Return the last row of each case."""
+        return read_ledger(self.masks / LEDGER)[0]
+
+    def unfinished(self) -> list[str]:
+        """Return the cases that were started and have come to no end, the oldest first."""
+        rows = self.ledger()
+        return [case for case in self.ids() if self.note(case)["state"] == STARTED and not _ended(rows.get(case))]
+
+    def row(self, case: str, rows: Mapping[str, Mapping[str, Any]], running: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all that is known of a case, for tables.
+
+        Args:
+            case: Which.
+            rows: The ledger's last rows.
+            running: Of cases in the queue: what to say of them.
+        """
+        note, ledger = self.note(case), rows.get(case, {})
+        row: dict[str, Any] = {"id": case, **{key: note[key] for key in ("name", "run", "created", "verdict", "note")}}
+        row |= {"state": note["state"], "stage": "", "percent": None, "code": None, "detail": None, "flags": []}
+        if case in running:
+            return {**row, **running[case]}
+        if note["state"] == STARTED and _ended(ledger):
+            row |= {"state": ledger["event"], "code": ledger.get("code"), "detail": ledger.get("detail")}
+        return {**row, **self._figures(case)} if row["state"] == "done" else row
+
+    def _figures(self, case: str) -> dict[str, Any]:
+        table, record, scores = (_read(self.result(case, end)) for end in CASE_RESULTS[2:0:-1] + CASE_RESULTS[3:4])
+        liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
+        flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
+        flags += ["LIVER_CUT"] if liver.get("truncated") else []
+        return {
+            "liver_ml": liver.get("liver_with_tumor_ml"),
+            "tumor_ml": liver.get("tumor_ml"),
+            "lesions": liver.get("lesion_count"),
+            "largest_mm": max((lesion["diameter_mm"] for lesion in lesions), default=None),
+            "burden": liver.get("tumor_burden"),
+            "quality": None if not quality else "look at it" if quality.get("flagged") else "no doubt found",
+            "flags": sorted(set(flags)),
+            "scores": scores or None,
+        }
+
+    def delete(self, case: str) -> None:
+        """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
+        self.note(case)
+        for ending in CASE_RESULTS:
+            self.result(case, ending).unlink(missing_ok=True)
+        shutil.rmtree(self.uploads / case)
+
+
+def _ended(row: Mapping[str, Any] | None) -> bool:
+    return row is not None and row.get("event") in ("done", "failed")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return found
+    except (OSError, ValueError):
+        return {}

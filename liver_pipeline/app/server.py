@@ -1,0 +1,245 @@
+"""The app over HTTP: the same for the page in the browser and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, Field
+
+from liver_pipeline.app.access import Guard
+from liver_pipeline.app.cases import CANCELLED, STARTED, UPLOADING, CaseFolder, NoSuchCase
+from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
+from liver_pipeline.app.worker import Supervisor
+from liver_pipeline.bundle.shipped import shipped
+from liver_pipeline.io.files import printable
+from liver_pipeline.reports.viewer import POLICY
+
+PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
+ASSETS = {"app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript"}
+CASE_COLUMNS = (
+    "id", "name", "run", "state", "code", "liver_ml", "tumor_ml", "lesions", "largest_mm", "burden", "quality", "flags",
+    "verdict", "note",
+)  # fmt: skip
+DOWNLOADS = {
+    "mask.nii.gz": (".nii.gz", "application/gzip"),
+    "record.json": (".json", "application/json"),
+    "table.json": (".description.json", "application/json"),
+    "scores.json": (".scores.json", "application/json"),
+    "page.html": (".html", "text/html"),
+}
+
+
+class Verdict(BaseModel):
+    """What a person says of a mask."""
+
+    verdict: Literal["", "accept", "reject"] = ""
+    note: Annotated[str, Field(max_length=2000)] = ""
+
+
+def make_app(
+    cases: CaseFolder, supervisor: Supervisor, *, token: str, hosts: list[str], cookie: str, runs: Path | None = None
+) -> Guard:
+    """Return the app, behind its guard.
+
+    Args:
+        cases: Where they lie.
+        supervisor: Of the worker; started and stopped with the app.
+        token: See :class:`~liver_pipeline.app.access.Guard`.
+        hosts: See there.
+        cookie: See there.
+        runs: Run folders below it can be chosen; the weights in the box always can.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        supervisor.start()
+        yield
+        supervisor.stop()
+
+    app = FastAPI(
+        title="liver-pipeline", version=version("liver-pipeline"), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(NoSuchCase, _unknown)
+    _add_pages(app)
+    _add_cases(app, cases, supervisor, lambda: run_choices(runs))
+    _add_results(app, cases)
+    return Guard(app, token, hosts, cookie)
+
+
+def run_choices(runs: Path | None) -> dict[str, str]:
+    """Return the runs that can be chosen: name to what ``load_segmenter`` takes, the default first."""
+    found = {name: name for name in ("default",) if any(key.startswith(f"{name}@") for key in shipped())}
+    for weights in sorted(runs.glob("*/models/model.pt")) if runs is not None else ():
+        found[weights.parents[1].name] = str(weights.parents[1].resolve())
+    return found
+
+
+async def _refused(_: Request, reason: Exception) -> Response:
+    assert isinstance(reason, Refusal)
+    return JSONResponse({"code": reason.code, "detail": str(reason)}, reason.status)
+
+
+async def _unknown(_: Request, __: Exception) -> Response:
+    return JSONResponse({"code": "NOT_FOUND", "detail": "there is no such case"}, 404)
+
+
+def _add_pages(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        return _asset("app.html")
+
+    @app.get("/{name}", include_in_schema=False)
+    def asset(name: str) -> Response:
+        if name not in ASSETS:
+            raise Refusal(404, "NOT_FOUND", "there is no such page")
+        return _asset(name)
+
+
+def _asset(name: str) -> Response:
+    text = files("liver_pipeline").joinpath("app", "web", name).read_text(encoding="utf-8")
+    return Response(text, media_type=ASSETS[name], headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: Callable[[], dict[str, str]]) -> None:
+    def start(case: str) -> dict[str, Any]:
+        if row(case)["state"] not in (UPLOADING, CANCELLED, "failed"):
+            raise Refusal(409, "STARTED", "the case was started before")
+        scan = cases.scan(case)
+        if scan is None:
+            raise Refusal(409, "NO_SCANS", "nothing was uploaded for the case")
+        for path in (scan, cases.reference(case)):
+            refuse_bomb(path)
+        cases.amend(case, state=STARTED)
+        supervisor.submit(case)
+        return row(case)
+
+    def row(case: str) -> dict[str, Any]:
+        return cases.row(case, cases.ledger(), supervisor.running())
+
+    @app.get("/api/runs")
+    def runs() -> list[str]:
+        """List the runs that can be chosen; the first is taken where none is named."""
+        return list(choices())
+
+    @app.get("/api/cases")
+    def list_cases() -> list[dict[str, Any]]:
+        """List all cases, the oldest first."""
+        rows, running = cases.ledger(), supervisor.running()
+        return [cases.row(case, rows, running) for case in cases.ids()]
+
+    @app.post("/api/cases", status_code=201)
+    async def create_case(
+        request: Request,
+        name: Annotated[
+            str, Query(max_length=200, description="what to call it; a file's name where one is sent")
+        ] = "",
+        run: Annotated[str, Query(max_length=200)] = "",
+        source: Annotated[str | None, Query(max_length=1000, description="a path below --data instead")] = None,
+    ) -> dict[str, Any]:
+        """Make a case. With a scan as the request's body, or a source, it starts; else send files, then start it."""
+        chosen = choices()
+        if not chosen or (run and run not in chosen):
+            raise Refusal(400, "NO_SUCH_RUN", f"the runs are {', '.join(chosen) or 'none'}")
+        if len(cases.ids()) >= MAX_CASES:
+            raise Refusal(413, "TOO_MANY_CASES", f"the app holds {MAX_CASES} cases; delete some")
+        try:
+            case = cases.create(printable(name) or source or "scan", chosen[run or next(iter(chosen))], source)
+        except (ValueError, OSError) as reason:
+            raise Refusal(400, "NOT_FOUND", str(reason)) from None
+        try:
+            size = await store(cases.folder(case, "scan"), name or "scan", request.stream(), _length(request))
+            if size == 0 and source is None:
+                for path in cases.folder(case, "scan").iterdir():
+                    path.unlink()
+            return start(case) if size or source is not None else row(case)
+        except Refusal:
+            cases.delete(case)
+            raise
+
+    @app.put("/api/cases/{case}/{part}/{name:path}", status_code=201)
+    async def send_file(request: Request, case: str, part: Literal["scan", "reference"], name: str) -> dict[str, int]:
+        """Send one file of a case's scan or reference, before it is started."""
+        if cases.note(case)["state"] != UPLOADING:
+            raise Refusal(409, "STARTED", "the case was started before")
+        return {"bytes": await store(cases.folder(case, part), name, request.stream(), _length(request))}
+
+    @app.post("/api/cases/{case}/start")
+    def start_case(case: str) -> dict[str, Any]:
+        """Put a case into the queue whose files have been sent, or one that was cancelled."""
+        return start(case)
+
+    @app.post("/api/cases/{case}/cancel")
+    def cancel_case(case: str) -> dict[str, Any]:
+        """Take a case out of the queue, or end its run; it can be started again."""
+        if not supervisor.cancel(case):
+            cases.note(case)
+            raise Refusal(409, "NOT_RUNNING", "the case neither waits nor runs")
+        cases.amend(case, state=CANCELLED)
+        return row(case)
+
+    @app.get("/api/cases/{case}")
+    def get_case(case: str) -> dict[str, Any]:
+        """Say all that is known of a case."""
+        return row(case)
+
+    @app.delete("/api/cases/{case}", status_code=204)
+    def delete_case(case: str) -> None:
+        """Delete a case with all that was uploaded and made; one that runs is ended."""
+        cases.note(case)
+        supervisor.cancel(case)
+        cases.delete(case)
+
+    @app.put("/api/cases/{case}/verdict")
+    def judge_case(case: str, verdict: Verdict) -> dict[str, Any]:
+        """Accept or reject a mask, with a note."""
+        cases.amend(case, verdict=verdict.verdict, note=printable(verdict.note))
+        return row(case)
+
+    @app.get("/api/cases.csv")
+    def table() -> Response:
+        """Return all cases as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, CASE_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for one in list_cases():
+            writer.writerow({key: _cell(one.get(key)) for key in CASE_COLUMNS})
+        return Response(text.getvalue(), media_type="text/csv", headers=_attachment("cases.csv"))
+
+
+def _add_results(app: FastAPI, cases: CaseFolder) -> None:
+    @app.get("/api/cases/{case}/{result}", response_class=FileResponse)
+    def get_result(
+        case: str, result: Literal["mask.nii.gz", "record.json", "table.json", "scores.json", "page.html"]
+    ) -> Response:
+        """Return the mask, its provenance, the clinical table, scores against a reference, or the viewer's page."""
+        ending, kind = DOWNLOADS[result]
+        path = cases.result(case, ending)
+        if not path.is_file():
+            raise Refusal(404, "NOT_FOUND", "the case has no such result, or not yet")
+        headers = {"Content-Security-Policy": POLICY} if result == "page.html" else _attachment(f"{case}-{result}")
+        return FileResponse(path, media_type=kind, headers=headers)
+
+
+def _length(request: Request) -> int | None:
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula."""
+    text = " ".join(value) if isinstance(value, list) else value
+    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t") and text else text

@@ -1,0 +1,130 @@
+"""What may come in: names that stay in their folder, as many bytes and files as a scan has, no zip bombs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path, PurePosixPath
+
+from starlette.requests import ClientDisconnect
+
+from liver_pipeline.io.files import DISK_FULL, whole_file
+
+MAX_BYTES_A_CASE = 4 << 30
+MAX_UNPACKED = 8 << 30  # of a zip
+MAX_FILES_A_CASE = 20_000  # slices of a study
+MAX_CASES = 10_000
+PAIRS = (".mhd", ".raw", ".zraw", ".nhdr", ".hdr", ".img", ".gz")  # one file names the other
+
+
+class Refusal(ValueError):
+    """Something that the app does not take.
+
+    Attributes:
+        status: Of the HTTP answer.
+        code: What is wrong, in one word.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.code = status, code
+
+
+def stored_name(name: str, number: int) -> str:
+    """Return what an uploaded file is called on disk: people's names for scans can name a patient.
+
+    Only what its content needs is kept of the name: its suffixes, or all of it where one file names another.
+
+    Raises:
+        Refusal: BAD_NAME for names that lead out of the folder, hidden ones, and such that no file system holds.
+
+    Example:
+        >>> stored_name("Doe, Jane/portal venous.nii.gz", 1), stored_name("IM0001", 2), stored_name("a/ct.mhd", 1)
+        ('scan-00001.nii.gz', 'scan-00002', 'ct.mhd')
+    """
+    parts = PurePosixPath(name).parts
+    if (
+        not parts
+        or "\\" in name
+        or name.startswith("/")
+        or any(p.startswith(".") or not p.isprintable() for p in parts)
+    ):
+        raise Refusal(400, "BAD_NAME", "a file's name is empty, hidden, absolute, or leads out of its folder")
+    if len(parts) > 20 or any(len(os.fsencode(part)) > 200 for part in parts):
+        raise Refusal(400, "BAD_NAME", "a file's name is too long")
+    last = parts[-1].lower()
+    for suffix in (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".mgz", ".mgh", ".dcm"):
+        if last.endswith(suffix):
+            return f"scan-{number:05d}{suffix}"
+    return parts[-1] if last.endswith(PAIRS) else f"scan-{number:05d}"
+
+
+async def store(folder: Path, name: str, chunks: AsyncIterator[bytes], announced: int | None) -> int:
+    """Write an upload into ``folder``, whole or not at all.
+
+    Args:
+        folder: Of the case's scan or reference.
+        name: As the sender calls the file.
+        chunks: Its content.
+        announced: Its size, where the sender says it.
+
+    Returns:
+        The bytes that were written.
+
+    Raises:
+        Refusal: TOO_LARGE, TOO_MANY_FILES, DISK_FULL, UPLOAD_BROKEN, BAD_NAME; nothing is left of the file.
+    """
+    there = list(folder.iterdir())
+    used = sum(path.stat().st_size for path in there)
+    if len(there) >= MAX_FILES_A_CASE:
+        raise Refusal(413, "TOO_MANY_FILES", f"a case holds {MAX_FILES_A_CASE} files at most")
+    path = folder / stored_name(name, len(there) + 1)
+    if used + (announced or 0) > MAX_BYTES_A_CASE:
+        raise Refusal(413, "TOO_LARGE", f"a case holds {MAX_BYTES_A_CASE >> 30} GiB at most")
+    size = 0
+    try:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if used + size > MAX_BYTES_A_CASE:
+                    raise Refusal(413, "TOO_LARGE", f"a case holds {MAX_BYTES_A_CASE >> 30} GiB at most")
+                file.write(chunk)
+    except ClientDisconnect:
+        raise Refusal(400, "UPLOAD_BROKEN", "the sender went away before the end") from None
+    except OSError as reason:
+        if reason.errno not in DISK_FULL:
+            raise
+        raise Refusal(507, "DISK_FULL", "no space is left for uploads; free some and send it again") from None
+    return size
+
+
+def refuse_bomb(path: Path | None) -> None:
+    """Refuse a zip file that unpacks into far too much, or whose names lead out of it.
+
+    Raises:
+        Refusal: ZIP_REFUSED.
+    """
+    if path is None or not path.is_file() or not zipfile.is_zipfile(path):
+        return
+    if _entries(path) > MAX_FILES_A_CASE:
+        raise Refusal(413, "ZIP_REFUSED", f"the zip holds more than {MAX_FILES_A_CASE} files")
+    with (
+        contextlib.suppress(zipfile.BadZipFile),
+        zipfile.ZipFile(path) as archive,
+    ):  # reading says what is wrong with it
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > MAX_UNPACKED:
+            raise Refusal(413, "ZIP_REFUSED", f"the zip unpacks into more than {MAX_UNPACKED >> 30} GiB")
+        if any(".." in PurePosixPath(member.filename).parts or member.filename.startswith("/") for member in members):
+            raise Refusal(400, "ZIP_REFUSED", "names in the zip lead out of it")
+
+
+def _entries(path: Path) -> int:
+    """Return the number of files that a zip's last record tells, without reading its list of a million names."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65557))  # a comment of 64 kB may follow
+        end = file.read()
+    at = end.rfind(b"PK\x05\x06")
+    return int.from_bytes(end[at + 10 : at + 12], "little") if at >= 0 else 0  # 65535: even more
