@@ -47,7 +47,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, folder / f"{name}.nii.gz")
-    ct(folder / "dicom_folder")
+    for name in ("dicom_folder", "study", "series"):
+        ct(folder / name)
     _with_weights(folder / "weights" / "default-1", "cascade")
     _with_weights(folder / "runs" / "r34", "resnet34_unet")
     return folder

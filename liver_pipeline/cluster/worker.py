@@ -51,11 +51,12 @@ class Errand:
 
 @dataclass(frozen=True)
 class End:
-    """How a case ended: ``kind`` is done, failed or before."""
+    """How a case ended: ``kind`` is done, failed or before; ``refusal`` says why it lacks its DICOM results."""
 
     kind: str
     code: str
     detail: str
+    refusal: str
     seconds: dict[str, float]
     stale: int
     broken: str
@@ -123,7 +124,8 @@ class Worker:
             stale, self._stale = steps.stale - self._stale, steps.stale
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
         code, detail = (case.failure.code, case.failure.detail) if case.failure is not None else ("", "")
-        return End(kind, code, detail, case.stages.seconds, stale, steps.broken)
+        refusal = "" if case.refusal is None else f"{case.refusal.code}: {case.refusal.detail}"
+        return End(kind, code, detail, refusal, case.stages.seconds, stale, steps.broken)
 
 
 def _check_folders(errand: Errand) -> None:

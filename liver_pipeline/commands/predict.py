@@ -123,7 +123,7 @@ def is_mask_file(path: str | Path) -> bool:
     name = Path(path).name.lower()
     if Path(path).is_dir() or not name.endswith((*SCAN_SUFFIXES, *PICTURE_SUFFIXES)):
         return False
-    if not name.endswith(MASK_SUFFIXES):
+    if not Path(path).name.endswith(MASK_SUFFIXES):
         raise ValueError(f"{path}: masks are written as {', '.join(MASK_SUFFIXES)}; or name a folder")
     return True
 
@@ -135,7 +135,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     dicom = _dicom_results(run, values)
     page = record.with_suffix(".html") if values.pop("view", False) else None
     files = (mask, record, page, *dicom.paths(mask).values())
-    refuse_existing([path for path in files if path is not None], overwrite)
+    refuse_existing([path for path in files if path is not None], overwrite, inputs=[scan])
     if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
     inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()), pictures=True)
@@ -146,6 +146,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
             f"or one of several series with --series"
         )
     one = inputs[0]
+    refuse_existing([path for path in files if path is not None], overwrite, inputs=[one.path])
     drawn = one.path.name.lower().endswith(PICTURE_SUFFIXES)
     if drawn != mask.name.lower().endswith(PICTURE_MASK):
         raise ValueError(f"{mask}: the mask of a picture, and of nothing else, is a {PICTURE_MASK}")

@@ -45,15 +45,16 @@ def synthesize(
         The contact sheet.
 
     Raises:
-        FileExistsError: If there are scans in the folder.
+        FileExistsError: If there are scans, labels or a sheet in the folder.
         FileNotFoundError: If ``shapes`` holds none.
         ValueError: If ``n`` or ``spacing`` is not positive.
     """
     out = Path(out)
     if n < 1 or not spacing > 0:
         raise ValueError(f"expected at least one scan and a spacing in mm, got n={n}, spacing={spacing}")
-    if (out / "images").exists():
-        raise FileExistsError(f"{out / 'images'} exists; choose another folder")
+    for part in ("images", "labels", SHEET):
+        if (out / part).exists():
+            raise FileExistsError(f"{out / part} exists; choose another folder")
     size = [round(length / spacing / 16) * 16 for length in FIELD_MM]
     generator = ScanGenerator(size, spacing, shapes=shapes, seed=seed)
     shown = []

@@ -41,6 +41,8 @@ def view(
     if output is None:
         name = case_name((mask_path or scan_path.absolute()).name, mask_path is None and scan_path.is_dir())
         output = (Path() if mask_path is None else mask_path.parent) / f"{name}.html"
-    refuse_existing([Path(output)], overwrite)
+    refuse_existing(
+        [Path(output)], overwrite, inputs=[scan_path, mask_path, None if reference is None else Path(reference)]
+    )
     write_viewer_page(Path(output), scan_path, mask_path, None if reference is None else Path(reference))
     return Path(output)

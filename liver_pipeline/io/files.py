@@ -239,8 +239,18 @@ def relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name
 
 
-def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise FileExistsError if one of ``paths`` is there and may not be overwritten."""
+def refuse_existing(paths: Iterable[Path], overwrite: bool, *, inputs: Iterable[Path | None] = ()) -> None:
+    """Refuse to write to ``paths`` where something is lost.
+
+    Raises:
+        FileExistsError: If one is there and may not be overwritten.
+        ValueError: If one is among ``inputs``, which nothing may replace.
+    """
+    paths = list(paths)
+    for source in inputs:
+        for path in paths:
+            if source is not None and is_there(path) and is_there(source) and path.samefile(source):
+                raise ValueError(f"{path} is what is read, and would be replaced; name another file")
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")

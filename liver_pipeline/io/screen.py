@@ -8,8 +8,8 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print text to standard output, if somebody takes it: a job is not undone by who stops listening."""
-    if sys.stdout is None:
+    """Print text, unless it is empty, if somebody takes it: a job is not undone by who stops listening."""
+    if sys.stdout is None or not text:
         return
     try:
         sys.stdout.write(f"{text}\n")

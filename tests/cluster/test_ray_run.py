@@ -147,7 +147,7 @@ EVENTS = [
 def test_whatever_dies_each_case_has_one_end_and_the_masks_are_those_of_one_machine(
     tmp_path: Path, cluster: Any
 ) -> None:
-    """Nine workers are killed by us, three by a case; two nodes go, one comes, the driver is killed twice."""
+    """Ten workers are killed by us, three by a case; two nodes go, one comes, the driver is killed twice."""
     count = int(os.environ.get("LIVER_PIPELINE_FAULT_CASES", "60"))
     scans = make_scans(tmp_path / "scans", count, killers=1)
     run = make_run(tmp_path, make_phantoms(tmp_path / "data"))
@@ -194,7 +194,7 @@ def test_whatever_dies_each_case_has_one_end_and_the_masks_are_those_of_one_mach
 
 
 @pytest.mark.slow  # half a minute: Ray's daemons
-def test_a_node_with_other_versions_or_without_the_folder_is_refused_before_the_first_case(
+def test_a_cluster_without_a_core_or_a_node_without_the_weights_is_refused_before_the_first_case(
     tmp_path: Path, cluster: Any
 ) -> None:
     scans = make_scans(tmp_path / "scans", 2)

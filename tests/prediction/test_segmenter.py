@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import itk
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 import liver_pipeline as lp
 from liver_pipeline.prediction.provenance import VOLATILE
+from tests.dicom_files import ct
 from tests.orientations import ORIENTATIONS
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
@@ -68,6 +71,21 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
 
 
+def test_dicom_results_lie_beside_one_mask_and_a_scan_that_is_no_series_gets_its_mask(
+    trained: Path, tmp_path: Path
+) -> None:
+    series, mask = ct(tmp_path / "ct", odd=range(12), SliceThickness=3.0), tmp_path / "out" / "mask.nii.gz"
+    overrides = {"dicom": ["seg", "sr", "sc"], "quality": True}
+    assert lp.predict(trained / "run", series, mask, overrides=overrides).exit_code == 0
+    found = {path.name for path in mask.parent.iterdir()}
+    assert found == {"mask.json", "mask.nii.gz", "mask.seg.dcm", "mask.sr.dcm", "mask.sc"}
+    assert "Quality of the segmentation" in pydicom.dcmread(mask.parent / "mask.sr.dcm").to_json()
+    with pytest.raises(FileExistsError, match="exist already"):
+        lp.predict(trained / "run", series, mask, overrides=overrides)
+    told = lp.predict(trained / "run", scan_of(trained), tmp_path / "other.nii.gz", overrides={"dicom": ["seg"]})
+    assert (told.done, told.refused, told.exit_code) == (1, 1, 3) and (tmp_path / "other.nii.gz").exists()
+
+
 def test_a_mask_that_is_judged_stays_the_same_and_its_reasons_are_told(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,6 +121,21 @@ def test_the_ending_of_one_mask_is_its_format_and_several_scans_are_no_one_mask(
     with pytest.raises(ValueError, match="leave one of them out"):
         lp.predict(trained / "run", scan_of(trained), tmp_path / "x.nrrd", overrides={"format": "mha"})
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_mask_replaces_its_scan_whatever_way_it_is_named(trained: Path, tmp_path: Path) -> None:
+    scan, link = tmp_path / "scan.nii.gz", tmp_path / "link.nii.gz"
+    shutil.copy(scan_of(trained), scan)
+    link.symlink_to(scan)
+    before = scan.read_bytes()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "only.nii.gz").symlink_to(scan)
+    for source, mask in ((scan, scan), (scan, link), (link, scan), (tmp_path / "folder", scan)):
+        with pytest.raises(ValueError, match="is what is read, and would be replaced"):
+            lp.predict(trained / "run", source, mask, overrides={"overwrite": True})
+        assert scan.read_bytes() == before and link.is_symlink()
+    with pytest.raises(ValueError, match="masks are written as"):
+        lp.predict(trained / "run", scan, tmp_path / "MASK.NII.GZ")
 
 
 def test_every_kind_of_scan_gives_the_same_labels(trained: Path, segment: Any) -> None:
