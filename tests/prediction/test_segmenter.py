@@ -12,11 +12,13 @@ from typing import Any
 import itk
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 import liver_pipeline as lp
 from liver_pipeline.prediction.provenance import VOLATILE
+from tests.dicom_files import ct
 from tests.orientations import ORIENTATIONS
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
@@ -67,6 +69,21 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="exist already"):
         lp.predict(trained / "run", scan_of(trained), mask)
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
+
+
+def test_dicom_results_lie_beside_one_mask_and_a_scan_that_is_no_series_gets_its_mask(
+    trained: Path, tmp_path: Path
+) -> None:
+    series, mask = ct(tmp_path / "ct", odd=range(12), SliceThickness=3.0), tmp_path / "out" / "mask.nii.gz"
+    overrides = {"dicom": ["seg", "sr", "sc"], "quality": True}
+    assert lp.predict(trained / "run", series, mask, overrides=overrides).exit_code == 0
+    found = {path.name for path in mask.parent.iterdir()}
+    assert found == {"mask.json", "mask.nii.gz", "mask.seg.dcm", "mask.sr.dcm", "mask.sc"}
+    assert "Quality of the segmentation" in pydicom.dcmread(mask.parent / "mask.sr.dcm").to_json()
+    with pytest.raises(FileExistsError, match="exist already"):
+        lp.predict(trained / "run", series, mask, overrides=overrides)
+    told = lp.predict(trained / "run", scan_of(trained), tmp_path / "other.nii.gz", overrides={"dicom": ["seg"]})
+    assert (told.done, told.refused, told.exit_code) == (1, 1, 3) and (tmp_path / "other.nii.gz").exists()
 
 
 def test_a_mask_that_is_judged_stays_the_same_and_its_reasons_are_told(
