@@ -75,7 +75,7 @@ def receive(inbox: Inbox, title: str, address: tuple[str, int], allowed: Collect
         where = f"{address[0]}:{address[1]}"
         raise refuse(
             where, "PORT_TAKEN", f"{reason.strerror}; is another node running? choose another port"
-        ) from reason
+        ) from None
 
 
 def _store(event: Any, inbox: Inbox) -> int:
