@@ -5,6 +5,7 @@ from .checkpoint import Checkpoint as Checkpoint
 from .clipping import ClipGradients as ClipGradients
 from .dice import dice_of_each_class as dice_of_each_class
 from .dice import mean_class_dice as mean_class_dice
+from .dice import scores_of_each_validation as scores_of_each_validation
 from .early_stop import EarlyStop as EarlyStop
 from .ema import WeightAverage as WeightAverage
 from .epoch_log import EpochLog as EpochLog
@@ -18,3 +19,4 @@ from .schedule import schedule_length as schedule_length
 from .step_losses import StepLosses as StepLosses
 from .tensorboard import Board as Board
 from .tensorboard import Overlays as Overlays
+from .validation_loss import ValidationLoss as ValidationLoss

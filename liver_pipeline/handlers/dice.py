@@ -80,3 +80,19 @@ def dice_of_each_class(num_classes: int) -> dict[str, Metric]:
 
     names = [CLASS_NAMES[i] if i < len(CLASS_NAMES) else str(i) for i in range(num_classes)]
     return {f"val_dice_{names[i]}": of_class(i) for i in range(1, num_classes)}
+
+
+def scores_of_each_validation(num_classes: int) -> dict[str, Metric]:
+    """Return :func:`dice_of_each_class`, and ``val_foreground_accuracy``: :func:`foreground_accuracy`."""
+    return {**dice_of_each_class(num_classes), "val_foreground_accuracy": _Score(foreground_accuracy)}
+
+
+def foreground_accuracy(confusions: Sequence[IntArray]) -> float | None:
+    """Return the share of liver and tumor voxels, over all cases, that are labelled as what they are; None without any.
+
+    Args:
+        confusions: One a case, reference rows and predicted columns, shape (K, K).
+    """
+    found = sum(int(np.diag(confusion)[1:].sum()) for confusion in confusions)
+    there = sum(int(confusion[1:].sum()) for confusion in confusions)
+    return found / there if there else None

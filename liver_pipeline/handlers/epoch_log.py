@@ -77,7 +77,9 @@ class EpochLog:
             return
         write_table(self.path, self.rows)
         shown = " ".join(
-            f"{name.removeprefix('val_')} {value:.3f}" for name, value in metrics.items() if value is not None
+            f"{name if name == 'val_loss' else name.removeprefix('val_')} {value:.3f}"
+            for name, value in metrics.items()
+            if value is not None
         )
         best = f" | best {self.best[0]:.3f} at epoch {self.best[1]}" if self.best else ""
         progress = f"epoch {epoch}/{engine.state.max_epochs} loss {row['train_loss']:.4f}"

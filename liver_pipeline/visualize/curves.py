@@ -30,8 +30,10 @@ def draw_training(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for name in dict.fromkeys(key for row in rows for key in row if key.startswith("val_")):
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         marker = "." if len(points) < 50 else ""
-        dice_axes.plot(*zip(*points, strict=True), label=name.removeprefix("val_"), marker=marker) if points else None
-    dice_axes.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
+        axes, label = (dice_axes, name.removeprefix("val_")) if name != "val_loss" else (loss_axes, "validation loss")
+        axes.plot(*zip(*points, strict=True), label=label, marker=marker) if points else None
+    loss_axes.legend()
+    dice_axes.set(xlabel="epoch", ylabel="validation: Dice, accuracy", ylim=(0, 1))
     if dice_axes.lines:
         dice_axes.legend()
     _save(figure, Path(path))

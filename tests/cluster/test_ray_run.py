@@ -147,7 +147,7 @@ EVENTS = [
 def test_whatever_dies_each_case_has_one_end_and_the_masks_are_those_of_one_machine(
     tmp_path: Path, cluster: Any
 ) -> None:
-    """Nine workers are killed by us, three by a case; two nodes go, one comes, the driver is killed twice."""
+    """Ten workers are killed by us, three by a case; two nodes go, one comes, the driver is killed twice."""
     count = int(os.environ.get("LIVER_PIPELINE_FAULT_CASES", "60"))
     scans = make_scans(tmp_path / "scans", count, killers=1)
     run = make_run(tmp_path, make_phantoms(tmp_path / "data"))

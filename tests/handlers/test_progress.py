@@ -71,7 +71,8 @@ def test_time_left_is_the_pace_times_what_is_left() -> None:
 def test_curves_are_drawn_also_for_epochs_without_validation(tmp_path: Path) -> None:
     row = {"train_loss": 1.0, "learning_rate": 1e-3}
     draw_training(tmp_path / "a.png", [{**row, "epoch": 1, "val_mean_dice": None}])
-    draw_training(tmp_path / "b.png", [{**row, "epoch": 1}, {**row, "epoch": 2, "val_mean_dice": 0.5}])
+    scored = {"val_mean_dice": 0.5, "val_loss": 3.0}
+    draw_training(tmp_path / "b.png", [{**row, "epoch": 1}, {**row, "epoch": 2, **scored}])
     assert all((tmp_path / name).read_bytes().startswith(PNG) for name in ("a.png", "b.png"))
 
 
