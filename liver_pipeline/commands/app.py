@@ -46,7 +46,6 @@ def run_app(
     for name, folder in (("--runs", runs), ("--data", data)):
         if folder is not None and not Path(folder).is_dir():
             raise ValueError(f"{name} {folder}: there is no such folder")
-    os.umask(0o077)  # what is uploaded is for its owner alone
     work = Path(work)
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -54,6 +53,7 @@ def run_app(
         lock_file(lock.fileno(), f"another app works in {work}; end it, or choose another folder with --work")
         listening = stack.enter_context(_bound(host, port))
         port = listening.getsockname()[1]
+        os.umask(0o077)  # what is uploaded is for its owner alone
         cases = CaseFolder(work, None if data is None else Path(data))
         token = secrets.token_urlsafe(24)
         hosts = [*LOOPBACK, *(() if host in LOOPBACK else _names_of(host))]
@@ -67,7 +67,7 @@ def run_app(
         if browser:
             threading.Timer(1.0, _open_browser, [address]).start()
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, limit_concurrency=100, server_header=False, ws="none",
+            app, log_level="error", access_log=False, limit_concurrency=100, server_header=False, ws="none",
             timeout_graceful_shutdown=5,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listening])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import gzip
 import http.client
 import io
 import json
 import os
 import signal
+import socket
 import stat
 import time
 import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -18,9 +22,11 @@ from urllib.parse import quote, urlsplit
 import nibabel as nib
 import numpy as np
 import pytest
+from starlette.requests import ClientDisconnect
 
 from liver_pipeline.app import uploads
-from liver_pipeline.app.uploads import Refusal, refuse_bomb, stored_name
+from liver_pipeline.app.uploads import Refusal, refuse_bomb, store, stored_name
+from liver_pipeline.commands.app import run_app
 from tests.app.conftest import RunningApp, app_at
 
 RUN = "run=threshold"
@@ -138,6 +144,29 @@ def test_sizes_are_limited_before_the_disk_is_full(app: RunningApp) -> None:
     case = ask(app, "POST", f"/api/cases?name=d&{RUN}")[1]["id"]
     status, told = ask(app, "PUT", f"/api/cases/{case}/scan/a.nii", b"", Content_Length=str(5 << 30))
     assert (status, told["code"]) == (413, "TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [(OSError(errno.ENOSPC, "full"), "DISK_FULL"), (ClientDisconnect(), "UPLOAD_BROKEN")]
+)
+def test_a_full_disk_or_a_closed_tab_in_the_middle_leaves_nothing(tmp_path: Path, reason: Exception, code: str) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise reason
+
+    with pytest.raises(Refusal) as refused:
+        asyncio.run(store(tmp_path, "a.nii", chunks(), None))
+    assert refused.value.code == code and list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_not_there_are_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ValueError, match="Choose another --port"):
+            run_app(port=taken.getsockname()[1], browser=False, work=tmp_path / "work")
+    with pytest.raises(ValueError, match=r"--data .* no such folder"):
+        run_app(port=0, browser=False, work=tmp_path / "work", data=tmp_path / "nowhere")
 
 
 def test_zips_that_are_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
