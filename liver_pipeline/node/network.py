@@ -73,9 +73,7 @@ def receive(inbox: Inbox, title: str, address: tuple[str, int], allowed: Collect
         return entity.start_server(address, block=False, evt_handlers=[(evt.EVT_C_STORE, _store, [inbox])])
     except OSError as reason:
         where = f"{address[0]}:{address[1]}"
-        raise refuse(
-            where, "PORT_TAKEN", f"{reason.strerror}; is another node running? choose another port"
-        ) from reason
+        raise refuse(where, "PORT_TAKEN", f"{reason.strerror}; is another node running? choose another port") from None
 
 
 def _store(event: Any, inbox: Inbox) -> int:

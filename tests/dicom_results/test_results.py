@@ -117,7 +117,7 @@ def test_dcmqi_reads_each_segment_back_to_the_voxel(
     assert read_back(tmp_path / "m.seg.dcm", tmp_path / "back") == expected(mask)
 
 
-@pytest.mark.slow  # three minutes: eight times as many as above
+@pytest.mark.slow  # eight times as many as above
 @pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS)
 def test_dcmqi_reads_all_orientations(tmp_path: Path, permutation: tuple[int, ...], flips: tuple[int, ...]) -> None:
     mask, scan = in_orientation(tmp_path, permutation, flips)
