@@ -19,8 +19,8 @@ from liver_pipeline.commands.export import export
 from liver_pipeline.networks.exporting import EXPORTERS, export_network
 from tests.small import COARSE, NETWORKS
 
-# With random weights Swin UNETR decides by so little that ONNX gives 0.013 % and OpenVINO 0.029 % of the labels otherwise
-# (measured), which the command refuses; its logits are compared below.
+# With random weights Swin UNETR decides by so little that ONNX gives 0.013 % and OpenVINO 0.029 % of the labels
+# otherwise (measured), which the command refuses; its logits are compared below.
 BY_LOGITS = [("swin_unetr", "onnx"), ("swin_unetr", "openvino")]
 EACH_IN_EACH = [pair for network in NETWORKS for name in EXPORTERS if (pair := (network, name)) not in BY_LOGITS]
 QUICK = {("dynunet", "onnx"), ("resenc_unet", "onnx"), ("cascade", "onnx"), ("dynunet", "torchscript"),
