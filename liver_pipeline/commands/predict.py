@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.dicom_results.results import DicomResults, write_results
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
-from liver_pipeline.io.files import refuse_existing, write_json
+from liver_pipeline.evaluation.description import describe
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, SCAN_SUFFIXES, case_name
+from liver_pipeline.io.files import plain, refuse_existing, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
+from liver_pipeline.io.probabilities import LEVELS, probabilities_record, write_probabilities
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.tables import read_json
@@ -26,6 +29,7 @@ from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Su
 from liver_pipeline.prediction.segmenter import load_segmenter
 from liver_pipeline.reports.viewer import write_viewer_page
 
+FOLDER_KEYS = ("dry_run", "retry_failed", "max_failures")  # they ask the ledger, or end a run of many
 DICOM_KEYS = ("dicom", "seg_type", "seg_deflate")
 logger = logging.getLogger(__name__)
 
@@ -131,10 +135,15 @@ def is_mask_file(path: str | Path) -> bool:
 def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> Summary:
     """Write one mask and its provenance, without a ledger."""
     overwrite = bool(values.pop("overwrite", False))
+    for key in FOLDER_KEYS:
+        if values.pop(key, None) not in (None, False):
+            raise ValueError(f"{key} is of folders of masks, with a ledger; {mask} is a file")
     record = mask.with_name(f"{case_name(mask.name)}.json")
     dicom = _dicom_results(run, values)
     page = record.with_suffix(".html") if values.pop("view", False) else None
-    files = (mask, record, page, *dicom.paths(mask).values())
+    table = record.with_suffix(".description.json") if values.pop("describe", False) else None
+    kept = record.with_name(record.stem + PROBABILITIES) if values.get("probabilities") else None
+    files = (mask, record, page, table, kept, *dicom.paths(mask).values())
     refuse_existing([path for path in files if path is not None], overwrite, inputs=[scan])
     if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
@@ -154,11 +163,21 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     segmented = segmenter(one.path, series=one.series, why=one.why)
     mask.parent.mkdir(parents=True, exist_ok=True)
 
+    told = dict(segmented.record)
+    if kept is not None and segmented.probabilities is not None:
+        levels = np.rint(segmented.probabilities * np.float32(LEVELS)).astype(np.uint8, order="F")
+        sha256 = write_probabilities(kept, levels, segmented.scan)
+        told["probabilities"] = probabilities_record(kept.name, sha256, levels.shape[-1])
+
     def announce(sha256: str) -> None:
         output = {**segmented.record["output"], "path": mask.name, "sha256": sha256}
-        write_json(record, {**segmented.record, "output": output})
+        write_json(record, {**told, "output": output})
 
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
+    if table is not None and not drawn:
+        confidence = kept if segmented.probabilities is not None and segmented.probabilities.shape[-1] > 1 else None
+        reader = segmenter.runner.reader
+        write_json(table, plain(describe(mask, one.path, confidence=confidence, reader=reader, series=one.series)))
     if page is not None and not drawn:
         write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
     for reason in (segmented.record["quality"] or {"reasons": []})["reasons"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,11 @@ def write_probabilities(
     header["scl_slope"] = 1.0 / LEVELS
     planes = levels.reshape(*levels.shape[:2], -1, order="F")  # classes follow each other as they do in the file
     return write_nifti(path, planes, header, announce)
+
+
+def probabilities_record(path: str, sha256: str, classes: int) -> dict[str, Any]:
+    """Return what a mask's record says of the probabilities beside it."""
+    return {"path": path, "sha256": sha256, "classes": classes, "largest_error": 0.5 / LEVELS}
 
 
 def read_probabilities(path: Path | str) -> dict[str, Scan]:

@@ -18,7 +18,7 @@ from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInp
 from liver_pipeline.io.files import relative
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
-from liver_pipeline.io.probabilities import LEVELS
+from liver_pipeline.io.probabilities import probabilities_record
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
 from liver_pipeline.prediction.provenance import Stages
@@ -103,10 +103,8 @@ class FolderCase(RunningCase):
         """Return what the record says of the files that were written."""
         probabilities = None
         if self.probabilities_sha256 is not None:
-            probabilities = {
-                "path": f"{self.name}{PROBABILITIES}", "sha256": self.probabilities_sha256,
-                "classes": self.classes, "largest_error": 0.5 / LEVELS,
-            }  # fmt: skip
+            path = f"{self.name}{PROBABILITIES}"
+            probabilities = probabilities_record(path, self.probabilities_sha256, self.classes)
         return {"output": {"path": f"{self.name}{self.suffix}", "sha256": sha256}, "probabilities": probabilities}
 
 

@@ -71,6 +71,28 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
 
 
+def test_what_lies_beside_one_mask_is_what_lies_beside_it_in_a_folder(trained: Path, tmp_path: Path) -> None:
+    asked = {"describe": True, "probabilities": True, "view": True}
+    lp.predict(trained / "run", scan_of(trained), tmp_path / "folder", overrides=asked)
+    lp.predict(trained / "run", scan_of(trained), tmp_path / "one" / "volume-0.nii.gz", overrides=asked)
+    there = {path.name for path in (tmp_path / "folder").iterdir()} - {"ledger.jsonl", "quality.csv"}
+    found = {path.name: path for path in (tmp_path / "one").iterdir()}
+    assert found.keys() == {name for name in there if name.startswith("volume-0")} and len(found) == 5
+    for name in ("volume-0.nii.gz", "volume-0.probabilities.nii.gz"):
+        assert found[name].read_bytes() == (tmp_path / "folder" / name).read_bytes()
+    records = [json.loads((tmp_path / f / "volume-0.json").read_text())["probabilities"] for f in ("one", "folder")]
+    assert records[0] == records[1] and records[0]["path"] == "volume-0.probabilities.nii.gz"
+    tables = [json.loads((tmp_path / f / "volume-0.description.json").read_text()) for f in ("one", "folder")]
+    assert tables[0]["lesions"] == tables[1]["lesions"] and tables[0]["liver"] == tables[1]["liver"]
+
+
+@pytest.mark.parametrize("key", ["dry_run", "retry_failed", "max_failures"])
+def test_what_a_single_mask_has_no_use_for_is_refused(trained: Path, tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} is of folders"):
+        lp.predict(trained / "run", scan_of(trained), tmp_path / "m.nii.gz", overrides={key: 1})
+    assert not list(tmp_path.iterdir())
+
+
 def test_dicom_results_lie_beside_one_mask_and_a_scan_that_is_no_series_gets_its_mask(
     trained: Path, tmp_path: Path
 ) -> None:
