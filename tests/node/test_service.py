@@ -97,7 +97,7 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 30.0) -> None:
+def wait_for(found: Callable[[], Any], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "nothing came of it"
