@@ -50,8 +50,8 @@ class StreamingInferer(Inferer):
         tta: Axes to mirror, of 0, 1, 2; logits of all combinations are averaged.
         amp: None, "bf16" or "fp16": autocast in PyTorch.
         backend: "auto" (OpenVINO on a CPU where the network converts), "torch" or "openvino".
-        precision: "f32" or "bf16" in OpenVINO; with bf16 the agreement of labels is measured on some windows of each
-            case.
+        precision: "f32" or "bf16" in OpenVINO; with bf16 the agreement of labels is measured on batches 17 and 257 of a
+            case, where it has so many.
         cache_dir: Folder for networks converted to OpenVINO; None converts once per process.
         skip_air: Leave out windows that hold only air, according to the scan's ``body`` meta; background there.
         grid: "scan", or "model" for labels on the model grid (validation while training).
