@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -60,12 +61,17 @@ class ValidationLoss:
             image, label = (torch.as_tensor(case[key])[None] for key in ("image", "label"))
             corner = window_corner(label[0, 0].cpu().numpy(), self.roi_size)
             windows = [cut_window(one, corner, self.roi_size).to(self.device) for one in (image, label)]
-            with eval_mode(self.network):
+            with eval_mode(self.network), _autocast(engine):
                 self.losses.append(float(self.loss(self.network(windows[0].float()), windows[1])))
 
     def _tell(self, engine: Engine) -> None:
         mean = math.fsum(self.losses) / len(self.losses) if self.losses else math.nan
         engine.state.metrics[VAL_LOSS] = float(sum_over_processes(np.array([mean if is_main_process() else 0.0]))[0])
+
+
+def _autocast(engine: Engine) -> AbstractContextManager[object]:
+    """Return the number format that a MONAI validator runs its network in."""
+    return torch.autocast("cuda", **engine.amp_kwargs) if getattr(engine, "amp", False) else nullcontext()
 
 
 def window_corner(label: npt.NDArray[Any], roi_size: Sequence[int]) -> tuple[int, ...]:

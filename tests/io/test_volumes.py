@@ -78,6 +78,14 @@ def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
     covered = {code for codes, _ in bad.SCANS.values() for code in codes}
     of_runs = {"NO_SCANS", "DUPLICATE_NAME", "OUTPUT_EXISTS", "PREDICT_FAILED", "WRITE_FAILED", "DISK_FULL"}
     of_runs |= {"DEVICE_FAILED", "OUTPUT_READ_ONLY", "NOT_FOUND", "READ_FAILED", "READER_FAILED", "OUT_OF_MEMORY"}
+    of_runs |= {
+        "WORKER_DIED",
+        "PORT_TAKEN",
+        "PEER_REFUSED",
+        "PEER_UNREACHABLE",
+        "DICOM_REFERENCE",
+        "DICOM_RESULT_FAILED",
+    }
     asked = {"NO_SERIES", "SERIES_CHOSEN", "LABEL_MAP"}  # of MR
     of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING"}
     assert set(CODES) - covered - of_runs - asked == of_labels
