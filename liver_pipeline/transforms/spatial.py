@@ -104,8 +104,9 @@ class ToModelGridd(MapTransform):
             moved = torch.from_numpy(resample_nearest(array, grid)[None])
         else:
             slope, intercept = float(volume.meta.get("slope", 1.0)), float(volume.meta.get("intercept", 0.0))
-            moved = torch.stack([self._resample(one, grid, slope, intercept) for one in channels])
-            if len(channels) > 1:
+            parts = [self._resample(one, grid, slope, intercept) for one in channels]
+            moved = parts[0][None] if len(parts) == 1 else torch.stack(parts)  # a scan's volume is not copied
+            if len(parts) > 1:
                 meta["channels_ready"] = True
             if self.air_hu is not None:
                 meta["body"] = encode_blocks(body_blocks(moved[0], self.air_hu))
