@@ -88,7 +88,8 @@ class Crew:
         end = time.monotonic() + IDLE
         while (self.beginners() or self.in_doubt()) and time.monotonic() < end:
             for member in self._begun():
-                self._greet_first(member)
+                if objection := self._objection(member):
+                    raise objection
                 end = min(end, time.monotonic() + GRACE)  # others may wait for cores that somebody else has
             assert not list(self.deaths())  # nobody has a case yet
             self.recruit()
@@ -125,32 +126,26 @@ class Crew:
             actor: Any = remote.remote(self.errand, self.keeper, place.cpus, place.share)
             self.members[place] = Member(place, actor, actor.begin.remote())
 
-    def _greet_first(self, member: Member) -> None:
-        try:
-            fault = self._fault(about := ray.get(member.beginning))
-        except RayActorError:
-            self.lost(member)
-            return
-        except RayTaskError as error:
-            raise error.cause from None
-        if fault:
-            raise ValueError(fault)
-        member.about = about
-
     def greet(self, member: Member) -> None:
         """Look at what a worker that came later says of itself; one that would make other masks is not used."""
+        if objection := self._objection(member):
+            logger.warning("%s; this node is not used", objection)
+            self.dismiss(member, ban=member.place.node)
+
+    def _objection(self, member: Member) -> Exception | None:
+        """Take in a worker that has begun, or return why it must not take part; one that died is lost."""
         try:
             fault = self._fault(about := ray.get(member.beginning))
         except RayActorError:
             self.lost(member)
-            return
+            return None
         except RayTaskError as error:
-            fault = str(error.cause)
+            cause: Exception = error.cause
+            return cause
         if fault:
-            logger.warning("%s; this node is not used", fault)
-            self.dismiss(member, ban=member.place.node)
-        else:
-            member.about = about
+            return ValueError(fault)
+        member.about = about
+        return None
 
     def _fault(self, about: dict[str, Any]) -> str:
         """Return why a worker must not take part, "" if it may."""
