@@ -160,6 +160,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     if drawn != mask.name.lower().endswith(PICTURE_MASK):
         raise ValueError(f"{mask}: the mask of a picture, and of nothing else, is a {PICTURE_MASK}")
     segmenter = load_segmenter(run, **values)
+    reader = segmenter.runner.reader
     segmented = segmenter(one.path, series=one.series, why=one.why)
     mask.parent.mkdir(parents=True, exist_ok=True)
 
@@ -176,16 +177,14 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
     if table is not None and not drawn:
         confidence = kept if segmented.probabilities is not None and segmented.probabilities.shape[-1] > 1 else None
-        reader = segmenter.runner.reader
         write_json(table, plain(describe(mask, one.path, confidence=confidence, reader=reader, series=one.series)))
     if page is not None and not drawn:
-        write_viewer_page(page, one.path, mask, reader=segmenter.runner.reader, series=one.series)
+        write_viewer_page(page, one.path, mask, reader=reader, series=one.series)
     for reason in (segmented.record["quality"] or {"reasons": []})["reasons"]:
         logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])
     if dicom.kinds:
         try:
-            reader, told = segmenter.runner.reader, read_json(record)
-            write_results(dicom, mask, one.path, series=one.series, reader=reader, record=told)
+            write_results(dicom, mask, one.path, series=one.series, reader=reader, record=read_json(record))
         except IntakeError as reason:  # the mask is there
             logger.warning("no DICOM results: %s", reason)
             return Summary(1, 0, 0, EXIT_SOME_FAILED, refused=1)
