@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
 import sys
 import tracemalloc
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -26,19 +24,9 @@ from liver_pipeline.cli import main
 from liver_pipeline.geometry.affines import repair_shear, shear_deg
 from liver_pipeline.io.findings import CODES, IntakeError, Severity
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan, write_label_map
+from tests.script_module import load_script
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_bad_nifti.py"
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_bad_nifti", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bad = load_script()
+bad = load_script("make_bad_nifti")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.script_module import load_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fuzz_folder.py"
-
-
-def loaded() -> Any:
-    spec = importlib.util.spec_from_file_location("fuzz_folder", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_few_folders_hold_every_promise(tmp_path: Path) -> None:
@@ -30,7 +23,7 @@ def test_a_few_folders_hold_every_promise(tmp_path: Path) -> None:
 def test_a_file_that_is_moved_outside_the_output_folder_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fuzz = loaded()
+    fuzz = load_script("fuzz_folder")
     whole = fuzz.FolderRun.run
 
     def careless(self: Any) -> Any:
