@@ -617,7 +617,7 @@ def check_command(
     Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
 
     \b
-    Example: liver-pipeline check scans/ --labels labels/
+    Example: liver-pipeline check scans/ --labels labels/ --label-map '{6: 1, 7: 2}'
     """
     from liver_pipeline.commands.check import check_scans, summary_lines
     from liver_pipeline.io.studies import find_volumes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -21,17 +22,27 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Spacing: TypeAlias = Sequence[float]  # mm along X, Y, Z
 
-LabelValues: TypeAlias = Mapping[int, int | str]  # values on disk, and what each means: a key of MEANINGS
+LabelValues: TypeAlias = Mapping[int | str, int | str]  # values on disk, in JSON as text, and what each means
 
 
-def says_labels(values: Any) -> bool:
-    """Tell whether ``values`` are :data:`LabelValues` that name liver or tumor; others are background then."""
-    if not isinstance(values, Mapping) or not any(values.values()):
-        return False
-    known = [(key, MEANINGS.get(value)) for key, value in values.items() if type(value) in (int, str)]
-    return len(known) == len(values) and all(
-        type(key) is int and 0 <= key <= LARGEST_VALUE and meaning is not None for key, meaning in known
-    )
+def meanings(values: Any) -> dict[int, int] | None:
+    """Return the class of each value on disk; None if ``values`` say no such thing, or name neither liver nor tumor.
+
+    Args:
+        values: :data:`LabelValues`: whole numbers from 0 to :data:`LARGEST_VALUE`, each with a key of :data:`MEANINGS`.
+    """
+    if not isinstance(values, Mapping) or not all(type(part) in (int, str) for pair in values.items() for part in pair):
+        return None
+    said = [(_number(value), MEANINGS.get(meaning)) for value, meaning in values.items()]
+    known = {number: meaning for number, meaning in said if 0 <= number <= LARGEST_VALUE and meaning is not None}
+    return known if len(known) == len(values) and any(known.values()) else None
+
+
+def _number(value: int | str) -> int:
+    """Return a number, or that of a text of few digits; -1 for any other text."""
+    if isinstance(value, int):
+        return value
+    return int(value) if re.fullmatch("[0-9]{1,5}", value) else -1
 
 
 LABEL_VALUES_SAY: Final = (

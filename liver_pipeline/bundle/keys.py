@@ -33,7 +33,7 @@ from liver_pipeline.bundle.values import (
     whole,
 )
 from liver_pipeline.io.findings import CODES
-from liver_pipeline.labels import LABEL_VALUES_SAY, says_labels
+from liver_pipeline.labels import LABEL_VALUES_SAY, meanings
 
 NO, PATH, COMMAND, RUNNING, LIVE, GROWS = Role.NONE, Role.PATH, Role.COMMAND, Role.RUNNING, Role.LIVE, Role.GROWS
 STAGE, EMBEDDED, MEMBER, COMPARE, PLANNED = Role.STAGE, Role.EMBEDDED, Role.MEMBER, Role.COMPARE, Role.PLANNED
@@ -47,7 +47,7 @@ ORIENTATION = Kind(
     lambda v: isinstance(v, str) and len(v) == 3 and all(len(set(v) & set(ends)) == 1 for ends in ("RL", "AP", "SI")),
     is_text=True,
 )
-LABEL_VALUES = Kind(LABEL_VALUES_SAY, says_labels)
+LABEL_VALUES = Kind(LABEL_VALUES_SAY, lambda v: meanings(v) is not None)
 DATASET = Kind(
     "{folder: its folder below dataset_dir, layout: a name such as lits, ...}",
     lambda v: isinstance(v, Mapping) and all(isinstance(v.get(k), str) and v[k] for k in ("folder", "layout")),

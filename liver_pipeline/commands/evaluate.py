@@ -26,7 +26,7 @@ from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.limits import cores, total_bytes
 from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.tables import table_text
-from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, says_labels
+from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import program_detection, summarize_cases
@@ -175,7 +175,7 @@ def _refuse_bad_usage(
         raise ValueError(f"the protocol {protocol} scores tumors; liver_only goes with the protocol plain")
     if label_map is not None and protocol == "lits-official":
         raise ValueError("lits-official reads files as the challenge's program does; label_map goes with lits or plain")
-    if label_map is not None and not says_labels(label_map):
+    if label_map is not None and meanings(label_map) is None:
         raise ValueError(f"label_map is {label_map!r}; expected {LABEL_VALUES_SAY}")
     refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
 

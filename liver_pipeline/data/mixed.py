@@ -13,7 +13,7 @@ from liver_pipeline.data.ircadb import ircadb_cases
 from liver_pipeline.data.layouts import folder_cases, lits_cases, refuse_doubles
 from liver_pipeline.data.msd import msd_cases
 from liver_pipeline.hints import did_you_mean
-from liver_pipeline.labels import LABEL_VALUES_SAY, says_labels
+from liver_pipeline.labels import LABEL_VALUES_SAY, meanings
 
 LAYOUTS: dict[str, Callable[..., list[Case]]] = {
     "lits": lits_cases,
@@ -58,6 +58,6 @@ def _cases_of(root: Path, where: str, entry: Mapping[str, Any]) -> list[Case]:
             f"{where} sets '{key}'{did_you_mean(key, known)}; {entry['layout']} takes {', '.join(sorted(known))}"
         )
     values = options.get("label_map")
-    if values is not None and not says_labels(values):
+    if values is not None and meanings(values) is None:
         raise ValueError(f"{where} has the label_map {values!r}; expected {LABEL_VALUES_SAY}")
     return find(root / entry["folder"], **options)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.io.findings import Finding, error, warning
-from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, MEANINGS, LabelValues
+from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
 CLASSES = tuple(range(len(CLASS_NAMES)))
 
@@ -25,11 +25,12 @@ def whole_labels(
         allowed: Labels that may occur, 0 to 255, where there is no ``label_map``.
         label_map: What the values mean; those that it does not name become 0.
     """
-    meanings = {0: 0, **label_map} if label_map is not None else {label: label for label in allowed}
+    said = meanings(label_map)
+    classes = {label: label for label in allowed} if said is None else {0: 0, **said}
     table: npt.NDArray[np.uint8] = np.zeros(LARGEST_VALUE + 1, dtype=np.uint8)
     named, unnamed = np.zeros((2, LARGEST_VALUE + 1), dtype=bool)
-    for value, meaning in meanings.items():
-        table[value], named[value] = MEANINGS.get(meaning, meaning), True
+    for value, label in classes.items():
+        table[value], named[value] = label, True
     labels: npt.NDArray[np.uint8] = np.empty(array.shape, dtype=np.uint8, order="F")
     no_label: set[float] = set()
     for z in range(array.shape[-1]):

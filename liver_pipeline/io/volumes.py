@@ -22,7 +22,7 @@ from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
 from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.streams import StoredVolume
-from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, says_labels
+from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read_label_map(
         ValueError: If ``label_map`` is not as described.
     """
     known_orientation(orientation)
-    if label_map is not None and not says_labels(label_map):
+    if label_map is not None and meanings(label_map) is None:
         raise ValueError(f"label_map is {label_map!r}; expected {LABEL_VALUES_SAY}")
     with _own_errors(Path(path), accept):
         raw = _read(Path(path), "label", accept, orientation=orientation)

@@ -18,7 +18,7 @@ from liver_pipeline.data.mixed import mixed_cases
 from liver_pipeline.data.prepare import usable_cases
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.volumes import read_label_map
-from liver_pipeline.labels import LIVER_OR_TUMOR, says_labels
+from liver_pipeline.labels import LIVER_OR_TUMOR, meanings
 from liver_pipeline.transforms import LoadScand, MarkUntoldTumorsd
 
 # a spleen (3), the liver (6) and a tumor in it (7) as a multi-organ data set numbers them, and what they are here
@@ -121,17 +121,33 @@ def test_what_is_no_label_stays_an_error(value: float, tmp_path: Path) -> None:
         read_label_map(save(tmp_path / "a.nii.gz", odd), label_map=MAP)
 
 
-@pytest.mark.parametrize("said", [{6: 1}, {0: 1, 65535: 2}, {6: "liver_or_tumor", 3: 0}])
+@pytest.mark.parametrize("said", [{6: 1}, {0: 1, 65535: 2}, {6: "liver_or_tumor", 3: 0}, {"6": 1}])
 def test_what_a_label_map_may_say(said: Any) -> None:
-    assert says_labels(said)
+    assert meanings(said)
 
 
 @pytest.mark.parametrize(
     "said",
-    [{}, {6: 0}, {6: 3}, {6: 1.0}, {6: True}, {True: 1}, {-1: 1}, {"6": 1}, {6: "liver"}, {6: None}, {6: [1]}, 6],
+    [
+        {},
+        {6: 0},
+        {6: 3},
+        {6: 1.0},
+        {6: True},
+        {True: 1},
+        {-1: 1},
+        {"6.0": 1},
+        {65536: 1},
+        {"6": 1, 6: 2},
+        {"9" * 5000: 1},
+        {6: "liver"},
+        {6: None},
+        {6: [1]},
+        6,
+    ],
 )
 def test_what_it_may_not(said: Any, tmp_path: Path) -> None:
-    assert not says_labels(said)
+    assert meanings(said) is None
     with pytest.raises(ValueError, match=r"label_map is .*expected values of the files"):
         read_label_map(tmp_path / "a.nii.gz", label_map=said)
 
