@@ -105,6 +105,8 @@ def score_as_meant(
         lesion["centroid_ras_mm"] = [float(value) for value in ras]
         lesion["centroid_lps_mm"] = [-float(ras[0]), -float(ras[1]), float(ras[2])]
     result = {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
+    if pair.label_map is not None:
+        result["label_map"] = {str(value): meaning for value, meaning in pair.label_map.items()}
     if not tells_tumors:
         result = without_tumors(result)
     elif lits:

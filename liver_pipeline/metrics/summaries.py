@@ -126,15 +126,16 @@ def _lits_values(
 ) -> dict[str, float | None]:
     """Pooled LiTS figures under the challenge's keys, and the detection figures of ``lits_groups``."""
     pooled: dict[str, float | None] = {"lesion_dice_global": values["tumor_dice_global"]}
+    grouped = [row["lits_groups"] for row in rows if "lits_groups" in row]  # not where a reference tells no tumors
     for suffix, threshold in (("", 0.5), ("_greater_zero", 0.0)):
         found = detection[threshold_name(threshold)]["all"]
         pooled[f"lesion_precision{suffix}"] = found["precision"]
         pooled[f"lesion_recall{suffix}"] = found["recall"]
         pooled[f"lesion_f1{suffix}"] = found["f1"]
         name = "iou>0.5" if threshold else "overlap>0"
-        tp = sum(row["lits_groups"]["counts"][name]["TP"] for row in rows)
-        n_pred = sum(row["lits_groups"]["n_predicted_lesions"] for row in rows)
-        n_label = sum(row["lits_groups"]["n_reference_lesions"] for row in rows)
+        tp = sum(groups["counts"][name]["TP"] for groups in grouped)
+        n_pred = sum(groups["n_predicted_lesions"] for groups in grouped)
+        n_label = sum(groups["n_reference_lesions"] for groups in grouped)
         pooled[f"lits_groups_precision{suffix}"] = ratio(tp, n_pred)
         pooled[f"lits_groups_recall{suffix}"] = ratio(tp, n_label)
     errors = [row["lits"]["tumor_burden_diff"] for row in rows if row["lits"]["tumor_burden_diff"] is not None]

@@ -15,7 +15,7 @@ def without_tumors(figures: Mapping[str, Any]) -> dict[str, Any]:
         figures: Of :func:`liver_pipeline.metrics.cases.case_figures`.
 
     Returns:
-        The same keys; ``confusion`` has background and liver alone, (2, 2).
+        The same keys but ``lits_groups``; ``confusion`` has background and liver alone, (2, 2).
     """
     told = dict(figures)
     for region in ("tumor", "parenchyma"):
@@ -25,4 +25,5 @@ def without_tumors(figures: Mapping[str, Any]) -> dict[str, Any]:
     told["lesions"] = {**told["lesions"], "n_predicted": None, "n_reference": None}
     if "lits" in told:
         told["lits"] = {**told["lits"], "lesion_dice_per_case": None, "tumor_burden_diff": None}
+    told.pop("lits_groups", None)
     return told

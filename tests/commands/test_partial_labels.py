@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.cli import main
 from liver_pipeline.data.hard_cases import window_dice
+from liver_pipeline.data.phantoms import save_phantom
 from liver_pipeline.evaluation.postprocessing_search import ValidationCase, choose_postprocessing
 from liver_pipeline.handlers.dice import class_dice, foreground_accuracy
 from liver_pipeline.labels import LIVER_OR_TUMOR
@@ -116,6 +119,7 @@ def test_evaluate_takes_a_label_map(folders: tuple[Path, Path], tmp_path: Path) 
     case = json.loads((tmp_path / "out/metrics.json").read_text())["cases"]["a"]
     assert case["tumor"]["dice"] == pytest.approx(2 / 3)  # two of three voxels along an axis are common
     assert case["liver"]["dice"] == 1
+    assert case["label_map"] == {"6": 1, "7": 2}
     assert "LABEL_UNNAMED" in case["warnings"][-1]
     official = run_main("evaluate", *folders, tmp_path / "o", "--label-map", "{6: 1}", "--protocol", "lits-official")
     assert "label_map goes with lits or plain" in official.output
@@ -128,6 +132,8 @@ def test_a_reference_without_tumors_outlined_leaves_figures_of_tumors_undefined(
     done = run_main("evaluate", *folders, tmp_path / "out", "--label-map", said, "--images", folders[0])
     assert done.exit_code == 0, done.output
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    schema = json.loads(files("liver_pipeline").joinpath("schemas/metrics.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(metrics, schema)
     assert metrics["global"]["liver_dice"] == metrics["global"]["liver_dice_global"] == 1
     for key in ("tumor_dice", "tumor_dice_global", "lesion_dice_per_case", "lesion_precision", "parenchyma_dice"):
         assert metrics["global"][key] is None, key
@@ -202,3 +208,30 @@ def test_postprocessing_is_not_chosen_for_removing_tumors_that_nobody_outlined()
     pred = np.minimum(label, 1)
     pred[4, 4, 4] = 2  # a tumor so small that steps would drop it
     assert choose_postprocessing([ValidationCase(pred, label, (1.0, 1.0, 1.0))]).steps == []
+
+
+@pytest.mark.slow  # two trainings of 15 s
+def test_tumors_are_learned_beside_cases_that_outline_the_liver_alone(tmp_path: Path) -> None:
+    """Of two whole phantoms and six whose tumors are labelled liver a network learns tumors if it is told so."""
+    shape, spacing = (48, 39, 26), (8.0, 8.0, 12.0)
+    numbers = {"full": range(2), "livers": range(20, 26), "unseen": range(50, 53)}
+    for name, drawn in numbers.items():
+        for number in drawn:
+            save_phantom(tmp_path / name, number, shape=shape, spacing=spacing, noise_hu=8.0)
+    outline_livers_alone(tmp_path / "livers")
+    names = {name: [f"{name}/volume-{number}" for number in drawn] for name, drawn in numbers.items()}
+    split = {"cases": {"train": names["full"] + names["livers"], "val": names["unseen"], "test": []}}
+    keys = {
+        **UNET3D, "spacing": spacing, "max_epochs": 60, "val_interval": 60, "batch_size": 4, "learning_rate": 1e-2,
+        "network_def::channels": [8, 16, 32], "network_def::dropout": 0.0, "hu_window": [-50.0, 200.0],
+        "class_ratios": [1, 1, 2], "dataset_dir": str(tmp_path),
+    }  # fmt: skip
+    dice = {}
+    for told in (True, False):
+        said = [*mix(**({"label_map": UNTOLD} if told else {})), {"folder": "unseen", "layout": "lits"}]
+        layers = {"data": "mixed", "augmentation": "none"}
+        lp.train(tmp_path / f"run{told}", layers, overrides={**keys, "datasets": said}, split=split)
+        with (tmp_path / f"run{told}" / "log.csv").open() as file:
+            dice[told] = float(list(csv.DictReader(file))[-1]["val_dice_tumor"])
+    assert dice[True] > 0.5
+    assert dice[True] > dice[False] + 0.3
