@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,17 @@ def mixed_cases(dataset_dir: str | Path, datasets: Sequence[Mapping[str, Any]]) 
         FileNotFoundError: If a data set is not there.
         ValueError: If an entry is not as described, two folders have one name, or a data set is not as its layout says.
     """
-    names = [Path(str(entry.get("folder"))).name for entry in datasets]
-    refuse_doubles(names, [str(entry.get("folder")) for entry in datasets], Path(dataset_dir))
+    # the path as it is written: a folder of links keeps its own name
+    folders = [Path(os.path.normpath(Path(dataset_dir, Path(one["folder"]).expanduser()))) for one in datasets]
+    refuse_doubles([folder.name for folder in folders], folders, Path(dataset_dir))
     return [
-        {**case, "case": f"{name}/{case['case']}", "patient": f"{name}/{case['patient']}"}
-        for number, (name, entry) in enumerate(zip(names, datasets, strict=True))
-        for case in _cases_of(Path(dataset_dir), f"datasets[{number}]", entry)
+        {**case, "case": f"{folder.name}/{case['case']}", "patient": f"{folder.name}/{case['patient']}"}
+        for number, (folder, entry) in enumerate(zip(folders, datasets, strict=True))
+        for case in _cases_of(folder, f"datasets[{number}]", entry)
     ]
 
 
-def _cases_of(root: Path, where: str, entry: Mapping[str, Any]) -> list[Case]:
+def _cases_of(folder: Path, where: str, entry: Mapping[str, Any]) -> list[Case]:
     options = {key: value for key, value in entry.items() if key not in ("folder", "layout")}
     find = LAYOUTS.get(entry["layout"])
     if find is None:
@@ -60,4 +62,4 @@ def _cases_of(root: Path, where: str, entry: Mapping[str, Any]) -> list[Case]:
     values = options.get("label_map")
     if values is not None and meanings(values) is None:
         raise ValueError(f"{where} has the label_map {values!r}; expected {LABEL_VALUES_SAY}")
-    return find(root / entry["folder"], **options)
+    return find(folder, **options)

@@ -176,7 +176,7 @@ def test_data_sets_are_mixed_each_in_its_layout_and_named_by_its_folder(tmp_path
     cases = cases_of("mixed", dataset_dir=str(tmp_path), datasets=entries)
     assert [case["case"] for case in cases] == ["first/volume-0", "second/a", "third/volume-0"]
     assert [case["patient"] for case in cases] == ["first/volume-0", "second/a", "third/volume-0"]
-    assert [case.get("label_map") for case in cases] == [{6: 1, 7: 2}, {6: "liver_or_tumor"}, None]
+    assert [case.get("label_map") for case in cases] == [{"6": 1, "7": 2}, {"6": "liver_or_tumor"}, None]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,17 @@ def test_an_entry_of_a_mix_that_makes_no_sense_is_named(entry: dict[str, Any], m
         mixed_cases(tmp_path, [{"folder": "first", "layout": "lits", **entry}])
 
 
+def test_the_folder_of_a_data_set_may_be_in_ones_home_or_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    lay_out("lits", tmp_path / "home" / "mine")
+    (tmp_path / "data").mkdir()
+    for folder in ("~/mine", "../home/mine", "../home/mine/."):
+        (case,) = mixed_cases(tmp_path / "data", [{"folder": folder, "layout": "lits"}])
+        assert case["case"] == "mine/volume-0"
+
+
 def test_two_folders_of_one_name_cannot_be_mixed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a/x and b/x are both"):
+    with pytest.raises(ValueError, match=r"a/x and .*b/x are both"):
         mixed_cases(tmp_path, [{"folder": f"{name}/x", "layout": "lits"} for name in "ab"])
 
 
