@@ -141,10 +141,9 @@ class MarginalLoss(_Loss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits and labels; 0 background, 1 liver, 2 tumor, 3 liver or tumor."""
         merged = (target == LIVER_OR_TUMOR).flatten(1).any(1).view(-1, *[1] * (target.ndim - 1))
-        with torch.autocast(input.device.type, enabled=False):
-            logits = _full_precision(input)
-            liver = logits[:, LIVER:].logsumexp(1, keepdim=True)  # of p(liver) + p(tumor), up to what softmax takes off
-            whole = torch.cat([logits[:, :LIVER], liver, torch.full_like(logits[:, TUMOR:], IMPOSSIBLE)], 1)
+        logits = _full_precision(input)
+        liver = logits[:, LIVER:].logsumexp(1, keepdim=True)  # of p(liver) + p(tumor), up to what softmax takes off
+        whole = torch.cat([logits[:, :LIVER], liver, torch.full_like(logits[:, TUMOR:], IMPOSSIBLE)], 1)
         logits = torch.where(merged, whole, logits)
         loss: Tensor = self.loss(logits, torch.where(merged, target.clamp(max=LIVER), target))
         return loss

@@ -131,7 +131,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("labels_folder", TEXT, "folder of the label maps in `dataset_dir`"),
         Key("patient_pattern", or_null(PATTERN), "regular expression whose group is the patient in a case's name"),
         Key("label_map", or_null(LABEL_VALUES), "what values of label maps mean; others are background"),
-        Key("datasets", several(DATASET, 1), "data sets to mix, with the options of each one's layout"),
+        Key("datasets", several(DATASET), "data sets to mix, with the options of each one's layout"),
         Key("n_phantoms", whole(1, 10000), "phantoms to draw"),
         Key("phantom_shape", three(whole(8, 1024)), "their size", NO, "voxels"),
         Key("phantom_spacing", three(number(0.05, 200)), "their voxel size", NO, "mm"),

@@ -38,6 +38,8 @@ def mixed_cases(dataset_dir: str | Path, datasets: Sequence[Mapping[str, Any]]) 
         FileNotFoundError: If a data set is not there.
         ValueError: If an entry is not as described, two folders have one name, or a data set is not as its layout says.
     """
+    if not datasets:
+        raise ValueError("datasets is empty; it names those to mix, each {folder: LiTS, layout: lits}")
     # the path as it is written: a folder of links keeps its own name
     folders = [Path(os.path.normpath(Path(dataset_dir, Path(one["folder"]).expanduser()))) for one in datasets]
     refuse_doubles([folder.name for folder in folders], folders, Path(dataset_dir))

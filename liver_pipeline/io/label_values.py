@@ -62,8 +62,10 @@ def _label_findings(
     if label_map is None and (no_label or others):
         seen = ", ".join(f"{value:g}" for value in sorted([*no_label, *others])[:5])
         known = ", ".join(str(label) for label in sorted(allowed))
-        hint = f"; label_map, such as {{{others[0]}: 1}}, says which value is liver (1), which tumor (2)"
-        return [error("LABEL_VALUES", f"label map holds {seen}; expected only {known}{hint if others else ''}")]
+        said = (
+            f"; label_map, such as {{{others[0]}: 1}}, says which value is liver (1), which tumor (2)" if others else ""
+        )
+        return [error("LABEL_VALUES", f"label map holds {seen}; expected only {known}{said}")]
     found = []
     if others:
         more = f" and {len(others) - 8} more" if len(others) > 8 else ""

@@ -54,17 +54,21 @@ def run_main(*words: str | Path) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
+def training(run: Path, data: Path, **label_map: Any) -> Result:
+    """Train for an epoch by the command."""
+    keys = [f"{key}={value}" for key, value in UNET3D.items() if value is not None]
+    mixed = [f"dataset_dir={data}", f"datasets={mix(**label_map)}", f"split_file={run.parent / 'split.json'}"]
+    return run_main("train", run, "--data", "mixed", *keys, *mixed, "encoder_weights=null", "hard_case_share=0.5")
+
+
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the mix, trained for an epoch by the command; one case of each kind in each part."""
+    """A run on the mix; one case of each kind in each part."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    names = {
-        part: [f"{kind}/volume-{n}" for kind in ("full", "livers")] for n, part in enumerate(("train", "val", "test"))
-    }
+    kinds = ("full", "livers")
+    names = {part: [f"{kind}/volume-{n}" for kind in kinds] for n, part in enumerate(("train", "val", "test"))}
     (folder.parent / "split.json").write_text(json.dumps({"cases": names}))
-    keys = [f"{key}={value}" for key, value in UNET3D.items() if value is not None]
-    words = [f"dataset_dir={data}", f"datasets={mix(label_map=UNTOLD)}", f"split_file={folder.parent / 'split.json'}"]
-    done = run_main("train", folder, "--data", "mixed", *keys, "encoder_weights=null", *words, "hard_case_share=0.5")
+    done = training(folder, data, label_map=UNTOLD)
     assert done.exit_code == 0, done.output
     return folder
 
@@ -78,12 +82,14 @@ def test_a_mix_is_trained_and_tumors_are_scored_where_they_were_outlined(run: Pa
     assert 0 <= float(row["val_dice_tumor"]) <= 1
 
 
-def test_the_same_command_continues_the_run_and_another_label_map_is_another_configuration(run: Path) -> None:
-    again = run_main("train", run, "--data", "mixed", f"datasets={mix(label_map=UNTOLD)}")
+def test_the_same_command_continues_the_run_and_another_label_map_is_another_configuration(
+    run: Path, data: Path
+) -> None:
+    again = training(run, data, label_map=UNTOLD)
     assert "finished after epoch 1" in again.output, again.output
-    other = run_main("train", run, "--data", "mixed", f"datasets={mix()}")
+    other = training(run, data)
     assert other.exit_code == 2
-    assert "datasets" in other.output
+    assert "has another configuration (its own -> the new one): datasets::1::label_map" in other.output
 
 
 def test_the_evaluation_of_a_mix_knows_nothing_of_tumors_that_were_not_outlined(run: Path) -> None:

@@ -203,6 +203,12 @@ def test_the_folder_of_a_data_set_may_be_in_ones_home_or_above(tmp_path: Path, m
         assert case["case"] == "mine/volume-0"
 
 
+def test_a_mix_of_nothing_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as told:
+        cases_of("mixed", dataset_dir=str(tmp_path))
+    assert "datasets is empty; it names those to mix" in str(told.value.__cause__)
+
+
 def test_two_folders_of_one_name_cannot_be_mixed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a/x and .*b/x are both"):
         mixed_cases(tmp_path, [{"folder": f"{name}/x", "layout": "lits"} for name in "ab"])
