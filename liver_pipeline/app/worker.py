@@ -26,7 +26,7 @@ STAGES = {  # how much is done when one begins and when it ends, in per cent
 }  # fmt: skip
 
 
-class End(NamedTuple):
+class CaseEnd(NamedTuple):
     """How the work at a case ended: what its note says from now on; a failure that the run has not recorded itself."""
 
     state: str
@@ -115,46 +115,46 @@ class Supervisor:
                 self._current = None
                 self._changed.notify_all()
 
-    def _run_one(self, case: str) -> End:
+    def _run_one(self, case: str) -> CaseEnd:
         """Have one case worked on."""
         try:
             note, scan = self.cases.note(case), self.cases.scan(case)
             reference = self.cases.reference(case)
             if scan is None:
-                return End(ENDED, "NO_SCANS", "nothing was uploaded")
+                return CaseEnd(ENDED, "NO_SCANS", "nothing was uploaded")
             pipe = self._worker()
             pipe.send((case, note["run"], scan, reference, self.cases.masks))
             return self._followed(pipe)
         except (KeyError, ValueError) as reason:
-            return End(ENDED, LOST, f"the case cannot be started: {reason}")
+            return CaseEnd(ENDED, LOST, f"the case cannot be started: {reason}")
         except OSError as reason:  # the pipe of a worker that has gone
             return self._gone(reason)
         except Exception as reason:  # the queue goes on, whatever it was
-            return End(ENDED, LOST, f"{type(reason).__name__}: {reason}")
+            return CaseEnd(ENDED, LOST, f"{type(reason).__name__}: {reason}")
 
-    def _followed(self, pipe: Connection) -> End:
+    def _followed(self, pipe: Connection) -> CaseEnd:
         while not self._stopped:
             if self._cancelled:
                 self._end_process()
-                return End(CANCELLED)
+                return CaseEnd(CANCELLED)
             if pipe.poll(0.2):
                 try:
                     kind, *told = pipe.recv()
                 except EOFError as reason:
                     return self._gone(reason)
                 if kind == "end":
-                    return End(ENDED, *told)
+                    return CaseEnd(ENDED, *told)
                 self._stage, self._share = told
-        return End(STARTED)
+        return CaseEnd(STARTED)
 
-    def _gone(self, reason: Exception) -> End:
+    def _gone(self, reason: Exception) -> CaseEnd:
         code = None
         if self._process is not None:
             self._process.join(timeout=5)
             code = self._process.exitcode
         self._end_process()
         why = f"signal {-code}, often too little memory" if code is not None and code < 0 else f"code {code}, {reason}"
-        return End(ENDED, LOST, f"the process that segments has ended ({why}); try the case again")
+        return CaseEnd(ENDED, LOST, f"the process that segments has ended ({why}); try the case again")
 
     def _worker(self) -> Connection:
         if self._process is None or not self._process.is_alive():
@@ -178,7 +178,7 @@ class Supervisor:
         self._process = self._pipe = None
         remove_temporary(self.cases.masks)
 
-    def _note(self, case: str, end: End) -> None:
+    def _note(self, case: str, end: CaseEnd) -> None:
         try:
             if end.state == CANCELLED:
                 self.cases.remove_results(case)
