@@ -148,7 +148,7 @@ class CaseSteps:
             self._describe(case)
         if self.view:
             self._view(case)
-        more = {} if case.quality is None else {"quality": case.quality}
+        more = {"intervals": case.intervals, **({} if case.quality is None else {"quality": case.quality})}
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256, **more)
 
     def _write_probabilities(self, case: FolderCase) -> None:
