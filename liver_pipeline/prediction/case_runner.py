@@ -126,6 +126,17 @@ class CaseRunner:
             "machine": machine(self.device),
         }
 
+    def run(self, case: RunningCase) -> None:
+        """Bring one case, that is alone, from its scan to its clean labels.
+
+        Raises:
+            IntakeError: If it is not what it should be.
+        """
+        self.load()
+        self.prepare(case)
+        self.infer(case)
+        self.clean(case)
+
     def prepare(self, case: RunningCase) -> None:
         """Read a case, unless its source is a scan already, and preprocess it.
 
