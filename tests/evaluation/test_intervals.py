@@ -17,7 +17,7 @@ from liver_pipeline.evaluation.intervals import (
 )
 from liver_pipeline.evaluation.run_quality import RunQuality
 
-SAME = {"weights_sha256": "w", "config_sha256": "c"}
+SAME: dict[str, Any] = {"weights_sha256": "w", "config_sha256": "c"}
 VOLUMES = {"liver": 999.0, "tumor": 9.0}
 
 

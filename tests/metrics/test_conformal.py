@@ -52,7 +52,7 @@ def test_the_score_does_not_mind_which_is_the_reference(one: float, other: float
 
 def test_no_tumor_where_some_is_has_a_finite_score() -> None:
     assert volume_score(0.0, math.e - 1.0) == pytest.approx(1.0)
-    assert volume_interval(0.0, 1.0) == (0.0, pytest.approx(math.e - 1.0))
+    assert volume_interval(0.0, 1.0) == pytest.approx((0.0, math.e - 1.0))
 
 
 @pytest.mark.parametrize(("n", "rank"), [(8, None), (9, 9), (19, 18), (20, 19), (99, 90)])
