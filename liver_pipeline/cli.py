@@ -493,7 +493,8 @@ def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
 def tune_quality_command(run_dir: str) -> None:
     """Find out on the validation cases of RUN_DIR how far its masks can be trusted.
 
-    That is: below which agreement `predict quality=true` flags a mask, and in which interval true volumes lie.
+    That is: below which agreement `predict quality=true` flags a mask, in which interval true volumes lie, and how
+    often a probability is right.
 
     \b
     Example: liver-pipeline tune-quality runs/r34
@@ -506,6 +507,7 @@ def tune_quality_command(run_dir: str) -> None:
     click.echo(f"by {len(found.cases)} cases, passes must agree by: {least}; {Path(run_dir) / 'quality.json'}")
     for line in interval_examples(found):
         click.echo(line)
+    click.echo(f"confidence is calibrated with temperature {found.temperature}")
 
 
 @main.command("find-lr")
