@@ -31,8 +31,8 @@ Why a mask is flagged, where masks are judged (`quality=true`): see [how-to/qual
 """
 
 ABOUT_UNCALIBRATED = """\
-Why a volume comes without its interval, or confidence is uncalibrated: `intervals` and `confidence` in `<case>.json`; see
-[how-to/quality.md](../how-to/quality.md).
+Why a volume comes without its interval, or confidence is uncalibrated: `intervals` and `confidence` in `<case>.json`.
+See [how-to/quality.md](../how-to/quality.md).
 """
 
 ABOUT_API = """\

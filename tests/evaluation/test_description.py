@@ -83,19 +83,13 @@ def test_confidence_is_that_of_the_temperature_of_the_record(tmp_path: Path) -> 
     mask, beside = tmp_path / "m.nii.gz", tmp_path / "m.probabilities.nii.gz"
     nib.save(nib.Nifti1Image(block(), RAS_1MM), mask)
     inside = block() == 2
-    levels = np.asfortranarray(
-        np.stack([np.where(inside, 51, 255), np.where(inside, 204, 0)], axis=-1).astype(np.uint8)
-    )
+    levels = np.stack([np.where(inside, 51, 255), np.where(inside, 204, 0)], axis=-1).astype(np.uint8, order="F")
     scan = read_label_map(mask)
     sha256 = write_probabilities(beside, levels, scan)
     record = {"output": {"sha256": scan.sha256}, "probabilities": {"sha256": sha256}}
     for confidence, expected, said in (
         ({"temperature": 2.0, "reason": None}, 2 / 3, ""),
-        (
-            {"temperature": None, "reason": {"code": "NOT_TUNED", "message": "not tuned"}},
-            4 / 5,
-            "is uncalibrated: not tuned",
-        ),
+        ({"temperature": None, "reason": {"code": "PAINTED", "message": "painted"}}, 4 / 5, "uncalibrated: painted"),
         ({}, 4 / 5, "is uncalibrated: no record"),
     ):
         (tmp_path / "m.json").write_text(json.dumps({**record, "confidence": confidence}))
