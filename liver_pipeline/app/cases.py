@@ -16,6 +16,7 @@ from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
 UPLOADING, STARTED, CANCELLED = "uploading", "started", "cancelled"  # what a case's note says; the ledger says the rest
+EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 CASE_RESULTS = (".nii.gz", ".json", ".description.json", ".scores.json", ".html")  # of a case, beside its mask
 
 
@@ -37,6 +38,7 @@ class CaseFolder:
         self.uploads, self.masks = work / "uploads", work / "masks"
         self.data = None if data is None else data.resolve()
         self._lock = RLock()
+        self.results = RLock()  # held by whoever writes or deletes results in this process
         for folder in (work, self.uploads, self.masks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
@@ -118,6 +120,10 @@ class CaseFolder:
         self.note(case)
         return self.masks / f"{case}{ending}"
 
+    def kind(self, case: str) -> str:
+        """Return :data:`EDITED` if the case's mask was corrected, else ""; NoSuchCase if there is no case."""
+        return EDITED if self.result(case, f"{EDITED}.nii.gz").exists() else ""
+
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the last row of each case."""
         return read_ledger(self.masks / LEDGER)[0]
@@ -145,11 +151,15 @@ class CaseFolder:
         return {**row, **self._figures(case)} if row["state"] == "done" else row
 
     def _figures(self, case: str) -> dict[str, Any]:
-        table, record, scores = (_read(self.result(case, end)) for end in CASE_RESULTS[2:0:-1] + CASE_RESULTS[3:4])
+        kind, endings = self.kind(case), (".description.json", ".json", ".scores.json")
+        table, record, scores = (read_json(self.result(case, f"{kind}{end}")) for end in endings)
         liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
         flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
         flags += ["LIVER_CUT"] if liver.get("truncated") else []
         return {
+            "edited": bool(kind),
+            "mask_sha256": record.get("output", {}).get("sha256"),
+            "stage": "" if table else "measuring",
             "liver_ml": liver.get("liver_with_tumor_ml"),
             "tumor_ml": liver.get("tumor_ml"),
             "lesions": liver.get("lesion_count"),
@@ -162,17 +172,20 @@ class CaseFolder:
 
     def delete(self, case: str) -> None:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
-        self.note(case)
-        for ending in CASE_RESULTS:
-            self.result(case, ending).unlink(missing_ok=True)
-        shutil.rmtree(self.uploads / case)
+        with self.results:
+            self.note(case)
+            for ending in CASE_RESULTS:
+                for kind in ("", EDITED):
+                    self.result(case, f"{kind}{ending}").unlink(missing_ok=True)
+            shutil.rmtree(self.uploads / case)
 
 
 def _ended(row: Mapping[str, Any] | None) -> bool:
     return row is not None and row.get("event") in ("done", "failed")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON says, nothing where it is not there or no JSON."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found

@@ -16,7 +16,8 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from liver_pipeline.app.access import Guard
-from liver_pipeline.app.cases import CANCELLED, STARTED, UPLOADING, CaseFolder, NoSuchCase
+from liver_pipeline.app.cases import CANCELLED, EDITED, STARTED, UPLOADING, CaseFolder, NoSuchCase
+from liver_pipeline.app.edit_routes import add_edits, measure
 from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
 from liver_pipeline.app.worker import Supervisor
 from liver_pipeline.bundle.shipped import shipped
@@ -24,10 +25,12 @@ from liver_pipeline.io.files import printable
 from liver_pipeline.reports.viewer import POLICY
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
-ASSETS = {"app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript"}
+ASSETS = {
+    "app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript", "correct.js": "text/javascript",
+}  # fmt: skip
 CASE_COLUMNS = (
     "id", "name", "run", "state", "code", "liver_ml", "tumor_ml", "lesions", "largest_mm", "burden", "quality", "flags",
-    "verdict", "note",
+    "edited", "verdict", "note",
 )  # fmt: skip
 DOWNLOADS = {
     "mask.nii.gz": (".nii.gz", "application/gzip"),
@@ -35,7 +38,10 @@ DOWNLOADS = {
     "table.json": (".description.json", "application/json"),
     "scores.json": (".scores.json", "application/json"),
     "page.html": (".html", "text/html"),
+    "edited.nii.gz": (f"{EDITED}.nii.gz", "application/gzip"),
+    "edited.json": (f"{EDITED}.json", "application/json"),
 }
+OF_THE_MASK_NOW = ("table.json", "scores.json", "page.html")  # of the corrected mask, where there is one
 
 
 class Verdict(BaseModel):
@@ -72,6 +78,7 @@ def make_app(
     app.add_exception_handler(NoSuchCase, _unknown)
     _add_pages(app)
     _add_cases(app, cases, supervisor, lambda: run_choices(runs))
+    add_edits(app, cases)
     _add_results(app, cases)
     return Guard(app, token, hosts, cookie)
 
@@ -219,10 +226,20 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
 def _add_results(app: FastAPI, cases: CaseFolder) -> None:
     @app.get("/api/cases/{case}/{result}", response_class=FileResponse)
     def get_result(
-        case: str, result: Literal["mask.nii.gz", "record.json", "table.json", "scores.json", "page.html"]
+        case: str,
+        result: Literal[
+            "mask.nii.gz", "record.json", "edited.nii.gz", "edited.json", "table.json", "scores.json", "page.html"
+        ],
     ) -> Response:
-        """Return the mask, its provenance, the clinical table, scores against a reference, or the viewer's page."""
+        """Return a case's file.
+
+        The network's mask and its provenance, the corrected mask and its own, and of the corrected mask, else of the
+        network's: the clinical table, scores against a reference, the viewer's page.
+        """
         ending, kind = DOWNLOADS[result]
+        if result in OF_THE_MASK_NOW and cases.kind(case):
+            measure(cases, case)
+            ending = f"{EDITED}{ending}"
         path = cases.result(case, ending)
         if not path.is_file():
             raise Refusal(404, "NOT_FOUND", "the case has no such result, or not yet")

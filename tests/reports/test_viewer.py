@@ -187,7 +187,7 @@ def test_without_niivue_the_page_is_written_and_says_why(
 
 
 def small() -> Shown:
-    return Shown({"scan": np.zeros((8, 8, 8), dtype=np.uint8)}, np.eye(4), -200, 400, True)
+    return Shown({"scan": np.zeros((8, 8, 8), dtype=np.uint8)}, np.eye(4), -200, 400, True, np.s_[0:8, 0:8, 0:8])
 
 
 def test_a_case_name_is_text_and_nothing_is_loaded_from_anywhere() -> None:
