@@ -1,9 +1,8 @@
-"""Correcting a mask in a real browser and over HTTP: what is drawn is in the file, voxel for voxel, and nothing else."""
+"""Correcting a mask in a real browser and over HTTP: what is drawn is in the file, voxel for voxel, and no more."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import time
@@ -21,7 +20,13 @@ import pytest
 from tests.app.conftest import RunningApp
 from tests.app.test_app import RUN, ask, finished
 
-SIDE = 512.0  # ml of a voxel times 1000
+# Shares of a panel's width and height, near the middle of voxels
+STROKE, WRONG, LIVER, TUMOR = (
+    ((0.4625, 0.512), (0.5625, 0.512), (0.6625, 0.512)),
+    (0.4875, 0.41),
+    (0.2125, 0.512),
+    (0.2, 0.38),
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,12 @@ def line(first: tuple[int, ...], last: tuple[int, ...]) -> set[tuple[int, ...]]:
     return {tuple(round(a + (b - a) * k / steps) for a, b in zip(first, last, strict=True)) for k in range(steps + 1)}
 
 
+def keep(view: Any) -> None:
+    """Save, and wait until it is saved."""
+    view.locator("#keep").click()
+    view.locator("#unsaved", has_text=re.compile("^$")).wait_for(state="attached")
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("webgl", [True, False], ids=["webgl", "canvas"])
 def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else(
@@ -111,56 +122,34 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
     with opened(app, doe, webgl=webgl) as (page, view):
         assert view.locator("body").get_attribute("data-ready") == ("gpu" if webgl else "slices")
         choose(view, "brush", 2, brush_size=1)  # mm: less than a voxel, so one voxel wide
-        stroke = drag(page, view, (0.45, 0.5), (0.55, 0.5), (0.65, 0.5))
-        wrong = drag(page, view, (0.5, 0.4))
+        stroke = [voxel_at(place, affine) for place in drag(page, view, *STROKE)]
+        wrong = voxel_at(drag(page, view, WRONG)[0], affine)
         view.locator("#undo").click()
         choose(view, "brush", 0)
-        erased = drag(page, view, (0.2, 0.5))  # in the liver
+        erased = voxel_at(drag(page, view, LIVER)[0], affine)
         assert "not saved" in view.locator("#unsaved").inner_text()
-        page.click("#csv") if False else None
-        view.locator("#keep").click()
-        page.wait_for_selector("#correction:visible")
-        assert view.locator("#unsaved").inner_text() == ""
+        keep(view)
 
-        edited, same = labels_of(app, doe)
-        np.testing.assert_array_equal(same, affine)
-        ends = [voxel_at(place, affine) for place in stroke]
-        drawn = line(ends[0], ends[1]) | line(ends[1], ends[2])
-        assert len(drawn) > 5 and voxel_at(wrong[0], affine) not in drawn
         expected = original.copy()
+        drawn = line(stroke[0], stroke[1]) | line(stroke[1], stroke[2])
+        assert len(drawn) == 9 and wrong not in drawn and original[erased] == 1
         for voxel in drawn:
             assert original[voxel] == 0
             expected[voxel] = 2
-        assert original[voxel_at(erased[0], affine)] == 1
-        expected[voxel_at(erased[0], affine)] = 0
+        expected[erased] = 0
+        edited, same = labels_of(app, doe)
+        np.testing.assert_array_equal(same, affine)
         np.testing.assert_array_equal(edited, expected)
         row = measured(app, doe)
-        assert row["edited"] and row["lesions"] == 2
-        assert row["tumor_ml"] == pytest.approx((64 + len(drawn)) * 0.512)
+        assert row["edited"] and row["lesions"] == 2 and row["tumor_ml"] == pytest.approx((64 + 9) * 0.512)
 
-        view.locator("#lesions tbody tr").nth(0).click()  # the tumor that was there
         choose(view, "grow", 0)
-        spot = {"webgl": (0.2, 0.36), "canvas": (0.2, 0.36)}["webgl" if webgl else "canvas"]
-        pressed = drag(page, view, spot)
-        assert original[voxel_at(pressed[0], affine)] == 2
-        view.locator("#keep").click()
-        view.locator("#keep:disabled").wait_for()
-        page.wait_for_function("!document.querySelector('#message').textContent")
-        for _ in range(100):
-            if view.locator("#unsaved").inner_text() == "":
-                break
-            time.sleep(0.1)
-        without, _ = labels_of(app, doe)
-        np.testing.assert_array_equal(without, np.where(original == 2, 0, expected))
-
-        choose(view, "grow", 2, tolerance=70, reach=40)  # the borders stay where they are: see Drawing
-        drag(page, view, spot)
-        view.locator("#keep").click()
-        view.locator("#unsaved:not(:empty)").wait_for(state="detached") if False else None
-        for _ in range(100):
-            if view.locator("#unsaved").inner_text() == "":
-                break
-            time.sleep(0.1)
+        assert original[voxel_at(drag(page, view, TUMOR)[0], affine)] == 2
+        keep(view)
+        np.testing.assert_array_equal(labels_of(app, doe)[0], np.where(original == 2, 0, expected))
+        choose(view, "grow", 2, tolerance=70)  # half of what tumor and liver differ by
+        drag(page, view, TUMOR)
+        keep(view)
         np.testing.assert_array_equal(labels_of(app, doe)[0], expected)
 
         page.on("dialog", lambda dialog: dialog.accept())
@@ -172,3 +161,59 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
         page.wait_for_selector("#correction", state="hidden")
     assert ask(app, "GET", f"/api/cases/{doe}/edited.nii.gz")[0] == 404
     assert ask(app, "GET", f"/api/cases/{doe}/mask.nii.gz")[1] == before
+
+
+def test_programs_are_told_what_an_edit_is_and_what_is_wrong_with_theirs(app: RunningApp, doe: str) -> None:
+    paths = ask(app, "GET", "/openapi.json")[1]["paths"]
+    body = paths["/api/cases/{case}/edit"]["put"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(body["required"]) == {"made_from", "start", "size", "steps", "runs"}
+    assert ask(app, "PUT", f"/api/cases/{doe}/edit", "{")[1]["code"] == "BAD_EDIT"
+    assert ask(app, "PUT", f"/api/cases/{doe}/edit", bytes(33 << 20))[1]["code"] == "TOO_LARGE"
+    assert ask(app, "PUT", f"/api/cases/{'0' * 16}/edit", "{}")[0] == 404
+    assert ask(app, "DELETE", f"/api/cases/{doe}/edit")[1]["code"] == "NOT_FOUND"
+
+
+@pytest.mark.browser
+def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: RunningApp, doe: str) -> None:
+    original, affine = labels_of(app, doe, "mask.nii.gz")
+    said: list[str] = []
+    answers: list[bool] = []
+
+    def answer(dialog: Any) -> None:
+        said.append(dialog.message)
+        dialog.accept() if answers.pop(0) else dialog.dismiss()
+
+    with opened(app, doe, webgl=False) as (page, view):
+        page.on("dialog", answer)
+        choose(view, "brush", 2, brush_size=1)
+        mine = voxel_at(drag(page, view, WRONG)[0], affine)
+        _, row = ask(app, "GET", f"/api/cases/{doe}")
+        elsewhere = {"start": [0, 0, 0], "size": [1, 1, 1], "steps": [1, 1, 1], "runs": [[0, 1, 1]]}
+        body = json.dumps({"made_from": row["mask_sha256"], **elsewhere})
+        assert ask(app, "PUT", f"/api/cases/{doe}/edit", body)[0] == 200  # the other tab
+
+        answers.append(False)
+        view.locator("#keep").click()
+        page.wait_for_selector("#message:visible")
+        assert (
+            "MASK_CHANGED" in page.inner_text("#message")
+            and "1 voxels not saved" in view.locator("#unsaved").inner_text()
+        )
+        answers.append(True)
+        keep(view)
+        edited, _ = labels_of(app, doe)
+        changed = {tuple(int(v) for v in voxel): int(edited[tuple(voxel)]) for voxel in np.argwhere(edited != original)}
+        corner = tuple(int(v) for v in np.rint(np.linalg.inv(affine) @ [-160, -120, -96, 1])[:3])
+        assert changed == {mine: 2, corner: 1}
+
+        drag(page, view, LIVER)
+        answers.append(False)
+        page.click("#back")
+        assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)
+        assert ask(app, "DELETE", f"/api/cases/{doe}")[0] == 204
+        page.wait_for_selector("#message:has-text('deleted meanwhile')")
+        assert "1 voxels not saved" in view.locator("#unsaved").inner_text()
+        answers.append(True)
+        page.click("#back")
+        page.wait_for_selector("#list:visible")
+    assert not list(app.work.glob(f"masks/{doe}*")) and not answers

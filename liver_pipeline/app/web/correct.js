@@ -52,18 +52,20 @@ async function saveDrawing(edit) {
 }
 
 function listenToDrawing() {
-  window.addEventListener("message", guarded(async ({ data, origin, source }) => {
-    if (source !== frame().contentWindow || origin !== location.origin) return;
-    if (data.correction === "ready") tellFrame({ correction: "begin" });
-    if (data.correction === "state") unsaved = data.unsaved;
-    if (data.correction !== "save") return;
+  const save = guarded(async (edit) => {
     try {
-      await saveDrawing(data.edit);
+      await saveDrawing(edit);
     } catch (error) {
       tellFrame({ correction: "refused" });
       throw error;
     }
-  }));
+  });
+  window.addEventListener("message", ({ data, origin, source }) => {
+    if (source !== frame().contentWindow || origin !== location.origin) return;
+    if (data.correction === "ready") tellFrame({ correction: "begin" });
+    if (data.correction === "state") unsaved = data.unsaved;
+    if (data.correction === "save") save(data.edit);
+  });
 
   window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
 

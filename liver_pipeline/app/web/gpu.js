@@ -97,12 +97,18 @@ class Gpu {
       nv.addVolume(volume);
     }
     const panel = { element, nv, roles, letters, shown: roles };
-    nv.onLocationChange = ({ mm, axCorSag }) => {
-      const [at, plane] = [voxelOf([...mm].slice(0, 3)), Object.values(PLANES)[axCorSag]];  // none: another panel moved
-      if (plane) this.onPoint(at, plane, panel.shown, true);
-      else this.onMove(at, true);
-    };
+    nv.onLocationChange = ({ mm }) => this.onMove(voxelOf([...mm].slice(0, 3)), true);
+    for (const name of ["pointerdown", "pointermove"]) canvas.addEventListener(name, (event) => this.#pointed(panel, event));
     return panel;
+  }
+
+  // A press or a drag, whether or not NiiVue's crosshair was there already.
+  #pointed({ nv, shown }, event) {
+    if (!(event.buttons & 1)) return;
+    const at = [event.offsetX * nv.uiData.dpr, event.offsetY * nv.uiData.dpr];
+    const plane = Object.values(PLANES)[nv.screenSlices[nv.tileIndex(...at)]?.axCorSag];
+    const place = nv.canvasPos2frac(at);
+    if (plane && place[0] >= 0) this.onPoint(voxelOf([...nv.frac2mm(place)].slice(0, 3)), plane, shown, true);
   }
 
   #colours(name, shares) {
