@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from liver_pipeline.app.cases import CASE_RESULTS, EDITED, CaseFolder, read_json
+from liver_pipeline.app.cases import EDITED, CaseFolder, read_json
 from liver_pipeline.app.edits import Edit, changes, paint
 from liver_pipeline.app.judging import judge
 from liver_pipeline.app.uploads import Refusal
@@ -16,6 +16,8 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.files import DISK_FULL, plain, write_json
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
+
+MEASURED = (".description.json", ".scores.json", ".html")  # what is made of a corrected mask
 
 
 def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
@@ -46,7 +48,7 @@ def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
 
         def announce(sha256: str) -> None:
             """Make the provenance know the mask before it is there; figures of the earlier one go."""
-            for ending in CASE_RESULTS[2:]:
+            for ending in MEASURED:
                 cases.result(case, f"{EDITED}{ending}").unlink(missing_ok=True)
             record["output"] = {"path": edited.name, "sha256": sha256}
             record["edits"][-1]["output_sha256"] = sha256
@@ -90,7 +92,7 @@ def take_back(cases: CaseFolder, case: str) -> None:
     with cases.results:
         if not cases.kind(case):
             raise Refusal(404, "NOT_FOUND", "the case has no correction")
-        for ending in CASE_RESULTS:
+        for ending in (".nii.gz", ".json", *MEASURED):
             cases.result(case, f"{EDITED}{ending}").unlink(missing_ok=True)
 
 
@@ -100,13 +102,16 @@ def measured(cases: CaseFolder, case: str) -> None:
     Raises:
         NoSuchCase: If there is no such case.
         IntakeError: If the scan or a mask cannot be used any more.
+        ValueError: If the scan is gone.
         OSError: If something cannot be written.
     """
     with cases.results:
         page, mask = (cases.result(case, f"{EDITED}{ending}") for ending in (".html", ".nii.gz"))
-        scan = cases.scan(case)
-        if scan is None or not mask.exists() or page.exists():
+        if not mask.exists() or page.exists():
             return
+        scan = cases.scan(case)
+        if scan is None:
+            raise ValueError("the scan is not there any more")
         reader = _reader(read_json(cases.result(case, ".json")))
         table = describe(mask, scan, reader=reader)
         write_json(cases.result(case, f"{EDITED}.description.json"), plain(table))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import BackgroundTasks, FastAPI, Request
@@ -18,11 +19,8 @@ from liver_pipeline.io.failures import finding_of
 _EDIT_BODY = {"required": True, "content": {"application/json": {"schema": Edit.model_json_schema()}}}
 
 
-def add_edits(app: FastAPI, cases: CaseFolder) -> None:
-    """Add what is asked for when a mask is corrected."""
-
-    def row(case: str) -> dict[str, Any]:
-        return cases.row(case, cases.ledger(), {})
+def add_edits(app: FastAPI, cases: CaseFolder, row: Callable[[str], dict[str, Any]]) -> None:
+    """Add what is asked for when a mask is corrected; ``row`` says all that is known of a case."""
 
     def measure_later(case: str) -> None:
         with contextlib.suppress(Exception):  # whoever opens the page is told

@@ -7,7 +7,11 @@ const COLUMNS = [
 ];
 const SCANS = /\.(nii|nii\.gz|nrrd|mha|mgz|mgh|zip)$/i;
 const PAIRS = /\.(mhd|raw|zraw|raw\.gz|nhdr|hdr|img|hdr\.gz|img\.gz)$/i;
-const RESULTS = { "mask.nii.gz": "Mask", "page.html": "Page", "table.json": "Table", "scores.json": "Scores", "record.json": "Provenance", "edited.nii.gz": "Corrected mask", "edited.json": "Provenance of the correction" };
+const RESULTS = {
+  "everything.zip": "All as zip", "mask.nii.gz": "Mask", "page.html": "Page", "table.json": "Table", "scores.json": "Scores", "record.json": "Provenance",
+  "seg.dcm": "DICOM segmentation", "sr.dcm": "DICOM report", "captures.zip": "DICOM pictures (zip)",
+  "edited.nii.gz": "Corrected mask", "edited.json": "Provenance of the correction",
+};
 let cases = [];
 let sort = { key: "created", down: true };
 let timer = null;
@@ -207,8 +211,10 @@ function show() {
   if (done) showCorrection(row);
   for (const link of byId("downloads").children) {
     const file = link.href.split("/").pop();
-    link.hidden = file.startsWith("edited") ? !row.edited : file === "scores.json" && !row.scores;
+    link.hidden = file !== "everything.zip" && !row.results?.includes(file);
   }
+  byId("no-dicom").hidden = !row.no_dicom;
+  if (row.no_dicom) byId("no-dicom").textContent = `No DICOM results could be made (${row.no_dicom.code}): ${row.no_dicom.detail}. The mask is not concerned.`;
   if (done) byId("scores").textContent = scoresOf(row.scores);
 }
 
