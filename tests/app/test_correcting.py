@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.app.conftest import RunningApp
-from tests.app.test_app import RUN, ask, finished
+from tests.app.conftest import RUN, RunningApp, ask, finished
 
 # Shares of a panel's width and height, near the middle of voxels
 STROKE, WRONG, LIVER, TUMOR = (

@@ -49,7 +49,7 @@ def test_each_voxel_takes_the_label_of_the_page_voxel_over_it_or_stays(data: st.
     flat = labels.ravel(order="F")
     runs = [(int(k), 1, int(flat[k])) for k in np.flatnonzero(flat != 3)]
     after = before.copy()
-    paint(after, Edit(made_from=NOBODY, start=start, size=size, steps=steps, runs=runs))
+    paint(after, Edit.model_validate({"made_from": NOBODY, "start": start, "size": size, "steps": steps, "runs": runs}))
     for voxel in np.ndindex(shape):
         at = [(v - first) / step for v, first, step in zip(voxel, start, steps, strict=True)]
         inside = all(first <= v < first + n for v, first, n in zip(voxel, start, size, strict=True))
