@@ -24,6 +24,7 @@ from liver_pipeline.io.files import is_there, plain, write_text
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes
 
@@ -74,8 +75,8 @@ def write_viewer_page(
     labels = {name: _on_scan(image, one) for name, one in maps.items()}
     table, record = None, None
     if mask is not None:
-        table = _described(image, labels, mask)
-        record = _record_of(mask, maps["mask"].sha256)
+        record = record_of(mask, maps["mask"].sha256)
+        table = _described(image, labels, mask, record)
     case = case_name((mask or scan).name)
     write_text(output, viewer_page(case, shown_volumes(image, labels), table=table, record=record))
 
@@ -142,7 +143,9 @@ def _on_scan(scan: Scan, label_map: Scan) -> npt.NDArray[np.uint8]:
     return array
 
 
-def _described(scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]], mask: Path) -> dict[str, Any]:
+def _described(
+    scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]], mask: Path, record: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return the clinical table; with the confidence of lesions where probabilities lie beside the mask."""
     array, affine = to_ras(scan)
     beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
@@ -155,17 +158,8 @@ def _described(scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]], mask: Pa
         confidence=on_grid(scan, probability),
         hu_scale=(scan.slope, scan.intercept),
         confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
+        record=record,
     )
-
-
-def _record_of(mask: Path, sha256: str) -> dict[str, Any] | None:
-    """Return the provenance beside a mask, if it is of this mask."""
-    path = mask.with_name(f"{case_name(mask.name)}.json")
-    try:
-        record = json.loads(path.read_bytes())
-        return record if record["output"]["sha256"] == sha256 else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,10 @@ const COLUMNS = [
 ];
 const SCANS = /\.(nii|nii\.gz|nrrd|mha|mgz|mgh|zip)$/i;
 const PAIRS = /\.(mhd|raw|zraw|raw\.gz|nhdr|hdr|img|hdr\.gz|img\.gz)$/i;
-const RESULTS = { "mask.nii.gz": "Mask", "page.html": "Page", "table.json": "Table", "scores.json": "Scores", "record.json": "Provenance" };
+const RESULTS = {
+  "everything.zip": "All as zip", "mask.nii.gz": "Mask", "page.html": "Page", "table.json": "Table", "scores.json": "Scores", "record.json": "Provenance",
+  "seg.dcm": "DICOM segmentation", "sr.dcm": "DICOM report", "captures.zip": "DICOM pictures (zip)",
+};
 let cases = [];
 let sort = { key: "created", down: true };
 let timer = null;
@@ -197,12 +200,14 @@ function show() {
     byId("view").src = `api/cases/${row.id}/page.html`;
     byId("verdict").value = row.verdict;
     byId("note").value = row.note;
-    byId("downloads").replaceChildren(...Object.entries(RESULTS).filter(([file]) => file !== "scores.json" || row.scores).map(([file, text]) => {
+    byId("downloads").replaceChildren(...Object.entries(RESULTS).filter(([file]) => file === "everything.zip" || row.results.includes(file)).map(([file, text]) => {
       const link = document.createElement("a");
       Object.assign(link, { href: `api/cases/${row.id}/${file}`, textContent: text, download: `${row.name}-${file}` });
       return link;
     }));
   }
+  byId("no-dicom").hidden = !row.no_dicom;
+  if (row.no_dicom) byId("no-dicom").textContent = `No DICOM results could be made (${row.no_dicom.code}): ${row.no_dicom.detail}. The mask is not concerned.`;
   if (done) byId("scores").textContent = scoresOf(row.scores);
 }
 

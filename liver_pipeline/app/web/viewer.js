@@ -116,8 +116,12 @@ function figures() {
   }
   const { liver, lesions, missed } = page.table;
   side.append(make("h2", "Liver"));
+  const span = (name) => {
+    const found = liver.intervals[name];
+    return found ? ` (${(100 * liver.intervals.level).toFixed(0)} %: ${number(found.low, found.high < 100 ? 1 : 0)}–${number(found.high, found.high < 100 ? 1 : 0)})` : "";
+  };
   const rows = [
-    ["liver with tumor", `${number(liver.liver_with_tumor_ml)} ml`], ["tumor", `${number(liver.tumor_ml)} ml`],
+    ["liver with tumor", `${number(liver.liver_with_tumor_ml)} ml${span("liver_ml")}`], ["tumor", `${number(liver.tumor_ml)} ml${span("tumor_ml")}`],
     ["burden", liver.tumor_burden === null ? "–" : `${(100 * liver.tumor_burden).toFixed(1)} %`], ["lesions", String(liver.lesion_count)],
   ];
   side.append(tableOf([], rows));
