@@ -97,7 +97,10 @@ def encoder_network(
     if transposed:
         if architecture.lower() != "unet":
             raise ValueError(f"architecture is {architecture!r}; only unet decodes by transposed convolutions")
-        channels = [network.encoder.out_channels[-1], *(block.conv2[0].out_channels for block in network.decoder.blocks)]
+        channels = [
+            network.encoder.out_channels[-1],
+            *(block.conv2[0].out_channels for block in network.decoder.blocks),
+        ]
         network.decoder.blocks = nn.ModuleList(map(TransposedBlock, network.decoder.blocks, channels))
     pretrained.load(network.encoder, encoder_name, in_channels)
     return network  # type: ignore[no-any-return]

@@ -50,7 +50,7 @@ def bars(comparison: Comparison) -> str:
 
 
 def training(comparison: Comparison) -> str:
-    """What ``log.csv`` holds, over epochs: a thin line a run, a thick one the mean of an experiment; then as a table."""
+    """Draw ``log.csv`` over epochs, a thin line a run, a thick one the mean of an experiment; then its table."""
     key = _key(comparison, comparison.experiments)
     figures = []
     for column, (title, name, caption) in TRAINING.items():
@@ -122,9 +122,7 @@ def sizes(comparison: Comparison) -> str:
     return f'<div class="charts">{figure("Lesions by size", chart, f"{key}{SIZES_CAPTION}")}</div>'
 
 
-def _key(
-    comparison: Comparison, names: Sequence[str], notes: dict[str, str] | None = None, before: str = ""
-) -> str:
+def _key(comparison: Comparison, names: Sequence[str], notes: dict[str, str] | None = None, before: str = "") -> str:
     """Colours of the experiments."""
     marks = [before]
     for name in names:

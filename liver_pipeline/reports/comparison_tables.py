@@ -196,7 +196,7 @@ def p_value(p: float | None) -> str:
 
 
 def training_table(comparison: Comparison) -> str:
-    """Training and validation side by side: each run at the epoch whose weights are kept, and folded away all epochs."""
+    """Training and validation side by side: each run at the epoch whose weights are kept; folded away, all epochs."""
     head = ("Run", "Epoch", *LOG_COLUMNS.values())
     kept, every = [], []
     for result in comparison.results:

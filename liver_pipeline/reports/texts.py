@@ -108,8 +108,8 @@ VALIDATION_LOSS_CAPTION = (
 )
 FOREGROUND_CAPTION = "Share of the liver and tumor voxels of the validation cases that are labelled as what they are."
 SIZES_CAPTION = (
-    "On the test cases of a run, mean over runs; every predicted lesion, right or wrong, by its longest diameter within "
-    "a slice."
+    "On the test cases of a run, mean over runs; every predicted lesion, right or wrong, by its longest diameter in a "
+    "slice."
 )
 VALIDATION_CAPTION = (
     "On the validation cases, on the model's grid; the checkpoint is that of the best mean over classes."

@@ -74,11 +74,17 @@ def test_three_channels_are_colours(tmp_path: Path) -> None:
     assert tile[..., 0].mean() > 1.5 * tile[..., 1].mean()
 
 
+def states() -> list[Any]:
+    """States of the global generators."""
+    legacy: Any = np.random.get_state()  # noqa: NPY002 (libraries draw from it)
+    return [random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()]
+
+
 def test_the_sheet_draws_nothing_from_the_generators_of_the_training(tmp_path: Path) -> None:
     cases = Cases()
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
+    before = states()
     drawn(tmp_path / "sheet.png", cases, [cases.load])
-    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
+    assert states() == before
 
 
 def test_a_training_that_continues_or_has_no_case_draws_none(tmp_path: Path) -> None:
