@@ -123,8 +123,9 @@ class Comparison:
         """What the clinical tables of the predicted masks say, over cases and runs.
 
         Returns:
-            ``n_runs``, ``lesions`` (their number), ``sizes`` (by class), ``reference_sizes`` (those of
-            the reference, counted again with each run), ``volume_ml`` (of a lesion, median), ``total_ml`` and ``burden`` (tumor over liver; :class:`Summary` over cases), ``confidence`` (median).
+            ``n_runs``, ``lesions`` (their number), ``sizes`` (by class), ``reference_sizes`` (those of the reference,
+            counted again with each run), ``volume_ml`` (of a lesion, median), ``total_ml`` and ``burden`` (tumor over
+            liver; :class:`Summary` over cases), ``confidence`` (median).
         """
         runs = self.of(experiment)
         lesions = [row for result in runs for row in result.tumors]
