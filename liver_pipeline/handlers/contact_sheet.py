@@ -35,7 +35,7 @@ class ContactSheet:
 
     Args:
         path: Of the PNG.
-        dataset: Of the training; cases of it are taken in equal distances. An empty list draws no sheet.
+        dataset: Of the training; cases of it are taken in equal distances. None draws no sheet.
         reading: The transforms that read a case.
         seed: Of the windows.
     """
@@ -43,7 +43,7 @@ class ContactSheet:
     def __init__(
         self,
         path: str | Path,
-        dataset: CachedCases | Sequence[Any],
+        dataset: CachedCases | None,
         reading: Sequence[Callable[[dict[str, Any]], dict[str, Any]]],
         seed: int,
     ) -> None:
@@ -51,21 +51,21 @@ class ContactSheet:
 
     def attach(self, engine: Engine) -> None:
         """Draw when the training begins, in the process that writes."""
-        if is_main_process():
+        if is_main_process() and self.dataset is not None:
             engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
-        cases = np.unique(np.linspace(0, len(self.dataset) - 1, CASES).round().astype(int)) if len(self.dataset) else []
-        if engine.state.iteration == 0 and len(cases):
-            write_tiles(self.path, [self._row(int(case)) for case in cases], HEADS)
+        if engine.state.iteration == 0 and self.dataset is not None:
+            cases = np.unique(np.linspace(0, len(self.dataset) - 1, CASES).round().astype(int))
+            write_tiles(self.path, [self._row(self.dataset, int(case)) for case in cases], HEADS)
 
-    def _row(self, case: int) -> list[Picture]:
-        paths = dict(self.dataset.data[case])
+    def _row(self, dataset: CachedCases, case: int) -> list[Picture]:
+        paths = dict(dataset.data[case])
         read = dict(paths)
         for transform in self.reading:
             read = transform(read)
-        prepared = self.dataset.cache.load(paths)
-        windows = SeededItems(self.dataset)[seed_of(self.seed, case), case]
+        prepared = dataset.cache.load(paths)
+        windows = SeededItems(dataset)[seed_of(self.seed, case), case]
         scale = extremes(prepared["image"])
         row = _pair(read, read["image"].affine, None, f"{paths['case']}: ")
         for item in (prepared, *windows[:WINDOWS]):  # all on the grid's axes, so that flips and zooms show

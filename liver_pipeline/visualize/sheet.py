@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from liver_pipeline.io.files import whole_file
-from liver_pipeline.labels import FloatArray, LabelMap
+from liver_pipeline.labels import LabelMap
 from liver_pipeline.visualize.pictures import outline
 
 Picture = npt.NDArray[np.uint8]
@@ -26,7 +26,7 @@ def step_to_fit(lengths: Sequence[float]) -> float:
 
 
 def tile(
-    image: FloatArray,
+    image: npt.NDArray[Any],
     label: LabelMap | None = None,
     *,
     spacing: Sequence[float] = (1.0, 1.0),

@@ -19,7 +19,7 @@ from liver_pipeline.visualize.sheet import LIVER_RGB, TILE, TUMOR_RGB
 from tests.small import UNET3D, make_phantoms
 
 
-class Cases(Dataset):  # type: ignore[misc]
+class Cases(Dataset):
     """Five cases, each its own cache; a liver with a tumor on the right of the patient, who is as wide as a tile."""
 
     def __init__(self, channels: int = 1) -> None:
@@ -90,10 +90,10 @@ def test_the_sheet_draws_nothing_from_the_generators_of_the_training(tmp_path: P
 def test_a_training_that_continues_or_has_no_case_draws_none(tmp_path: Path) -> None:
     engine = Engine(lambda *_: None)
     engine.state.iteration = 7
-    cases = Cases()
+    cases: Any = Cases()
     ContactSheet(tmp_path / "sheet.png", cases, [cases.load], seed=0)(engine)
     engine.state.iteration = 0
-    ContactSheet(tmp_path / "sheet.png", [], [], seed=0)(engine)
+    ContactSheet(tmp_path / "sheet.png", None, [], seed=0)(engine)
     assert not (tmp_path / "sheet.png").exists()
 
 
