@@ -159,7 +159,7 @@ class CaseFolder:
 
     def _figures(self, case: str) -> dict[str, Any]:
         kind, endings = self.kind(case), (".description.json", ".json", ".scores.json")
-        table, record, scores = (read_json(self.result(case, f"{kind}{end}")) for end in endings)
+        table, record, scores = (json_or_nothing(self.result(case, f"{kind}{end}")) for end in endings)
         liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
         flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
         flags += ["LIVER_CUT"] if liver.get("truncated") else []
@@ -190,7 +190,7 @@ class CaseFolder:
             shutil.rmtree(self.uploads / case)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def json_or_nothing(path: Path) -> dict[str, Any]:
     """Return what a file of JSON says, nothing where it is not there or no JSON."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())

@@ -7,9 +7,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from liver_pipeline.app.cases import EDITED, CaseFolder, read_json
-from liver_pipeline.app.edits import Edit, changes, paint
-from liver_pipeline.app.judging import judge
+from liver_pipeline.app.cases import EDITED, CaseFolder, json_or_nothing
+from liver_pipeline.app.edits import Edit, changes, lay_on
+from liver_pipeline.app.judging import score_and_draw
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
@@ -39,7 +39,7 @@ def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
             raise Refusal(409, "MASK_CHANGED", "the mask was changed since the page was opened, perhaps in another tab")
         corrected = replace(mask, array=mask.array.copy(order="K"))
         try:
-            paint(to_ras(corrected)[0], edit)
+            lay_on(to_ras(corrected)[0], edit)
         except ValueError as reason:
             raise Refusal(422, "BAD_EDIT", str(reason)) from None
         before = mask.array if current == original else read_label_map(original, accept=ACCEPTED).array
@@ -65,7 +65,7 @@ def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
 
 def _record(cases: CaseFolder, case: str, edit: Edit) -> dict[str, Any]:
     """Return the provenance of a new correction, but for what it changed and what came out."""
-    network, earlier = (read_json(cases.result(case, f"{kind}.json")) for kind in ("", EDITED))
+    network, earlier = (json_or_nothing(cases.result(case, f"{kind}.json")) for kind in ("", EDITED))
     steps = earlier.get("edits", [])
     made = [number for number, step in enumerate(steps, 1) if step["output_sha256"] == edit.made_from]
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -112,10 +112,10 @@ def measured(cases: CaseFolder, case: str) -> None:
         scan = cases.scan(case)
         if scan is None:
             raise ValueError("the scan is not there any more")
-        reader = _reader(read_json(cases.result(case, ".json")))
+        reader = _reader(json_or_nothing(cases.result(case, ".json")))
         table = describe(mask, scan, reader=reader)
         write_json(cases.result(case, f"{EDITED}.description.json"), plain(table))
-        judge(mask, scan, cases.reference(case), reader, original=cases.result(case, ".nii.gz"))
+        score_and_draw(mask, scan, cases.reference(case), reader, original=cases.result(case, ".nii.gz"))
 
 
 def _reader(record: dict[str, Any]) -> ScanReader:

@@ -42,7 +42,7 @@ def add_edits(app: FastAPI, cases: CaseFolder, row: Callable[[str], dict[str, An
         return row(case)
 
 
-def measure(cases: CaseFolder, case: str) -> None:
+def require_measured(cases: CaseFolder, case: str) -> None:
     """Write what is not there yet of a correction's results.
 
     Raises:

@@ -15,10 +15,10 @@ from liver_pipeline.labels import LabelMap
 MAX_EDIT_BYTES = 32 << 20  # of the JSON; a liver that is erased whole takes about 1 MB
 UNTOUCHED = 255
 
-Counts = tuple[
+_Triple = tuple[
     Annotated[int, Field(ge=0, lt=2**31)], Annotated[int, Field(ge=0, lt=2**31)], Annotated[int, Field(ge=0, lt=2**31)]
 ]
-Run = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=0, le=2)]]
+_Run = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=0, le=2)]]
 
 
 class Edit(BaseModel):
@@ -31,11 +31,11 @@ class Edit(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     made_from: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of the mask that was drawn on")]
-    start: Counts
-    size: Counts
-    steps: Counts
+    start: _Triple
+    size: _Triple
+    steps: _Triple
     runs: Annotated[
-        list[Run],
+        list[_Run],
         Field(description="first voxel of the page (right fastest, superior slowest), how many, label; in order"),
     ]
 
@@ -56,7 +56,7 @@ class Edit(BaseModel):
         return self
 
 
-def paint(label_map: LabelMap, edit: Edit) -> None:
+def lay_on(label_map: LabelMap, edit: Edit) -> None:
     """Give the voxels that were drawn on their labels, in place.
 
     Args:
@@ -68,7 +68,7 @@ def paint(label_map: LabelMap, edit: Edit) -> None:
 
     Example:
         >>> row = np.zeros((5, 1, 1), dtype=np.uint8)
-        >>> paint(row, Edit(made_from="0" * 64, start=(0, 0, 0), size=(5, 1, 1), steps=(2, 1, 1), runs=[(1, 2, 2)]))
+        >>> lay_on(row, Edit(made_from="0" * 64, start=(0, 0, 0), size=(5, 1, 1), steps=(2, 1, 1), runs=[(1, 2, 2)]))
         >>> row.ravel()  # voxels 1 and 2 of a page of three; the last stands for one voxel
         array([0, 0, 2, 2, 2], dtype=uint8)
     """

@@ -12,7 +12,9 @@ from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.reports.viewer import write_viewer_page
 
 
-def judge(mask: Path, scan: Path, reference: Path | None, reader: ScanReader, original: Path | None = None) -> None:
+def score_and_draw(
+    mask: Path, scan: Path, reference: Path | None, reader: ScanReader, original: Path | None = None
+) -> None:
     """Write scores and page beside a mask ``NAME.nii.gz``; a reference that cannot be used ends neither.
 
     Args:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from liver_pipeline.app.access import Guard
 from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder, NoSuchCase
 from liver_pipeline.app.downloads import DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download, downloads_of
-from liver_pipeline.app.edit_routes import add_edits, measure
+from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
 from liver_pipeline.app.worker import Supervisor
 from liver_pipeline.bundle.shipped import shipped
@@ -227,7 +227,7 @@ def _add_results(app: FastAPI, cases: CaseFolder) -> None:
         DICOM series the segmentation, the structured report, and the slices with outlines as secondary captures.
         """
         if result in (*OF_THE_MASK_NOW, EVERYTHING):
-            measure(cases, case)
+            require_measured(cases, case)
         return download(cases, case, result)
 
 

@@ -219,7 +219,7 @@ def _segment(
     """Run one case as a folder run of one, then judge it and draw its page."""
     from monai.data import Dataset
 
-    from liver_pipeline.app.judging import judge
+    from liver_pipeline.app.judging import score_and_draw
     from liver_pipeline.dicom_results.results import DicomResults
     from liver_pipeline.dicom_results.source import is_series
     from liver_pipeline.io.discovery import DICOM_ENDINGS
@@ -240,7 +240,7 @@ def _segment(
     if done.failed:
         return
     pipe.send(("stage", "drawing the page", 0.0))
-    judge(masks / f"{case}.nii.gz", scan, reference, runner.reader)
+    score_and_draw(masks / f"{case}.nii.gz", scan, reference, runner.reader)
 
 
 class _Told:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from liver_pipeline.app import corrections
 from liver_pipeline.app.cases import CaseFolder, NoSuchCase
 from liver_pipeline.app.corrections import save_edit, take_back
-from liver_pipeline.app.edits import Edit, changes, paint
+from liver_pipeline.app.edits import Edit, changes, lay_on
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
@@ -49,7 +49,9 @@ def test_each_voxel_takes_the_label_of_the_page_voxel_over_it_or_stays(data: st.
     flat = labels.ravel(order="F")
     runs = [(int(k), 1, int(flat[k])) for k in np.flatnonzero(flat != 3)]
     after = before.copy()
-    paint(after, Edit.model_validate({"made_from": NOBODY, "start": start, "size": size, "steps": steps, "runs": runs}))
+    lay_on(
+        after, Edit.model_validate({"made_from": NOBODY, "start": start, "size": size, "steps": steps, "runs": runs})
+    )
     for voxel in np.ndindex(shape):
         at = [(v - first) / step for v, first, step in zip(voxel, start, steps, strict=True)]
         inside = all(first <= v < first + n for v, first, n in zip(voxel, start, size, strict=True))
