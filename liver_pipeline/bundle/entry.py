@@ -19,10 +19,7 @@ TEXT_TAG = "tag:yaml.org,2002:str"
 NULLS = ("", "~", "null", "Null", "NULL")
 
 
-_Safe: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first where PyYAML has libyaml
-
-
-class _Loader(_Safe):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the first is libyaml's
     """YAML as PyYAML reads it, but ``1e-3`` is a number and ``2020-01-01`` is text."""
 
 
