@@ -15,6 +15,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "swin_unetr": {"network_def::feature_size": 12, "roi_size": [64, 64, 64]},
     "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
     "resnet34_unet": {"roi_size": [32, 32, 1]},
+    "resnet34_unet_deconv": {"roi_size": [32, 32, 1]},
     "resnet50_unet": {"roi_size": [32, 32, 1]},
     "resnet50_unet_deconv": {"roi_size": [32, 32, 1]},
     "deeplabv3plus_resnet101": {"roi_size": [32, 32, 1]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,15 @@ class CaseRunner:
         }
 
     def run(self, case: RunningCase) -> None:
-        """Bring one case, that is alone, from its scan to its clean labels.
+        """Bring one case, that is alone, from its scan to its clean labels; the weights load while it is read.
 
         Raises:
             IntakeError: If it is not what it should be.
         """
-        self.load()
-        self.prepare(case)
+        with ThreadPoolExecutor(1, "load") as beside:
+            loaded = beside.submit(self.load)
+            self.prepare(case)
+            loaded.result()
         self.infer(case)
         self.clean(case)
 
