@@ -13,9 +13,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-import liver_pipeline as lp
+from tests.small import threshold_run
 
 LIVER_FROM, TUMOR_FROM = 0.0, 150.0  # HU; the window maps -175 to 250 HU to 0 to 1
 
@@ -55,20 +54,9 @@ def app_at(work: Path, runs: Path, *options: str) -> Iterator[RunningApp]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run ``threshold``: a network of one voxel, whose weights are written down here."""
+    """A folder with the run ``threshold``: a network of one voxel."""
     folder = tmp_path_factory.mktemp("runs")
-    layer = folder / "one_voxel.yaml"
-    layer.write_text(
-        "network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}\n"
-        "roi_size: [16, 16, 16]\ncrops_per_case: 1\nsw_batch_size: 1\n"
-    )
-    values = {"spacing": [8.0, 8.0, 8.0], "device": "cpu"}
-    lp.compose(folder / "threshold", {"network": str(layer)}, overrides=values)
-    one, two = ((hu + 175) / 425 for hu in (LIVER_FROM, TUMOR_FROM))
-    weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, 1, 1, 1)
-    bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds
-    (folder / "threshold" / "models").mkdir(exist_ok=True)
-    torch.save({"weight": weight, "bias": bias}, folder / "threshold" / "models" / "model.pt")
+    threshold_run(folder / "threshold", liver_from=LIVER_FROM, tumor_from=TUMOR_FROM)
     return folder
 
 
