@@ -289,11 +289,15 @@ def predict_command(
              liver-pipeline predict runs/r34 scans/ masks/
     """
     from liver_pipeline.bundle.entry import parse_overrides
-    from liver_pipeline.commands.predict import predict
+    from liver_pipeline.bundle.lean import import_monai_for
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     if dicom is not None:
         values["dicom"] = [kind.strip() for kind in dicom.split(",")]
+    if not ensemble:
+        import_monai_for(run_dir, values)
+    from liver_pipeline.commands.predict import predict
+
     spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()
 
@@ -506,16 +510,21 @@ def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
 @main.command("tune-quality")
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
 def tune_quality_command(run_dir: str) -> None:
-    """Choose on the validation cases of RUN_DIR below which agreement `predict quality=true` flags a mask.
+    """Find out on the validation cases of RUN_DIR how far its masks can be trusted.
+
+    That is: below which agreement `predict quality=true` flags a mask, and in which interval true volumes lie.
 
     \b
     Example: liver-pipeline tune-quality runs/r34
     """
     from liver_pipeline.commands.tune_quality import tune_quality
+    from liver_pipeline.evaluation.intervals import interval_examples
 
-    chosen, cases = tune_quality(run_dir)
-    least = f"liver {chosen.liver_agreement:.3f}, tumor {chosen.tumor_agreement:.3f}"
-    click.echo(f"by {len(cases)} cases, passes must agree by: {least}; {Path(run_dir) / 'quality.json'}")
+    found = tune_quality(run_dir)
+    least = f"liver {found.thresholds.liver_agreement:.3f}, tumor {found.thresholds.tumor_agreement:.3f}"
+    click.echo(f"by {len(found.cases)} cases, passes must agree by: {least}; {Path(run_dir) / 'quality.json'}")
+    for line in interval_examples(found):
+        click.echo(line)
 
 
 @main.command("find-lr")

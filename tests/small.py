@@ -18,6 +18,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "swin_unetr": {"network_def::feature_size": 12, "roi_size": [64, 64, 64]},
     "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
     "resnet34_unet": {"roi_size": [32, 32, 1]},
+    "resnet34_unet_deconv": {"roi_size": [32, 32, 1]},
     "resnet50_unet": {"roi_size": [32, 32, 1]},
     "resnet50_unet_deconv": {"roi_size": [32, 32, 1]},
     "deeplabv3plus_resnet101": {"roi_size": [32, 32, 1]},
@@ -56,15 +57,14 @@ def make_phantoms(folder: Path, count: int = 3) -> Path:
     return make_phantom_dataset(folder, count, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
 
 
-def threshold_run(run: Path, *, liver_from: float, tumor_from: float) -> Path:
+def threshold_run(run: Path, *, liver_from: float, tumor_from: float, spacing_mm: float = 8.0) -> Path:
     """Write a run whose network looks at one voxel: liver and tumor begin at a value in HU, from -175 to 250."""
     layer = run.with_name("one_voxel.yaml")
     layer.write_text(
         "network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}\n"
         "roi_size: [16, 16, 16]\ncrops_per_case: 1\nsw_batch_size: 1\n"
     )
-    values = {"spacing": [8.0, 8.0, 8.0], "device": "cpu"}
-    lp.compose(run, {"network": str(layer)}, overrides=values)
+    lp.compose(run, {"network": str(layer)}, overrides={"spacing": [spacing_mm] * 3, "device": "cpu"})
     one, two = ((hu + 175) / 425 for hu in (liver_from, tumor_from))
     weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, 1, 1, 1)
     bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from liver_pipeline.evaluation.intervals import interval_text
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
 from liver_pipeline.geometry.affines import GRID_CLOSE, Affine, corner_shift_mm, spacing_of
 from liver_pipeline.geometry.boxes import Box
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
 from liver_pipeline.labels import LabelMap, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
@@ -46,6 +48,8 @@ def describe(
     series: str | None = None,
 ) -> dict[str, Any]:
     """Describe one label map on disk.
+
+    The record that ``predict`` wrote beside it, where it is of this mask, gives the intervals of its volumes.
 
     Args:
         mask: Label map: 0 background, 1 liver, 2 tumor.
@@ -82,6 +86,7 @@ def describe(
         segments=on_grid(label_map, couinaud),
         hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
         confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
+        record=record_of(Path(mask), label_map.sha256),
     )
     names = {"mask": mask, "scan": scan, "reference": reference, "confidence": confidence, "segments": segments}
     table["files"] = {key: Path(path).name for key, path in names.items() if path}
@@ -117,6 +122,7 @@ def describe_label_map(
     segments: npt.NDArray[Any] | None = None,
     hu_scale: tuple[float, float] = (1.0, 0.0),
     confidence_scale: tuple[float, float] = (1.0, 0.0),
+    record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe one label map.
 
@@ -129,10 +135,12 @@ def describe_label_map(
         segments: Couinaud segments 1 to 8 of the same shape.
         hu_scale: Slope and intercept that make HU of ``hu``.
         confidence_scale: Slope and intercept that make probabilities of ``confidence``.
+        record: What ``predict`` wrote beside the mask.
 
     Returns:
         ``liver`` (volumes in ml, burden, lesion count, ``truncated`` if the liver touches the edge of the field of
-        view, so that volumes are lower bounds, ``segments_ml``), ``lesions`` (one row each), ``spread`` and
+        view, so that volumes are lower bounds, ``segments_ml``, the ``intervals`` of ``liver_ml`` with tumor and
+        ``tumor_ml``, see :mod:`liver_pipeline.evaluation.intervals`), ``lesions`` (one row each), ``spread`` and
         ``severity`` (see :mod:`liver_pipeline.evaluation.severity`), ``missed`` (reference lesions in no group) and
         ``reasons``: why a figure is None, by its name. Slices count from the feet. Without a liver voxel (label 1)
         liver volumes, burden and distances are None.
@@ -172,6 +180,7 @@ def describe_label_map(
         "lesion_count": len(shapes),
         "truncated": _touches_border(label_map >= 1),
         "segments_ml": None if segments is None else _segment_volumes(segments, label_map, voxel_ml),
+        "intervals": _intervals(record, reasons),
     }
     volumes = liver["segments_ml"]
     touched = None if volumes is None else [name for name, volume in volumes.items() if volume["tumor_ml"]]
@@ -185,6 +194,18 @@ def describe_label_map(
         "missed": missed,
         "reasons": reasons,
     }
+
+
+def _intervals(record: Mapping[str, Any] | None, reasons: dict[str, str]) -> dict[str, Any]:
+    """Return ``level``, ``liver_ml`` and ``tumor_ml`` of the record; why one is None goes into ``reasons``."""
+    told = (record or {}).get("intervals")
+    if not told:  # no record of this mask, or one of an earlier version
+        told = {"level": None, "liver_ml": None, "tumor_ml": None, "reasons": {}}
+    for name in ("liver_ml", "tumor_ml"):
+        if told[name] is None:
+            why = told["reasons"].get(name, {"message": "no record beside the mask tells them"})
+            reasons[f"interval of {name}"] = why["message"]
+    return {key: value for key, value in told.items() if key != "reasons"}
 
 
 def _row(shape: LesionShape, affine: Affine, grid: tuple[int, ...]) -> dict[str, Any]:
@@ -301,13 +322,16 @@ def _cell(value: Any) -> Any:
 
 def as_text(table: Mapping[str, Any]) -> str:
     """The table for a terminal: one block for the liver, one line per lesion, and why figures are missing."""
-    liver = table["liver"]
+    liver, told = table["liver"], table["liver"]["intervals"]
     burden = "-" if liver["tumor_burden"] is None else f"{100 * liver['tumor_burden']:.2f} %"
     cut = "   (cut by the edge of the scan: more outside)" if liver["truncated"] else ""
+    spans = {key: interval_text(told[key], told["level"]) for key in ("liver_ml", "tumor_ml")}
+    spans = {key: f"   {span}" if span else "" for key, span in spans.items()}
     lines = [
-        f"liver with tumor     {_number(liver['liver_with_tumor_ml']):>10} ml{cut}",
+        f"liver with tumor     {_number(liver['liver_with_tumor_ml']):>10} ml{spans['liver_ml']}{cut}",
         f"liver without tumor  {_number(liver['liver_without_tumor_ml']):>10} ml",
-        f"tumor                {_number(liver['tumor_ml']):>10} ml   burden {burden}   lesions {liver['lesion_count']}",
+        f"tumor                {_number(liver['tumor_ml']):>10} ml{spans['tumor_ml']}   burden {burden}   "
+        f"lesions {liver['lesion_count']}",
     ]
     if table["lesions"]:
         names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'match':>8}"

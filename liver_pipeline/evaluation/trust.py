@@ -42,12 +42,14 @@ def _quality(mask: Path) -> dict[str, Any] | None:
 
 
 def judged_cases(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return name, Dice and agreement of the cases that were judged, as thresholds are chosen by."""
+    """Return name, Dice, agreement and volumes of the cases that were judged: what ``quality.json`` keeps of them."""
     return [
         {
             "case": case,
             **{f"{region}_dice": figures[region]["dice"] for region in REGIONS_OF_TRUST},
             **{f"{region}_agreement": figures["quality"][f"{region}_agreement"] for region in REGIONS_OF_TRUST},
+            **{f"{region}_ml": figures[region]["volume_ml"] for region in REGIONS_OF_TRUST},
+            **{f"{region}_reference_ml": figures[region]["reference_volume_ml"] for region in REGIONS_OF_TRUST},
         }
         for case, figures in results.items()
         if "quality" in figures

@@ -67,6 +67,9 @@ CODES: dict[str, str] = {
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
     "LABEL_MISSING": "there is no label map of that name",
+    # a run
+    "QUALITY_FILE": "quality.json of a run is damaged, or holds what it cannot hold",
+    "NO_VALIDATION": "the run has no validation case to tell by",
     # a DICOM result
     "DICOM_REFERENCE": "the scan is no DICOM series, or lacks what a DICOM result must refer to",
     "DICOM_RESULT_FAILED": "a DICOM result could not be built of a mask",

@@ -102,6 +102,15 @@ def lower_is_better(key: str) -> bool:
 
 
 LOSS_CAPTION = "Mean of an epoch. Experiments may train with different losses: shapes can be compared, heights cannot."
+VALIDATION_LOSS_CAPTION = (
+    "Of one window a case, without augmentation: one that rises while the training loss falls shows that training "
+    "cases are learned by heart."
+)
+FOREGROUND_CAPTION = "Share of the liver and tumor voxels of the validation cases that are labelled as what they are."
+SIZES_CAPTION = (
+    "On the test cases of a run, mean over runs; every predicted lesion, right or wrong, by its longest diameter in a "
+    "slice."
+)
 VALIDATION_CAPTION = (
     "On the validation cases, on the model's grid; the checkpoint is that of the best mean over classes."
 )

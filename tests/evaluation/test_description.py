@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from liver_pipeline.cli import main
 from liver_pipeline.evaluation.description import as_text, describe, describe_label_map, lesions_csv
+from liver_pipeline.io.files import file_sha256
 
 RAS_1MM = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -55,6 +56,24 @@ def test_what_was_not_given_is_none_with_its_reason() -> None:
         assert lesion[key] is None
         assert table["reasons"][key].startswith("no ")
     assert table["missed"] is None
+
+
+def test_intervals_are_those_of_the_record_of_this_very_mask(tmp_path: Path) -> None:
+    interval = {"volume": 4.0, "low": 3.5, "high": 4.26, "cases": 31}
+    told = {"level": 0.9, "liver_ml": interval, "tumor_ml": None}
+    why = {"tumor_ml": {"code": "NO_TUMORS", "message": "no validation case holds tumor"}}
+    mask = tmp_path / "m.nii.gz"
+    nib.save(nib.Nifti1Image(block(), RAS_1MM), mask)
+    record = {"output": {"sha256": file_sha256(mask)}, "intervals": {**told, "reasons": why}}
+    (tmp_path / "m.json").write_text(json.dumps(record))
+    table = describe(mask)
+    assert table["liver"]["intervals"] == told
+    assert table["reasons"]["interval of tumor_ml"] == "no validation case holds tumor"
+    assert "4.0 ml   (90 %: 3.5-4.3)" in as_text(table)
+    nib.save(nib.Nifti1Image(np.minimum(block(), 1), RAS_1MM), mask)  # corrected by hand
+    changed = describe(mask)
+    assert changed["liver"]["intervals"] == {"level": None, "liver_ml": None, "tumor_ml": None}
+    assert changed["reasons"]["interval of liver_ml"].startswith("no record")
 
 
 def test_hu_and_confidence_are_taken_inside_the_lesion_only() -> None:
