@@ -15,7 +15,7 @@ from liver_pipeline.io.files import write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.tables import read_json
-from liver_pipeline.node.batches import Batch
+from liver_pipeline.node.groups import SeriesGroup
 from liver_pipeline.node.inbox import Inbox
 
 logger = logging.getLogger(__name__)
@@ -29,39 +29,39 @@ def is_straggler(masks: Path, name: str, files: Collection[str]) -> bool:
     return note.exists() and not set(read_json(note)["instances"]) <= set(files)
 
 
-def deliver(batch: Batch, inbox: Inbox, masks: Path, dicom: DicomResults) -> bool:
-    """Send the results of a batch to all who have not got them; note it, and remove what was received.
+def deliver(group: SeriesGroup, inbox: Inbox, masks: Path, dicom: DicomResults) -> bool:
+    """Send the results of a group to all who have not got them; note it, and remove what was received.
 
     Returns:
-        Whether it is over with the batch: all have the results, or there are none. Otherwise it waits.
+        Whether it is over with the group: all have the results, or there are none. Otherwise it waits.
     """
     last, _ = read_ledger(masks / LEDGER)
-    done = [case for case in batch.cases if "files" in (last.get(case["case"], {}).get("dicom") or {})]
-    if batch.cases and not done:
+    done = [case for case in group.cases if "files" in (last.get(case["case"], {}).get("dicom") or {})]
+    if group.cases and not done:
         return True
     files = [file for case in done for file in _results(masks / f"{case['case']}.nii.gz", dicom)]
-    for send in list(batch.left) if files else ():
+    for send in list(group.left) if files else ():
         try:
-            batch.refused |= send(files)
-            batch.left.remove(send)
+            group.refused |= send(files)
+            group.left.remove(send)
         except (IntakeError, OSError) as reason:
-            logger.warning("%s is not delivered, it is sent again later: %s", batch.name, reason)
-    if files and batch.left:
-        batch.wait.again()
+            logger.warning("%s is not delivered, it is sent again later: %s", group.name, reason)
+    if files and group.left:
+        group.wait.again()
         return False
-    if batch.refused:
-        kinds = "; ".join(f"{kind}: {why}" for kind, why in sorted(batch.refused.items()))
-        logger.warning("%s: PEER_REFUSED: %s; all else is delivered", batch.name, kinds)
+    if group.refused:
+        kinds = "; ".join(f"{kind}: {why}" for kind, why in sorted(group.refused.items()))
+        logger.warning("%s: PEER_REFUSED: %s; all else is delivered", group.name, kinds)
         for case in done:
-            told = {"code": "PEER_REFUSED", "refused": batch.refused}
+            told = {"code": "PEER_REFUSED", "refused": group.refused}
             append_row(masks, {**last[case["case"]], "delivery": told})
-    for name, instances in batch.series.items():
+    for name, instances in group.series.items():
         write_json(masks / f"{name}{DELIVERED}", {"instances": sorted(instances), "sent": len(files)})
-    if len(done) == len(batch.cases):
+    if len(done) == len(group.cases):
         chosen = {Path(case["image"]).name for case in done}
-        for name in sorted(batch.series, key=lambda one: one in chosen):  # a kill before the last leaves the choice
-            inbox.remove(name, batch.series[name])
-    logger.info("%s: %d instances are delivered", batch.name, len(files))
+        for name in sorted(group.series, key=lambda one: one in chosen):  # a kill before the last leaves the choice
+            inbox.remove(name, group.series[name])
+    logger.info("%s: %d instances are delivered", group.name, len(files))
     return True
 
 

@@ -18,21 +18,21 @@ HAS_IT = (0x0000, 0xB000, 0xB006, 0xB007, 0x0111)
 PROCESSING_FAILED = 0x0110
 
 
-class Refusal(NamedTuple):
+class NotTaken(NamedTuple):
     """Why a file was not taken, and whether it may be later."""
 
     why: str
     passing: bool = False
 
 
-def refusal_of(status: int) -> Refusal | None:
+def refusal_of(status: int) -> NotTaken | None:
     """Return what a status of C-STORE means; None if the peer has the instance."""
     if status in HAS_IT:
         return None
-    return Refusal(f"status 0x{status:04X}", status == PROCESSING_FAILED or 0xA700 <= status < 0xA800)
+    return NotTaken(f"status 0x{status:04X}", status == PROCESSING_FAILED or 0xA700 <= status < 0xA800)
 
 
-def send_each(files: Sequence[Path], who: str, send_one: Callable[[Path], Refusal | None]) -> dict[str, str]:
+def send_each(files: Sequence[Path], who: str, send_one: Callable[[Path], NotTaken | None]) -> dict[str, str]:
     """Send all files: what is not taken keeps nothing else back.
 
     Returns:
@@ -63,12 +63,12 @@ def send(
             :func:`send_each`.
     """
 
-    def send_one(file: Path) -> Refusal | None:
+    def send_one(file: Path) -> NotTaken | None:
         try:
             with quietly():
                 status = opened.send_c_store(file)
         except ValueError:  # no context was agreed on
-            return Refusal("neither this SOP class nor its transfer syntax is taken")
+            return NotTaken("neither this SOP class nor its transfer syntax is taken")
         except RuntimeError:
             raise refuse(str(peer), "PEER_UNREACHABLE", "the peer ended the association") from None
         if "Status" not in status:

@@ -23,8 +23,8 @@ from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_file
-from liver_pipeline.node.batches import Batch, Send, Wait, batches_of
 from liver_pipeline.node.delivery import append_row, deliver, is_straggler, remove_expired
+from liver_pipeline.node.groups import Send, SeriesGroup, Wait, groups_of
 from liver_pipeline.node.inbox import Inbox
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Memory:
     """
 
     tried: dict[str, frozenset[str]] = field(default_factory=dict)
-    open: list[Batch] = field(default_factory=list)
+    open: list[SeriesGroup] = field(default_factory=list)
     told: dict[str, tuple[tuple[frozenset[str], bool], int | None]] = field(default_factory=dict)
     wait: dict[str, Wait] = field(default_factory=lambda: defaultdict(Wait))
 
@@ -132,14 +132,14 @@ def work(settings: NodeSettings, inbox: Inbox, memory: Memory, segment: Segment)
     """
     masks = settings.folder / MASKS
     complete, coming = _sort(settings, inbox, memory)
-    due = batches_of(inbox, complete, coming, series=settings.series, accept=settings.accept) if complete else []
+    due = groups_of(inbox, complete, coming, series=settings.series, accept=settings.accept) if complete else []
     if due:
         _segment(settings, memory, segment, due)
-    for batch in list(memory.open):
-        if any(inbox.instances(name) != files for name, files in batch.series.items()):
-            memory.open.remove(batch)  # more came meanwhile: it is segmented again when that is over
-        elif batch.wait.is_over and deliver(batch, inbox, masks, settings.dicom):
-            memory.open.remove(batch)
+    for group in list(memory.open):
+        if any(inbox.instances(name) != files for name, files in group.series.items()):
+            memory.open.remove(group)  # more came meanwhile: it is segmented again when that is over
+        elif group.wait.is_over and deliver(group, inbox, masks, settings.dicom):
+            memory.open.remove(group)
     remove_expired(inbox, masks, settings.keep_hours)
     for known in (memory.tried, memory.told, memory.wait):
         for name in set(known) - set(inbox.names()):
@@ -182,10 +182,10 @@ def _ask(
     return memory.told[name][1]
 
 
-def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequence[Batch]) -> None:
-    """Segment some batches, and see how each has ended."""
+def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequence[SeriesGroup]) -> None:
+    """Segment some groups, and see how each has ended."""
     masks = settings.folder / MASKS
-    cases = [case for batch in due for case in batch.cases]
+    cases = [case for group in due for case in group.cases]
     try:
         if cases:
             segment(cases, masks)
@@ -193,16 +193,16 @@ def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequ
         code = reason.code if isinstance(reason, IntakeError) else _reason(reason)
         logger.error("nothing was segmented, it is tried again: %s", code)
     last, _ = read_ledger(masks / LEDGER)
-    for batch in due:
-        codes = [_code(last.get(case["case"], {})) for case in batch.cases]
+    for group in due:
+        codes = [_code(last.get(case["case"], {})) for case in group.cases]
         if "" in codes or PASSING & set(codes):
-            for name in batch.series:
+            for name in group.series:
                 memory.wait[name].again()
             continue
-        memory.tried |= batch.series
-        batch.left = list(settings.destinations)
-        memory.open.append(batch)
-        for case, code in zip(batch.cases, codes, strict=True):
+        memory.tried |= group.series
+        group.left = list(settings.destinations)
+        memory.open.append(group)
+        for case, code in zip(group.cases, codes, strict=True):
             logger.info("%s: %s", case["case"], "segmented" if code == DONE else f"{code}: nothing is sent")
 
 

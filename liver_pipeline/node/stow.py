@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from liver_pipeline.io.dicom_headers import quietly
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.node.sending import Refusal, refusal_of, send_each
+from liver_pipeline.node.sending import NotTaken, refusal_of, send_each
 from liver_pipeline.node.tls import Tls
 
 WRONG_PLACE = (401, 403, 404, 405)  # of HTTP: not about the instances
@@ -71,7 +71,7 @@ def _without_parameters(answer: requests.Response, *_: Any, **__: Any) -> None:
     answer.headers["Content-Type"] = answer.headers.get("Content-Type", "").partition(";")[0].strip()
 
 
-def _store(client: DICOMwebClient, who: str, file: Path) -> Refusal | None:
+def _store(client: DICOMwebClient, who: str, file: Path) -> NotTaken | None:
     try:
         with quietly():
             instance = pydicom.dcmread(file)
@@ -84,15 +84,15 @@ def _store(client: DICOMwebClient, who: str, file: Path) -> Refusal | None:
         raise refuse(who, "PEER_UNREACHABLE", f"no answer of DICOMweb: {type(reason).__name__}") from None
 
 
-def _said(answer: Dataset, uid: str) -> Refusal | None:
+def _said(answer: Dataset, uid: str) -> NotTaken | None:
     """Return what the answer says of an instance."""
     if any(one.ReferencedSOPInstanceUID == uid for one in answer.get("ReferencedSOPSequence") or ()):
         return None
     reasons = [int(one.FailureReason) for one in answer.get("FailedSOPSequence") or () if "FailureReason" in one]
-    return refusal_of(reasons[0]) if reasons else Refusal("it is not listed as stored")
+    return refusal_of(reasons[0]) if reasons else NotTaken("it is not listed as stored")
 
 
-def _refused(who: str, answer: requests.Response) -> Refusal | None:
+def _refused(who: str, answer: requests.Response) -> NotTaken | None:
     """Return what an HTTP status from 400 means for one instance.
 
     Raises:
@@ -102,9 +102,9 @@ def _refused(who: str, answer: requests.Response) -> Refusal | None:
     if answer.status_code in WRONG_PLACE:
         raise refuse(who, "PEER_REFUSED", f"{said}; is the URL right, and may we store there?")
     if answer.status_code >= 500 or answer.status_code in LATER:
-        return Refusal(said, passing=True)
+        return NotTaken(said, passing=True)
     try:
         body = Dataset.from_json(answer.json())
-        return _said(body, "") if "FailedSOPSequence" in body else Refusal(said)
+        return _said(body, "") if "FailedSOPSequence" in body else NotTaken(said)
     except Exception:  # a body is not asked for
-        return Refusal(said)
+        return NotTaken(said)

@@ -80,7 +80,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_on_a_full_disk_nothing_is_half_written_and_the_node_goes_on_when_there_is_room(
     tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("liver_pipeline.node.batches.FIRST_WAIT_S", 0.3)
+    monkeypatch.setattr("liver_pipeline.node.groups.FIRST_WAIT_S", 0.3)
     site = Site(small_disk)
     files = scan(tmp_path / "ct")
     with archive(site.archive) as kept, node(site):

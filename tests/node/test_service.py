@@ -40,7 +40,7 @@ from tests.prediction.test_folder_run import CONTEXT
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What did not work is tried again at once."""
-    monkeypatch.setattr("liver_pipeline.node.batches.FIRST_WAIT_S", 0.3)
+    monkeypatch.setattr("liver_pipeline.node.groups.FIRST_WAIT_S", 0.3)
 
 
 def row(site: Site, name: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Wait:
 
 
 @dataclass(eq=False)
-class Batch:
+class SeriesGroup:
     """Series that are segmented, sent and removed together.
 
     Attributes:
@@ -62,14 +62,14 @@ class Batch:
         return " ".join(case["case"] for case in self.cases) or next(iter(self.series))
 
 
-def batches_of(
+def groups_of(
     inbox: Inbox,
     complete: Mapping[str, frozenset[str]],
     coming: Collection[str],
     *,
     series: str | None,
     accept: Collection[str],
-) -> list[Batch]:
+) -> list[SeriesGroup]:
     """Return what can be segmented of what is complete.
 
     Args:
@@ -80,16 +80,17 @@ def batches_of(
         accept: As for ``predict``.
     """
     if series is None:
-        groups = [[name] for name in complete]
+        together = [[name] for name in complete]
     else:
         by_study: dict[str, list[str]] = defaultdict(list)
         for name in complete:
             by_study[_study(inbox, name)].append(name)
         for name in coming:
             by_study.pop(_study(inbox, name), None)
-        groups = list(by_study.values())
+        together = list(by_study.values())
     return [
-        Batch({name: complete[name] for name in names}, _cases(inbox.folder, names, series, accept)) for names in groups
+        SeriesGroup({name: complete[name] for name in names}, _cases(inbox.folder, names, series, accept))
+        for names in together
     ]
 
 
