@@ -19,6 +19,7 @@ from liver_pipeline.io.ledger import LEDGER, read_ledger
 # What a case's note says of it; the ledger says how it ended.
 UPLOADING, STARTED, CANCELLED, ENDED = "uploading", "started", "cancelled", "ended"
 LOST = "PREDICT_FAILED"
+EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 
 
 class NoSuchCase(KeyError):
@@ -39,6 +40,7 @@ class CaseFolder:
         self.uploads, self.masks = work / "uploads", work / "masks"
         self.data = data
         self._lock = RLock()
+        self.results = RLock()  # held by whoever writes or deletes results in this process
         for folder in (work, self.uploads, self.masks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
@@ -132,6 +134,10 @@ class CaseFolder:
         self.note(case)
         return self.masks / f"{case}{ending}"
 
+    def kind(self, case: str) -> str:
+        """Return :data:`EDITED` if the case's mask was corrected, else ""; NoSuchCase if there is no case."""
+        return EDITED if self.result(case, f"{EDITED}.nii.gz").exists() else ""
+
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the last row of each case."""
         return read_ledger(self.masks / LEDGER)[0]
@@ -165,12 +171,15 @@ class CaseFolder:
         return {**row, "state": "done", **figures, "flags": flags, "no_dicom": refusal}
 
     def _figures(self, case: str) -> dict[str, Any]:
-        endings = (".description.json", ".json", ".scores.json")
-        table, record, scores = (_read(self.result(case, ending)) for ending in endings)
+        kind, endings = self.kind(case), (".description.json", ".json", ".scores.json")
+        table, record, scores = (json_or_nothing(self.result(case, f"{kind}{end}")) for end in endings)
         liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
         flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
         flags += ["LIVER_CUT"] if liver.get("truncated") else []
         return {
+            "edited": bool(kind),
+            "mask_sha256": record.get("output", {}).get("sha256"),
+            "stage": "" if table else "measuring",
             "liver_ml": liver.get("liver_with_tumor_ml"),
             "tumor_ml": liver.get("tumor_ml"),
             "lesions": liver.get("lesion_count"),
@@ -189,11 +198,13 @@ class CaseFolder:
 
     def delete(self, case: str) -> None:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
-        self.remove_results(case)
-        shutil.rmtree(self.uploads / case)
+        with self.results:
+            self.remove_results(case)
+            shutil.rmtree(self.uploads / case)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON says, nothing where it is not there or no JSON."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found

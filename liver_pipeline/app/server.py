@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field
 
 from liver_pipeline.app.access import Guard
 from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder, NoSuchCase
-from liver_pipeline.app.downloads import DOWNLOADS, EVERYTHING, attachment, download, downloads_of
+from liver_pipeline.app.downloads import DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download, downloads_of
+from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.uploads import MAX_CASES, NO_SPACE, Refusal, refuse_bomb, store
 from liver_pipeline.app.worker import Supervisor
 from liver_pipeline.bundle.shipped import shipped
@@ -27,11 +28,12 @@ from liver_pipeline.io.files import DISK_FULL, printable
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
 ASSETS = {
     "app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript", "archive.js": "text/javascript",
+    "correct.js": "text/javascript",
 }  # fmt: skip
 ABANDONED_SECONDS = 3600.0  # without a byte: whoever sent it has gone
 CASE_COLUMNS = (
     "id", "name", "run", "state", "code", "liver_ml", "tumor_ml", "lesions", "largest_mm", "burden", "quality", "flags",
-    "verdict", "note",
+    "edited", "verdict", "note",
 )  # fmt: skip
 Download = Annotated[str, PathParameter(json_schema_extra={"enum": [*DOWNLOADS, EVERYTHING]})]
 
@@ -226,6 +228,8 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
         cases.amend(case, verdict=verdict.verdict, note=printable(verdict.note))
         return row(case)
 
+    add_edits(app, cases, row)
+
     @app.get("/api/cases.csv")
     def table() -> Response:
         """Return all cases as CSV."""
@@ -242,9 +246,12 @@ def _add_results(app: FastAPI, cases: CaseFolder) -> None:
     def get_result(case: str, result: Download) -> Response:
         """Return one file of a case that is done, of those that it lists as ``results``, or all of them in one zip.
 
-        The mask, its provenance, the clinical table, scores against a reference, the viewer's page; of a DICOM series
-        the segmentation, the structured report, and the slices with outlines as secondary captures.
+        The network's mask and its provenance, the corrected mask and its own; of the corrected mask, else of the
+        network's, the clinical table, scores against a reference, and the viewer's page; of the network's mask of a
+        DICOM series the segmentation, the structured report, and the slices with outlines as secondary captures.
         """
+        if result in (*OF_THE_MASK_NOW, EVERYTHING):
+            require_measured(cases, case)
         return download(cases, case, result)
 
 

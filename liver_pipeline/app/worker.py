@@ -225,6 +225,7 @@ def _segment(
     """Run one case as a folder run of one, then judge it and draw its page."""
     from monai.data import Dataset
 
+    from liver_pipeline.app.judging import score_and_draw
     from liver_pipeline.dicom_results.results import DicomResults
     from liver_pipeline.dicom_results.source import is_series
     from liver_pipeline.io.discovery import DICOM_ENDINGS
@@ -245,27 +246,7 @@ def _segment(
     if done.failed:
         return
     pipe.send(("page", 0.0))
-    _judge(masks / f"{case}.nii.gz", scan, reference, runner.reader)
-
-
-def _judge(mask: Path, scan: Path, reference: Path | None, reader: Any) -> None:
-    """Write the scores, where there is a reference, and the page; a reference that cannot be used ends neither."""
-    from liver_pipeline.evaluation.pairing import Pair
-    from liver_pipeline.evaluation.scoring import CaseError, score_as_meant
-    from liver_pipeline.io.files import plain, write_json
-    from liver_pipeline.io.findings import IntakeError
-    from liver_pipeline.reports.viewer import write_viewer_page
-
-    stem = mask.name.removesuffix(".nii.gz")
-    if reference is not None:
-        try:
-            figures = score_as_meant(Pair(stem, mask, reference), lits=False)
-            scores = {f"{region}_{name}": figures[region].get(name) for region in ("liver", "tumor")
-                      for name in ("dice", "iou", "assd_area", "hd95_pooled")}  # fmt: skip
-        except (IntakeError, CaseError) as reason:
-            scores, reference = {"error": f"the reference was not used: {reason.code}"}, None
-        write_json(mask.with_name(f"{stem}.scores.json"), plain(scores))
-    write_viewer_page(mask.with_name(f"{stem}.html"), scan, mask, reference, reader=reader)
+    score_and_draw(masks / f"{case}.nii.gz", scan, reference, runner.reader)
 
 
 class _Told:

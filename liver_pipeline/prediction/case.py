@@ -45,6 +45,8 @@ class RunningCase:
     effects: Mapping[str, Any] = field(default_factory=dict)  # cleaning step -> voxels it changed
     coarse: CoarseScan | None = None  # what judges the mask, where that is asked for
     quality: dict[str, Any] | None = None
+    volumes: dict[str, Any] = field(default_factory=dict)  # of the label map: voxels and ml of each label
+    intervals: dict[str, Any] = field(default_factory=dict)  # of these
 
 
 @dataclass
@@ -143,7 +145,8 @@ def case_record(case: RunningCase) -> dict[str, Any]:
         "case": case.name,
         "input": {"path": case.input_path or scan.path.name, "sha256": scan.sha256}
         | ({} if case.series is None else {"series": case.series}),
-        "output": _volumes(label_map, scan),
+        "output": case.volumes,
+        "intervals": case.intervals,
         "geometry": {
             "scan": _grid(scan),
             "model_grid": inference.pop("model_grid", None) or _model_grid(image),
@@ -180,7 +183,8 @@ def _numbered(counts: Any) -> dict[str, int]:
     return {str(label): int(n) for label, n in enumerate(counts)}
 
 
-def _volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, Any]]:
+def label_volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, Any]]:
+    """Return ``voxels`` and ``volume_ml`` of each label; ml are None of a picture."""
     flat = label_map.ravel(order="K")
     parts = range(0, flat.size, COUNTED)
     counts = sum((np.bincount(flat[start : start + COUNTED], minlength=256) for start in parts), np.zeros(256, int))

@@ -138,7 +138,7 @@ class CaseSteps:
             write_case_description(case, self.runner.reader)
         if self.view:
             write_case_page(case, self.runner.reader)
-        more = {} if case.quality is None else {"quality": case.quality}
+        more = {"intervals": case.intervals, **({} if case.quality is None else {"quality": case.quality})}
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256, **more)
 
     def _write_results(self, case: FolderCase) -> None:
