@@ -55,6 +55,7 @@ def run_app(
         port = listening.getsockname()[1]
         os.umask(0o077)  # what is uploaded is for its owner alone
         cases = CaseFolder(work, None if data is None else Path(data))
+        cases.drop_half_sent()
         token = secrets.token_urlsafe(24)
         hosts = [*LOOPBACK, *(() if host in LOOPBACK else _names_of(host))]
         app = make_app(

@@ -153,6 +153,7 @@ function table() {
     return line;
   }));
   byId("none").hidden = cases.length > 0;
+  byId("collect").hidden = !cases.some((row) => row.state === "done");
 }
 
 function heads() {
