@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from liver_pipeline.evaluation.pairing import Pair
-from liver_pipeline.evaluation.scoring import CaseError, score_as_meant
+from liver_pipeline.evaluation.pairing import CaseError, Pair
+from liver_pipeline.evaluation.scoring import score_as_meant
 from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.reader import ScanReader

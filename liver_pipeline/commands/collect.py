@@ -23,9 +23,11 @@ def collect(work: str | Path, output: str | Path, *, data: str | Path | None = N
     """
     from liver_pipeline.app.cases import CaseFolder
     from liver_pipeline.app.collection import collect_cases
+    from liver_pipeline.app.data_folder import DataFolder
 
     if not (Path(work) / "uploads").is_dir():
         raise FileNotFoundError(f"no app has worked in {Path(work).resolve()}; name the folder of its --work")
     if Path(output).exists():
         raise FileExistsError(f"{output} is there already; name a new folder")
-    return collect_cases(CaseFolder(Path(work), None if data is None else Path(data)), Path(output))
+    cases = CaseFolder(Path(work), None if data is None else DataFolder(Path(data)))
+    return collect_cases(cases, Path(output))

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.evaluation.description import describe_label_map, on_grid
+from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence, on_grid
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import PROBABILITIES, case_name
 from liver_pipeline.io.files import is_there, plain, write_text
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
@@ -160,16 +159,15 @@ def _described(
     """Return the clinical table; with the confidence of lesions where probabilities lie beside the mask."""
     array, affine = to_ras(scan)
     beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
-    probability = read_probabilities(beside).get("tumor") if is_there(beside) else None
+    sure = lesion_confidence(scan, beside, record) if is_there(beside) else {}
     return describe_label_map(
         labels["mask"],
         affine,
         hu=array,
         reference=labels.get("reference"),
-        confidence=on_grid(scan, probability),
         hu_scale=(scan.slope, scan.intercept),
-        confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
         record=record,
+        **sure,
     )
 
 

@@ -111,6 +111,7 @@ def test_paths_lead_nowhere_else(app: RunningApp) -> None:
         assert ask(app, "GET", path)[0] in (404, 405, 422)
         assert ask(app, "DELETE", path)[0] in (404, 405, 422)
     assert ask(app, "POST", f"/api/cases?source=/etc/passwd&{RUN}")[0] == 400
+    assert ask(app, "GET", "/api/data")[1]["code"] == "NO_DATA"
     assert [path.name for path in (app.work / "uploads" / case / "scan").iterdir()] == []
 
 

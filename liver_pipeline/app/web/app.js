@@ -57,31 +57,42 @@ function groupsOf(files) {
   return [...groups.entries()].map(([key, members]) => ({ name: key.replace(/\/$/, "").split("/").pop() || "DICOM series", members }));
 }
 
-async function sendAll(files) {
-  const groups = groupsOf(files);
-  const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
-  let sent = 0;
-  const bar = byId("sending");
-  bar.hidden = false;
+const titleOf = (name) => name.replace(/\.(nii\.gz|nii|zip|nrrd|mha|mgz|mgh)$/i, "");
+const sending = new Set();  // cases whose files are on their way
+
+// Make a case, send what belongs to it, then the reference, and start it; what goes wrong leaves nothing of it.
+async function withCase(values, send) {
+  const { id } = await api(`api/cases?${new URLSearchParams({ run: byId("run").value, ...values })}`, { method: "POST" });
+  sending.add(id);
   try {
-    for (const { name, members } of groups) {
-      const title = name.replace(/\.(nii\.gz|nii|zip|nrrd|mha|mgz|mgh)$/i, "");
-      const { id } = await api(`api/cases?name=${encodeURIComponent(title)}&run=${encodeURIComponent(byId("run").value)}`, { method: "POST" });
-      try {
+    await send(id);
+    if (reference) await api(`api/cases/${id}/reference/${encodeURIComponent(reference.name)}`, { method: "PUT", body: reference });
+    await api(`api/cases/${id}/start`, { method: "POST" });
+  } catch (error) {
+    await api(`api/cases/${id}`, { method: "DELETE" }).catch(() => null);
+    throw error;
+  } finally {
+    sending.delete(id);
+  }
+  takeReference(null);
+}
+
+async function sendAll(files) {
+  const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
+  const bar = byId("sending");
+  let sent = 0;
+  byId("sending-line").hidden = false;
+  try {
+    for (const { name, members } of groupsOf(files)) {
+      await withCase({ name: titleOf(name) }, async (id) => {
         for (const { file } of members) {
           await api(`api/cases/${id}/scan/${encodeURIComponent(file.name)}`, { method: "PUT", body: file });
           bar.value = (sent += file.size) / (bytes || 1);
         }
-        if (reference) await api(`api/cases/${id}/reference/${encodeURIComponent(reference.name)}`, { method: "PUT", body: reference });
-        await api(`api/cases/${id}/start`, { method: "POST" });
-      } catch (error) {
-        await api(`api/cases/${id}`, { method: "DELETE" }).catch(() => null);
-        throw error;
-      }
-      takeReference(null);
+      });
     }
   } finally {
-    bar.hidden = true;
+    byId("sending-line").hidden = true;
     bar.value = 0;
     await refresh();
   }
@@ -288,11 +299,21 @@ function listen() {
   }));
 }
 
+// A page that is closed while it sends takes its cases along.
+function listenToLeaving() {
+  window.addEventListener("beforeunload", (event) => { if (sending.size) event.preventDefault(); });
+  window.addEventListener("pagehide", () => {
+    for (const id of sending) fetch(`api/cases/${id}`, { method: "DELETE", keepalive: true });
+  });
+}
+
 async function start() {
   heads();
   listen();
+  listenToLeaving();
   listenToDrawing();
   for (const run of await api("api/runs")) byId("run").append(new Option(run, run));
+  await offerArchive();
   await refresh();
 }
 start().catch((error) => say(error.message));

@@ -161,6 +161,11 @@ function figures() {
   if (all.length) scroll.append(table);
   else scroll.append(make("p", "The mask holds no tumor.", "soft"));
   side.append(scroll);
+  const calibration = page.table.calibration;
+  if (confident && calibration) {
+    const how = calibration.reason ? `uncalibrated (${calibration.reason})` : `calibrated, temperature ${number(calibration.temperature, 2)}`;
+    side.append(make("p", `How sure the network is: ${how}.`, "soft"));
+  }
   if (lesions.some((row) => row.below_resolution)) side.append(make("p", "Lesions of one voxel's thickness may be noise.", "soft"));
   provenance(side);
 }
