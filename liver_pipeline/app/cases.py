@@ -29,6 +29,8 @@ class NoSuchCase(KeyError):
 class CaseFolder:
     """Cases below one folder: ``uploads/<id>`` is one's own, ``masks`` is the output of a folder run over all of them.
 
+    ``training`` is the data set that was made of them last, if one was.
+
     Only the process that serves the app writes notes, only its worker writes masks. Both folders are private (0700).
 
     Args:
@@ -37,14 +39,13 @@ class CaseFolder:
     """
 
     def __init__(self, work: Path, data: DataFolder | None = None) -> None:
-        self.uploads, self.masks = work / "uploads", work / "masks"
+        self.uploads, self.masks, self.training = work / "uploads", work / "masks", work / "training"
         self.data = data
         self._lock = RLock()
         self.results = RLock()  # held by whoever writes or deletes results in this process
         for folder in (work, self.uploads, self.masks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-        self.drop_abandoned(0.0)
 
     def ids(self) -> list[str]:
         """Return all cases, the oldest first."""
@@ -200,6 +201,8 @@ class CaseFolder:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
         with self.results:
             self.remove_results(case)
+            for path in self.training.glob(f"*/{case}.*"):
+                path.unlink()
             shutil.rmtree(self.uploads / case)
 
 

@@ -63,6 +63,7 @@ def run_app(
         port = listening.getsockname()[1]
         os.umask(0o077)  # what is uploaded is for its owner alone
         cases = CaseFolder(work, None if data is None else DataFolder(Path(data)))
+        cases.drop_abandoned(0.0)  # nobody sends any more what was being sent when the last app ended
         token = secrets.token_urlsafe(24)
         hosts = [*LOOPBACK, *_names_of(host)]  # nobody else's name leads to loopback: a tunnel's end is let in
         app = make_app(

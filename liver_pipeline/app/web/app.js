@@ -131,7 +131,7 @@ const listed = (input) => [...input.files].filter((file) => !file.name.startsWit
 
 const shown = {
   liver_ml: (value) => value?.toFixed(0), largest_mm: (value) => value?.toFixed(1), burden: (value) => value === undefined || value === null ? null : (100 * value).toFixed(1),
-  flags: (value) => value?.join(" "), edited: (value) => (value ? "yes" : null),
+  flags: (value) => value?.join(" "), edited: (value) => (value ? "yes" : "–"),
 };
 
 function stateOf(row) {
@@ -166,6 +166,7 @@ function table() {
     return line;
   }));
   byId("none").hidden = cases.length > 0;
+  byId("collect").hidden = !cases.some((row) => row.state === "done");
 }
 
 function heads() {
