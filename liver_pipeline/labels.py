@@ -22,7 +22,7 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Spacing: TypeAlias = Sequence[float]  # mm along X, Y, Z
 
-LabelValues: TypeAlias = Mapping[int | str, int | str]  # values on disk, in JSON as text, and what each means
+LabelValues: TypeAlias = Mapping[Any, int | str]  # values on disk, in JSON as text, and what each means
 
 
 def meanings(values: Any) -> dict[int, int] | None:

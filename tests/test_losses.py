@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss, TverskyLoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from liver_pipeline.labels import LIVER_OR_TUMOR
@@ -356,7 +357,7 @@ def test_focal_tversky_refuses_what_makes_no_sense(arguments: dict[str, Any]) ->
 
 # --- references that outline livers without their tumors ---
 
-EVERY_LOSS = {
+EVERY_LOSS: dict[str, Callable[[], nn.Module]] = {
     "dice_ce": lambda: DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True),
     "combo": lambda: ComboLoss(ALL_PARTS, to_onehot_y=True, softmax=True, include_background=False),
     "focal_tversky": lambda: FocalTverskyLoss(to_onehot_y=True, softmax=True, include_background=False, batch=True),

@@ -26,4 +26,6 @@ def without_tumors(figures: Mapping[str, Any]) -> dict[str, Any]:
     if "lits" in told:
         told["lits"] = {**told["lits"], "lesion_dice_per_case": None, "tumor_burden_diff": None}
     told.pop("lits_groups", None)
+    if "probabilities" in told:
+        told["probabilities"] = {region: one for region, one in told["probabilities"].items() if region != "tumor"}
     return told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Hashable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def test_a_plan_counts_tumors_where_they_were_outlined_and_measures_again_for_an
 def test_a_case_without_tumors_outlined_has_a_liver_score_and_no_tumor_score() -> None:
     label = np.array([[[0, 3, 3, 3]]], np.uint8)
     pred = np.array([[[1, 1, 2, 0]]], np.uint8)
-    item = {"pred": torch.as_tensor(pred)[None], "label": torch.as_tensor(label)[None]}
+    item: dict[Hashable, Any] = {"pred": torch.as_tensor(pred)[None], "label": torch.as_tensor(label)[None]}
     untold = CountOverlapd(num_classes=3)(item)["confusion"]
     np.testing.assert_array_equal(untold, [[0, 1], [1, 2]])
     told = np.diag([5, 4, 3])

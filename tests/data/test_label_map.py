@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,19 @@ def cases_of(layout: str, **keys: Any) -> list[Case]:
     return cases
 
 
+def loaded(case: Case) -> dict[Hashable, Any]:
+    item: dict[Hashable, Any] = {key: value for key, value in case.items()}
+    return LoadScand("label")(item)
+
+
 @pytest.mark.parametrize("layout", ["lits", "folder", "msd_task03", "ircadb", "chaos"])
 def test_a_label_map_gives_liver_and_tumor_in_every_layout(layout: str, tmp_path: Path) -> None:
     keys = lay_out(layout, tmp_path)
     (case,) = cases_of(layout, **keys, label_map=MAP)
-    np.testing.assert_array_equal(LoadScand("label")(case)["label"][0].numpy(), TRUTH)
+    np.testing.assert_array_equal(loaded(case)["label"][0].numpy(), TRUTH)
     (plain,) = cases_of(layout, **keys)
     with pytest.raises(IntakeError, match=r"LABEL_VALUES: label map holds 3, 6, 7; expected only 0, 1, 2; label_map"):
-        LoadScand("label")(plain)
+        loaded(plain)
 
 
 def test_phantoms_take_a_label_map_too(tmp_path: Path) -> None:
@@ -91,8 +97,8 @@ def test_phantoms_take_a_label_map_too(tmp_path: Path) -> None:
         "phantom_spacing": [12, 12, 19],
     }
     (case,), (swapped,) = cases_of("phantom", **keys), cases_of("phantom", **keys, label_map={1: 2, 2: 1})
-    expected = np.array([0, 2, 1])[LoadScand("label")(case)["label"].numpy()]
-    np.testing.assert_array_equal(LoadScand("label")(swapped)["label"].numpy(), expected)
+    expected = np.array([0, 2, 1])[loaded(case)["label"].numpy()]
+    np.testing.assert_array_equal(loaded(swapped)["label"].numpy(), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
@@ -153,7 +159,7 @@ def test_what_it_may_not(said: Any, tmp_path: Path) -> None:
 
 
 def test_liver_whose_tumors_were_not_outlined_is_marked_for_the_loss_alone(tmp_path: Path) -> None:
-    case = {"label": str(save(tmp_path / "a.nii.gz", WHOLE)), "label_map": {1: "liver_or_tumor"}}
+    case: dict[Hashable, Any] = {"label": str(save(tmp_path / "a.nii.gz", WHOLE)), "label_map": {1: "liver_or_tumor"}}
     read = LoadScand("label")(case)
     np.testing.assert_array_equal(read["label"][0].numpy(), WHOLE)  # windows are centred on liver
     marked = MarkUntoldTumorsd("label", num_classes=3)(read)
