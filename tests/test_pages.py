@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 
 import liver_pipeline
 from liver_pipeline.bundle.compose import compose
+from liver_pipeline.bundle.shipped import run_folder
 from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
@@ -50,6 +51,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dicom_folder", "study", "series"):
         ct(folder / name)
     _with_weights(folder / "weights" / "default-1", "cascade")
+    (folder / "weights" / "default_segments-1").symlink_to(run_folder("default_segments"))  # small already
     _with_weights(folder / "runs" / "r34", "resnet34_unet")
     return folder
 

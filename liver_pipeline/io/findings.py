@@ -67,6 +67,7 @@ CODES: dict[str, str] = {
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
     "LABEL_MISSING": "there is no label map of that name",
+    "SEGMENTS_NOT_ESTIMATED": "the mask does not show one whole liver, from whose shape segments could be told",
     # a DICOM result
     "DICOM_REFERENCE": "the scan is no DICOM series, or lacks what a DICOM result must refer to",
     "DICOM_RESULT_FAILED": "a DICOM result could not be built of a mask",
