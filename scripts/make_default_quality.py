@@ -15,7 +15,8 @@ import click
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.commands.predict import predict
 from liver_pipeline.commands.synthesize import synthesize
-from liver_pipeline.evaluation.quality import choose_thresholds, read_thresholds, write_thresholds
+from liver_pipeline.evaluation.quality import choose_thresholds
+from liver_pipeline.evaluation.run_quality import RunQuality, read_quality, write_quality
 from liver_pipeline.evaluation.trust import judged_cases
 
 SEED = 90_000_000  # the trainings' and validations' lie below
@@ -35,9 +36,9 @@ def main(folder: Path, out: Path, n: int, spacing: float, shapes: str | None) ->
     predict(folder, scans / "images", out / "masks", overrides={"quality": True})
     metrics = evaluate(out / "masks", scans / "labels", out / "evaluation", protocol="plain", overwrite=True)
     cases = judged_cases(metrics["cases"])
-    thresholds = choose_thresholds(cases, read_thresholds(folder))
+    thresholds = choose_thresholds(cases, read_quality(folder).thresholds)
     source = f"scripts/make_default_quality.py: {len(cases)} painted scans of {spacing:g} mm, seed {SEED}"
-    click.echo(write_thresholds(folder, thresholds, source, cases).read_text())
+    click.echo(write_quality(folder, RunQuality(thresholds, source, cases, painted=True)).read_text())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from liver_pipeline.bundle.keys import SECTIONS
 from liver_pipeline.bundle.names import default_values, users_of
 from liver_pipeline.bundle.roles import MEANING, Key, Role
+from liver_pipeline.evaluation.intervals import UNCALIBRATED
 from liver_pipeline.evaluation.quality import REASONS
 from liver_pipeline.io.findings import CODES
 
@@ -27,6 +28,11 @@ the two it is depends on how bad it is. `accept=[CODE]` takes errors of a code a
 """
 ABOUT_REASONS = """\
 Why a mask is flagged, where masks are judged (`quality=true`): see [how-to/quality.md](../how-to/quality.md).
+"""
+
+ABOUT_UNCALIBRATED = """\
+Why a volume comes without its interval, or confidence is uncalibrated: `intervals` and `confidence` in `<case>.json`.
+See [how-to/quality.md](../how-to/quality.md).
 """
 
 ABOUT_API = """\
@@ -63,13 +69,14 @@ def keys_page() -> str:
 
 
 def codes_page() -> str:
-    """Return the page of the intake codes, and of the reasons for which a mask is flagged."""
-    intake, reasons = (
+    """Return the page of the intake codes, of the reasons for which a mask is flagged, and of missing intervals."""
+    intake, reasons, uncalibrated = (
         _table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in codes.items()))
-        for codes in (CODES, REASONS)
+        for codes in (CODES, REASONS, UNCALIBRATED)
     )
-    sources = WRITTEN.format("liver_pipeline/io/findings.py and liver_pipeline/evaluation/quality.py")
-    parts = (sources, "# Intake codes", ABOUT_CODES.strip(), intake, "# Reasons", ABOUT_REASONS.strip(), reasons)
+    sources = WRITTEN.format("liver_pipeline/io/findings.py, liver_pipeline/evaluation/quality.py and intervals.py")
+    parts = [sources, "# Intake codes", ABOUT_CODES.strip(), intake, "# Reasons", ABOUT_REASONS.strip(), reasons]
+    parts += ["# Without interval or calibration", ABOUT_UNCALIBRATED.strip(), uncalibrated]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,10 +1,13 @@
-"""What the tests share to train in seconds: shrunk networks, a coarse grid, small phantoms."""
+"""What the tests share to train in seconds, or not at all: shrunk networks, a coarse grid, small phantoms."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import liver_pipeline as lp
 from liver_pipeline.data.phantoms import make_phantom_dataset
 
 # What it takes to shrink each network, and a window that suits it; the number of classes stays the real one.
@@ -15,6 +18,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "swin_unetr": {"network_def::feature_size": 12, "roi_size": [64, 64, 64]},
     "attention_unet": {"network_def::channels": [4, 8], "network_def::strides": [2], "roi_size": [16, 16, 16]},
     "resnet34_unet": {"roi_size": [32, 32, 1]},
+    "resnet34_unet_deconv": {"roi_size": [32, 32, 1]},
     "resnet50_unet": {"roi_size": [32, 32, 1]},
     "resnet50_unet_deconv": {"roi_size": [32, 32, 1]},
     "deeplabv3plus_resnet101": {"roi_size": [32, 32, 1]},
@@ -51,3 +55,19 @@ UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "cpu"}
 def make_phantoms(folder: Path, count: int = 3) -> Path:
     """Draw phantoms of a few thousand voxels in LiTS layout."""
     return make_phantom_dataset(folder, count, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
+
+
+def threshold_run(run: Path, *, liver_from: float, tumor_from: float, spacing_mm: float = 8.0) -> Path:
+    """Write a run whose network looks at one voxel: liver and tumor begin at a value in HU, from -175 to 250."""
+    layer = run.with_name("one_voxel.yaml")
+    layer.write_text(
+        "network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}\n"
+        "roi_size: [16, 16, 16]\ncrops_per_case: 1\nsw_batch_size: 1\n"
+    )
+    lp.compose(run, {"network": str(layer)}, overrides={"spacing": [spacing_mm] * 3, "device": "cpu"})
+    one, two = ((hu + 175) / 425 for hu in (liver_from, tumor_from))
+    weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, 1, 1, 1)
+    bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds
+    (run / "models").mkdir(exist_ok=True)
+    torch.save({"weight": weight, "bias": bias}, run / "models" / "model.pt")
+    return run

@@ -15,8 +15,10 @@ from typing import Any
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
-UPLOADING, STARTED, CANCELLED = "uploading", "started", "cancelled"  # what a case's note says; the ledger says the rest
-CASE_RESULTS = (".nii.gz", ".json", ".description.json", ".scores.json", ".html")  # of a case, beside its mask
+# What a case's note says of it; the ledger says how it ended.
+UPLOADING, STARTED, CANCELLED, ENDED = "uploading", "started", "cancelled", "ended"
+LOST = "PREDICT_FAILED"
+EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 
 
 class NoSuchCase(KeyError):
@@ -37,6 +39,7 @@ class CaseFolder:
         self.uploads, self.masks = work / "uploads", work / "masks"
         self.data = None if data is None else data.resolve()
         self._lock = RLock()
+        self.results = RLock()  # held by whoever writes or deletes results in this process
         for folder in (work, self.uploads, self.masks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
@@ -114,9 +117,13 @@ class CaseFolder:
         return path
 
     def result(self, case: str, ending: str) -> Path:
-        """Return where one of the :data:`CASE_RESULTS` of a case lies; NoSuchCase if there is no case."""
+        """Return where a result of a case lies, by what stands behind its name; NoSuchCase if there is no case."""
         self.note(case)
         return self.masks / f"{case}{ending}"
+
+    def kind(self, case: str) -> str:
+        """Return :data:`EDITED` if the case's mask was corrected, else ""; NoSuchCase if there is no case."""
+        return EDITED if self.result(case, f"{EDITED}.nii.gz").exists() else ""
 
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the last row of each case."""
@@ -124,8 +131,7 @@ class CaseFolder:
 
     def unfinished(self) -> list[str]:
         """Return the cases that were started and have come to no end, the oldest first."""
-        rows = self.ledger()
-        return [case for case in self.ids() if self.note(case)["state"] == STARTED and not _ended(rows.get(case))]
+        return [case for case in self.ids() if self.note(case)["state"] == STARTED]
 
     def row(self, case: str, rows: Mapping[str, Mapping[str, Any]], running: Mapping[str, Any]) -> dict[str, Any]:
         """Return all that is known of a case, for tables.
@@ -140,16 +146,27 @@ class CaseFolder:
         row |= {"state": note["state"], "stage": "", "percent": None, "code": None, "detail": None, "flags": []}
         if case in running:
             return {**row, **running[case]}
-        if note["state"] == STARTED and _ended(ledger):
-            row |= {"state": ledger["event"], "code": ledger.get("code"), "detail": ledger.get("detail")}
-        return {**row, **self._figures(case)} if row["state"] == "done" else row
+        if note["state"] != ENDED:
+            return {**row, "state": "waiting"} if note["state"] == STARTED else row  # it came to its end just now
+        if ledger.get("event") != "done":
+            lost = "the run has left no word on how it ended; is the disk full? Try again"
+            return {**row, "state": "failed", "code": ledger.get("code", LOST), "detail": ledger.get("detail", lost)}
+        dicom = ledger.get("dicom") or {}
+        refusal = {key: dicom[key] for key in ("code", "detail")} if "code" in dicom else None
+        figures = self._figures(case)
+        flags = [*figures["flags"], *([refusal["code"]] if refusal else [])]
+        return {**row, "state": "done", **figures, "flags": flags, "no_dicom": refusal}
 
     def _figures(self, case: str) -> dict[str, Any]:
-        table, record, scores = (_read(self.result(case, end)) for end in CASE_RESULTS[2:0:-1] + CASE_RESULTS[3:4])
+        kind, endings = self.kind(case), (".description.json", ".json", ".scores.json")
+        table, record, scores = (json_or_nothing(self.result(case, f"{kind}{end}")) for end in endings)
         liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
         flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
         flags += ["LIVER_CUT"] if liver.get("truncated") else []
         return {
+            "edited": bool(kind),
+            "mask_sha256": record.get("output", {}).get("sha256"),
+            "stage": "" if table else "measuring",
             "liver_ml": liver.get("liver_with_tumor_ml"),
             "tumor_ml": liver.get("tumor_ml"),
             "lesions": liver.get("lesion_count"),
@@ -160,19 +177,21 @@ class CaseFolder:
             "scores": scores or None,
         }
 
+    def remove_results(self, case: str) -> None:
+        """Remove all that was made of a case; NoSuchCase if there is none."""
+        self.note(case)
+        for path in self.masks.glob(f"{case}.*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def delete(self, case: str) -> None:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
-        self.note(case)
-        for ending in CASE_RESULTS:
-            self.result(case, ending).unlink(missing_ok=True)
-        shutil.rmtree(self.uploads / case)
+        with self.results:
+            self.remove_results(case)
+            shutil.rmtree(self.uploads / case)
 
 
-def _ended(row: Mapping[str, Any] | None) -> bool:
-    return row is not None and row.get("event") in ("done", "failed")
-
-
-def _read(path: Path) -> dict[str, Any]:
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON says, nothing where it is not there or no JSON."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found

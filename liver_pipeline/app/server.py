@@ -12,30 +12,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from liver_pipeline.app.access import Guard
-from liver_pipeline.app.cases import CANCELLED, STARTED, UPLOADING, CaseFolder, NoSuchCase
+from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder, NoSuchCase
+from liver_pipeline.app.downloads import DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download, downloads_of
+from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
 from liver_pipeline.app.worker import Supervisor
 from liver_pipeline.bundle.shipped import shipped
 from liver_pipeline.io.files import printable
-from liver_pipeline.reports.viewer import POLICY
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
-ASSETS = {"app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript"}
+ASSETS = {
+    "app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript", "correct.js": "text/javascript",
+}  # fmt: skip
 CASE_COLUMNS = (
     "id", "name", "run", "state", "code", "liver_ml", "tumor_ml", "lesions", "largest_mm", "burden", "quality", "flags",
-    "verdict", "note",
+    "edited", "verdict", "note",
 )  # fmt: skip
-DOWNLOADS = {
-    "mask.nii.gz": (".nii.gz", "application/gzip"),
-    "record.json": (".json", "application/json"),
-    "table.json": (".description.json", "application/json"),
-    "scores.json": (".scores.json", "application/json"),
-    "page.html": (".html", "text/html"),
-}
+Download = Annotated[str, PathParameter(json_schema_extra={"enum": [*DOWNLOADS, EVERYTHING]})]
 
 
 class Verdict(BaseModel):
@@ -119,12 +117,15 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
             raise Refusal(409, "NO_SCANS", "nothing was uploaded for the case")
         for path in (scan, cases.reference(case)):
             refuse_bomb(path)
-        cases.amend(case, state=STARTED)
         supervisor.submit(case)
         return row(case)
 
+    def rows(wanted: list[str]) -> list[dict[str, Any]]:
+        running, ledger = supervisor.running(), cases.ledger()
+        return [{**cases.row(case, ledger, running), "results": downloads_of(cases, case)} for case in wanted]
+
     def row(case: str) -> dict[str, Any]:
-        return cases.row(case, cases.ledger(), supervisor.running())
+        return rows([case])[0]
 
     @app.get("/api/runs")
     def runs() -> list[str]:
@@ -134,8 +135,7 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
     @app.get("/api/cases")
     def list_cases() -> list[dict[str, Any]]:
         """List all cases, the oldest first."""
-        rows, running = cases.ledger(), supervisor.running()
-        return [cases.row(case, rows, running) for case in cases.ids()]
+        return rows(cases.ids())
 
     @app.post("/api/cases", status_code=201)
     async def create_case(
@@ -181,10 +181,9 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
     @app.post("/api/cases/{case}/cancel")
     def cancel_case(case: str) -> dict[str, Any]:
         """Take a case out of the queue, or end its run; it can be started again."""
+        cases.note(case)
         if not supervisor.cancel(case):
-            cases.note(case)
-            raise Refusal(409, "NOT_RUNNING", "the case neither waits nor runs")
-        cases.amend(case, state=CANCELLED)
+            raise Refusal(409, "NOT_RUNNING", "the case neither waits nor runs, or has just come to its end")
         return row(case)
 
     @app.get("/api/cases/{case}")
@@ -205,6 +204,8 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
         cases.amend(case, verdict=verdict.verdict, note=printable(verdict.note))
         return row(case)
 
+    add_edits(app, cases, row)
+
     @app.get("/api/cases.csv")
     def table() -> Response:
         """Return all cases as CSV."""
@@ -213,30 +214,26 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
         writer.writeheader()
         for one in list_cases():
             writer.writerow({key: _cell(one.get(key)) for key in CASE_COLUMNS})
-        return Response(text.getvalue(), media_type="text/csv", headers=_attachment("cases.csv"))
+        return Response(text.getvalue(), media_type="text/csv", headers=attachment("cases.csv"))
 
 
 def _add_results(app: FastAPI, cases: CaseFolder) -> None:
     @app.get("/api/cases/{case}/{result}", response_class=FileResponse)
-    def get_result(
-        case: str, result: Literal["mask.nii.gz", "record.json", "table.json", "scores.json", "page.html"]
-    ) -> Response:
-        """Return the mask, its provenance, the clinical table, scores against a reference, or the viewer's page."""
-        ending, kind = DOWNLOADS[result]
-        path = cases.result(case, ending)
-        if not path.is_file():
-            raise Refusal(404, "NOT_FOUND", "the case has no such result, or not yet")
-        headers = {"Content-Security-Policy": POLICY} if result == "page.html" else _attachment(f"{case}-{result}")
-        return FileResponse(path, media_type=kind, headers=headers)
+    def get_result(case: str, result: Download) -> Response:
+        """Return one file of a case that is done, of those that it lists as ``results``, or all of them in one zip.
+
+        The network's mask and its provenance, the corrected mask and its own; of the corrected mask, else of the
+        network's, the clinical table, scores against a reference, and the viewer's page; of the network's mask of a
+        DICOM series the segmentation, the structured report, and the slices with outlines as secondary captures.
+        """
+        if result in (*OF_THE_MASK_NOW, EVERYTHING):
+            require_measured(cases, case)
+        return download(cases, case, result)
 
 
 def _length(request: Request) -> int | None:
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _attachment(name: str) -> dict[str, str]:
-    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 def _cell(value: Any) -> Any:

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
-import sys
 import time
 from collections import deque
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Condition, Thread
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from liver_pipeline.app.cases import CANCELLED, CaseFolder
+from liver_pipeline.app.cases import CANCELLED, ENDED, LOST, STARTED, CaseFolder, NoSuchCase
+from liver_pipeline.inferers.progress import progress_to
+from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.files import remove_temporary
+from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.ledger import LEDGER, Ledger
 
-STAGES = {  # and how much is done when one begins, in per cent
-    "waiting": 0, "loading the network": 5, "reading": 15, "segmenting": 25, "cleaning and measuring": 75,
-    "drawing the page": 85,
+STAGES = {  # how much is done when one begins and when it ends, in per cent
+    "beginning": (0, 0), "loading the network": (0, 10), "reading": (10, 20), "segmenting": (20, 80),
+    "measuring and writing": (80, 92), "drawing the page": (92, 100),
 }  # fmt: skip
-LOST = "PREDICT_FAILED"
+
+
+class CaseEnd(NamedTuple):
+    """How the work at a case ended: what its note says from now on; a failure that the run has not recorded itself."""
+
+    state: str
+    code: str = ""
+    detail: str = ""
 
 
 class Supervisor:
     """Hands one case after the other to a worker process; starts it anew when it ends or is cancelled.
 
     Args:
-        cases: Where they lie; those that were started and have no end are taken up again.
+        cases: Where they lie; those that were started and have come to no end are taken up again.
     """
 
     def __init__(self, cases: CaseFolder) -> None:
@@ -37,7 +47,8 @@ class Supervisor:
         self._queue = deque(cases.unfinished())
         self._changed = Condition()
         self._current: str | None = None
-        self._stage = "waiting"
+        self._stage, self._share = "beginning", 0.0
+        self._unwritten: dict[str, Finding] = {}  # why the end of a case could not be noted
         self._stopped = self._cancelled = False
         self._process: Any = None
         self._pipe: Connection | None = None
@@ -45,27 +56,37 @@ class Supervisor:
     def submit(self, case: str) -> None:
         """Put a case at the end of the queue."""
         with self._changed:
+            self.cases.amend(case, state=STARTED)
+            self._unwritten.pop(case, None)
             self._queue.append(case)
             self._changed.notify_all()
 
     def cancel(self, case: str) -> bool:
-        """Take a case out of the queue, or end its run; return whether it was there."""
+        """Take a case out of the queue, or end its run and remove what it made; return whether it was there."""
         with self._changed:
             if case in self._queue:
                 self._queue.remove(case)
+                self.cases.amend(case, state=CANCELLED)
                 return True
             if case != self._current:
                 return False
             self._cancelled = True
-            return self._changed.wait_for(lambda: self._current != case, timeout=30)
+            self._changed.wait_for(lambda: self._current != case, timeout=30)
+            return bool(self.cases.note(case)["state"] == CANCELLED)  # it may have come to its end just before
 
     def running(self) -> dict[str, dict[str, Any]]:
         """Return state, stage and per cent of every case that waits or runs."""
         with self._changed:
-            told = {case: {"state": "waiting", "stage": f"{place} before it", "percent": 0}
-                    for place, case in enumerate(self._queue, 1 if self._current else 0)}  # fmt: skip
+            told: dict[str, dict[str, Any]] = {
+                case: {"state": "failed", "code": found.code, "detail": found.detail}
+                for case, found in self._unwritten.items()
+            }
+            for place, case in enumerate(self._queue, 1 if self._current else 0):
+                told[case] = {"state": "waiting", "stage": f"{place} before it", "percent": 0}
             if self._current:
-                told[self._current] = {"state": "running", "stage": self._stage, "percent": STAGES[self._stage]}
+                begin, end = STAGES[self._stage]
+                percent = int(begin + (end - begin) * self._share)
+                told[self._current] = {"state": "running", "stage": self._stage, "percent": percent}
             return told
 
     def stop(self) -> None:
@@ -86,55 +107,54 @@ class Supervisor:
                 self._changed.wait_for(lambda: self._stopped or bool(self._queue))
                 if self._stopped:
                     return
-                self._current, self._stage, self._cancelled = self._queue.popleft(), "waiting", False
-            failure = self._run_one(self._current)
-            if failure is not None and not self._stopped:
-                self._record(self._current, failure)
+                case = self._queue.popleft()
+                self._current, self._stage, self._share, self._cancelled = case, "beginning", 0.0, False
+            end = self._run_one(case)
             with self._changed:
+                self._note(case, end)
                 self._current = None
                 self._changed.notify_all()
 
-    def _run_one(self, case: str) -> tuple[str, str] | None:
-        """Have one case worked on; return code and detail if it failed in a way that the ledger cannot know."""
+    def _run_one(self, case: str) -> CaseEnd:
+        """Have one case worked on."""
         try:
             note, scan = self.cases.note(case), self.cases.scan(case)
             reference = self.cases.reference(case)
             if scan is None:
-                return "NO_SCANS", "nothing was uploaded"
+                return CaseEnd(ENDED, "NO_SCANS", "nothing was uploaded")
             pipe = self._worker()
             pipe.send((case, note["run"], scan, reference, self.cases.masks))
-            return self._followed(case, pipe)
+            return self._followed(pipe)
         except (KeyError, ValueError) as reason:
-            return LOST, f"the case cannot be started: {reason}"
+            return CaseEnd(ENDED, LOST, f"the case cannot be started: {reason}")
         except OSError as reason:  # the pipe of a worker that has gone
             return self._gone(reason)
         except Exception as reason:  # the queue goes on, whatever it was
-            return LOST, f"{type(reason).__name__}: {reason}"
+            return CaseEnd(ENDED, LOST, f"{type(reason).__name__}: {reason}")
 
-    def _followed(self, case: str, pipe: Connection) -> tuple[str, str] | None:
+    def _followed(self, pipe: Connection) -> CaseEnd:
         while not self._stopped:
             if self._cancelled:
                 self._end_process()
-                self.cases.amend(case, state=CANCELLED)
-                return None
+                return CaseEnd(CANCELLED)
             if pipe.poll(0.2):
                 try:
                     kind, *told = pipe.recv()
                 except EOFError as reason:
                     return self._gone(reason)
                 if kind == "end":
-                    return None if told[0] is None else (told[0], told[1])
-                self._stage = told[0]
-        return None
+                    return CaseEnd(ENDED, *told)
+                self._stage, self._share = told
+        return CaseEnd(STARTED)
 
-    def _gone(self, reason: Exception) -> tuple[str, str]:
+    def _gone(self, reason: Exception) -> CaseEnd:
         code = None
         if self._process is not None:
             self._process.join(timeout=5)
             code = self._process.exitcode
         self._end_process()
         why = f"signal {-code}, often too little memory" if code is not None and code < 0 else f"code {code}, {reason}"
-        return LOST, f"the process that segments has ended ({why}); try the case again"
+        return CaseEnd(ENDED, LOST, f"the process that segments has ended ({why}); try the case again")
 
     def _worker(self) -> Connection:
         if self._process is None or not self._process.is_alive():
@@ -149,23 +169,36 @@ class Supervisor:
         return self._pipe
 
     def _end_process(self) -> None:
+        """End the worker, and remove what it had half written."""
         if self._process is not None and self._process.is_alive():
             self._process.kill()
             self._process.join(timeout=10)
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
+        remove_temporary(self.cases.masks)
 
-    def _record(self, case: str, failure: tuple[str, str]) -> None:
-        with contextlib.suppress(ValueError), contextlib.closing(Ledger(self.cases.masks / LEDGER)) as ledger:
-            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            ledger.append({"case": case, "event": "failed", "code": failure[0], "detail": failure[1], "time": now})
+    def _note(self, case: str, end: CaseEnd) -> None:
+        try:
+            if end.state == CANCELLED:
+                self.cases.remove_results(case)
+            if end.code:
+                with contextlib.closing(Ledger(self.cases.masks / LEDGER)) as ledger:
+                    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+                    row = {"case": case, "event": "failed", "code": end.code, "detail": end.detail, "time": now}
+                    ledger.append(row)
+            self.cases.amend(case, state=end.state)
+        except NoSuchCase:  # deleted meanwhile
+            pass
+        except (OSError, ValueError) as reason:  # such as a full disk: the next start takes the case up again
+            self._unwritten[case] = finding_of(reason, writing=True)
 
 
 def work_through(pipe: Connection) -> None:
     """Segment what comes through the pipe until it closes: the worker's main. Prints nothing: logs would name scans."""
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    logging.getLogger("liver_pipeline").setLevel(logging.CRITICAL)
+    with Path(os.devnull).open("w") as nowhere:
+        for printed in (1, 2):  # whoever prints: pydicom's warnings quote tags
+            os.dup2(nowhere.fileno(), printed)
     segmenters: dict[str, Any] = {}
     while True:
         try:
@@ -174,10 +207,8 @@ def work_through(pipe: Connection) -> None:
             return
         try:
             _segment(pipe, segmenters, case, run, scan, reference, masks)
-            pipe.send(("end", None))
+            pipe.send(("end",))
         except Exception as reason:
-            from liver_pipeline.io.failures import finding_of
-
             found = finding_of(reason)
             pipe.send(("end", found.code, found.detail))
 
@@ -188,48 +219,32 @@ def _segment(
     """Run one case as a folder run of one, then judge it and draw its page."""
     from monai.data import Dataset
 
+    from liver_pipeline.app.judging import score_and_draw
+    from liver_pipeline.dicom_results.results import DicomResults
+    from liver_pipeline.dicom_results.source import is_series
+    from liver_pipeline.io.discovery import DICOM_ENDINGS
     from liver_pipeline.prediction.case_runner import CaseRunner
     from liver_pipeline.prediction.folder_run import FolderRun
     from liver_pipeline.prediction.segmenter import load_segmenter
 
     if run not in segmenters:
-        pipe.send(("stage", "loading the network"))
+        pipe.send(("stage", "loading the network", 0.0))
         segmenters.clear()  # one network at a time
         segmenters[run] = load_segmenter(run)
     runner = segmenters[run].runner
-    told = cast(CaseRunner, _Told(runner, pipe))
     items = [{"image": str(scan), "case": case, "root": str(scan.parent)}]
     done = FolderRun(
-        dataset=Dataset(items), output_dir=masks, runner=told, retry_failed=True, describe=True, progress=False
-    ).run()
+        dataset=Dataset(items), output_dir=masks, runner=cast(CaseRunner, _Told(runner, pipe)), retry_failed=True,
+        describe=True, dicom=DicomResults(tuple(DICOM_ENDINGS) if is_series(scan) else ()), progress=False,
+    ).run()  # fmt: skip
     if done.failed:
         return
-    pipe.send(("stage", "drawing the page"))
-    _judge(masks / f"{case}.nii.gz", scan, reference, runner.reader)
-
-
-def _judge(mask: Path, scan: Path, reference: Path | None, reader: Any) -> None:
-    """Write the scores, where there is a reference, and the page; a reference that cannot be used ends neither."""
-    from liver_pipeline.evaluation.pairing import Pair
-    from liver_pipeline.evaluation.scoring import CaseError, score_as_meant
-    from liver_pipeline.io.files import plain, write_json
-    from liver_pipeline.io.findings import IntakeError
-    from liver_pipeline.reports.viewer import write_viewer_page
-
-    stem = mask.name.removesuffix(".nii.gz")
-    if reference is not None:
-        try:
-            figures = score_as_meant(Pair(stem, mask, reference), lits=False)
-            scores = {f"{region}_{name}": figures[region].get(name) for region in ("liver", "tumor")
-                      for name in ("dice", "iou", "assd_area", "hd95_pooled")}  # fmt: skip
-        except (IntakeError, CaseError) as reason:
-            scores, reference = {"error": f"the reference was not used: {reason.code}"}, None
-        write_json(mask.with_name(f"{stem}.scores.json"), plain(scores))
-    write_viewer_page(mask.with_name(f"{stem}.html"), scan, mask, reference, reader=reader)
+    pipe.send(("stage", "drawing the page", 0.0))
+    score_and_draw(masks / f"{case}.nii.gz", scan, reference, runner.reader)
 
 
 class _Told:
-    """A runner that says which step it is at."""
+    """A runner that says which step it is at, and how far the network is."""
 
     def __init__(self, runner: Any, pipe: Connection) -> None:
         self._runner, self._pipe = runner, pipe
@@ -237,14 +252,18 @@ class _Told:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
 
+    def _say(self, stage: str, share: float = 0.0) -> None:
+        self._pipe.send(("stage", stage, share))
+
     def prepare(self, case: Any) -> None:
-        self._pipe.send(("stage", "reading"))
+        self._say("reading")
         self._runner.prepare(case)
 
     def infer(self, case: Any) -> None:
-        self._pipe.send(("stage", "segmenting"))
-        self._runner.infer(case)
+        self._say("segmenting")
+        with progress_to(partial(self._say, "segmenting")):
+            self._runner.infer(case)
 
     def clean(self, case: Any) -> None:
-        self._pipe.send(("stage", "cleaning and measuring"))
+        self._say("measuring and writing")
         self._runner.clean(case)

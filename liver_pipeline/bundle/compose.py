@@ -24,8 +24,8 @@ from liver_pipeline.io.tables import is_dealt
 # What a training writes into a run folder beside the configs; split.json too, where it was dealt.
 TRAINING_OUTPUTS = (
     "models/model.pt", *(f"models/{name}" for name in (LAST, PREVIOUS, *OLDER)), "logs/events.out.tfevents.*",
-    "out_of_fold/fold*", "out_of_fold/masks", "log.csv", "curves.png", "skipped_cases.json", "bad_loss.json",
-    "mlflow_run.json",
+    "logs/contact_sheet.png", "out_of_fold/fold*", "out_of_fold/masks", "log.csv", "curves.png", "skipped_cases.json",
+    "bad_loss.json", "mlflow_run.json",
 )  # fmt: skip
 MULTI_GPU = "multi_gpu_train"  # an overlay on train.yaml, as in the model zoo
 GENERATED = "# Merged from the layers in configs/ by `liver-pipeline compose`; edit there, or start a new run.\n"

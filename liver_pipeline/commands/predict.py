@@ -7,27 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.dicom_results.results import DicomResults, write_results
-from liver_pipeline.evaluation.description import describe
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, SCAN_SUFFIXES, case_name
-from liver_pipeline.io.files import plain, refuse_existing, write_json
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
+from liver_pipeline.io.files import refuse_existing
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
-from liver_pipeline.io.probabilities import LEVELS, probabilities_record, write_probabilities
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.tables import read_json
-from liver_pipeline.io.volumes import write_label_map
+from liver_pipeline.prediction.case import FolderCase
+from liver_pipeline.prediction.case_files import write_case, write_case_description, write_case_page
 from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Summary
-from liver_pipeline.prediction.segmenter import load_segmenter
-from liver_pipeline.reports.viewer import write_viewer_page
+from liver_pipeline.prediction.segmenter import load_runner
 
 FOLDER_KEYS = ("dry_run", "retry_failed", "max_failures")  # they ask the ledger, or end a run of many
 DICOM_KEYS = ("dicom", "seg_type", "seg_deflate")
@@ -133,21 +130,41 @@ def is_mask_file(path: str | Path) -> bool:
 
 
 def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> Summary:
-    """Write one mask and its provenance, without a ledger."""
-    overwrite = bool(values.pop("overwrite", False))
+    """Write one mask and what lies beside it, without a ledger."""
+    overwrite, table, page = (bool(values.pop(key, False)) for key in ("overwrite", "describe", "view"))
     for key in FOLDER_KEYS:
         if values.pop(key, None) not in (None, False):
             raise ValueError(f"{key} is of folders of masks, with a ledger; {mask} is a file")
-    record = mask.with_name(f"{case_name(mask.name)}.json")
-    dicom = _dicom_results(run, values)
-    page = record.with_suffix(".html") if values.pop("view", False) else None
-    table = record.with_suffix(".description.json") if values.pop("describe", False) else None
-    kept = record.with_name(record.stem + PROBABILITIES) if values.get("probabilities") else None
-    files = (mask, record, page, table, kept, *dicom.paths(mask).values())
-    refuse_existing([path for path in files if path is not None], overwrite, inputs=[scan])
-    if not mask.name.lower().endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
+    if not mask.name.endswith(FORMATS[wanted := values.pop("format", "nifti")]) and wanted != "nifti":
         raise ValueError(f"format is {wanted!r} and the mask is called {mask.name}; leave one of them out")
-    inputs = find_volumes(scan, series=values.pop("series", None), accept=values.get("accept", ()), pictures=True)
+    dicom = _dicom_results(run, values)
+    case = _one_case(scan, mask, series=values.pop("series", None), accept=values.get("accept", ()))
+    asked = {case.description: table, case.page: page, case.probabilities: values.get("probabilities")}
+    files = [mask, case.provenance, *(path for path in asked if asked[path]), *dicom.paths(mask).values()]
+    refuse_existing(files, overwrite, inputs=[scan, case.path])
+
+    runner = load_runner(run, values)
+    runner.run(case)
+    write_case(case, runner, overwrite=overwrite)
+    if table:
+        write_case_description(case, runner.reader)
+    if page:
+        write_case_page(case, runner.reader)
+    for reason in (case.quality or {"reasons": []})["reasons"]:
+        logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])
+    if dicom.kinds:
+        try:
+            record = read_json(case.provenance)
+            write_results(dicom, mask, case.path, series=case.series, reader=runner.reader, record=record)
+        except IntakeError as reason:  # the mask is there
+            logger.warning("no DICOM results: %s", reason)
+            return Summary(1, 0, 0, EXIT_SOME_FAILED, refused=1)
+    return Summary(1, 0, 0, EXIT_DONE)
+
+
+def _one_case(scan: Path, mask: Path, *, series: str | None, accept: Sequence[str]) -> FolderCase:
+    """Return the one case at ``scan``, whose mask goes to ``mask``."""
+    inputs = find_volumes(scan, series=series, accept=accept, pictures=True)
     if len(inputs) > 1:
         several = ", ".join(one.series or one.case for one in inputs[:3])
         raise ValueError(
@@ -155,40 +172,12 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
             f"or one of several series with --series"
         )
     one = inputs[0]
-    refuse_existing([path for path in files if path is not None], overwrite, inputs=[one.path])
-    drawn = one.path.name.lower().endswith(PICTURE_SUFFIXES)
-    if drawn != mask.name.lower().endswith(PICTURE_MASK):
+    suffix = next(ending for ending in MASK_SUFFIXES if mask.name.endswith(ending))
+    if one.path.name.lower().endswith(PICTURE_SUFFIXES) != (suffix == PICTURE_MASK):
         raise ValueError(f"{mask}: the mask of a picture, and of nothing else, is a {PICTURE_MASK}")
-    segmenter = load_segmenter(run, **values)
-    reader = segmenter.runner.reader
-    segmented = segmenter(one.path, series=one.series, why=one.why)
-    mask.parent.mkdir(parents=True, exist_ok=True)
-
-    told = dict(segmented.record)
-    if kept is not None and segmented.probabilities is not None:
-        levels = np.rint(segmented.probabilities * np.float32(LEVELS)).astype(np.uint8, order="F")
-        sha256 = write_probabilities(kept, levels, segmented.scan)
-        told["probabilities"] = probabilities_record(kept.name, sha256, levels.shape[-1])
-
-    def announce(sha256: str) -> None:
-        output = {**segmented.record["output"], "path": mask.name, "sha256": sha256}
-        write_json(record, {**told, "output": output})
-
-    write_label_map(mask, segmented.label_map, segmented.scan, overwrite=overwrite, announce=announce)
-    if table is not None and not drawn:
-        confidence = kept if segmented.probabilities is not None and segmented.probabilities.shape[-1] > 1 else None
-        write_json(table, plain(describe(mask, one.path, confidence=confidence, reader=reader, series=one.series)))
-    if page is not None and not drawn:
-        write_viewer_page(page, one.path, mask, reader=reader, series=one.series)
-    for reason in (segmented.record["quality"] or {"reasons": []})["reasons"]:
-        logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])
-    if dicom.kinds:
-        try:
-            write_results(dicom, mask, one.path, series=one.series, reader=reader, record=read_json(record))
-        except IntakeError as reason:  # the mask is there
-            logger.warning("no DICOM results: %s", reason)
-            return Summary(1, 0, 0, EXIT_SOME_FAILED, refused=1)
-    return Summary(1, 0, 0, EXIT_DONE)
+    name = one.path.resolve().name
+    case = case_name(name, one.path.is_dir())
+    return FolderCase(case, one.path, name, one.series, one.why, output=mask, suffix=suffix)
 
 
 def _dicom_results(run: Path, values: Mapping[str, Any]) -> DicomResults:

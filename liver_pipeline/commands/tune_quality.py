@@ -1,46 +1,89 @@
-"""Choose by a run's validation cases how far its passes must agree, and write that into the run."""
+"""Find out on a run's validation cases how far its masks can be trusted, and write that into the run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.workflow import load_config, run_workflow
-from liver_pipeline.evaluation.quality import QualityThresholds, choose_thresholds, read_thresholds, write_thresholds
+from liver_pipeline.evaluation.confidence import count_case
+from liver_pipeline.evaluation.quality import choose_thresholds
+from liver_pipeline.evaluation.run_quality import RunQuality, read_quality, write_quality
+from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.trust import judged_cases
+from liver_pipeline.io.discovery import PROBABILITIES
+from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_run
+from liver_pipeline.io.volumes import read_label_map
+from liver_pipeline.metrics.temperature import fit_temperature
 
 
-def tune_quality(run_dir: str | Path) -> tuple[QualityThresholds, list[dict[str, Any]]]:
-    """Segment and judge the validation cases, and choose the thresholds of agreement by those that went well.
+def tune_quality(run_dir: str | Path) -> RunQuality:
+    """Segment and judge the validation cases; choose the thresholds of agreement by those that went well.
+
+    Their volumes are kept, too: they tell how far those of other masks may be off. And one temperature is fitted to
+    their probabilities, by which confidence is calibrated.
 
     Args:
-        run_dir: A trained run. ``tuning/quality/`` in it gets masks and figures; ``quality.json`` in it is written,
-            whose other thresholds are kept where it is there.
+        run_dir: A trained run. ``tuning/quality/`` in it gets masks, probabilities and figures; ``quality.json`` in it
+            is written, whose other thresholds are kept where it is there.
 
     Returns:
-        The thresholds, and Dice and agreement of each case.
+        What was written.
 
     Raises:
-        ValueError: If the run has no validation case, a case could not be segmented, ``quality.json`` cannot be used,
-            or another process is at work in the run.
+        IntakeError: NO_VALIDATION if the run has no validation case, QUALITY_FILE if ``quality.json`` cannot be used.
+        ValueError: If a case could not be segmented, or another process is at work in the run.
     """
     run_dir = Path(run_dir)
-    base = read_thresholds(run_dir)
+    before = read_quality(run_dir)
     parser = ConfigParser(load_config(run_dir, "evaluate"))
     with lock_run(run_dir):
-        if not parser.get_parsed_content("split")["val"]:
-            raise ValueError(f"{run_dir / 'split.json'} has no validation case; thresholds are chosen on those")
+        references = {case["case"]: case["label"] for case in parser.get_parsed_content("split")["val"]}
+        if not references:
+            detail = "its split has no validation case; thresholds and intervals are told by those"
+            raise refuse(run_dir / "split.json", "NO_VALIDATION", detail)
         folder = run_dir / "tuning" / "quality"
         values = {"part": "val", "output_dir": str(folder.resolve()), "quality": True, "protocol": "plain"}
-        summary, metrics = run_workflow(run_dir, "evaluate", {**values, "overwrite": True})
+        values |= {"probabilities": True, "overwrite": True}
+        summary, metrics = run_workflow(run_dir, "evaluate", values)
+        ledger = folder / "masks" / LEDGER
         if summary.failed:
-            raise ValueError(
-                f"{summary.failed} validation cases could not be segmented; see {folder / 'masks/ledger.jsonl'}"
-            )
+            raise ValueError(f"{summary.failed} validation cases could not be segmented; see {ledger}")
         cases = judged_cases(metrics["cases"])
-        thresholds = choose_thresholds(cases, base)
-        write_thresholds(run_dir, thresholds, "validation cases of this run", cases)
-    return thresholds, cases
+        if not cases:
+            raise refuse(folder / "metrics.json", "NO_VALIDATION", "no validation case could be scored; it says why")
+        made = read_ledger(ledger)[0][cases[0]["case"]]  # all of them alike
+        found = RunQuality(
+            choose_thresholds(cases, before.thresholds),
+            "validation cases of this run",
+            cases,
+            weights_sha256=made["weights_sha256"],
+            config_sha256=made["config_sha256"],
+            temperature=fitted_temperature(
+                {case["case"]: references[case["case"]] for case in cases},
+                folder / "masks",
+                parser.get_parsed_content("num_classes"),
+            ),
+        )
+        write_quality(run_dir, found)
+    return found
+
+
+def fitted_temperature(references: Mapping[str, str], masks: Path, num_classes: int) -> float:
+    """Fit one temperature to the probabilities of all cases; one case is in memory at a time.
+
+    Args:
+        references: Path of the reference of each case.
+        masks: Folder with the probabilities of each.
+        num_classes: Of the network.
+    """
+    total = None
+    for case, label in references.items():
+        counts = count_case(masks / f"{case}{PROBABILITIES}", read_label_map(label, accept=ACCEPTED), num_classes)
+        total = counts if total is None else total + counts
+    assert total is not None
+    return round(fit_temperature(total), 4)

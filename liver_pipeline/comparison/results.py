@@ -13,6 +13,7 @@ import numpy as np
 
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.metrics.comparisons import FIGURES, case_values
+from liver_pipeline.metrics.shapes import SIZE_CLASSES
 
 EVALUATION = Path("evaluation")
 METRICS = EVALUATION / "metrics.json"
@@ -36,6 +37,7 @@ class RunResult:
         roc: By region, one list of true-positive rates a case.
         log: Rows of ``log.csv`` as numbers; None where an epoch was not validated.
         tumors: One row a predicted lesion, as ``describe`` gives it, with the case.
+        reference_sizes: Number of lesions of the reference by size class.
     """
 
     experiment: str
@@ -48,6 +50,7 @@ class RunResult:
     roc: dict[str, list[list[float]]]
     log: list[dict[str, float | None]]
     tumors: list[dict[str, Any]]
+    reference_sizes: dict[str, int]
 
     @property
     def name(self) -> str:
@@ -58,6 +61,12 @@ class RunResult:
     def training_seconds(self) -> float:
         """Time of all epochs, validations included."""
         return sum(row["seconds"] or 0.0 for row in self.log)
+
+    @property
+    def best_epoch(self) -> dict[str, float | None] | None:
+        """The row of the epoch whose weights are kept: the first with the best mean Dice; None if none has one."""
+        scored = [row for row in self.log if row.get("val_mean_dice") is not None]
+        return max(scored, key=lambda row: row["val_mean_dice"] or 0.0, default=None)
 
 
 def read_results(
@@ -84,9 +93,12 @@ def read_results(
         row |= {f"predicted_{key}": table.get("liver", {}).get(key) for key in ("tumor_ml", "tumor_burden")}
         rows.append(row)
         tumors += [{**who, "case": case, **lesion} for lesion in table.get("lesions", [])]
+    found = metrics["detection"]["iou>0.5"]
+    sizes = {name: found[name]["tp_label"] + found[name]["fn"] for name in SIZE_CLASSES}
     return RunResult(
         experiment=experiment, seed=seed, fold=fold, folder=folder, classes=classes, rows=rows, tumors=tumors,
         confusion=metrics["confusion"], roc=_roc(metrics["cases"]), log=_log(folder / "log.csv"),
+        reference_sizes=sizes,
     )  # fmt: skip
 
 

@@ -123,8 +123,9 @@ class Comparison:
         """What the clinical tables of the predicted masks say, over cases and runs.
 
         Returns:
-            ``n_runs``, ``lesions`` (their number), ``sizes`` (by class), ``volume_ml`` (of a lesion, median),
-            ``total_ml`` and ``burden`` (tumor over liver; :class:`Summary` over cases), ``confidence`` (median).
+            ``n_runs``, ``lesions`` (their number), ``sizes`` (by class), ``reference_sizes`` (those of the reference,
+            counted again with each run), ``volume_ml`` (of a lesion, median), ``total_ml`` and ``burden`` (tumor over
+            liver; :class:`Summary` over cases), ``confidence`` (median).
         """
         runs = self.of(experiment)
         lesions = [row for result in runs for row in result.tumors]
@@ -136,6 +137,7 @@ class Comparison:
             "n_runs": len(runs),
             "lesions": len(lesions),
             "sizes": {name: sizes[name] for name in SIZE_CLASSES},
+            "reference_sizes": {name: sum(result.reference_sizes[name] for result in runs) for name in SIZE_CLASSES},
             "volume_ml": median(row["volume_ml"] for row in lesions) if lesions else None,
             "total_ml": summarize([row["predicted_tumor_ml"] for row in rows], patients),
             "burden": summarize([row["predicted_tumor_burden"] for row in rows], patients),

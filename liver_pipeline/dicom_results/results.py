@@ -13,14 +13,13 @@ from liver_pipeline.dicom_results.source import labels_on, read_source
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.dicom_headers import quietly
-from liver_pipeline.io.discovery import CAPTURES, case_name
+from liver_pipeline.io.discovery import DICOM_ENDINGS, case_name
 from liver_pipeline.io.files import file_sha256, folder_sha256, refuse_existing, whole_file, whole_folder
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import Scan, read_label_map
 
-ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}
 SEG_TYPES = ("binary", "labelmap")
 
 
@@ -42,15 +41,15 @@ class DicomResults:
     deflate: bool = False
 
     def __post_init__(self) -> None:
-        if unknown := set(self.kinds) - set(ENDINGS):
-            raise ValueError(f"unknown DICOM result {sorted(unknown)[0]!r}; expected {', '.join(ENDINGS)}")
+        if unknown := set(self.kinds) - set(DICOM_ENDINGS):
+            raise ValueError(f"unknown DICOM result {sorted(unknown)[0]!r}; expected {', '.join(DICOM_ENDINGS)}")
         if self.seg_type not in SEG_TYPES:
             raise ValueError(f"seg_type is {self.seg_type!r}; expected {' or '.join(SEG_TYPES)}")
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as a row of the ledger holds them."""
         return {
-            "kinds": [kind for kind in ENDINGS if kind in self._wanted()],
+            "kinds": [kind for kind in DICOM_ENDINGS if kind in self._wanted()],
             "seg_type": self.seg_type,
             "deflate": self.deflate,
         }
@@ -65,7 +64,7 @@ class DicomResults:
 
 def result_paths(mask: Path) -> dict[str, Path]:
     """Return where the results of a mask lie, by kind, whether they are there or not."""
-    return {kind: mask.with_name(case_name(mask.name) + ending) for kind, ending in ENDINGS.items()}
+    return {kind: mask.with_name(case_name(mask.name) + ending) for kind, ending in DICOM_ENDINGS.items()}
 
 
 def write_results(
@@ -147,7 +146,7 @@ def write_report(table: Mapping[str, Any], mask: Path, scan: Path, path: Path, *
         IntakeError: See :func:`write_results`.
     """
     refuse_existing([path], overwrite)
-    seg = path.with_name(path.name.removesuffix(".dcm").removesuffix(".sr") + ENDINGS["seg"])
+    seg = path.with_name(path.name.removesuffix(".dcm").removesuffix(".sr") + DICOM_ENDINGS["seg"])
     beside = mask.with_name(f"{case_name(mask.name)}.json")
 
     def refuse_other(hashes: Mapping[str, str]) -> None:

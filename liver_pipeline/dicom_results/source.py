@@ -55,6 +55,15 @@ class SourceSeries:
         return str(self.headers[0].get("Modality") or IMAGE_CLASSES.get(self.headers[0].SOPClassUID, ""))
 
 
+def is_series(path: Path) -> bool:
+    """Tell whether what lies at ``path`` may be a DICOM series: a folder, a zip or a slice.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    return sniff(path) in ("folder", "dicom")
+
+
 def read_source(path: Path | str, reader: ScanReader | None = None, *, series: str | None = None) -> SourceSeries:
     """Read the headers of the series at ``path`` as results refer to it.
 
@@ -71,7 +80,7 @@ def read_source(path: Path | str, reader: ScanReader | None = None, *, series: s
     path, reader = Path(path), reader or ScanReader()
     if not path.exists():
         raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?")
-    if sniff(path) not in ("folder", "dicom"):
+    if not is_series(path):
         raise refuse(path, "DICOM_REFERENCE", "no DICOM series: a DICOM result refers to slices; give it the series")
     headers, affine = read_plane_headers(path, accept=reader.accept, series=series)
     if "PerFrameFunctionalGroupsSequence" in headers[0]:

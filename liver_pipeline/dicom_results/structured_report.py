@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -81,7 +81,7 @@ def build_structured_report(
 def _liver_group(
     liver: Mapping[str, Any], label_map: LabelMap, segmentation: Any, source: SourceSeries, origin: Origin
 ) -> Any:
-    """Volumes of the whole liver and of all tumor, the burden, and what is known of the mask's quality."""
+    """Volumes of liver and tumor with their intervals, the burden, and what is known of the mask's quality."""
     burden = liver["tumor_burden"]
     named = (
         ("Liver volume with tumor", "LP-1", liver["liver_with_tumor_ml"], "ml"),
@@ -89,6 +89,7 @@ def _liver_group(
         ("Total tumor volume", "LP-3", liver["tumor_ml"], "ml"),
         ("Number of lesions", "LP-4", liver["lesion_count"], "count"),
         ("Tumor burden", "LP-5", None if burden is None else 100 * burden, "percent"),
+        *_interval_ends(liver["intervals"]),
     )
     group = _group(
         hd.sr.TrackingIdentifier(uid=origin.uid("segment 1"), identifier="Liver"),
@@ -104,6 +105,16 @@ def _liver_group(
         )
         group[0].ContentSequence.append(comment)
     return group
+
+
+def _interval_ends(intervals: Mapping[str, Any]) -> Iterator[tuple[str, str, float, str]]:
+    """Yield name, code, value and unit of both ends of each interval of a volume."""
+    for key, what, codes_of_ends in (("liver_ml", "Liver volume with tumor", ("LP-11", "LP-12")),
+                                     ("tumor_ml", "Total tumor volume", ("LP-13", "LP-14"))):  # fmt: skip
+        if (interval := intervals[key]) is not None:
+            for end, code in zip(("low", "high"), codes_of_ends, strict=True):
+                name = f"{what}, {end} end of the {100 * intervals['level']:.0f} % interval"
+                yield name, code, interval[end], "ml"
 
 
 def _lesion_group(row: Mapping[str, Any], source: SourceSeries, segmentation: Any, origin: Origin, values: Any) -> Any:

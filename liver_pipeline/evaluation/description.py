@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from liver_pipeline.evaluation.couinaud import NOT_ESTIMATED, estimate_segments, shipped_network
+from liver_pipeline.evaluation.confidence import calibrated, why_uncalibrated
+from liver_pipeline.evaluation.intervals import interval_text
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.segments import (
     COUINAUD,
@@ -29,6 +30,7 @@ from liver_pipeline.geometry.boxes import Box, touches_border
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
 from liver_pipeline.labels import LabelMap, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
@@ -59,6 +61,9 @@ def describe(
 ) -> dict[str, Any]:
     """Describe one label map on disk.
 
+    The record that ``predict`` wrote beside it, where it is of this mask, gives the intervals of its volumes, and the
+    temperature that calibrates the confidence of its lesions.
+
     Args:
         mask: Label map: 0 background, 1 liver, 2 tumor.
         scan: The CT it belongs to, on the same grid; gives mean and SD of HU.
@@ -87,8 +92,9 @@ def describe(
     couinaud, source, doubt = _segments(label_map, segments)
     reader = reader or ScanReader()
     ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
-    probability = read_probabilities(confidence).get("tumor") if confidence else None
-    if confidence and probability is None:
+    record = record_of(Path(mask), label_map.sha256)
+    sure = lesion_confidence(label_map, Path(confidence), record) if confidence else {}
+    if confidence and not sure:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
     turned, affine = to_ras(label_map)
     table = describe_label_map(
@@ -96,12 +102,12 @@ def describe(
         affine,
         hu=on_grid(label_map, ct),
         reference=on_grid(label_map, truth),
-        confidence=on_grid(label_map, probability),
         segments=on_grid(label_map, couinaud),
         no_segments=doubt,
         resect=resect,
         hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
-        confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
+        record=record,
+        **sure,
     )
     given = None if segments == AUTO else segments
     names = {"mask": mask, "scan": scan, "reference": reference, "confidence": confidence, "segments": given}
@@ -117,12 +123,35 @@ def _segments(mask: Scan, segments: Path | str | None) -> tuple[Scan | None, dic
         return None, None, NO_SEGMENTS
     if segments != AUTO:
         return read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED), {"map": Path(segments).name}, ""
+    from liver_pipeline.evaluation.couinaud import NOT_ESTIMATED, estimate_segments, shipped_network  # here: a network
+
     try:
         return estimate_segments(mask), shipped_network()[1], ""
     except IntakeError as refusal:
         if refusal.code != NOT_ESTIMATED:
             raise
         return None, None, f"{NOT_ESTIMATED}: {refusal.findings[0].detail}"
+
+
+def lesion_confidence(mask: Scan, path: Path, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what :func:`describe_label_map` takes of a file of probabilities, calibrated where the record knows how.
+
+    Args:
+        mask: On the grid of the file.
+        path: The probabilities; without those of tumor nothing is returned.
+        record: What ``predict`` wrote beside the mask.
+    """
+    classes = read_probabilities(path)
+    better = calibrated(classes, record)
+    probability = (better or classes).get("tumor")
+    if probability is None:
+        return {}
+    temperature = None if better is None or record is None else record["confidence"]["temperature"]
+    return {
+        "confidence": on_grid(mask, probability),
+        "confidence_scale": (probability.slope, probability.intercept),
+        "calibration": {"temperature": temperature, "reason": None if better else why_uncalibrated(record)},
+    }
 
 
 def on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
@@ -155,6 +184,8 @@ def describe_label_map(
     resect: Sequence[int] = (),
     hu_scale: tuple[float, float] = (1.0, 0.0),
     confidence_scale: tuple[float, float] = (1.0, 0.0),
+    record: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe one label map.
 
@@ -169,14 +200,17 @@ def describe_label_map(
         resect: Numbers of segments to resect.
         hu_scale: Slope and intercept that make HU of ``hu``.
         confidence_scale: Slope and intercept that make probabilities of ``confidence``.
+        record: What ``predict`` wrote beside the mask.
+        calibration: Of ``confidence``: ``temperature``, or None and the ``reason``.
 
     Returns:
         ``liver`` (volumes in ml, burden, lesion count, ``truncated`` if the liver touches the edge of the field of
-        view, so that volumes are lower bounds, ``segments_ml``), ``lesions`` (one row each), ``spread`` and
+        view, so that volumes are lower bounds, ``segments_ml``, the ``intervals`` of ``liver_ml`` with tumor and
+        ``tumor_ml``, see :mod:`liver_pipeline.evaluation.intervals`), ``lesions`` (one row each), ``spread`` and
         ``severity`` (see :mod:`liver_pipeline.evaluation.severity`), ``resection`` (see
-        :func:`liver_pipeline.evaluation.segments.after_resection`), ``missed`` (reference lesions in no group) and
-        ``reasons``: why a figure is None, by its name. Slices count from the feet. Without a liver voxel (label 1)
-        liver volumes, burden and distances are None.
+        :func:`liver_pipeline.evaluation.segments.after_resection`), ``missed`` (reference lesions in no group),
+        ``calibration`` as it was given, and ``reasons``: why a figure is None, by its name. Slices count from the feet.
+        Without a liver voxel (label 1) liver volumes, burden and distances are None.
     """
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
@@ -213,6 +247,7 @@ def describe_label_map(
         "lesion_count": len(shapes),
         "truncated": touches_border(label_map >= 1),
         "segments_ml": None if segments is None else segment_volumes(segments, label_map, voxel_ml),
+        "intervals": _intervals(record, reasons),
     }
     volumes = liver["segments_ml"]
     touched = None if volumes is None else [name for name, volume in volumes.items() if volume["tumor_ml"]]
@@ -228,8 +263,21 @@ def describe_label_map(
         else None,
         "segments_source": None,
         "missed": missed,
+        "calibration": calibration,
         "reasons": reasons,
     }
+
+
+def _intervals(record: Mapping[str, Any] | None, reasons: dict[str, str]) -> dict[str, Any]:
+    """Return ``level``, ``liver_ml`` and ``tumor_ml`` of the record; why one is None goes into ``reasons``."""
+    told = (record or {}).get("intervals")
+    if not told:  # no record of this mask, or one of an earlier version
+        told = {"level": None, "liver_ml": None, "tumor_ml": None, "reasons": {}}
+    for name in ("liver_ml", "tumor_ml"):
+        if told[name] is None:
+            why = told["reasons"].get(name, {"message": "no record beside the mask tells them"})
+            reasons[f"interval of {name}"] = why["message"]
+    return {key: value for key, value in told.items() if key != "reasons"}
 
 
 def _row(shape: LesionShape, affine: Affine, grid: tuple[int, ...]) -> dict[str, Any]:
@@ -325,33 +373,39 @@ def _cell(value: Any) -> Any:
 
 def as_text(table: Mapping[str, Any]) -> str:
     """The table for a terminal: one block for the liver, one line per lesion, and why figures are missing."""
-    liver = table["liver"]
+    liver, told = table["liver"], table["liver"]["intervals"]
     burden = "-" if liver["tumor_burden"] is None else f"{100 * liver['tumor_burden']:.2f} %"
     cut = "   (cut by the edge of the scan: more outside)" if liver["truncated"] else ""
+    spans = {key: interval_text(told[key], told["level"]) for key in ("liver_ml", "tumor_ml")}
+    spans = {key: f"   {span}" if span else "" for key, span in spans.items()}
     lines = [
-        f"liver with tumor     {_number(liver['liver_with_tumor_ml']):>10} ml{cut}",
+        f"liver with tumor     {_number(liver['liver_with_tumor_ml']):>10} ml{spans['liver_ml']}{cut}",
         f"liver without tumor  {_number(liver['liver_without_tumor_ml']):>10} ml",
-        f"tumor                {_number(liver['tumor_ml']):>10} ml   burden {burden}   lesions {liver['lesion_count']}",
+        f"tumor                {_number(liver['tumor_ml']):>10} ml{spans['tumor_ml']}   burden {burden}   "
+        f"lesions {liver['lesion_count']}",
     ]
     if table["lesions"]:
-        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'match':>8}"
+        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'sure':>5} {'match':>8}"
         lines.append(f"{names}  centre, LPS mm")
     for row in table["lesions"]:
         size = f"{row['diameter_mm']:.1f} x {row['perpendicular_mm']:.1f}"
         depth = "-" if row["distance_to_surface_mm"] is None else f"{row['distance_to_surface_mm']:.1f}"
+        sure = "-" if row["mean_confidence"] is None else f"{row['mean_confidence']:.0%}"
         hu = "-" if row["mean_hu"] is None else f"{row['mean_hu']:.0f} ({row['sd_hu']:.0f})"
         place = ", ".join(f"{value:.1f}" for value in row["centroid_lps_mm"])
         marks = "  touches the edge" if row["touches_border"] else ""
         marks += "  below resolution" if row["below_resolution"] else ""
         marks += f"  segment {segment_words(row['segments'])}" if row["segments"] else ""
         lines.append(
-            f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} "
+            f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} {sure:>5} "
             f"{row['match'] or '-':>8}  {place}{marks}"
         )
     lines += _severity_lines(table) if table["lesions"] else []
     if liver["segments_ml"]:
         lines += segment_lines(liver, table["segments_source"] or {}, table["resection"])
     lines += [f"missed: {len(table['missed'])} reference lesions"] if table["missed"] else []
+    if table["calibration"] is not None and (why := table["calibration"]["reason"]):
+        lines.append(f"how sure the network is, is uncalibrated: {why}")
     whys = dict.fromkeys(table["reasons"].values())
     lines += [f"not given: {', '.join(k for k, v in table['reasons'].items() if v == why)}: {why}" for why in whys]
     return "\n".join(lines)

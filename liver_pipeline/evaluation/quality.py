@@ -1,27 +1,26 @@
 """Whether a mask can be trusted, and if not why: agreement of the network's passes, and rules on mask and scan.
 
-Agreement is the mean Dice between passes (:mod:`liver_pipeline.inferers.agreement`). Its thresholds come from the cases
-that a run was validated on and lie in the run as ``quality.json``, which people may edit: a clinic for children has
-other volumes. A rule that cannot be applied raises nothing.
+Agreement is the mean Dice between passes (:mod:`liver_pipeline.inferers.agreement`). Thresholds lie in the run
+(:mod:`liver_pipeline.evaluation.run_quality`). A rule that cannot be applied raises nothing.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from liver_pipeline.io.files import write_json
+from liver_pipeline.evaluation.intervals import interval_columns
+from liver_pipeline.evaluation.run_quality import QualityThresholds
 from liver_pipeline.io.findings import Finding
-from liver_pipeline.io.tables import read_json, write_table
+from liver_pipeline.io.tables import write_table
 
 logger = logging.getLogger(__name__)
 
-QUALITY_FILE = "quality.json"  # in a run
 QUALITY_TABLE = "quality.csv"  # in a folder of masks
 REASONS: dict[str, str] = {
     "LIVER_DISAGREEMENT": "the network's passes disagree on the liver",
@@ -41,69 +40,6 @@ REASONS: dict[str, str] = {
 HARMLESS = frozenset(("IGNORED_FILES", "SERIES_CHOSEN", "TRAILING_BYTES", "UNITS", "SHEAR"))  # as warnings
 GOOD_DICE = {"liver": 0.9, "tumor": 0.5}  # a case that was segmented well, when thresholds are chosen
 LEAST_CASES = 5  # good ones, to choose a threshold by
-
-
-@dataclass(frozen=True)
-class QualityThresholds:
-    """What a mask must meet.
-
-    Attributes:
-        liver_agreement: Least Dice between passes, of liver with its tumors.
-        tumor_agreement: Least Dice between passes, of tumor.
-        min_tumor_ml: Disagreement on less tumor than this is no reason.
-        min_liver_ml: Least volume of the liver; 0 for none.
-        max_liver_ml: Largest volume.
-        min_largest_share: Least share of the liver that its largest piece must have, before cleaning.
-        max_cut_share: Largest cut by the scan's border, of the liver's largest section.
-        min_right_mm: Least distance from the body's middle to the liver's, to the right.
-        min_lung_ml: So much lung under the liver, and more than over it, is too much.
-        min_hu: Least median HU of the liver without tumors.
-        max_hu: Largest.
-        max_hu_spread: Largest standard deviation of HU there.
-    """
-
-    liver_agreement: float = 0.8
-    tumor_agreement: float = 0.3
-    min_tumor_ml: float = 1.0
-    min_liver_ml: float = 500.0
-    max_liver_ml: float = 4000.0
-    min_largest_share: float = 0.9
-    max_cut_share: float = 0.1
-    min_right_mm: float = 0.0
-    min_lung_ml: float = 50.0
-    min_hu: float = -20.0
-    max_hu: float = 250.0
-    max_hu_spread: float = 100.0
-
-
-def read_thresholds(run_dir: Path | None) -> QualityThresholds:
-    """Return a run's thresholds; the general ones where it has no ``quality.json``.
-
-    Raises:
-        ValueError: If the file is no such file, or names a threshold that there is not, or one that is no number.
-    """
-    path = None if run_dir is None else run_dir / QUALITY_FILE
-    if path is None or not path.is_file():
-        return QualityThresholds()
-    content = read_json(path)
-    given = content.get("thresholds") if isinstance(content, Mapping) else None
-    known = [field.name for field in fields(QualityThresholds)]
-    if not isinstance(given, Mapping) or (unknown := sorted(set(given) - set(known))):
-        what = f"it knows no threshold {unknown[0]}" if isinstance(given, Mapping) else "it has no 'thresholds'"
-        raise ValueError(f"{path}: {what}; thresholds are {', '.join(known)}")
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise ValueError(f"{path}: {name} is {value!r}; expected a number")
-    return replace(QualityThresholds(), **{name: float(value) for name, value in given.items()})
-
-
-def write_thresholds(
-    run_dir: Path, thresholds: QualityThresholds, source: str, cases: Sequence[Mapping[str, Any]]
-) -> Path:
-    """Write ``quality.json``: the thresholds, where they come from in words, and the cases that they were chosen by."""
-    path = run_dir / QUALITY_FILE
-    write_json(path, {"thresholds": asdict(thresholds), "source": source, "cases": list(cases)})
-    return path
 
 
 def choose_thresholds(cases: Sequence[Mapping[str, float | None]], base: QualityThresholds) -> QualityThresholds:
@@ -134,12 +70,14 @@ def quality_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the table of a folder's masks, those that are flagged first.
 
     Args:
-        rows: Each with ``case`` and ``quality``, what :func:`judge` returned; such as rows of a ledger.
+        rows: Each with ``case`` and ``quality``, what :func:`judge` returned, and maybe ``intervals``, what
+            :func:`~liver_pipeline.evaluation.intervals.volume_intervals` returned; such as rows of a ledger.
     """
     table = [
         {
             "case": row["case"],
             **{key: row["quality"][key] for key in ("flagged", "liver_agreement", "tumor_agreement")},
+            **interval_columns(row.get("intervals")),
             "codes": [reason["code"] for reason in row["quality"]["reasons"]],
             "reasons": "; ".join(reason["message"] for reason in row["quality"]["reasons"]),
         }

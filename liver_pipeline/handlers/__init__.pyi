@@ -3,6 +3,7 @@ from .budget import CosineBudget as CosineBudget
 from .budget import StopInTime as StopInTime
 from .checkpoint import Checkpoint as Checkpoint
 from .clipping import ClipGradients as ClipGradients
+from .contact_sheet import ContactSheet as ContactSheet
 from .dice import dice_of_each_class as dice_of_each_class
 from .dice import mean_class_dice as mean_class_dice
 from .dice import scores_of_each_validation as scores_of_each_validation

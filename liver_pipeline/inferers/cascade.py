@@ -16,6 +16,7 @@ from liver_pipeline.geometry.boxes import Box, box_corners, box_on_scan, cut_out
 from liver_pipeline.geometry.grids import axis_map
 from liver_pipeline.inferers.liver import Found, Limits, find_liver
 from liver_pipeline.inferers.predictor import Network
+from liver_pipeline.inferers.progress import progress_part
 from liver_pipeline.inferers.streaming import as_result, case_meta
 from liver_pipeline.labels import LabelMap
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 Preprocessing = Callable[[dict[str, Any]], Mapping[Any, Any]]
 StageInferer = Callable[[torch.Tensor, Network], MetaTensor]
+
+LIVER_SHARE = 0.3  # of the work, as the first network's progress is told
 
 
 class CascadeInferer(Inferer):
@@ -90,8 +93,10 @@ class CascadeInferer(Inferer):
             raise ValueError(f"expected one scan of shape (1, 1, X, Y, Z), got {tuple(inputs.shape)}")
         meta = case_meta(inputs)
         scan = MetaTensor(inputs.as_tensor()[0] if isinstance(inputs, MetaTensor) else inputs[0], meta=meta)
-        found, box, record = self._find_box(scan)
-        inside, tumor_record = _run(self.tumor_preprocessing, self.tumor_inferer, cut_out(scan, box), network)[1:]
+        with progress_part(0.0, LIVER_SHARE):
+            found, box, record = self._find_box(scan)
+        with progress_part(LIVER_SHARE, 1.0):
+            inside, tumor_record = _run(self.tumor_preprocessing, self.tumor_inferer, cut_out(scan, box), network)[1:]
         levels = inside.meta.pop("probabilities", None)
         shape = tuple(scan.shape[1:])
         labels = _in_place(inside.numpy()[0, 0], box, shape)

@@ -21,6 +21,7 @@ from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
 from liver_pipeline.geometry.grids import AxisMap, axis_map
 from liver_pipeline.inferers.agreement import PassAgreement
 from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating
+from liver_pipeline.inferers.progress import tell_progress
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
 from liver_pipeline.inferers.upsampling import DeviceCanvas, LabelCanvas, softmax, upsample_whole
 from liver_pipeline.inferers.windows import Window, holds_body, padding, streaming_axis, window_shape, windows
@@ -177,6 +178,7 @@ class StreamingInferer(Inferer):
             logits = predictor(torch.stack([plan.image[(slice(None), *window)] for window in batch]), relieve)
             for window, output in zip(batch, logits, strict=True):
                 stitcher.add(window, output, relieve)
+            tell_progress((begin + len(batch)) / len(plan.kept))
         stitcher.finish(relieve)
         predictor.record.fallbacks += upsampler.fallbacks
         record = self._record(plan, predictor, upsampler, len(members))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from monai.networks.nets import FlexibleUNet
 from torch import nn
-from torchvision.models.segmentation import fcn_resnet50
 
 from liver_pipeline.io.files import file_sha256
 
@@ -62,6 +61,7 @@ def encoder_network(
     in_channels: int,
     classes: int,
     pretrained: EncoderWeights = NO_WEIGHTS,
+    transposed: bool = False,
     **options: Any,
 ) -> nn.Module:
     """Build a 2D network of segmentation_models_pytorch, (B, C, X, Y) to (B, K, X, Y).
@@ -75,10 +75,12 @@ def encoder_network(
         in_channels: Channels of the image; pretrained first convolutions are adapted to it by the library.
         classes: Classes, background included.
         pretrained: What the encoder starts with.
+        transposed: A ``unet`` decodes by transposed convolutions that learn, in place of repeating voxels.
         options: Other arguments of the architecture.
 
     Raises:
-        ValueError: If the architecture or encoder is unknown; see also :meth:`EncoderWeights.load`.
+        ValueError: If the architecture or encoder is unknown, or has no blocks that could decode so; see also
+            :meth:`EncoderWeights.load`.
         OSError: See :meth:`EncoderWeights.load`.
     """
     try:
@@ -91,8 +93,41 @@ def encoder_network(
         for module in network.decoder.modules():
             if type(module).__name__ == "ASPPPooling":
                 module[2] = nn.GroupNorm(32, module[2].num_features)
+    if transposed:
+        if architecture.lower() != "unet":
+            raise ValueError(f"architecture is {architecture!r}; only unet decodes by transposed convolutions")
+        channels = [
+            network.encoder.out_channels[-1],
+            *(block.conv2[0].out_channels for block in network.decoder.blocks),
+        ]
+        network.decoder.blocks = nn.ModuleList(map(TransposedBlock, network.decoder.blocks, channels))
     pretrained.load(network.encoder, encoder_name, in_channels)
     return network  # type: ignore[no-any-return]
+
+
+class TransposedBlock(nn.Module):
+    """A decoder block of segmentation_models_pytorch's U-Net behind a transposed convolution that doubles the size.
+
+    Args:
+        block: It still resizes to the size of its level, which changes nothing any more.
+        channels: Of what comes from the level below.
+    """
+
+    def __init__(self, block: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+        self.block = block
+
+    def forward(
+        self,
+        feature_map: torch.Tensor,
+        target_height: int,
+        target_width: int,
+        skip_connection: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Map (B, C, X, Y) to (B, K, 2 X, 2 Y)."""
+        decoded: torch.Tensor = self.block(self.up(feature_map), target_height, target_width, skip_connection)
+        return decoded
 
 
 def deconvolution_unet(
@@ -139,6 +174,8 @@ class FcnResNet50(nn.Module):
         pretrained: EncoderWeights = NO_WEIGHTS,
     ) -> None:
         super().__init__()
+        from torchvision.models.segmentation import fcn_resnet50  # here: takes two seconds to import
+
         # both None: the second one's default downloads
         self.network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False)
         self.network.backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput, case_name
 from liver_pipeline.io.files import relative
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
@@ -45,11 +45,13 @@ class RunningCase:
     effects: Mapping[str, Any] = field(default_factory=dict)  # cleaning step -> voxels it changed
     coarse: CoarseScan | None = None  # what judges the mask, where that is asked for
     quality: dict[str, Any] | None = None
+    volumes: dict[str, Any] = field(default_factory=dict)  # of the label map: voxels and ml of each label
+    intervals: dict[str, Any] = field(default_factory=dict)  # of these
 
 
 @dataclass
 class FolderCase(RunningCase):
-    """A case of a folder run: one input, one output, one end."""
+    """A case whose files are written: one input, one output, and in a folder run one end."""
 
     output: Path = Path()
     suffix: str = FORMATS["nifti"]  # of the mask
@@ -97,15 +99,19 @@ class FolderCase(RunningCase):
         return self._beside(PROBABILITIES)
 
     def _beside(self, ending: str) -> Path:
-        return self.output.with_name(self.output.name.removesuffix(self.suffix) + ending)
+        return self.output.with_name(case_name(self.output.name) + ending)
 
     def output_record(self, sha256: str) -> dict[str, Any]:
         """Return what the record says of the files that were written."""
         probabilities = None
         if self.probabilities_sha256 is not None:
-            path = f"{self.name}{PROBABILITIES}"
+            path = self._told(self.probabilities)
             probabilities = probabilities_record(path, self.probabilities_sha256, self.classes)
-        return {"output": {"path": f"{self.name}{self.suffix}", "sha256": sha256}, "probabilities": probabilities}
+        return {"output": {"path": self._told(self.output), "sha256": sha256}, "probabilities": probabilities}
+
+    def _told(self, path: Path) -> str:
+        """Return how the record names a file of the case: below the folder of all masks."""
+        return (PurePosixPath(self.name).parent / path.name).as_posix()
 
 
 def without_voxels(scan: Scan) -> Scan:
@@ -139,7 +145,8 @@ def case_record(case: RunningCase) -> dict[str, Any]:
         "case": case.name,
         "input": {"path": case.input_path or scan.path.name, "sha256": scan.sha256}
         | ({} if case.series is None else {"series": case.series}),
-        "output": _volumes(label_map, scan),
+        "output": case.volumes,
+        "intervals": case.intervals,
         "geometry": {
             "scan": _grid(scan),
             "model_grid": inference.pop("model_grid", None) or _model_grid(image),
@@ -176,7 +183,8 @@ def _numbered(counts: Any) -> dict[str, int]:
     return {str(label): int(n) for label, n in enumerate(counts)}
 
 
-def _volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, Any]]:
+def label_volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, Any]]:
+    """Return ``voxels`` and ``volume_ml`` of each label; ml are None of a picture."""
     flat = label_map.ravel(order="K")
     parts = range(0, flat.size, COUNTED)
     counts = sum((np.bincount(flat[start : start + COUNTED], minlength=256) for start in parts), np.zeros(256, int))

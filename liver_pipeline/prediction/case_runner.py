@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import yaml
 from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
+from liver_pipeline.evaluation.confidence import confidence_record
+from liver_pipeline.evaluation.intervals import volume_intervals
 from liver_pipeline.evaluation.plausibility import coarse_scan, plausibility
-from liver_pipeline.evaluation.quality import judge, read_thresholds
+from liver_pipeline.evaluation.quality import judge
+from liver_pipeline.evaluation.run_quality import read_quality
 from liver_pipeline.io.files import content_sha256, plain
 from liver_pipeline.io.findings import ONLY_RECORDED
 from liver_pipeline.io.pictures import Pictures
@@ -29,6 +33,7 @@ from liver_pipeline.prediction.case import (
     case_record,
     inference_record,
     is_drawn,
+    label_volumes,
     without_voxels,
 )
 from liver_pipeline.prediction.provenance import machine, settings_of, versions
@@ -57,13 +62,13 @@ class CaseRunner:
         reader: How scans are read; the same as that of ``preprocessing`` and of the training.
         pictures: How it takes JPG and PNG; None: not at all.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config; its ``quality.json`` holds
-            the thresholds of ``quality``.
+            the thresholds of ``quality``, what intervals of volumes are told by, and the temperature of confidence.
         num_classes: What the network tells apart: background, liver, and with 3 classes tumor.
         overrides: What was changed of that file for this run, as JSON; it identifies the config, too. "" for nothing.
         quality: Judge each mask (see :mod:`liver_pipeline.evaluation.quality`); it stays as it is.
 
     Raises:
-        ValueError: If ``quality.json`` cannot be used.
+        IntakeError: QUALITY_FILE if ``quality.json`` cannot be used.
     """
 
     def __init__(
@@ -95,7 +100,8 @@ class CaseRunner:
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.labels = {str(label): CLASS_NAMES[label] for label in range(1, num_classes)}
         self.probabilities = bool(getattr(inferer, "probabilities", False))
-        self.thresholds = read_thresholds(self.bundle_root) if quality else None
+        self.run_quality = read_quality(self.bundle_root)
+        self.thresholds = self.run_quality.thresholds if quality else None
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
         self.settings = self._settings() | ({"overrides": json.loads(overrides)} if overrides else {})
         self.config_sha256 = content_sha256(self.settings)
@@ -121,6 +127,19 @@ class CaseRunner:
             "versions": versions(),
             "machine": machine(self.device),
         }
+
+    def run(self, case: RunningCase) -> None:
+        """Bring one case, that is alone, from its scan to its clean labels; the weights load while it is read.
+
+        Raises:
+            IntakeError: If it is not what it should be.
+        """
+        with ThreadPoolExecutor(1, "load") as beside:
+            loaded = beside.submit(self.load)
+            self.prepare(case)
+            loaded.result()
+        self.infer(case)
+        self.clean(case)
 
     def prepare(self, case: RunningCase) -> None:
         """Read a case, unless its source is a scan already, and preprocess it.
@@ -166,17 +185,30 @@ class CaseRunner:
 
     def clean(self, case: RunningCase) -> None:
         """Post-process what the network gave."""
-        assert case.pred is not None
+        assert case.pred is not None and case.scan is not None
         with case.stages("postprocess"):
             cleaned: Mapping[Any, Any] = {"pred": case.pred[0], "image": case.data["image"]}
             if self.postprocessing is not None:
                 cleaned = self.postprocessing(dict(cleaned))
             case.label_map = as_label_map(cleaned["pred"])
+            case.volumes = label_volumes(case.label_map, case.scan)
+            case.intervals = self._intervals(case.volumes["volume_ml"])
         case.effects = cleaned.get("effects", {})
         if case.coarse is not None:
             with case.stages("quality"):
                 case.quality = self._judged(case)
                 case.coarse = None
+
+    def _intervals(self, volume_ml: Mapping[str, float | None]) -> dict[str, Any]:
+        """Return the intervals of the volumes of a mask; liver is with its tumors."""
+        parenchyma, tumor = volume_ml["1"], volume_ml["2"]
+        both = None if parenchyma is None or tumor is None else round(parenchyma + tumor, 3)
+        return volume_intervals(self.run_quality, {"liver": both, "tumor": tumor}, **self._identity)
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        """What made the masks."""
+        return {"weights_sha256": self.weights_sha256, "config_sha256": self.config_sha256}
 
     def _judged(self, case: RunningCase) -> dict[str, Any]:
         """Say whether the mask has to be looked at, and why."""
@@ -198,6 +230,7 @@ class CaseRunner:
         told = case_record(case)
         for key, value in (files or {"output": {"path": None, "sha256": None}, "probabilities": None}).items():
             told[key] = {**value, **told[key]} if key in told else value
+        told["confidence"] = confidence_record(self.run_quality, **self._identity)
         record: dict[str, Any] = plain({**told, "labels": self.labels, **self._common})
         return record
 

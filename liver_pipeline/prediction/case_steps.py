@@ -6,24 +6,21 @@ import contextlib
 import logging
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults
-from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import is_there, plain, write_json
-from liver_pipeline.io.masks import PICTURE_MASK
-from liver_pipeline.io.probabilities import write_probabilities
-from liver_pipeline.io.volumes import write_label_map
+from liver_pipeline.io.files import is_there
 from liver_pipeline.prediction.case import FolderCase
+from liver_pipeline.prediction.case_files import write_case, write_case_description, write_case_page
 from liver_pipeline.prediction.case_results import write_case_results
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
 from liver_pipeline.prediction.plan import predicted_bytes
 from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
-from liver_pipeline.reports.viewer import write_viewer_page
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +113,9 @@ class CaseSteps:
         """Clean and write one mask (in a write-behind thread), then its provenance and its row."""
         try:
             if case.before == "done" and self.describe and not is_there(case.description):
-                self._describe(case)
+                write_case_description(case, self.runner.reader)
             if case.before == "done" and self.view and not is_there(case.page):
-                self._view(case)
+                write_case_page(case, self.runner.reader)
             if not (case.failure or case.before):
                 self.runner.clean(case)
                 self._write(case)
@@ -132,49 +129,17 @@ class CaseSteps:
         self._settle(case)
 
     def _write(self, case: FolderCase) -> None:
-        assert case.scan is not None and case.label_map is not None
-
-        def announce(sha256: str) -> None:
-            """Make ledger and provenance know the mask before it is there."""
-            self._record(case, "writing", output_sha256=sha256)
-            write_json(case.provenance, self.runner.record(case, case.output_record(sha256)))
-
-        with case.stages("write"):
-            case.output.parent.mkdir(parents=True, exist_ok=True)
-            self._write_probabilities(case)
-            self.earlier.remove_results(case)
-            sha256 = write_label_map(case.output, case.label_map, case.scan, overwrite=True, announce=announce)
+        if case.levels is None and is_there(case.probabilities):  # of an older mask
+            case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
+        self.earlier.remove_results(case)
+        announce = partial(self._record, case, "writing")  # the ledger knows a file before it is there
+        sha256 = write_case(case, self.runner, overwrite=True, announce=announce)
         if self.describe:
-            self._describe(case)
+            write_case_description(case, self.runner.reader)
         if self.view:
-            self._view(case)
-        more = {} if case.quality is None else {"quality": case.quality}
+            write_case_page(case, self.runner.reader)
+        more = {"intervals": case.intervals, **({} if case.quality is None else {"quality": case.quality})}
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256, **more)
-
-    def _write_probabilities(self, case: FolderCase) -> None:
-        """Write the probabilities, which the ledger knows before they are there; or remove those of an older mask."""
-        assert case.scan is not None
-        if case.levels is None:
-            if is_there(case.probabilities):
-                case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
-            return
-
-        def announce(sha256: str) -> None:
-            self._record(case, "writing", probabilities_sha256=sha256)
-
-        case.probabilities_sha256 = write_probabilities(case.probabilities, case.levels, case.scan, announce)
-        case.classes, case.levels = case.levels.shape[-1], None
-
-    def _describe(self, case: FolderCase) -> None:
-        """Write the clinical table, of what has millimetres."""
-        if case.suffix == PICTURE_MASK:
-            return
-        confidence = case.probabilities if case.classes > 1 else None  # of tumor; one class is liver
-        with case.stages("describe"):
-            table = describe(
-                case.output, case.path, confidence=confidence, reader=self.runner.reader, series=case.series
-            )
-            write_json(case.description, plain(table))
 
     def _write_results(self, case: FolderCase) -> None:
         """Write the DICOM results of a mask that is done; it stays done where they cannot be written."""
@@ -184,13 +149,6 @@ class CaseSteps:
             write_case_results(self.dicom, case, self.earlier, self.runner.reader)
         if case.refusal is not None:
             logger.warning("%s: no DICOM results: %s: %s", case.path, case.refusal.code, case.refusal.detail)
-
-    def _view(self, case: FolderCase) -> None:
-        """Write the page to look at, of what has millimetres."""
-        if case.suffix == PICTURE_MASK:
-            return
-        with case.stages("view"):
-            write_viewer_page(case.page, case.path, case.output, reader=self.runner.reader, series=case.series)
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
         case.failure = finding_of(reason, writing=writing)

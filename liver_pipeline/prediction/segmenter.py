@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -119,6 +120,16 @@ def load_segmenter(
     values = {**overrides, "probabilities": probabilities, **({"device": device} if device else {})}
     if others:
         values["ensemble"] = [str(other) for other in others]
-    runner = ConfigParser(load_config(first, "inference", values)).get_parsed_content("case_runner")
+    return Segmenter(load_runner(first, values))
+
+
+def load_runner(run_dir: Path, values: Mapping[str, Any]) -> CaseRunner:
+    """Build the runner of a run folder; its weights are not loaded yet.
+
+    Raises:
+        FileNotFoundError: If there is no such run.
+        ValueError: If a key is unknown.
+    """
+    runner = ConfigParser(load_config(run_dir, "inference", values)).get_parsed_content("case_runner")
     assert isinstance(runner, CaseRunner)
-    return Segmenter(runner)
+    return runner

@@ -94,17 +94,26 @@ def _box(known: Sequence[float], middle: float, width: float, y: Axis) -> str:
     return "".join(parts)
 
 
-def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float | None, str]]]], *, name: str) -> str:
-    """Draw bars from 0 to 1 side by side.
+def bar_chart(
+    groups: Sequence[tuple[str, Sequence[tuple[str, float | None, str]]]],
+    *,
+    name: str,
+    kinds: Sequence[str] = ("series0", "series1"),
+    unit_range: bool = True,
+) -> str:
+    """Draw bars from 0 side by side.
 
     Args:
         groups: Label of each group and its bars: series name, value (None draws no bar) and a note such as "3 of 5".
         name: Title of the value axis.
+        kinds: Classes of each series.
+        unit_range: Let the axis reach to 1; else to the largest value.
 
     Returns:
-        An SVG element; series get the classes ``series0``, ``series1``, ...
+        An SVG element.
     """
-    y = axis([], HEIGHT - BOTTOM, TOP, include=(0.0, 1.0))
+    values = [value for _, bars in groups for _, value, _ in bars if value is not None]
+    y = axis([] if unit_range else values, HEIGHT - BOTTOM, TOP, include=(0.0, 1.0))
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
     marks = [_grid(y)]
     for number, (label, bars) in enumerate(groups):
@@ -119,10 +128,10 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[tuple[str, float | None, str]
             top = y.at(value)
             hint = escape(f"{label}, {series}: {value:.3f} ({note})")
             marks.append(
-                f'<rect class="series{place}" x="{x + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
+                f'<rect class="{kinds[place]}" x="{x + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
                 f'height="{y.at(0) - top:.1f}"><title>{hint}</title></rect>'
             )
-            marks.append(_text(x + width / 2, top - 4, f"{value:.2f}", "small"))
+            marks.append(_text(x + width / 2, top - 4, f"{value:.2f}" if unit_range else f"{value:.3g}", "small"))
     return _svg(marks, name)
 
 

@@ -7,7 +7,7 @@ from html import escape
 from importlib.metadata import version
 
 from liver_pipeline.comparison.tables import Comparison
-from liver_pipeline.reports.comparison_charts import bars, roc, training
+from liver_pipeline.reports.comparison_charts import bars, roc, sizes, training
 from liver_pipeline.reports.comparison_tables import (
     comparison_cases,
     comparison_failures,
@@ -45,7 +45,7 @@ def comparison_page(comparison: Comparison, pictures: ComparisonPictures) -> str
         ("confusion", "Confusion matrices", confusions(comparison)),
         ("pictures", "Worst, median and best prediction", _gallery(pictures)),
         ("cost", "Cost", cost(comparison)),
-        ("tumors", "Predicted tumors", tumors(comparison)),
+        ("tumors", "Predicted tumors", tumors(comparison) + sizes(comparison)),
         ("cases", "Cases", comparison_cases(comparison)),
         ("about", "How to read this page", _about(comparison)),
     ]

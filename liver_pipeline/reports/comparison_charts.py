@@ -9,11 +9,28 @@ from statistics import mean
 from liver_pipeline.comparison.results import RunResult
 from liver_pipeline.comparison.tables import Comparison
 from liver_pipeline.metrics.probabilities import FALSE_RATES
-from liver_pipeline.reports.charts import TONES, Line, interval_bars, line_chart
+from liver_pipeline.metrics.shapes import SIZE_CLASSES
+from liver_pipeline.reports.charts import TONES, Line, bar_chart, interval_bars, line_chart
+from liver_pipeline.reports.comparison_tables import training_table
 from liver_pipeline.reports.html import figure, shown_number
-from liver_pipeline.reports.texts import COMPARED, LOSS_CAPTION, VALIDATION_CAPTION
+from liver_pipeline.reports.texts import (
+    COMPARED,
+    FOREGROUND_CAPTION,
+    LOSS_CAPTION,
+    SIZES,
+    SIZES_CAPTION,
+    VALIDATION_CAPTION,
+    VALIDATION_LOSS_CAPTION,
+)
 
 BARS = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
+TRAINING = {  # by column of log.csv: title, name of the axis, caption
+    "train_loss": ("Loss, training", "loss", LOSS_CAPTION),
+    "val_loss": ("Loss, validation", "loss", VALIDATION_LOSS_CAPTION),
+    "val_dice_liver": ("Validation, liver", "Dice", VALIDATION_CAPTION),
+    "val_dice_tumor": ("Validation, tumor", "Dice", VALIDATION_CAPTION),
+    "val_foreground_accuracy": ("Validation, accuracy of the foreground", "share", FOREGROUND_CAPTION),
+}
 ROC_CAPTION = "Mean over cases and runs, inside the reference liver and 10 mm around it; dashed: a guess."
 
 
@@ -33,16 +50,15 @@ def bars(comparison: Comparison) -> str:
 
 
 def training(comparison: Comparison) -> str:
-    """Loss and Dice of validation over epochs: a thin line a run, a thick one the mean of an experiment."""
+    """Draw ``log.csv`` over epochs, a thin line a run, a thick one the mean of an experiment; then its table."""
     key = _key(comparison, comparison.experiments)
-    loss = line_chart(_lines(comparison, "train_loss"), x_name="epoch", name="training loss")
-    figures = [figure("Loss", loss, LOSS_CAPTION)]
-    for region in ("liver", "tumor"):
-        lines = _lines(comparison, f"val_dice_{region}")
+    figures = []
+    for column, (title, name, caption) in TRAINING.items():
+        lines = _lines(comparison, column)
         if lines:
-            dice = line_chart(lines, x_name="epoch", name="Dice", unit_range=True)
-            figures.append(figure(f"Validation, {region}", dice, VALIDATION_CAPTION))
-    return f'{key}<div class="charts">{"".join(figures)}</div>'
+            chart = line_chart(lines, x_name="epoch", name=name, unit_range="loss" not in column)
+            figures.append(figure(title, chart, caption))
+    return f'{key}<div class="charts">{"".join(figures)}</div>{training_table(comparison)}'
 
 
 def _lines(comparison: Comparison, column: str) -> list[Line]:
@@ -88,9 +104,27 @@ def roc(comparison: Comparison) -> str:
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
-def _key(comparison: Comparison, names: Sequence[str], notes: dict[str, str] | None = None) -> str:
+def sizes(comparison: Comparison) -> str:
+    """Predicted lesions a run by size class, beside those of the reference."""
+    names = comparison.in_region("tumor")
+    if not names:
+        return ""
+    found = {name: comparison.tumors(name) for name in names}
+    first = found[names[0]]
+    groups = []
+    for size in SIZE_CLASSES:
+        there = first["reference_sizes"][size] / first["n_runs"]
+        bars = [(name, one["sizes"][size] / one["n_runs"], "lesions a run") for name, one in found.items()]
+        groups.append((SIZES[size], [("reference", there, "lesions"), *bars]))
+    kinds = ["whole", *(f"bar tone{comparison.experiments.index(name) % TONES}" for name in names)]
+    chart = bar_chart(groups, name="lesions", kinds=kinds, unit_range=False)
+    key = _key(comparison, names, before='<span class="key whole">reference</span>')
+    return f'<div class="charts">{figure("Lesions by size", chart, f"{key}{SIZES_CAPTION}")}</div>'
+
+
+def _key(comparison: Comparison, names: Sequence[str], notes: dict[str, str] | None = None, before: str = "") -> str:
     """Colours of the experiments."""
-    marks = []
+    marks = [before]
     for name in names:
         tone = comparison.experiments.index(name) % TONES
         note = f" ({notes[name]})" if notes else ""

@@ -32,6 +32,14 @@ from liver_pipeline.reports.texts import (
 )
 
 MAIN_FIGURES = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
+LOG_COLUMNS = {
+    "train_loss": "Loss, training",
+    "val_loss": "Loss, validation",
+    "val_mean_dice": "Dice, validation",
+    "val_dice_liver": "of the liver",
+    "val_dice_tumor": "of tumor",
+    "val_foreground_accuracy": "Accuracy of the foreground",
+}
 SIGNIFICANT = 0.05
 LEAST_PATIENTS = 6  # with fewer no two-sided signed-rank test can reach 0.05
 
@@ -185,6 +193,24 @@ def verdict(pair: Mapping[str, Any], key: str) -> str:
 def p_value(p: float | None) -> str:
     """A p value for reading."""
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3g}"
+
+
+def training_table(comparison: Comparison) -> str:
+    """Training and validation side by side: each run at the epoch whose weights are kept; folded away, all epochs."""
+    head = ("Run", "Epoch", *LOG_COLUMNS.values())
+    kept, every = [], []
+    for result in comparison.results:
+        name, best = f"{result.experiment}/{result.name}", result.best_epoch
+        if best is not None:
+            kept.append(_epoch(name, f"{best['epoch']:g} of {len(result.log)}", best))
+        every.append(section_row(name, len(head)))
+        every += [_epoch("", f"{one['epoch']:g}", one) for one in result.log]
+    whole = f"<details><summary>All epochs</summary>{table(head, every)}</details>"
+    return f"<h3>At the epoch whose weights are kept</h3>{table(head, kept)}{whole}" if kept else whole
+
+
+def _epoch(name: str, epoch: str, one: Mapping[str, float | None]) -> str:
+    return row(escape(name), epoch, *(shown_number(one.get(column)) for column in LOG_COLUMNS))
 
 
 def confusions(comparison: Comparison) -> str:

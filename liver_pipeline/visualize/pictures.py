@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.image import imsave
 
 from liver_pipeline.geometry.boxes import joint_box
 from liver_pipeline.labels import FloatArray, LabelMap, Mask
@@ -48,9 +47,10 @@ def case_pictures(
         ``{"kind", "id", "png"}`` per thumbnail.
     """
     box = joint_box(pred, label)
-    if box is None:
+    fullest = None if box is None else fullest_slice(pred[box], label[box])
+    if box is None or fullest is None:
         return {"case": None, "slice": None, "lesions": []}
-    z = _fullest_slice(pred[box], label[box]) + box[2].start
+    z = fullest + box[2].start
     window = _widened(box[:2], 12.0, spacing, pred.shape)
     thumbnails = [
         {"kind": row["kind"], "id": row["id"], "png": _thumbnail(pred, label, spacing, row, scan)}
@@ -61,13 +61,17 @@ def case_pictures(
     return {"case": png, "slice": z, "lesions": thumbnails}
 
 
-def _fullest_slice(pred: LabelMap, label: LabelMap) -> int:
-    """Slice with most voxels that either map calls tumor; liver where there is no tumor."""
+def fullest_slice(*label_maps: LabelMap) -> int | None:
+    """Return the slice with most voxels that one of the maps calls tumor; liver where there is no tumor; None if empty.
+
+    Args:
+        label_maps: Of one shape (X, Y, Z).
+    """
     for value in (2, 1):
-        areas = ((pred >= value) | (label >= value)).sum(axis=(0, 1))
+        areas = np.logical_or.reduce([labels >= value for labels in label_maps]).sum(axis=(0, 1))
         if areas.any():
             return int(areas.argmax())
-    raise AssertionError("called for empty maps")
+    return None
 
 
 def _thumbnail(
@@ -118,6 +122,8 @@ def _slice_png(
         picture[outline(labels == 2)] = colour
     upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
     file = io.BytesIO()
+    from matplotlib.image import imsave  # here: takes half a second to import
+
     imsave(file, upright, format="png")
     return file.getvalue()
 

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-import liver_pipeline as lp
+from tests.small import threshold_run
 
+RUN = "run=threshold"
 LIVER_FROM, TUMOR_FROM = 0.0, 150.0  # HU; the window maps -175 to 250 HU to 0 to 1
 
 
 @dataclass(frozen=True)
 class RunningApp:
-    """An app: where it is, its token, and its work folder."""
+    """An app: where it is, its token, its work folder, and the file that takes all it prints."""
 
     address: str
     token: str
     work: Path
-    process: subprocess.Popen[str]
+    log: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def link(self) -> str:
@@ -42,33 +48,48 @@ class RunningApp:
 def app_at(work: Path, runs: Path, *options: str) -> Iterator[RunningApp]:
     """Start ``liver-pipeline app`` on a free port; end it as Ctrl-C does."""
     command = [sys.executable, "-m", "liver_pipeline", "app", "--port", "0", "--no-browser", "--work", str(work)]
-    process = subprocess.Popen([*command, "--runs", str(runs), *options], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    log = work.with_name(f"{work.name}.log")
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, "--runs", str(runs), *options], stdout=file, stderr=file)
     try:
-        found = re.search(r"(http://\S+)/\?token=(\S+)", process.stdout.readline())
-        assert found is not None
-        yield RunningApp(found[1], found[2], work, process)
+        while (found := re.search(r"(http://\S+)/\?token=(\S+)", log.read_text())) is None:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield RunningApp(found[1], found[2], work, log, process)
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
+def ask(app: RunningApp, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    """Send one request, with the token unless ``headers`` say otherwise; JSON comes back as values."""
+    connection = http.client.HTTPConnection(urlsplit(app.address).netloc, timeout=60)
+    try:
+        connection.request(method, path, body, {**app.header, **{k.replace("_", "-"): v for k, v in headers.items()}})
+        answer = connection.getresponse()
+        content = answer.read()
+    finally:
+        connection.close()
+    kind = answer.headers.get_content_type()
+    return answer.status, json.loads(content) if kind == "application/json" and content else content
+
+
+def finished(app: RunningApp, case: str, seconds: float = 60) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        _, row = ask(app, "GET", f"/api/cases/{case}")
+        if row["state"] not in ("waiting", "running"):
+            return dict(row)
+        time.sleep(0.2)
+    raise AssertionError("the case does not end")
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run ``threshold``: a network of one voxel, whose weights are written down here."""
+    """A folder with the run ``threshold``: a network of one voxel; ``fine`` has a finer grid, and so more windows."""
     folder = tmp_path_factory.mktemp("runs")
-    layer = folder / "one_voxel.yaml"
-    layer.write_text(
-        "network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}\n"
-        "roi_size: [16, 16, 16]\ncrops_per_case: 1\nsw_batch_size: 1\n"
-    )
-    values = {"spacing": [8.0, 8.0, 8.0], "device": "cpu"}
-    lp.compose(folder / "threshold", {"network": str(layer)}, overrides=values)
-    one, two = ((hu + 175) / 425 for hu in (LIVER_FROM, TUMOR_FROM))
-    weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, 1, 1, 1)
-    bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds
-    (folder / "threshold" / "models").mkdir(exist_ok=True)
-    torch.save({"weight": weight, "bias": bias}, folder / "threshold" / "models" / "model.pt")
+    for name, spacing_mm in (("threshold", 8.0), ("fine", 2.5)):
+        threshold_run(folder / name, liver_from=LIVER_FROM, tumor_from=TUMOR_FROM, spacing_mm=spacing_mm)
     return folder
 
 

@@ -16,7 +16,6 @@ import time
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import nibabel as nib
@@ -27,32 +26,7 @@ from starlette.requests import ClientDisconnect
 from liver_pipeline.app import uploads
 from liver_pipeline.app.uploads import Refusal, refuse_bomb, store, stored_name
 from liver_pipeline.commands.app import run_app
-from tests.app.conftest import RunningApp, app_at
-
-RUN = "run=threshold"
-
-
-def ask(app: RunningApp, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-    """Send one request, with the token unless ``headers`` say otherwise; JSON comes back as values."""
-    connection = http.client.HTTPConnection(urlsplit(app.address).netloc, timeout=60)
-    try:
-        connection.request(method, path, body, {**app.header, **{k.replace("_", "-"): v for k, v in headers.items()}})
-        answer = connection.getresponse()
-        content = answer.read()
-    finally:
-        connection.close()
-    kind = answer.headers.get_content_type()
-    return answer.status, json.loads(content) if kind == "application/json" and content else content
-
-
-def finished(app: RunningApp, case: str, seconds: float = 60) -> dict[str, Any]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        _, row = ask(app, "GET", f"/api/cases/{case}")
-        if row["state"] not in ("waiting", "running"):
-            return dict(row)
-        time.sleep(0.2)
-    raise AssertionError("the case does not end")
+from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
 
 
 def test_a_case_from_upload_to_mask_figures_page_verdict_and_away(app: RunningApp, scans: Path) -> None:
@@ -227,3 +201,39 @@ def worker_of(app: RunningApp) -> int:
                 return int(path.parent.name)
         time.sleep(0.1)
     raise AssertionError("no worker")
+
+
+@pytest.fixture(scope="module")
+def large_scan(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A scan with thousands of windows."""
+    path = tmp_path_factory.mktemp("large") / "large.nii.gz"
+    image = np.full((200, 200, 120), -1000, np.int16)
+    image[20:180, 20:180] = 40 + np.arange(120) % 5  # slices differ
+    nib.save(nib.Nifti1Image(image, np.diag([2.5, 2.5, 2.5, 1.0])), path)
+    return path.read_bytes()
+
+
+def test_per_cent_follow_the_windows_and_cancelling_leaves_nothing_behind(
+    app: RunningApp, scans: Path, large_scan: bytes
+) -> None:
+    running = ask(app, "POST", "/api/cases?name=large.nii.gz&run=fine", large_scan)[1]["id"]
+    queued = ask(app, "POST", f"/api/cases?name=next.nii.gz&{RUN}", (scans / "Doe.nii.gz").read_bytes())[1]["id"]
+    assert ask(app, "GET", f"/api/cases/{queued}")[1]["stage"] == "1 before it"
+    told = ask(app, "POST", f"/api/cases/{queued}/cancel")[1]
+    assert told["state"] == "cancelled"
+    seen: list[int] = []
+    while len(set(seen)) < 4:
+        row = ask(app, "GET", f"/api/cases/{running}")[1]
+        assert row["state"] in ("waiting", "running"), (seen, row)
+        seen += [row["percent"]] if row["stage"] == "segmenting" else []
+        time.sleep(0.05)
+    assert seen == sorted(seen) and seen[0] >= 20 and seen[-1] <= 80
+
+    told = ask(app, "POST", f"/api/cases/{running}/cancel")[1]
+    assert told["state"] == "cancelled" and told["results"] == []
+    assert [path.name for path in app.work.glob("masks/*") if path.name.startswith((running, ".liver-pipeline"))] == []
+    assert ask(app, "POST", f"/api/cases/{running}/cancel")[1]["code"] == "NOT_RUNNING"
+    assert ask(app, "POST", f"/api/cases/{queued}/start")[1]["state"] in ("waiting", "running")
+    assert finished(app, queued)["state"] == "done"
+    assert ask(app, "POST", f"/api/cases/{queued}/cancel")[1]["code"] == "NOT_RUNNING"
+    assert finished(app, queued)["liver_ml"] > 0  # a case that is done stays so

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -24,6 +25,7 @@ from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.splits import held_out_fold
 from liver_pipeline.reports import comparison_tables
 from liver_pipeline.reports.charts import interval_bars, line_chart
+from liver_pipeline.reports.comparison_charts import sizes
 from liver_pipeline.reports.html import shown_number
 from tests.small import make_phantoms
 
@@ -237,7 +239,8 @@ def planted(experiment: str, shift: float, *, classes: int = 3, cases: int = 8) 
         cost = {"seconds": 2.0, "seconds_network": 1.5, "slices": 100, "peak_mb": 900.0, "parameters": 10}
         rows.append({**row, "failure": None, **figures, **cost, "predicted_tumor_ml": 0.0, "predicted_tumor_burden": 0})
     log: list[dict[str, float | None]] = [{"epoch": 1.0, "train_loss": 1.0, "val_dice_liver": 0.5, "seconds": 60.0}]
-    return RunResult(experiment, 0, None, Path("seed0"), classes, rows, [[9, 1, 0], [0, 5, 0], [0, 0, 0]], {}, log, [])
+    confusion, sizes = [[9, 1, 0], [0, 5, 0], [0, 0, 0]], {"<10mm": 8, "10-20mm": 0, ">20mm": 2}
+    return RunResult(experiment, 0, None, Path("seed0"), classes, rows, confusion, {}, log, [], sizes)
 
 
 def test_the_page_calls_the_planted_better_model_better() -> None:
@@ -261,6 +264,34 @@ def test_few_patients_mixed_classes_and_missing_runs_are_said_first() -> None:
     assert "Without a tumor class: b" in text and "below 0.25" in text and "a 2, b 1" in text
     assert comparison.confusion("b") == [[9, 1], [0, 5]]
     assert comparison.in_region("tumor") == ["a"]
+
+
+def test_lesions_are_counted_by_size_beside_the_reference() -> None:
+    lesion = {"volume_ml": 1.0, "mean_confidence": None}
+    tumors = [{**lesion, "size_class": size} for size in ("<10mm", "<10mm", "<10mm", "<10mm", ">20mm")]
+    first = RunResult(**{**vars(planted("a", 0.0)), "tumors": tumors})
+    second = RunResult(**{**vars(first), "seed": 1, "tumors": []})  # so 2, 0 and 0.5 lesions a run, of 8, 0 and 2
+    liver = planted("liver only", 0.0, classes=2)
+    text = sizes(Comparison([first, second, liver], [], [], {}))
+    heights = [float(found) for found in re.findall(r'<rect [^>]*height="([\d.]+)"', text)]
+    assert np.array(heights) / heights[0] == pytest.approx(np.array([8, 2, 0, 0, 2, 0.5]) / 8, abs=0.01)
+    assert 'class="bar tone0"' in text and "liver only" not in text
+    assert sizes(Comparison([liver], [], [], {})) == ""
+
+
+def test_training_and_validation_stand_side_by_side_at_the_epoch_that_is_kept() -> None:
+    scores = [(0.5, 0.9, 1.1), (0.8, 0.7, 0.95), (0.8, 0.6, 1.3), (None, 0.5, None)]
+    log = [
+        {"epoch": float(n), "seconds": 1.0, "train_loss": loss, "val_loss": other, "val_mean_dice": dice}
+        for n, (dice, loss, other) in enumerate(scores, 1)
+    ]
+    one = RunResult(**{**vars(planted("a", 0.0)), "log": log})
+    kept, every = comparison_tables.training_table(Comparison([one], [], [], {})).split("<details>")
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", kept)
+    assert cells[:5] == ["a/seed0", "2 of 4", "0.700", "0.950", "0.800"]  # the first of equals
+    assert every.count("<tr") == 1 + 1 + 4
+    unscored = RunResult(**{**vars(one), "log": log[3:]})
+    assert "kept" not in comparison_tables.training_table(Comparison([unscored], [], [], {}))
 
 
 def test_a_bar_ends_at_its_value_and_its_interval_around_it() -> None:

@@ -226,6 +226,23 @@ def test_the_report_says_why_a_mask_is_doubtful(tmp_path: Path) -> None:
     assert errors(tmp_path / "m.sr.dcm") == []
 
 
+def test_the_report_holds_both_ends_of_each_interval(tmp_path: Path) -> None:
+    hd = pytest.importorskip("highdicom")
+    mask, scan = masked(tmp_path)
+    told = {"level": 0.9, "liver_ml": {"volume": 2.16, "low": 2.0, "high": 2.5, "cases": 20}, "tumor_ml": None}
+    reasons = {"tumor_ml": {"code": "NO_TUMORS", "message": "no validation case holds tumor"}}
+    record = record_of(mask, intervals={**told, "reasons": reasons})
+    mask.with_name("m.json").write_text(json.dumps(record))
+    write_results(ALL, mask, scan, record=record)
+    (liver, _) = hd.sr.srread(tmp_path / "m.sr.dcm").content.get_volumetric_roi_measurement_groups()
+    ends = {one.name.meaning: one.value for one in liver.get_measurements() if "interval" in one.name.meaning}
+    assert ends == {
+        "Liver volume with tumor, low end of the 90 % interval": 2.0,
+        "Liver volume with tumor, high end of the 90 % interval": 2.5,
+    }
+    assert errors(tmp_path / "m.sr.dcm") == []
+
+
 def test_measurements_in_the_report_are_those_of_the_table(tmp_path: Path) -> None:
     hd = pytest.importorskip("highdicom")
     mask, scan = masked(tmp_path)

@@ -134,17 +134,12 @@ def two_pieces(label_map: np.ndarray) -> np.ndarray:
     return apart
 
 
-def ball(label_map: np.ndarray) -> np.ndarray:
-    distance = np.linalg.norm(np.indices((60, 60, 60)).T - 29.5, axis=-1)
-    return (distance < 25).astype(np.uint8)  # 1.8 l
-
-
 WRONG = {
     "no liver": (np.zeros_like, "holds no liver"),
     "cut off": (half, "touches the border"),
     "in pieces": (two_pieces, "in pieces"),
     "mirrored": (lambda label_map: label_map[::-1], "no shape that the network knows"),
-    "a ball": (ball, "no shape that the network knows"),
+    "half turned": (lambda label_map: label_map[::-1, ::-1], "no shape that the network knows"),
 }
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from liver_pipeline.evaluation.quality import (
     REASONS,
-    QualityThresholds,
     choose_thresholds,
     judge,
     quality_table,
-    read_thresholds,
-    write_thresholds,
 )
+from liver_pipeline.evaluation.run_quality import QualityThresholds
 from liver_pipeline.io.findings import warning
 
 GOOD: dict[str, Any] = {
@@ -78,31 +74,6 @@ def test_warnings_of_the_scan_are_reasons_but_for_harmless_ones() -> None:
     judged = judge(GOOD, AGREED, QualityThresholds(), findings=findings)
     assert [reason["code"] for reason in judged["reasons"]] == ["SCAN_DOUBTFUL"]
     assert "SLICE_JUMP: slices 3 and 4" in judged["reasons"][0]["message"]
-
-
-def test_thresholds_are_those_of_the_run(tmp_path: Path) -> None:
-    assert read_thresholds(tmp_path) == read_thresholds(None) == QualityThresholds()
-    chosen = QualityThresholds(liver_agreement=0.7, min_liver_ml=100.0)
-    write_thresholds(tmp_path, chosen, "by hand", [])
-    assert read_thresholds(tmp_path) == chosen
-    (tmp_path / "quality.json").write_text('{"thresholds": {"max_hu": 300}}')  # the rest stays general
-    assert read_thresholds(tmp_path) == QualityThresholds(max_hu=300.0)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"thresholds": {"liver": 0.5}}, "no threshold liver"),
-        ({"thresholds": {"max_hu": "high"}}, "max_hu is 'high'"),
-        ({"thresholds": {"max_hu": True}}, "expected a number"),
-        ({}, "no 'thresholds'"),
-        ([], "no 'thresholds'"),
-    ],
-)
-def test_thresholds_that_cannot_be_used_are_refused(tmp_path: Path, content: Any, said: str) -> None:
-    (tmp_path / "quality.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=said):
-        read_thresholds(tmp_path)
 
 
 def case(dice: float | None, agreement: float | None) -> dict[str, float | None]:

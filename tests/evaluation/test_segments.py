@@ -80,7 +80,8 @@ def test_command_says_what_a_resection_leaves_by_a_given_map(tmp_path: Path) -> 
     words = ["describe", str(tmp_path / "mask.nii.gz"), "--segments", str(tmp_path / "map.nii.gz"), "--resect", "6,5"]
     run = CliRunner().invoke(main, [*words, "--csv", str(tmp_path / "lesions.csv")])
     assert run.exit_code == 0, run.output
-    assert "without segments 5, 6: 255 ml of liver without tumor left (50 %), tumor left 1.0 ml in lesions 2" in run.output
+    assert "without segments 5, 6: 255 ml of liver without tumor left (50 %)" in run.output
+    assert "tumor left 1.0 ml in lesions 2" in run.output
     assert "segment 6 (50 %), 7 (50 %)" in run.output
     assert "ESTIMATED" not in run.output
     assert (tmp_path / "lesions.csv").read_text().count(",map.nii.gz") == 2

@@ -17,7 +17,8 @@ from tests.commands.test_evaluate import folders, scene, schema
 
 def figures(dice: float | None, agreement: float | None, flagged: bool = False) -> dict[str, Any]:
     quality: dict[str, Any] = {"flagged": flagged, "liver_agreement": agreement, "tumor_agreement": None, "codes": []}
-    return {"liver": {"dice": dice}, "tumor": {"dice": 0.5}, "quality": quality}
+    volumes = {"volume_ml": 1500.0, "reference_volume_ml": 1600.0}
+    return {"liver": {"dice": dice, **volumes}, "tumor": {"dice": 0.5, **volumes}, "quality": quality}
 
 
 def test_curve_groups_and_what_is_left_out() -> None:
@@ -36,7 +37,9 @@ def test_curve_groups_and_what_is_left_out() -> None:
     assert liver["area"] == pytest.approx(0.2)
     assert liver["flagged"] == {"n": 1, "risk": 0.5}
     assert liver["not_flagged"] == {"n": 1, "risk": pytest.approx(0.1)}
-    assert [case["case"] for case in judged_cases(results)] == ["a", "b", "empty", "unknown"]
+    judged = judged_cases(results)
+    assert [case["case"] for case in judged] == ["a", "b", "empty", "unknown"]
+    assert (judged[0]["liver_ml"], judged[0]["liver_reference_ml"]) == (1500.0, 1600.0)
 
 
 def test_without_judged_cases_there_is_no_curve() -> None:

@@ -127,6 +127,23 @@ def test_the_deconvolution_unet_ends_in_a_1x1_convolution_and_upsamples_by_trans
         deconvolution_unet("resnet34", in_channels=1, classes=2)
 
 
+def test_transposed_convolutions_that_repeat_voxels_make_the_plain_decoder() -> None:
+    torch.manual_seed(0)
+    plain: Any = encoder_network("unet", "resnet18", in_channels=3, classes=2).eval()
+    network: Any = encoder_network("unet", "resnet18", in_channels=3, classes=2, transposed=True).eval()
+    network.encoder.load_state_dict(plain.encoder.state_dict())
+    network.segmentation_head.load_state_dict(plain.segmentation_head.state_dict())
+    for block, theirs in zip(network.decoder.blocks, plain.decoder.blocks, strict=True):
+        block.block.load_state_dict(theirs.state_dict())
+        channels = block.up.in_channels
+        block.up.weight.data = torch.eye(channels)[..., None, None].expand(channels, channels, 2, 2).clone()
+        block.up.bias.data.zero_()
+    image = torch.rand(2, 3, 64, 96)
+    torch.testing.assert_close(network(image), plain(image))
+    with pytest.raises(ValueError, match="only unet decodes"):
+        encoder_network("fpn", "resnet18", in_channels=1, classes=2, transposed=True)
+
+
 @pytest.mark.parametrize("architecture", ["deeplabv3", "deeplabv3plus"])
 def test_deeplab_trains_on_a_single_slice(architecture: str) -> None:
     network = encoder_network(architecture, "resnet18", in_channels=1, classes=2).train()

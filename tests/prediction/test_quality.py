@@ -62,8 +62,10 @@ def test_quality_is_in_record_ledger_and_table(scans: Path, tmp_path: Path, caps
     assert {"LIVER_DISAGREEMENT", "LIVER_SMALL"} <= {reason["code"] for reason in quality["reasons"]}
     done = {row["case"]: row for row in rows(masks) if row["event"] == "done"}
     assert done["b/c"]["quality"] == quality
+    assert done["b/c"]["intervals"] == json.loads((masks / "b/c.json").read_text())["intervals"]
     with (masks / "quality.csv").open() as file:
         table = list(csv.DictReader(file))
+    assert {row["liver_low_ml"] for row in table} == {""}  # no run, no validation cases
     assert [(row["case"], row["flagged"]) for row in table] == [("a", "True"), ("b/c", "True")]
     assert "2 of 2 masks that were judged are flagged" in capsys.readouterr().out
     assert Segmenter(runner(True))(scans / "b/c.nii.gz").record["quality"] == quality

@@ -3,11 +3,15 @@
 const byId = (id) => document.getElementById(id);
 const COLUMNS = [
   ["name", "case"], ["state", "state"], ["liver_ml", "liver ml"], ["lesions", "lesions"], ["largest_mm", "largest mm"],
-  ["burden", "burden %"], ["quality", "quality"], ["flags", "flags"], ["verdict", "verdict"],
+  ["burden", "burden %"], ["quality", "quality"], ["flags", "flags"], ["edited", "corrected"], ["verdict", "verdict"],
 ];
 const SCANS = /\.(nii|nii\.gz|nrrd|mha|mgz|mgh|zip)$/i;
 const PAIRS = /\.(mhd|raw|zraw|raw\.gz|nhdr|hdr|img|hdr\.gz|img\.gz)$/i;
-const RESULTS = { "mask.nii.gz": "Mask", "page.html": "Page", "table.json": "Table", "scores.json": "Scores", "record.json": "Provenance" };
+const RESULTS = {
+  "everything.zip": "All as zip", "mask.nii.gz": "Mask", "page.html": "Page", "table.json": "Table", "scores.json": "Scores", "record.json": "Provenance",
+  "seg.dcm": "DICOM segmentation", "sr.dcm": "DICOM report", "captures.zip": "DICOM pictures (zip)",
+  "edited.nii.gz": "Corrected mask", "edited.json": "Provenance of the correction",
+};
 let cases = [];
 let sort = { key: "created", down: true };
 let timer = null;
@@ -115,7 +119,7 @@ const listed = (input) => [...input.files].filter((file) => !file.name.startsWit
 
 const shown = {
   liver_ml: (value) => value?.toFixed(0), largest_mm: (value) => value?.toFixed(1), burden: (value) => value === undefined || value === null ? null : (100 * value).toFixed(1),
-  flags: (value) => value?.join(" "),
+  flags: (value) => value?.join(" "), edited: (value) => (value ? "yes" : null),
 };
 
 function stateOf(row) {
@@ -173,6 +177,7 @@ const current = () => cases.find((row) => row.id === location.hash.slice(1));
 
 function show() {
   const row = current();
+  if (keepsDrawing(row)) return;
   byId("list").hidden = Boolean(row);
   byId("case").hidden = !row;
   if (!row) {
@@ -197,12 +202,19 @@ function show() {
     byId("view").src = `api/cases/${row.id}/page.html`;
     byId("verdict").value = row.verdict;
     byId("note").value = row.note;
-    byId("downloads").replaceChildren(...Object.entries(RESULTS).filter(([file]) => file !== "scores.json" || row.scores).map(([file, text]) => {
+    byId("downloads").replaceChildren(...Object.entries(RESULTS).map(([file, text]) => {
       const link = document.createElement("a");
       Object.assign(link, { href: `api/cases/${row.id}/${file}`, textContent: text, download: `${row.name}-${file}` });
       return link;
     }));
   }
+  if (done) showCorrection(row);
+  for (const link of byId("downloads").children) {
+    const file = link.href.split("/").pop();
+    link.hidden = file !== "everything.zip" && !row.results?.includes(file);
+  }
+  byId("no-dicom").hidden = !row.no_dicom;
+  if (row.no_dicom) byId("no-dicom").textContent = `No DICOM results could be made (${row.no_dicom.code}): ${row.no_dicom.detail}. The mask is not concerned.`;
   if (done) byId("scores").textContent = scoresOf(row.scores);
 }
 
@@ -250,7 +262,11 @@ function listen() {
     }));
   }
   byId("reference").addEventListener("change", () => takeReference(byId("reference").files[0] ?? null));
-  window.addEventListener("hashchange", () => { say(""); show(); });
+  window.addEventListener("hashchange", () => {
+    if (!mayLeave()) return;
+    say("");
+    show();
+  });
   byId("back").addEventListener("click", () => { location.hash = ""; });
   byId("next").addEventListener("click", () => {
     location.hash = cases[(cases.indexOf(current()) + 1) % cases.length].id;
@@ -260,6 +276,7 @@ function listen() {
   byId("delete").addEventListener("click", guarded(async () => {
     if (!confirm(`Delete ${current().name}, its scan and its mask?`)) return;
     await api(`api/cases/${current().id}`, { method: "DELETE" });
+    forgetDrawing();
     location.hash = "";
     await refresh();
   }));
@@ -273,6 +290,7 @@ function listen() {
 async function start() {
   heads();
   listen();
+  listenToDrawing();
   for (const run of await api("api/runs")) byId("run").append(new Option(run, run));
   await refresh();
 }

@@ -1,0 +1,18 @@
+"""The provenance that ``predict`` writes beside a mask, as others read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from liver_pipeline.io.discovery import case_name
+
+
+def record_of(mask: Path, sha256: str) -> dict[str, Any] | None:
+    """Return the provenance beside a mask, if it is of this mask; None without one."""
+    try:
+        record: dict[str, Any] = json.loads(mask.with_name(f"{case_name(mask.name)}.json").read_bytes())
+        return record if record["output"]["sha256"] == sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):  # none, or somebody else's file of that name
+        return None
