@@ -773,7 +773,7 @@ def describe_command(
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
-    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, segments and Path(segments)])
+    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, Path(segments) if segments else None])
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
     resected = () if resect is None else parse_segments(resect)

@@ -129,7 +129,8 @@ def segment_loss(logits: Tensor, shares: Tensor) -> Tensor:
     """Return cross-entropy + Dice over the liver, of what share of each cell is in which segment."""
     inside = shares.sum(1, keepdim=True)
     entropy = -(shares * logits.log_softmax(1)).sum() / inside.sum()
-    return entropy + DiceLoss()(logits.softmax(1) * inside, shares)
+    loss: Tensor = entropy + DiceLoss()(logits.softmax(1) * inside, shares)
+    return loss
 
 
 class Atlas(torch.nn.Module):
@@ -161,9 +162,10 @@ def score(network: torch.nn.Module, shapes: Mapping[str, Shape]) -> dict[str, di
 
 def train(network: torch.nn.Module, learnt: list[Shape], kept: Mapping[str, Shape], out: Path, steps: int) -> Any:
     """Train, or go on; return the averaged weights and the log."""
-    mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(EMA)  # type: ignore[no-untyped-call]
+    mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    parts = {"network": network, "mean": mean, "optimizer": optimizer}
+    parts: dict[str, Any] = {"network": network, "mean": mean, "optimizer": optimizer}
     start, log = 0, []
     if (out / "state.pt").is_file():
         state: dict[str, Any] = torch.load(out / "state.pt", weights_only=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.shipped import run_folder, run_name
-from liver_pipeline.evaluation.quality import QualityThresholds
+from liver_pipeline.evaluation.run_quality import QualityThresholds
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import bounding_box, touches_border
@@ -67,7 +67,8 @@ class LiverGrid:
         """Return in which of ``fine`` steps of each cell voxels (N, 3) lie; outside the grid, the nearest."""
         steps = np.array(CELLS) * fine
         place = ((voxels @ self.linear.T - self.centre) / self.half + 1) / 2 * steps
-        return np.clip(np.floor(place).astype(np.int64), 0, steps - 1)
+        inside: IntArray = np.clip(np.floor(place).astype(np.int64), 0, steps - 1)
+        return inside
 
 
 def liver_voxels(liver: Mask) -> IntArray:
@@ -90,7 +91,7 @@ def grid_over(voxels: IntArray, linear: FloatArray) -> LiverGrid:
 def labels_at(labels: LabelMap | Mask, linear: FloatArray, points: FloatArray) -> Tensor:
     """Return the labels of the voxels nearest to points in mm, shape (X, Y, Z); 0 outside."""
     index = np.rint(points @ np.linalg.inv(linear).T).astype(np.int64)
-    inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
+    inside: Mask = np.asarray(((index >= 0) & (index < labels.shape)).all(axis=-1))
     found = labels[tuple(np.moveaxis(np.where(inside[..., None], index, 0), -1, 0))]
     return torch.from_numpy(np.where(inside, found, 0).astype(np.uint8))
 
