@@ -67,7 +67,8 @@ def test_cells_cover_the_liver_and_lie_where_they_say() -> None:
     grid = grid_over(liver_voxels(block > 0), linear)
     np.testing.assert_allclose(grid.centre, [39, 24.5, 14.75], atol=0.5)  # middle of the block, mm
     share = labels_at(block, linear, grid.points(FINE)).float().mean().item()
-    assert share == pytest.approx((1 / 1.25) ** 3, rel=0.08)  # of the grid, which is a quarter longer each way
+    # a grid a quarter longer than from first to last voxel, each way
+    assert share == pytest.approx(20 * 30 * 40 / (19 * 29 * 39 * 1.25**3), rel=0.04)
 
 
 def test_each_voxel_gets_the_segment_of_its_place() -> None:
