@@ -31,7 +31,7 @@ from liver_pipeline.labels import FloatArray, IntArray, LabelMap, Mask
 from liver_pipeline.metrics.lesions import components
 from liver_pipeline.networks.weights import load_weights
 
-WEIGHTS = "default_segments"  # in the box
+SEGMENTS_WEIGHTS = "default_segments"  # in the box
 CELLS = (40, 32, 32)  # along R, A, S
 FINE = 2  # samples of the mask along each edge of a cell
 SMOOTH = 4  # steps along each edge of a cell in which a border between segments may run
@@ -150,7 +150,7 @@ def shipped_network() -> tuple[torch.nn.Module, dict[str, Any]]:
         The network, and what is known of it: ``weights`` (their name), ``sha256``, ``least_certainty`` that it has of a
         whole liver, and ``kept_back``, its figures on livers that it was not trained on.
     """
-    folder = run_folder(WEIGHTS)
+    folder = run_folder(SEGMENTS_WEIGHTS)
     config = ConfigParser(read_config(folder / "configs" / "inference.yaml"))
     network = config.get_parsed_content("network_def")
     sha256 = load_weights(network, folder / "models" / "model.pt")
