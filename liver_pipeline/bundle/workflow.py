@@ -16,7 +16,7 @@ from liver_pipeline.bundle.entry import entered, literal, read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key, settable
 from liver_pipeline.bundle.roles import Role
-from liver_pipeline.bundle.shipped import shipped
+from liver_pipeline.bundle.shipped import run_name, shipped
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import plain
 
@@ -26,7 +26,7 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the folder is no run.
-        ValueError: If an earlier version of this package composed it.
+        ValueError: If an earlier version of this package composed it, or it is of masks.
     """
     path = Path(run_dir) / "configs" / f"{workflow}.yaml"
     if not path.is_file():
@@ -40,6 +40,8 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
             f"{run_dir} was composed by an earlier version of liver_pipeline ({path.name} has {gone}); its weights "
             f"still fit: compose a new run from the same layers and values, and copy {Path(run_dir) / 'models'} into it"
         )
+    if workflow == "inference" and "evaluator" not in config:
+        raise ValueError(f"{run_name(run_dir)} takes no scans but masks: liver-pipeline segments MASK OUTPUT")
     return config
 
 

@@ -75,7 +75,7 @@ def cases_of(layout: str, **keys: Any) -> list[Case]:
 
 
 def loaded(case: Case) -> dict[Hashable, Any]:
-    item: dict[Hashable, Any] = {key: value for key, value in case.items()}
+    item: dict[Hashable, Any] = dict(case.items())
     return LoadScand("label")(item)
 
 
