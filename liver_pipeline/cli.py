@@ -739,12 +739,34 @@ def evaluate_command(
         sys.exit(EXIT_SOME_FAILED if metrics["n_cases"] else EXIT_NONE_DONE)
 
 
+@main.command("segments")
+@click.argument("mask", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace a map that is there.")
+def segments_command(mask: Path, output: Path, overwrite: bool) -> None:
+    """Estimate Couinaud's segments of the liver in the label map MASK from its shape; write OUTPUT, 1 to 8.
+
+    To look at and to correct; describe --segments OUTPUT measures with it. No vessel is looked at.
+
+    \b
+    Example: liver-pipeline segments masks/a.nii.gz a.segments.nii.gz
+    """
+    from liver_pipeline.evaluation.couinaud import write_segments
+    from liver_pipeline.io.files import refuse_existing
+
+    refuse_existing([output], overwrite, inputs=[mask])
+    write_segments(mask, output, overwrite=overwrite)
+
+
 @main.command("describe")
 @click.argument("mask", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path), required=False)
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference label map: says which lesions are real.")
 @click.option("--confidence", type=click.Path(path_type=Path), help="Probabilities of liver and tumor, or of tumor.")
-@click.option("--segments", type=click.Path(path_type=Path), help="Couinaud map (1 to 8).")
+@click.option(
+    "--segments", metavar="MAP|auto", help="Couinaud map (1 to 8), or auto: estimate it from the liver's shape."
+)
+@click.option("--resect", metavar="5,6", help="What is left of the liver without these segments.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON; - for the screen.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
 @click.option(
@@ -756,7 +778,8 @@ def describe_command(
     scan: Path | None,
     reference: Path | None,
     confidence: Path | None,
-    segments: Path | None,
+    segments: str | None,
+    resect: str | None,
     json_path: Path | None,
     csv_path: Path | None,
     sr_path: Path | None,
@@ -766,16 +789,19 @@ def describe_command(
 
     \b
     Example: liver-pipeline describe masks/a.nii.gz scans/a.nii.gz
+             liver-pipeline describe masks/a.nii.gz --segments auto --resect 5,6
     """
     from liver_pipeline.evaluation.description import as_text, describe, lesions_csv
+    from liver_pipeline.evaluation.segments import parse_segments
     from liver_pipeline.io.files import refuse_existing, write_text
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
-    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, segments])
+    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, Path(segments) if segments else None])
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
-    table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)
+    resected = () if resect is None else parse_segments(resect)
+    table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments, resect=resected)
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
     if json_path is not None and not to_screen:
         write_text(json_path, text)

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 import liver_pipeline
 from liver_pipeline.app.cases import ENDED, CaseFolder
 from liver_pipeline.bundle.compose import compose
+from liver_pipeline.bundle.shipped import run_folder
 from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
@@ -52,6 +53,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ct(folder / name)
     _accepted_cases(folder / "liver_pipeline_app", folder / "mine")
     _with_weights(folder / "weights" / "default-1", "cascade")
+    (folder / "weights" / "default_segments-1").symlink_to(run_folder("default_segments"))  # small already
     _with_weights(folder / "runs" / "r34", "resnet34_unet")
     return folder
 

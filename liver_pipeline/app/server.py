@@ -20,9 +20,9 @@ from liver_pipeline.app.access import Guard
 from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder, NoSuchCase
 from liver_pipeline.app.downloads import DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download, downloads_of
 from liver_pipeline.app.edit_routes import add_edits, require_measured
+from liver_pipeline.app.runs import run_choices
 from liver_pipeline.app.uploads import MAX_CASES, NO_SPACE, Refusal, refuse_bomb, store
 from liver_pipeline.app.worker import Supervisor
-from liver_pipeline.bundle.shipped import shipped
 from liver_pipeline.io.files import DISK_FULL, printable
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
@@ -75,14 +75,6 @@ def make_app(
     _add_cases(app, cases, supervisor, lambda: run_choices(runs))
     _add_results(app, cases)
     return Guard(app, token, hosts, cookie)
-
-
-def run_choices(runs: Path | None) -> dict[str, str]:
-    """Return the runs that can be chosen: name to what ``load_segmenter`` takes, the default first."""
-    found = {name: name for name in ("default",) if any(key.startswith(f"{name}@") for key in shipped())}
-    for weights in sorted(runs.glob("*/models/model.pt")) if runs is not None else ():
-        found[weights.parents[1].name] = str(weights.parents[1].resolve())
-    return found
 
 
 async def _refused(_: Request, reason: Exception) -> Response:

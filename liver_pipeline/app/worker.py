@@ -182,7 +182,8 @@ class Supervisor:
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
-        remove_temporary(self.cases.masks)
+        with self.cases.results:
+            remove_temporary(self.cases.masks)
 
     def _note(self, case: str, end: CaseEnd) -> None:
         try:

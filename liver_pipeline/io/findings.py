@@ -67,6 +67,7 @@ CODES: dict[str, str] = {
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
     "LABEL_MISSING": "there is no label map of that name",
+    "SEGMENTS_NOT_ESTIMATED": "the mask does not show one whole liver, from whose shape segments could be told",
     # a run
     "QUALITY_FILE": "quality.json of a run is damaged, or holds what it cannot hold",
     "NO_VALIDATION": "the run has no validation case to tell by",

@@ -101,6 +101,7 @@ async function sendAll(files) {
 function takeReference(file) {
   reference = file;
   byId("reference-name").textContent = file ? file.name : "";
+  byId("no-reference").hidden = !file;
   byId("reference").value = "";
 }
 
@@ -134,8 +135,9 @@ const shown = {
 };
 
 function stateOf(row) {
-  if (row.state === "failed") return row.code;
-  return row.percent === null ? row.state : `${row.state} ${row.percent} %`;
+  if (row.state === "failed") return `failed: ${row.code}`;
+  if (row.state === "uploading") return "being sent";
+  return row.state === "running" ? `${row.stage}, ${row.percent} %` : row.state;
 }
 
 function table() {
@@ -200,7 +202,7 @@ function show() {
   byId("name").textContent = row.name;
   const busy = ["waiting", "running"].includes(row.state);
   const done = row.state === "done";
-  byId("state").textContent = row.state === "failed" ? `${row.code}: ${row.detail}` : busy ? `${row.state}: ${row.stage}` : row.state;
+  byId("state").textContent = toldOf(row);
   byId("state").className = row.state === "failed" ? "bad" : "soft";
   byId("state").hidden = done;
   byId("progress").hidden = !busy;
@@ -228,6 +230,14 @@ function show() {
   byId("no-dicom").hidden = !row.no_dicom;
   if (row.no_dicom) byId("no-dicom").textContent = `No DICOM results could be made (${row.no_dicom.code}): ${row.no_dicom.detail}. The mask is not concerned.`;
   if (done) byId("scores").textContent = scoresOf(row.scores);
+}
+
+function toldOf(row) {
+  if (row.state === "failed") return `${row.code}: ${row.detail}`;
+  if (row.state === "waiting") return `waiting: ${row.stage}`;
+  if (row.state === "uploading") return "Not all of its files have come. If no other page is sending them, delete the case and send it again.";
+  if (row.state === "cancelled") return "Cancelled; nothing was kept but the scan.";
+  return stateOf(row);
 }
 
 function scoresOf(scores) {
@@ -273,6 +283,7 @@ function listen() {
       await sendAll(files);
     }));
   }
+  byId("no-reference").addEventListener("click", () => takeReference(null));
   byId("reference").addEventListener("change", () => takeReference(byId("reference").files[0] ?? null));
   window.addEventListener("hashchange", () => {
     if (!mayLeave()) return;
