@@ -67,7 +67,7 @@ class Shape:
 
 def make_network(bundle: Path) -> torch.nn.Module:
     """Return the untrained network of a bundle."""
-    network: torch.nn.Module = ConfigParser(read_config(bundle / "configs" / "inference.yaml")).get_parsed_content(
+    network: torch.nn.Module = ConfigParser(read_config(bundle / "configs" / "segments.yaml")).get_parsed_content(
         "network_def"
     )
     return network

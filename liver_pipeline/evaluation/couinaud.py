@@ -151,7 +151,7 @@ def shipped_network() -> tuple[torch.nn.Module, dict[str, Any]]:
         whole liver, and ``kept_back``, its figures on livers that it was not trained on.
     """
     folder = run_folder(SEGMENTS_WEIGHTS)
-    config = ConfigParser(read_config(folder / "configs" / "inference.yaml"))
+    config = ConfigParser(read_config(folder / "configs" / "segments.yaml"))
     network = config.get_parsed_content("network_def")
     sha256 = load_weights(network, folder / "models" / "model.pt")
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))

@@ -218,7 +218,7 @@ def test_predict_with_them_says_that_they_take_masks(tmp_path: Path, liver: np.n
 @pytest.mark.slow
 def test_stock_monai_writes_the_same_map(tmp_path: Path, liver: np.ndarray) -> None:
     mask = save(tmp_path / "mask.nii.gz", liver)
-    config = run_folder("default_segments") / "configs" / "inference.yaml"
+    config = run_folder("default_segments") / "configs" / "segments.yaml"
     words = ["--config_file", str(config), "--mask", str(mask), "--output", str(tmp_path / "stock.nii.gz")]
     subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words], check=True, capture_output=True)
     write_segments(mask, tmp_path / "ours.nii.gz")
