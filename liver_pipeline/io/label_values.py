@@ -11,7 +11,7 @@ import numpy.typing as npt
 from liver_pipeline.io.findings import Finding, error, warning
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
-CLASSES = tuple(range(len(CLASS_NAMES)))
+PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
 
 
 def whole_labels(

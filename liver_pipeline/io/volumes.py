@@ -17,7 +17,7 @@ from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, known_codes, refuse, settle
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
-from liver_pipeline.io.label_values import CLASSES, whole_labels
+from liver_pipeline.io.label_values import PLAIN_LABELS, whole_labels
 from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
 from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings
@@ -96,7 +96,7 @@ def read_scan(
 def read_label_map(
     path: Path | str,
     *,
-    allowed: Collection[int] = CLASSES,
+    allowed: Collection[int] = PLAIN_LABELS,
     label_map: LabelValues | None = None,
     accept: Collection[str] = (),
     orientation: str | None = None,
