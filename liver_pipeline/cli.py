@@ -296,13 +296,20 @@ def predict_command(
              liver-pipeline predict runs/r34 scans/ masks/
     """
     from liver_pipeline.bundle.entry import parse_overrides
-    from liver_pipeline.commands.predict import predict
+    from liver_pipeline.bundle.lean import import_monai_for
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     if dicom is not None:
         values["dicom"] = [kind.strip() for kind in dicom.split(",")]
+    if not ensemble:
+        import_monai_for(run_dir, values)
+    from liver_pipeline.commands.predict import predict
+
     spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()
+
+
+PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @main.command("node")
@@ -310,27 +317,39 @@ def predict_command(
 @click.option("--aet", "title", required=True, metavar="AET", help="Our AE title.")
 @click.option("--port", type=click.IntRange(1, 65535), default=11112, show_default=True)
 @click.option(
-    "--from", "allowed", required=True, metavar="AET,...", help="AE titles that may send; others are refused."
+    "--from",
+    "allowed",
+    required=True,
+    metavar="AET[@HOST:PORT],...",
+    help="AE titles that may send, others are refused; with an address, how many slices a series has is asked there.",
 )
-@click.option("--send-to", "peer", required=True, metavar="AET@HOST:PORT", help="Where SEG, SR and captures go.")
+@click.option("--send-to", "peer", metavar="AET@HOST:PORT", help="Where SEG, SR and captures go, by C-STORE.")
+@click.option("--stow", metavar="URL", help="Where they go by STOW-RS; instead of --send-to, or as well.")
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on; loopback unless told.")
 @click.option("--folder", default="liver_node", show_default=True, help="Private folder of received scans and masks.")
 @click.option("--quiet-seconds", type=click.FloatRange(min=1), default=30, show_default=True, help="End of a series.")
 @click.option("--keep-hours", type=click.FloatRange(min=0.1), default=24, show_default=True, help="What is older goes.")
+@click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's series take one (default: each).")
+@click.option("--tls-cert", "certificate", type=PEM, metavar="PEM", help="Listen by TLS, with this certificate.")
+@click.option("--tls-key", "key", type=PEM, metavar="PEM", help="Its key.")
+@click.option("--tls-ca", "authority", type=PEM, metavar="PEM", help="Who signs the certificates of peers.")
+@click.option("--send-tls", is_flag=True, help="Call DICOM peers by TLS, too.")
 @overrides_argument
-def node_command(run_dir: str, allowed: str, overrides: tuple[str, ...], **options: Any) -> None:
+def node_command(run_dir: str, series: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     """Receive CT and MR series by DICOM, segment them with RUN, send SEG, SR and captures back; until it is stopped.
 
     The same command again goes on where it was, also after a kill. KEY=VALUE are keys of the run's inference.yaml.
 
     \b
-    Example: liver-pipeline node default --aet LIVER --from PACS --send-to PACS@10.0.0.1:104 --bind 0.0.0.0
+    Example: liver-pipeline node default --aet LIVER --from PACS@10.0.0.1:104 --send-to PACS@10.0.0.1:104 --bind 0.0.0.0
     """
     from liver_pipeline.bundle.entry import parse_overrides
     from liver_pipeline.commands.node import run_node
 
-    titles = [title.strip() for title in allowed.split(",") if title.strip()]
-    run_node(run_dir, allowed=titles, overrides=parse_overrides(overrides), **options)
+    if (options["certificate"] is None) != (options["key"] is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    values = parse_overrides(overrides) | ({} if series is None else {"series": series})
+    run_node(run_dir, overrides=values, **options)
 
 
 @main.command("status")
@@ -388,6 +407,30 @@ def app_command(no_browser: bool, **options: Any) -> None:
     from liver_pipeline.commands.app import run_app
 
     run_app(browser=not no_browser, **options)
+
+
+@main.command("collect")
+@click.argument("work")
+@click.argument("output", metavar="OUT")
+@click.option("--data", metavar="DIR", help="What `app --data` was given, where cases were named by path.")
+def collect_command(work: str, output: str, data: str | None) -> None:
+    """Make OUT of the cases in the app's folder WORK that were corrected or accepted: a set for `train --data folder`.
+
+    Exit code 3: some cases could not be taken.
+
+    \b
+    Example: liver-pipeline collect cases/ corrected/
+    """
+    from liver_pipeline.commands.collect import collect
+
+    told = collect(work, output, data=data)
+    for case, why in told.items():
+        if why:
+            click.echo(f"{case} is left out: {why}", err=True)
+    left_out = sum(map(bool, told.values()))
+    click.echo(f"{len(told) - left_out} cases; train on them with --data folder dataset_dir={output}")
+    if left_out:
+        sys.exit(EXIT_SOME_FAILED)
 
 
 @main.command("export")
@@ -500,7 +543,8 @@ def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
 def tune_quality_command(run_dir: str) -> None:
     """Find out on the validation cases of RUN_DIR how far its masks can be trusted.
 
-    That is: below which agreement `predict quality=true` flags a mask, and in which interval true volumes lie.
+    That is: below which agreement `predict quality=true` flags a mask, in which interval true volumes lie, and how
+    often a probability is right.
 
     \b
     Example: liver-pipeline tune-quality runs/r34
@@ -513,6 +557,7 @@ def tune_quality_command(run_dir: str) -> None:
     click.echo(f"by {len(found.cases)} cases, passes must agree by: {least}; {Path(run_dir) / 'quality.json'}")
     for line in interval_examples(found):
         click.echo(line)
+    click.echo(f"confidence is calibrated with temperature {found.temperature}")
 
 
 @main.command("find-lr")

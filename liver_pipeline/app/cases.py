@@ -12,12 +12,14 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from liver_pipeline.app.data_folder import DataFolder
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
 # What a case's note says of it; the ledger says how it ended.
 UPLOADING, STARTED, CANCELLED, ENDED = "uploading", "started", "cancelled", "ended"
 LOST = "PREDICT_FAILED"
+EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 
 
 class NoSuchCase(KeyError):
@@ -27,6 +29,8 @@ class NoSuchCase(KeyError):
 class CaseFolder:
     """Cases below one folder: ``uploads/<id>`` is one's own, ``masks`` is the output of a folder run over all of them.
 
+    ``training`` is the data set that was made of them last, if one was.
+
     Only the process that serves the app writes notes, only its worker writes masks. Both folders are private (0700).
 
     Args:
@@ -34,16 +38,14 @@ class CaseFolder:
         data: Scans below it can be named instead of being uploaded; None allows no path.
     """
 
-    def __init__(self, work: Path, data: Path | None = None) -> None:
-        self.uploads, self.masks = work / "uploads", work / "masks"
-        self.data = None if data is None else data.resolve()
+    def __init__(self, work: Path, data: DataFolder | None = None) -> None:
+        self.uploads, self.masks, self.training = work / "uploads", work / "masks", work / "training"
+        self.data = data
         self._lock = RLock()
+        self.results = RLock()  # held by whoever writes or deletes results in this process
         for folder in (work, self.uploads, self.masks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-        for case in self.ids():  # uploads that a closed tab or a kill left half done
-            if self.note(case).get("state") == UPLOADING:
-                shutil.rmtree(self.uploads / case)
 
     def ids(self) -> list[str]:
         """Return all cases, the oldest first."""
@@ -55,14 +57,31 @@ class CaseFolder:
 
         Raises:
             ValueError: If there is no such path below the data folder.
+            OSError: If it cannot be written; nothing is left of the case.
         """
         if source is not None:
             self._below_data(source)
         case = secrets.token_hex(8)
         (self.uploads / case).mkdir(mode=0o700)
         note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}
-        write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
+        try:
+            write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
+        except OSError:
+            shutil.rmtree(self.uploads / case)
+            raise
         return case
+
+    def drop_abandoned(self, seconds: float) -> None:
+        """Delete the cases whose files did not all come, and of which nothing has come for so long: a tab was closed.
+
+        Args:
+            seconds: Since the last byte.
+        """
+        for folder in self.uploads.iterdir():
+            if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING:
+                last = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+                if time.time() - last >= seconds:
+                    shutil.rmtree(folder)
 
     def note(self, case: str) -> dict[str, Any]:
         """Return what is noted of a case.
@@ -109,15 +128,16 @@ class CaseFolder:
     def _below_data(self, source: str) -> Path:
         if self.data is None:
             raise ValueError("the app was started without --data, so that no path can be named")
-        path = (self.data / source).resolve()
-        if path == self.data or not path.is_relative_to(self.data) or not path.exists():
-            raise ValueError("there is no such scan below the data folder")
-        return path
+        return self.data.find(source)
 
     def result(self, case: str, ending: str) -> Path:
         """Return where a result of a case lies, by what stands behind its name; NoSuchCase if there is no case."""
         self.note(case)
         return self.masks / f"{case}{ending}"
+
+    def kind(self, case: str) -> str:
+        """Return :data:`EDITED` if the case's mask was corrected, else ""; NoSuchCase if there is no case."""
+        return EDITED if self.result(case, f"{EDITED}.nii.gz").exists() else ""
 
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Return the last row of each case."""
@@ -152,12 +172,15 @@ class CaseFolder:
         return {**row, "state": "done", **figures, "flags": flags, "no_dicom": refusal}
 
     def _figures(self, case: str) -> dict[str, Any]:
-        endings = (".description.json", ".json", ".scores.json")
-        table, record, scores = (_read(self.result(case, ending)) for ending in endings)
+        kind, endings = self.kind(case), (".description.json", ".json", ".scores.json")
+        table, record, scores = (json_or_nothing(self.result(case, f"{kind}{end}")) for end in endings)
         liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
         flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
         flags += ["LIVER_CUT"] if liver.get("truncated") else []
         return {
+            "edited": bool(kind),
+            "mask_sha256": record.get("output", {}).get("sha256"),
+            "stage": "" if table else "measuring",
             "liver_ml": liver.get("liver_with_tumor_ml"),
             "tumor_ml": liver.get("tumor_ml"),
             "lesions": liver.get("lesion_count"),
@@ -176,11 +199,15 @@ class CaseFolder:
 
     def delete(self, case: str) -> None:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
-        self.remove_results(case)
-        shutil.rmtree(self.uploads / case)
+        with self.results:
+            self.remove_results(case)
+            for path in self.training.glob(f"*/{case}.*"):
+                path.unlink()
+            shutil.rmtree(self.uploads / case)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON says, nothing where it is not there or no JSON."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found

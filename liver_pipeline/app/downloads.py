@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from liver_pipeline.app.cases import CaseFolder
+from liver_pipeline.app.cases import EDITED, CaseFolder
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.io.discovery import DICOM_ENDINGS
 from liver_pipeline.reports.viewer import POLICY
@@ -25,7 +25,10 @@ DOWNLOADS = {  # name: what the file is called behind the case's name, and its t
     "seg.dcm": (DICOM_ENDINGS["seg"], "application/dicom"),
     "sr.dcm": (DICOM_ENDINGS["sr"], "application/dicom"),
     "captures.zip": (DICOM_ENDINGS["sc"], "application/zip"),  # a folder on disk
+    "edited.nii.gz": (f"{EDITED}.nii.gz", "application/gzip"),
+    "edited.json": (f"{EDITED}.json", "application/json"),
 }
+OF_THE_MASK_NOW = ("table.json", "scores.json", "page.html")  # of the corrected mask, where there is one
 EVERYTHING = "everything.zip"
 
 
@@ -46,11 +49,14 @@ def download(cases: CaseFolder, case: str, name: str) -> Response:
         raise Refusal(404, "NOT_FOUND", "the case has no such result, or not yet")
     names = there if name == EVERYTHING else [name]
     if name.endswith(".zip"):
-        files = [found for one in names for found in _files(cases.result(case, DOWNLOADS[one][0]), one)]
+        files = [found for one in names for found in _files(_path(cases, case, one), one)]
         return StreamingResponse(zipped(files), media_type="application/zip", headers=attachment(f"{case}-{name}"))
-    ending, kind = DOWNLOADS[name]
     headers = {"Content-Security-Policy": POLICY} if name == "page.html" else attachment(f"{case}-{name}")
-    return FileResponse(cases.result(case, ending), media_type=kind, headers=headers)
+    return FileResponse(_path(cases, case, name), media_type=DOWNLOADS[name][1], headers=headers)
+
+
+def _path(cases: CaseFolder, case: str, name: str) -> Path:
+    return cases.result(case, f"{cases.kind(case) if name in OF_THE_MASK_NOW else ''}{DOWNLOADS[name][0]}")
 
 
 def attachment(name: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ TEXT_TAG = "tag:yaml.org,2002:str"
 NULLS = ("", "~", "null", "Null", "NULL")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the first is libyaml's
     """YAML as PyYAML reads it, but ``1e-3`` is a number and ``2020-01-01`` is text."""
 
 
@@ -62,7 +62,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _is_plain(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and node.style is None
+    return isinstance(node, yaml.ScalarNode) and not node.style  # None, or "" of libyaml
 
 
 def _means_null(text: str, row: Key) -> bool:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
-from liver_pipeline.evaluation.trust import trust_curves, with_quality
+from liver_pipeline.evaluation.trust import reliability_curves, trust_curves, with_quality
 from liver_pipeline.io.discovery import PROBABILITIES
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.limits import cores, total_bytes
@@ -85,7 +85,8 @@ def evaluate(
     Returns:
         What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
         to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement``
-        and ``tumor_free``; where predictions were judged (``predict quality=true``) ``risk_coverage``; under ``lits``
+        and ``tumor_free``; where predictions were judged (``predict quality=true``) ``risk_coverage``; where
+        probabilities are there ``reliability``, also with the temperature of the run that made them; under ``lits``
         also ``lits_official``, what the challenge's program would count. A case that cannot be scored is in
         ``failures`` and does not stop the others. Figures that an empty mask leaves undefined are None.
 
@@ -265,6 +266,8 @@ def _collect(
         metrics["cases"] = dict(results)
         if curves := trust_curves(results):
             metrics["risk_coverage"] = curves
+        if reliability := reliability_curves(results):
+            metrics["reliability"] = reliability
         if program:
             metrics["lits_official"] = {"global": program_detection(program), "cases": program}
     else:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from liver_pipeline.evaluation.confidence import calibrated, why_uncalibrated
 from liver_pipeline.evaluation.intervals import interval_text
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
@@ -49,7 +50,8 @@ def describe(
 ) -> dict[str, Any]:
     """Describe one label map on disk.
 
-    The record that ``predict`` wrote beside it, where it is of this mask, gives the intervals of its volumes.
+    The record that ``predict`` wrote beside it, where it is of this mask, gives the intervals of its volumes, and the
+    temperature that calibrates the confidence of its lesions.
 
     Args:
         mask: Label map: 0 background, 1 liver, 2 tumor.
@@ -73,8 +75,9 @@ def describe(
     couinaud = read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED) if segments else None
     reader = reader or ScanReader()
     ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
-    probability = read_probabilities(confidence).get("tumor") if confidence else None
-    if confidence and probability is None:
+    record = record_of(Path(mask), label_map.sha256)
+    sure = lesion_confidence(label_map, Path(confidence), record) if confidence else {}
+    if confidence and not sure:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
     turned, affine = to_ras(label_map)
     table = describe_label_map(
@@ -82,16 +85,36 @@ def describe(
         affine,
         hu=on_grid(label_map, ct),
         reference=on_grid(label_map, truth),
-        confidence=on_grid(label_map, probability),
         segments=on_grid(label_map, couinaud),
         hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
-        confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
-        record=record_of(Path(mask), label_map.sha256),
+        record=record,
+        **sure,
     )
     names = {"mask": mask, "scan": scan, "reference": reference, "confidence": confidence, "segments": segments}
     table["files"] = {key: Path(path).name for key, path in names.items() if path}
     table["mask_sha256"] = label_map.sha256
     return table
+
+
+def lesion_confidence(mask: Scan, path: Path, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what :func:`describe_label_map` takes of a file of probabilities, calibrated where the record knows how.
+
+    Args:
+        mask: On the grid of the file.
+        path: The probabilities; without those of tumor nothing is returned.
+        record: What ``predict`` wrote beside the mask.
+    """
+    classes = read_probabilities(path)
+    better = calibrated(classes, record)
+    probability = (better or classes).get("tumor")
+    if probability is None:
+        return {}
+    temperature = None if better is None or record is None else record["confidence"]["temperature"]
+    return {
+        "confidence": on_grid(mask, probability),
+        "confidence_scale": (probability.slope, probability.intercept),
+        "calibration": {"temperature": temperature, "reason": None if better else why_uncalibrated(record)},
+    }
 
 
 def on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
@@ -123,6 +146,7 @@ def describe_label_map(
     hu_scale: tuple[float, float] = (1.0, 0.0),
     confidence_scale: tuple[float, float] = (1.0, 0.0),
     record: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe one label map.
 
@@ -136,14 +160,15 @@ def describe_label_map(
         hu_scale: Slope and intercept that make HU of ``hu``.
         confidence_scale: Slope and intercept that make probabilities of ``confidence``.
         record: What ``predict`` wrote beside the mask.
+        calibration: Of ``confidence``: ``temperature``, or None and the ``reason``.
 
     Returns:
         ``liver`` (volumes in ml, burden, lesion count, ``truncated`` if the liver touches the edge of the field of
         view, so that volumes are lower bounds, ``segments_ml``, the ``intervals`` of ``liver_ml`` with tumor and
         ``tumor_ml``, see :mod:`liver_pipeline.evaluation.intervals`), ``lesions`` (one row each), ``spread`` and
-        ``severity`` (see :mod:`liver_pipeline.evaluation.severity`), ``missed`` (reference lesions in no group) and
-        ``reasons``: why a figure is None, by its name. Slices count from the feet. Without a liver voxel (label 1)
-        liver volumes, burden and distances are None.
+        ``severity`` (see :mod:`liver_pipeline.evaluation.severity`), ``missed`` (reference lesions in no group),
+        ``calibration`` as it was given, and ``reasons``: why a figure is None, by its name. Slices count from the feet.
+        Without a liver voxel (label 1) liver volumes, burden and distances are None.
     """
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
@@ -192,6 +217,7 @@ def describe_label_map(
         "spread": tumor_spread(label_map, [row["centroid_ras_mm"] for row in rows], touched),
         "severity": tumor_severity([row["diameter_mm"] for row in rows], liver["tumor_burden"]),
         "missed": missed,
+        "calibration": calibration,
         "reasons": reasons,
     }
 
@@ -334,21 +360,24 @@ def as_text(table: Mapping[str, Any]) -> str:
         f"lesions {liver['lesion_count']}",
     ]
     if table["lesions"]:
-        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'match':>8}"
+        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'sure':>5} {'match':>8}"
         lines.append(f"{names}  centre, LPS mm")
     for row in table["lesions"]:
         size = f"{row['diameter_mm']:.1f} x {row['perpendicular_mm']:.1f}"
         depth = "-" if row["distance_to_surface_mm"] is None else f"{row['distance_to_surface_mm']:.1f}"
+        sure = "-" if row["mean_confidence"] is None else f"{row['mean_confidence']:.0%}"
         hu = "-" if row["mean_hu"] is None else f"{row['mean_hu']:.0f} ({row['sd_hu']:.0f})"
         place = ", ".join(f"{value:.1f}" for value in row["centroid_lps_mm"])
         marks = "  touches the edge" if row["touches_border"] else ""
         marks += "  below resolution" if row["below_resolution"] else ""
         lines.append(
-            f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} "
+            f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} {sure:>5} "
             f"{row['match'] or '-':>8}  {place}{marks}"
         )
     lines += _severity_lines(table) if table["lesions"] else []
     lines += [f"missed: {len(table['missed'])} reference lesions"] if table["missed"] else []
+    if table["calibration"] is not None and (why := table["calibration"]["reason"]):
+        lines.append(f"how sure the network is, is uncalibrated: {why}")
     whys = dict.fromkeys(table["reasons"].values())
     lines += [f"not given: {', '.join(k for k, v in table['reasons'].items() if v == why)}: {why}" for why in whys]
     return "\n".join(lines)

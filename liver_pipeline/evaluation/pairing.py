@@ -30,6 +30,14 @@ class Failure:
     detail: str
 
 
+class CaseError(ValueError):
+    """A case that cannot be scored; ``code`` says why."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(f"{code}: {detail}")
+
+
 def find_pairs(
     pred_dir: Path,
     label_dir: Path,

@@ -11,28 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 
-from liver_pipeline.evaluation.pairing import Failure, Pair
+from liver_pipeline.evaluation.confidence import probability_case
+from liver_pipeline.evaluation.pairing import CaseError, Failure, Pair
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
-from liver_pipeline.geometry.boxes import bounding_box
 from liver_pipeline.io.findings import IntakeError
-from liver_pipeline.io.probabilities import read_probabilities, region_probability
+from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
 from liver_pipeline.metrics.cases import case_figures
 from liver_pipeline.metrics.lits import official_case, official_lesions
 from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, confusion_matrix, overlap_figures
-from liver_pipeline.metrics.probabilities import grown, probability_figures
 from liver_pipeline.visualize.pictures import case_pictures
 
 ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
-PROBABILITY_ROUNDING = 0.005  # liver and tumor, each in eight bits, may add up to 256/255
-
-
-class CaseError(ValueError):
-    """A case that cannot be scored; ``code`` says why."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        self.code, self.detail = code, detail
-        super().__init__(f"{code}: {detail}")
 
 
 def score_pair(
@@ -100,7 +90,7 @@ def score_as_meant(
         turned_pred, turned_label, spacing_of(affine), lits=lits, min_lesion_ml=min_lesion_ml, threads=threads
     )
     if pair.probability is not None:
-        figures["probabilities"] = _probability_figures(pair.probability, label)
+        figures["probabilities"] = probability_case(pair.probability, label, record_of(pair.pred, pred.sha256))
     for lesion in figures["lesion_list"]:
         ras = affine[:3, :3] @ lesion["centroid_index"] + affine[:3, 3]
         lesion["centroid_ras_mm"] = [float(value) for value in ras]
@@ -127,35 +117,6 @@ def pair_picture(pair: Pair, *, liver_only: bool = False) -> dict[str, Any]:
     if liver_only:
         there, here = np.minimum(there, 1), np.minimum(here, 1)
     return case_pictures(here, there, spacing_of(affine), [], scan)
-
-
-def _probability_figures(path: Path, label: Scan) -> dict[str, Any]:
-    """AUC, Brier score, ECE and ROC inside the reference liver and 10 mm around it, from a file of probabilities.
-
-    Raises:
-        IntakeError: If the file cannot be read.
-        CaseError: PROBABILITY_GRID if it does not lie on the reference's grid, PROBABILITY_RANGE if a value is outside
-            [0, 1].
-    """
-    classes = read_probabilities(path)
-    one = next(iter(classes.values()))
-    same = one.array.shape == label.array.shape
-    if not same or corner_shift_mm(label.array.shape, one.affine, label.affine) > GRID_CLOSE * min(label.spacing):
-        raise CaseError("PROBABILITY_GRID", f"{path}: shape {one.array.shape}; expected the grid of the reference")
-    near_liver = grown(label.array >= 1, label.spacing)
-    box = bounding_box(near_liver)
-    assert box is not None
-    truth, region = label.array[box], near_liver[box]
-    figures = {}
-    for name, real in (("liver", truth >= 1), ("tumor", truth == 2)):
-        probability = region_probability(classes, name, box)
-        if probability is None:
-            continue
-        low, high = float(probability.min()), float(probability.max())
-        if not (low >= 0 and high <= 1 + PROBABILITY_ROUNDING):  # not a number fails both
-            raise CaseError("PROBABILITY_RANGE", f"{path}: values {low:g} to {high:g}; expected 0 to 1")
-        figures[name] = probability_figures(np.minimum(probability, 1.0), real, region)
-    return figures
 
 
 def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:

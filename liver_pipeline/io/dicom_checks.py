@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import siegelslopes
 
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME
 from liver_pipeline.io.dicom_headers import Slice
@@ -194,6 +193,8 @@ def place_findings(slices: Sequence[Slice]) -> list[Finding]:
 
 def residual(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return how far equally spaced ``values`` lie off the straight line through most of them (repeated medians)."""
+    from scipy.stats import siegelslopes  # here: takes a second to import
+
     index = np.arange(len(values), dtype=np.float64)
     slope, start = siegelslopes(values, index)
     off: npt.NDArray[np.float64] = values - (start + slope * index)

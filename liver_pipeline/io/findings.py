@@ -75,8 +75,12 @@ CODES: dict[str, str] = {
     "DICOM_RESULT_FAILED": "a DICOM result could not be built of a mask",
     # a DICOM node
     "PORT_TAKEN": "the node cannot listen on its port",
-    "PEER_UNREACHABLE": "the archive that results go to does not answer, or does not know us",
+    "PEER_UNREACHABLE": "a peer does not answer, or does not know us",
     "PEER_REFUSED": "the archive does not take a result",
+    "PEER_UNKNOWN": "a peer that may not send, or calls the node by another name, was refused",
+    "TRANSFER_SYNTAX": "a peer offers images in a transfer syntax that is not the standard's",
+    "INSTANCE_REFUSED": "the node could not keep an instance that was sent: its UIDs are no UIDs, or there is no room",
+    "SERIES_INCOMPLETE": "fewer instances of a series came than its sender says it has",
     # a folder of scans
     "NO_SCANS": "the folder holds no scan",
     "DUPLICATE_NAME": "two inputs would write the same mask",

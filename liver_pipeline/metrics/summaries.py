@@ -18,6 +18,7 @@ from liver_pipeline.metrics.statistics import bland_altman, bootstrap_ratio, sum
 
 CaseFigures = Mapping[str, Any]
 NOT_SUMMED = ("empty", "reason")
+NOT_SUMMED_OF_PROBABILITIES = ("n_voxels", "roc", "reliability", "calibrated_reliability")
 EMPTINESS = ("both_empty", "reference_empty", "prediction_empty")
 
 
@@ -70,7 +71,7 @@ def _region_summaries(rows: Sequence[CaseFigures]) -> dict[str, dict[str, Any]]:
             if key not in NOT_SUMMED:
                 summary[f"{region}_{key}"] = _summary([row[region][key] for row in rows], emptiness)
         known = [row.get("probabilities", {}).get(region, {}) for row in rows]
-        for key in dict.fromkeys(key for figures in known for key in figures if key not in ("n_voxels", "roc")):
+        for key in dict.fromkeys(key for figures in known for key in figures if key not in NOT_SUMMED_OF_PROBABILITIES):
             summary[f"{region}_{key}"] = _summary([figures.get(key) for figures in known], emptiness)
     emptiness = _emptiness(rows, "liver")
     for key in rows[0]["tumor_burden"]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from monai.networks.nets import FlexibleUNet
 from torch import nn
-from torchvision.models.segmentation import fcn_resnet50
 
 from liver_pipeline.io.files import file_sha256
 
@@ -175,6 +174,8 @@ class FcnResNet50(nn.Module):
         pretrained: EncoderWeights = NO_WEIGHTS,
     ) -> None:
         super().__init__()
+        from torchvision.models.segmentation import fcn_resnet50  # here: takes two seconds to import
+
         # both None: the second one's default downloads
         self.network = fcn_resnet50(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False)
         self.network.backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)

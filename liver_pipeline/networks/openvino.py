@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,9 @@ class OpenVinoNetwork:
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         self.cached = False
         kept = cache_dir / f"openvino-{self.digest}" if cache_dir else None
-        model = self._kept_model(network, kept) or self._new_model(network, kept)
-        self._compiled = self._compile(model, "f32")
-        self.exact = self._compiled  # what labels of bf16 are compared with
-        self.precision = "f32"
-        if precision == "bf16" and self._has_bf16():
-            self.precision = "bf16"
-            self._compiled = self._compile(model, "bf16")
+        self._model = self._kept_model(network, kept) or self._new_model(network, kept)
+        self.precision = "bf16" if precision == "bf16" and self._has_bf16() else "f32"
+        self._compiled = self._compile(self._model, self.precision)
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         """Run at most a batch of windows (N, C, X, Y, Z); the output (N, K, X, Y, Z) is good until the next run."""
@@ -100,7 +97,12 @@ class OpenVinoNetwork:
 
     def run_exact(self, windows: torch.Tensor) -> torch.Tensor:
         """Run the same windows in f32."""
-        return self._run(self.exact, windows)
+        return self._run(self._exact, windows)
+
+    @cached_property
+    def _exact(self) -> Any:
+        """What labels of bf16 are compared with; compiled when it is first asked for, which a small scan never does."""
+        return self._compiled if self.precision == "f32" else self._compile(self._model, "f32")
 
     def _run(self, compiled: Any, windows: torch.Tensor) -> torch.Tensor:
         """Run one batch, filled up with zeros where it is short."""
@@ -148,8 +150,14 @@ class OpenVinoNetwork:
     def _converted(self, network: nn.Module, example: tuple[int, ...]) -> Any:
         """Return the network as OpenVINO traces it on an example of a shape."""
         try:
+            from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
             with torch.no_grad(), _own_log_level():
-                model = self.openvino.convert_model(network, example_input=torch.zeros(example))
+                # PyTorch would trace a second time to compare: what comes of it is compared anyway
+                traced = TorchScriptPythonDecoder(
+                    network, example_input=torch.zeros(example), trace_kwargs={"check_trace": False}
+                )
+                model = self.openvino.convert_model(traced)
             model.reshape(list(self.shape))
         except Exception as error:  # whatever the converter raises, PyTorch can still run the network
             raise ConversionError(f"OpenVINO cannot convert it: {_first_line(error)}") from error

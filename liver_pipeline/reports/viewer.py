@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.evaluation.description import describe_label_map, on_grid
+from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence, on_grid
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import PROBABILITIES, case_name
 from liver_pipeline.io.files import is_there, plain, write_text
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
@@ -36,6 +35,7 @@ NO_NIIVUE = (
 )
 # Values that are no HU are shown all the same, and the page says what they are.
 SHOWN_ANYWAY = (*ACCEPTED, "HU_SCALE", "MODALITY", "UNIT_SPACING_CT")
+SCRIPTS = ("volumes.js", "slices.js", "gpu.js", "drawing.js", "correcting.js", "viewer.js")
 # Nothing is loaded: what NiiVue has inside are data and blob addresses of the page itself.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -50,6 +50,7 @@ def write_viewer_page(
     reference: Path | None = None,
     reader: ScanReader | None = None,
     series: str | None = None,
+    original: Path | None = None,
 ) -> None:
     """Write the page for one scan.
 
@@ -62,6 +63,7 @@ def write_viewer_page(
         reference: Likewise.
         reader: How scans are read; by default as CT, where values that are no HU are shown as they are.
         series: Which of several DICOM series at ``scan``.
+        original: Label map from which ``mask`` was made by hand; it is shown beside it.
 
     Raises:
         IntakeError: If a file cannot be used, or (LABEL_GRID_MISMATCH) a label map lies on another grid.
@@ -69,16 +71,17 @@ def write_viewer_page(
     """
     reader = reader or ScanReader()
     image = replace(reader, accept={*reader.accept, *SHOWN_ANYWAY}).scan(scan, series=series)
-    maps = {
-        name: read_label_map(path, accept=ACCEPTED) for name, path in (("mask", mask), ("reference", reference)) if path
-    }
+    paths = {"mask": mask, "original": original, "reference": reference}
+    maps = {name: read_label_map(path, accept=ACCEPTED) for name, path in paths.items() if path}
     labels = {name: _on_scan(image, one) for name, one in maps.items()}
     table, record = None, None
     if mask is not None:
         record = record_of(mask, maps["mask"].sha256)
         table = _described(image, labels, mask, record)
     case = case_name((mask or scan).name)
-    write_text(output, viewer_page(case, shown_volumes(image, labels), table=table, record=record))
+    sha256 = maps["mask"].sha256 if mask else None
+    shown = shown_volumes(image, labels)
+    write_text(output, viewer_page(case, shown, table=table, record=record, mask_sha256=sha256))
 
 
 def viewer_page(
@@ -87,6 +90,7 @@ def viewer_page(
     *,
     table: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
+    mask_sha256: str | None = None,
     niivue: bool = True,
 ) -> str:
     """Return the page as HTML.
@@ -96,6 +100,7 @@ def viewer_page(
         shown: The volumes.
         table: Result of :func:`liver_pipeline.describe` for the mask; gives figures and the list of lesions.
         record: Provenance of the mask; gives the run, warnings and quality.
+        mask_sha256: Of the mask's file: what is drawn on the page says what it was drawn on.
         niivue: Whether to embed NiiVue, where it is installed; without it, slices are drawn on a canvas.
     """
     engine = _niivue() if niivue else ""
@@ -109,7 +114,12 @@ def viewer_page(
         "high": shown.high,
         "in_hu": shown.in_hu,
         "cropped": shown.cropped,
-        "steps": list(shown.steps),
+        "grid": {
+            "start": [side.start for side in shown.box],
+            "size": [side.stop - side.start for side in shown.box],
+            "steps": list(shown.steps),
+        },
+        "mask_sha256": mask_sha256,
         "table": None if table is None else plain(table),
         "record": None if record is None else _told(record),
         "without_niivue": "" if engine else NO_NIIVUE if niivue else "it was left out",
@@ -128,7 +138,7 @@ def viewer_page(
         f'<script type="application/json" id="page-data">{_inside_script(data)}</script>\n',
         volumes,
         f"<!--\n{_licenses()}\n-->\n<script>{engine}</script>\n" if engine else "",
-        *(f"<script>{_asset(name)}</script>\n" for name in ("volumes.js", "slices.js", "gpu.js", "viewer.js")),
+        *(f"<script>{_asset(name)}</script>\n" for name in SCRIPTS),
         "</body></html>\n",
     ]
     return "".join(parts)
@@ -149,16 +159,15 @@ def _described(
     """Return the clinical table; with the confidence of lesions where probabilities lie beside the mask."""
     array, affine = to_ras(scan)
     beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
-    probability = read_probabilities(beside).get("tumor") if is_there(beside) else None
+    sure = lesion_confidence(scan, beside, record) if is_there(beside) else {}
     return describe_label_map(
         labels["mask"],
         affine,
         hu=array,
         reference=labels.get("reference"),
-        confidence=on_grid(scan, probability),
         hu_scale=(scan.slope, scan.intercept),
-        confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
         record=record,
+        **sure,
     )
 
 
@@ -170,6 +179,7 @@ def _told(record: Mapping[str, Any]) -> dict[str, Any]:
         "weights": record.get("weights", {}).get("sha256"),
         "seconds": record.get("timing", {}).get("seconds"),
         "started": record.get("timing", {}).get("started"),
+        "corrections": len(record.get("edits", [])),
     }
 
 

@@ -34,7 +34,8 @@ class Shown:
         low: Value of the scan's grey level 0; HU of a CT.
         high: Value of its level 255.
         in_hu: Whether the scan's values are HU.
-        cropped: Whether only the liver and what is around it is shown.
+        box: What of the scan is shown, in its voxels along these axes.
+        cropped: Whether that is only the liver and what is around it.
         steps: How many of the scan's voxels one voxel of the page stands for, along each axis.
     """
 
@@ -43,6 +44,7 @@ class Shown:
     low: float
     high: float
     in_hu: bool
+    box: Box
     cropped: bool = False
     steps: tuple[int, int, int] = (1, 1, 1)
 
@@ -77,7 +79,8 @@ def shown_volumes(scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]]) -> Sh
     array, affine = to_ras(scan)
     in_hu = scan.modality != "MR" and all(finding.code not in ("HU_SCALE", "MODALITY") for finding in scan.findings)
     low, high = HU_SHOWN if in_hu else _range_of(array, scan.slope, scan.intercept)
-    shown = Shown({"scan": _levels(array, scan, low, high), **labels}, affine, low, high, in_hu)
+    everything = (slice(0, array.shape[0]), slice(0, array.shape[1]), slice(0, array.shape[2]))
+    shown = Shown({"scan": _levels(array, scan, low, high), **labels}, affine, low, high, in_hu, everything)
     if not _fits(shown) and (box := joint_box(*labels.values()) if labels else None):
         shown = _cut(shown, widen(box, SHOWN_MARGIN_MM, spacing_of(affine), array.shape))
     while not _fits(shown):
@@ -116,7 +119,7 @@ def _levels(array: npt.NDArray[Any], scan: Scan, low: float, high: float) -> npt
 def _cut(shown: Shown, box: Box) -> Shown:
     volumes = {name: array[box] for name, array in shown.volumes.items()}
     cropped = volumes["scan"].shape != shown.volumes["scan"].shape
-    return replace(shown, volumes=volumes, affine=shifted(shown.affine, box), cropped=cropped)
+    return replace(shown, volumes=volumes, affine=shifted(shown.affine, box), box=box, cropped=cropped)
 
 
 def _coarser(shown: Shown) -> Shown:

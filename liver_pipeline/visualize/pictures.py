@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.image import imsave
 
 from liver_pipeline.geometry.boxes import joint_box
 from liver_pipeline.labels import FloatArray, LabelMap, Mask
@@ -123,6 +122,8 @@ def _slice_png(
         picture[outline(labels == 2)] = colour
     upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
     file = io.BytesIO()
+    from matplotlib.image import imsave  # here: takes half a second to import
+
     imsave(file, upright, format="png")
     return file.getvalue()
 

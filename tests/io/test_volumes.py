@@ -71,6 +71,10 @@ def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
         "PORT_TAKEN",
         "PEER_REFUSED",
         "PEER_UNREACHABLE",
+        "PEER_UNKNOWN",
+        "TRANSFER_SYNTAX",
+        "INSTANCE_REFUSED",
+        "SERIES_INCOMPLETE",
         "DICOM_REFERENCE",
         "DICOM_RESULT_FAILED",
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,17 @@ def test_what_lies_beside_one_mask_is_what_lies_beside_it_in_a_folder(trained: P
     assert records[0] == records[1] and records[0]["path"] == "volume-0.probabilities.nii.gz"
     tables = [json.loads((tmp_path / f / "volume-0.description.json").read_text()) for f in ("one", "folder")]
     assert tables[0]["lesions"] == tables[1]["lesions"] and tables[0]["liver"] == tables[1]["liver"]
+
+
+def test_the_command_line_loads_little_and_writes_the_same_mask(trained: Path, tmp_path: Path) -> None:
+    lp.predict(trained / "run", scan_of(trained), tmp_path / "here.nii.gz", overrides={"backend": "torch"})
+    code = "import sys; from liver_pipeline.cli import main; main(sys.argv[1:], standalone_mode=False)"
+    heavy = "('ignite', 'torchvision', 'torch._dynamo', 'skimage', 'scipy.stats', 'itk', 'matplotlib', 'tensorboard')"
+    code += f"; print(*[name for name in {heavy} if name in sys.modules])"
+    words = ["predict", str(trained / "run"), str(scan_of(trained)), str(tmp_path / "fresh.nii.gz"), "backend=torch"]
+    told = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == ""
+    assert (tmp_path / "fresh.nii.gz").read_bytes() == (tmp_path / "here.nii.gz").read_bytes()
 
 
 @pytest.mark.parametrize("key", ["dry_run", "retry_failed", "max_failures"])

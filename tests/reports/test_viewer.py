@@ -110,7 +110,7 @@ def test_what_is_too_much_is_cut_to_the_liver_and_a_margin(files: Path, monkeypa
     monkeypatch.setattr(viewer_volumes, "MAX_VOXELS", 20 * 30 * 20)
     data, volumes = page_of(files, mask=files / "mask.nii.gz")
     _, label, affine = scene()
-    assert data["cropped"] and data["steps"] == [1, 1, 1]
+    assert data["cropped"] and data["grid"]["steps"] == [1, 1, 1]
     assert volumes["mask"].shape == (14 + 4, 12 + 4, 10 + 4)  # two voxels of 2 mm, two of 3 mm
     np.testing.assert_array_equal(np.asarray(volumes["mask"].dataobj), label[8:26, 6:22, 4:18])
     np.testing.assert_allclose(volumes["scan"].affine @ [0, 0, 0, 1], affine @ [8, 6, 4, 1])
@@ -122,7 +122,7 @@ def test_what_is_still_too_much_is_joined_and_no_lesion_vanishes(files: Path, mo
     data, volumes = page_of(files)
     image, label, affine = scene()
     shown = shown_volumes(lp.read_scan(files / "scan.nii.gz", accept=["FEW_SLICES"]), {"mask": label})
-    assert data["steps"] == [2, 2, 1] and not data["cropped"]
+    assert data["grid"]["steps"] == [2, 2, 1] and not data["cropped"]
     clipped = np.clip(image, -200, 400).astype(float)
     joined = clipped.reshape(20, 2, 15, 2, 24).mean(axis=(1, 3))
     np.testing.assert_allclose(volumes["scan"].get_fdata(), joined, atol=2 * STEP_HU)  # rounded thrice
@@ -187,7 +187,7 @@ def test_without_niivue_the_page_is_written_and_says_why(
 
 
 def small() -> Shown:
-    return Shown({"scan": np.zeros((8, 8, 8), dtype=np.uint8)}, np.eye(4), -200, 400, True)
+    return Shown({"scan": np.zeros((8, 8, 8), dtype=np.uint8)}, np.eye(4), -200, 400, True, np.s_[0:8, 0:8, 0:8])
 
 
 def test_a_case_name_is_text_and_nothing_is_loaded_from_anywhere() -> None:

@@ -19,10 +19,33 @@ function whyNoGpu() {
 }
 
 class Gpu {
-  constructor(onMove, onLost) {
+  constructor(onMove, onPoint, onLost) {
     this.onMove = onMove;
+    this.onPoint = onPoint;
     this.onLost = onLost;
     this.panels = [];
+    this.labels = null;  // of the mask, once it can be drawn on
+    this.waiting = 0;  // number of the picture that will show what was drawn
+  }
+
+  // NiiVue's drawing takes the place of the mask's volume: it is shown from the labels themselves.
+  beginDrawing(labels) {
+    this.labels = labels;
+    for (const { nv, roles } of this.panels) {
+      if (!roles.includes("mask")) continue;
+      nv.createEmptyDrawing();
+      nv.drawBitmap = labels;
+      nv.refreshDrawing(false);
+    }
+    this.draw(state);
+  }
+
+  // Labels have changed.
+  drawn() {
+    cancelAnimationFrame(this.waiting);
+    this.waiting = requestAnimationFrame(() => {
+      for (const { nv, shown } of this.#visible()) if (shown.includes("mask")) nv.refreshDrawing(true);
+    });
   }
 
   // The first panel holds all volumes, each other one the scan and its own label map: one overlay, or side by side.
@@ -73,13 +96,24 @@ class Gpu {
       const volume = await niivue.NVImage.loadFromBase64({ base64: base64Of(name).trim(), name: `${name}.nii.gz`, colormap: "gray" });
       nv.addVolume(volume);
     }
-    nv.onLocationChange = (place) => this.onMove(voxelOf([...place.mm].slice(0, 3)), true);
-    return { element, nv, roles, letters, shown: roles };
+    const panel = { element, nv, roles, letters, shown: roles };
+    nv.onLocationChange = ({ mm }) => this.onMove(voxelOf([...mm].slice(0, 3)), true);
+    for (const name of ["pointerdown", "pointermove"]) canvas.addEventListener(name, (event) => this.#pointed(panel, event));
+    return panel;
   }
 
-  #colour(volume, name, shares) {
+  // A press or a drag, whether or not NiiVue's crosshair was there already.
+  #pointed({ nv, shown }, event) {
+    if (!(event.buttons & 1)) return;
+    const at = [event.offsetX * nv.uiData.dpr, event.offsetY * nv.uiData.dpr];
+    const plane = Object.values(PLANES)[nv.screenSlices[nv.tileIndex(...at)]?.axCorSag];
+    const place = nv.canvasPos2frac(at);
+    if (plane && place[0] >= 0) this.onPoint(voxelOf([...nv.frac2mm(place)].slice(0, 3)), plane, shown, true);
+  }
+
+  #colours(name, shares) {
     const [R, G, B] = [0, 1, 2].map((c) => [0, ...COLOURS[name].map((colour) => colour[c])]);
-    volume.setColormapLabel({ R, G, B, A: [0, ...shares.map((share) => 255 * share)], I: [0, 1, 2], labels: ["", "liver", "tumor"] });
+    return { R, G, B, A: [0, ...shares.map((share) => 255 * share)], I: [0, 1, 2], labels: ["", "liver", "tumor"] };
   }
 
   #visible() {
@@ -100,14 +134,20 @@ class Gpu {
   #dress(panel, { level, width, opacity, plane }) {
     const { nv, roles, shown } = panel;
     const solid = plane === "solid";
-    const dress = JSON.stringify([level, width, opacity, solid, shown]);
+    const dress = JSON.stringify([level, width, opacity, solid, shown, this.labels !== null]);
     if (panel.dress === dress) return;
     panel.dress = dress;
     Object.assign(nv.volumes[0], { cal_min: level - width / 2, cal_max: level + width / 2 });
     nv.volumes[0].opacity = solid && shown.length ? 0 : 1;  // skin and bones would hide the liver, and it its tumors
     roles.forEach((name, number) => {
-      this.#colour(nv.volumes[number + 1], name, solid ? [0.12, 1] : SHARES);
-      nv.volumes[number + 1].opacity = shown.includes(name) ? opacity[name] : 0;
+      const colours = this.#colours(name, solid ? [0.12, 1] : SHARES);
+      const seen = shown.includes(name) ? opacity[name] : 0;
+      const asDrawing = name === "mask" && this.labels !== null;
+      nv.volumes[number + 1].setColormapLabel(colours);
+      nv.volumes[number + 1].opacity = asDrawing ? 0 : seen;
+      if (!asDrawing) return;
+      nv.drawOpacity = seen;
+      nv.setDrawColormap(colours);
     });
     nv.updateGLVolume();
   }

@@ -7,9 +7,10 @@ const PLANES = {  // axes across and down the picture, and through it; both run 
 };
 
 class Slices {
-  constructor(volumes, onMove) {
+  constructor(volumes, onMove, onPoint) {
     this.volumes = volumes;
     this.onMove = onMove;
+    this.onPoint = onPoint;
     this.panels = [];
   }
 
@@ -20,7 +21,7 @@ class Slices {
     this.panels = panels.map((panel) => {
       const grid = document.createElement("div");
       grid.className = "planes";
-      const pictures = names.map((name) => this.#picture(name, grid));
+      const pictures = names.map((name) => this.#picture(name, grid, panel.roles));
       panel.element.append(grid);
       holder.append(panel.element);
       return { ...panel, pictures };
@@ -28,7 +29,7 @@ class Slices {
     this.draw(state);
   }
 
-  #picture(name, grid) {
+  #picture(name, grid, roles) {
     const plane = PLANES[name];
     const figure = document.createElement("figure");
     const canvas = document.createElement("canvas");
@@ -40,7 +41,7 @@ class Slices {
     slider.setAttribute("aria-label", `${name} slice number`);
     figure.append(canvas, slider);
     grid.append(figure);
-    const picture = { name, canvas, slider, plane };
+    const picture = { name, canvas, slider, plane, roles };
     const along = (step) => this.#move(plane.through, (at) => at + step);
     const point = (event) => event.buttons && this.#pointed(picture, event);
     canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); point(event); });
@@ -60,7 +61,7 @@ class Slices {
     this.onMove(at);
   }
 
-  #pointed({ plane, canvas, frame }, event) {
+  #pointed({ plane, canvas, frame, roles }, event) {
     const box = canvas.getBoundingClientRect();
     const ratio = canvas.width / box.width;
     const at = [...this.state.at];
@@ -71,8 +72,11 @@ class Slices {
       const share = 1 - (place - start) / length;
       at[axis] = Math.min(page.shape[axis] - 1, Math.max(0, Math.floor(share * page.shape[axis])));
     }
-    this.onMove(at);
+    this.onPoint(at, plane, roles);
   }
+
+  // Labels have changed; the next draw() shows them.
+  drawn() {}
 
   draw(state) {
     this.state = state;

@@ -4,7 +4,7 @@ const labelled = page.volumes.filter((name) => name !== "scan");
 const WINDOWS = page.in_hu
   ? { "Liver": [60, 150], "Abdomen": [40, 400], "Liver, narrow": [85, 80], "Vessels": [150, 400], "All": [100, 600] }
   : { "All": [(page.low + page.high) / 2, page.high - page.low], "Bright": [page.low + 0.75 * (page.high - page.low), (page.high - page.low) / 2], "Dark": [page.low + 0.25 * (page.high - page.low), (page.high - page.low) / 2] };
-const state = { layout: labelled.length ? "panels" : "overlay", plane: labelled.length ? "axial" : "all", at: page.shape.map((n) => n >> 1), opacity: { mask: 0.5, reference: 0.5 } };
+const state = { layout: labelled.length ? "panels" : "overlay", plane: labelled.length ? "axial" : "all", at: page.shape.map((n) => n >> 1), opacity: { mask: 0.5, original: 0.5, reference: 0.5 } };
 const byId = (id) => document.getElementById(id);
 let engine = null;
 let voxels = {};
@@ -52,6 +52,16 @@ function moveTo(at, moved = false) {
   tell();
 }
 
+// A press or a drag in a panel: it goes there, and draws there if that is what was chosen.
+function pointAt(at, plane, roles, moved = false) {
+  if (draws(roles)) {
+    drawing.at(at, plane);
+    engine.drawn();
+    showDrawing();
+  }
+  moveTo(at, moved);
+}
+
 function tell() {
   const at = indexOf(state.at);
   const value = page.low + ((page.high - page.low) * voxels.scan[at]) / 255;
@@ -94,7 +104,7 @@ function tools() {
     });
   }
   setWindow(Object.keys(WINDOWS)[0]);
-  for (const name of ["mask", "reference"]) {
+  for (const name of ["mask", "original", "reference"]) {
     byId(`${name}-opacity`).hidden = !labelled.includes(name);
     byId(`${name}-opacity`).style.display = labelled.includes(name) ? "" : "none";
     byId(`${name}-opacity`).querySelector("input").addEventListener("input", (event) => {
@@ -151,6 +161,11 @@ function figures() {
   if (all.length) scroll.append(table);
   else scroll.append(make("p", "The mask holds no tumor.", "soft"));
   side.append(scroll);
+  const calibration = page.table.calibration;
+  if (confident && calibration) {
+    const how = calibration.reason ? `uncalibrated (${calibration.reason})` : `calibrated, temperature ${number(calibration.temperature, 2)}`;
+    side.append(make("p", `How sure the network is: ${how}.`, "soft"));
+  }
   if (lesions.some((row) => row.below_resolution)) side.append(make("p", "Lesions of one voxel's thickness may be noise.", "soft"));
   provenance(side);
 }
@@ -171,6 +186,7 @@ function provenance(side) {
   }
   side.append(make("h2", "Where the mask comes from"));
   const facts = [["made", record.started ?? "–"], ["weights", (record.weights ?? "–").slice(0, 12)]];
+  if (record.corrections) facts.push(["corrected by hand", record.corrections === 1 ? "once" : `${record.corrections} times`]);
   side.append(tableOf([], facts));
 }
 
@@ -202,7 +218,7 @@ function middleOf(labels) {
 
 async function drawSlices(reason) {
   note(reason);
-  engine = new Slices(voxels, moveTo);
+  engine = new Slices(voxels, moveTo, pointAt);
   for (const button of byId("planes").children) {
     if (button.value === "solid") Object.assign(button, { disabled: true, title: "3D needs WebGL" });
   }
@@ -215,7 +231,7 @@ async function start() {
   tools();
   figures();
   if (page.cropped) note("Only the liver and what is around it is shown: the whole scan would not fit into one page.");
-  if (Math.max(...page.steps) > 1) note(`Pictures are coarser than the scan (${page.steps.join(" × ")} voxels in one); figures are not.`);
+  if (Math.max(...page.grid.steps) > 1) note(`Pictures are coarser than the scan (${page.grid.steps.join(" × ")} voxels in one); figures are not.`);
   if (!page.in_hu) note("Values are shown as they are in the file; they are no HU.");
   if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old for the page: it needs Chrome 80, Firefox 113, Safari 16.4 or later");
   for (const name of page.volumes) voxels[name] = await readVoxels(name);
@@ -224,7 +240,7 @@ async function start() {
   if (reason) await drawSlices(reason);
   else {
     try {
-      engine = new Gpu(moveTo, () => drawSlices("The graphics card gave up: slices are drawn instead."));
+      engine = new Gpu(moveTo, pointAt, () => drawSlices("The graphics card gave up: slices are drawn instead."));
       await layOut();
       document.body.dataset.ready = "gpu";
     } catch (error) {
@@ -233,6 +249,7 @@ async function start() {
   }
   tell();
   window.addEventListener("resize", () => engine.draw(state));
+  offerDrawing();
 }
 
 start().catch((error) => {

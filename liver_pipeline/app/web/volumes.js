@@ -3,9 +3,10 @@
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const COLOURS = {  // of liver and tumor; blue and orange stay apart for colour-blind readers
   mask: [[255, 150, 0], [255, 40, 40]],
+  original: [[190, 140, 255], [255, 80, 220]],
   reference: [[0, 200, 255], [40, 90, 255]],
 };
-const TITLES = { scan: "Scan", mask: "Mask", reference: "Reference" };
+const TITLES = { scan: "Scan", mask: page.volumes.includes("original") ? "Corrected" : "Mask", original: "Before", reference: "Reference" };
 const SHARES = [0.45, 1];  // how much of the opacity liver and tumor get
 
 function base64Of(name) {

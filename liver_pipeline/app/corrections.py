@@ -1,0 +1,138 @@
+"""Corrected masks of the app's cases: written beside the mask they were made from, measured again, taken back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from liver_pipeline.app.cases import EDITED, CaseFolder, json_or_nothing
+from liver_pipeline.app.edits import Edit, changes, lay_on
+from liver_pipeline.app.judging import score_and_draw
+from liver_pipeline.app.uploads import Refusal
+from liver_pipeline.evaluation.description import describe
+from liver_pipeline.evaluation.scoring import ACCEPTED
+from liver_pipeline.io.files import DISK_FULL, plain, write_json
+from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
+
+MEASURED = (".description.json", ".scores.json", ".html")  # what is made of a corrected mask
+
+
+def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
+    """Write ``<case>.edited.nii.gz`` and its provenance, whole or not at all: the mask as it is, with what was drawn.
+
+    Raises:
+        NoSuchCase: If the case was deleted meanwhile.
+        Refusal: NO_MASK; MASK_CHANGED if the mask is not the one that was drawn on; BAD_EDIT if the page's box does not
+            lie in its grid; DISK_FULL. The mask stays as it was.
+        IntakeError: If the mask cannot be read.
+    """
+    with cases.results:
+        original, edited = (cases.result(case, f"{kind}.nii.gz") for kind in ("", EDITED))
+        current = cases.result(case, f"{cases.kind(case)}.nii.gz")
+        if not current.is_file():
+            raise Refusal(409, "NO_MASK", "the case has no mask that could be corrected")
+        mask = read_label_map(current, accept=ACCEPTED)
+        if mask.sha256 != edit.made_from:
+            raise Refusal(409, "MASK_CHANGED", "the mask was changed since the page was opened, perhaps in another tab")
+        corrected = replace(mask, array=mask.array.copy(order="K"))
+        try:
+            lay_on(to_ras(corrected)[0], edit)
+        except ValueError as reason:
+            raise Refusal(422, "BAD_EDIT", str(reason)) from None
+        before = mask.array if current == original else read_label_map(original, accept=ACCEPTED).array
+        record = _record(cases, case, edit) | {"changed": changes(before, corrected.array)}
+        record["edits"][-1]["changed"] = changes(mask.array, corrected.array)
+
+        def announce(sha256: str) -> None:
+            """Make the provenance know the mask before it is there; figures of the earlier one go."""
+            for ending in MEASURED:
+                cases.result(case, f"{EDITED}{ending}").unlink(missing_ok=True)
+            record["output"] = {"path": edited.name, "sha256": sha256}
+            record["edits"][-1]["output_sha256"] = sha256
+            write_json(cases.result(case, f"{EDITED}.json"), plain(record))
+
+        try:
+            write_label_map(edited, corrected.array, mask, overwrite=True, announce=announce)
+        except OSError as reason:
+            if reason.errno not in DISK_FULL:
+                raise
+            detail = "no space is left; what was drawn is still on the page: free some space and save it again"
+            raise Refusal(507, "DISK_FULL", detail) from None
+
+
+def _record(cases: CaseFolder, case: str, edit: Edit) -> dict[str, Any]:
+    """Return the provenance of a new correction, but for what it changed and what came out."""
+    network, earlier = (json_or_nothing(cases.result(case, f"{kind}.json")) for kind in ("", EDITED))
+    steps = earlier.get("edits", [])
+    made = [number for number, step in enumerate(steps, 1) if step["output_sha256"] == edit.made_from]
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    page = edit.model_dump(include={"made_from", "start", "size", "steps"})
+    return {
+        "case": case,
+        "input": network.get("input"),
+        "original": network.get("output"),
+        "tool": {"name": "liver-pipeline app", "version": version("liver-pipeline")},
+        "edits": [*steps[: made[-1] if made else 0], {"time": now, **page}],
+        "timing": {"started": now},
+        "warnings": network.get("warnings", []),
+        "weights": network.get("weights", {}),
+    }
+
+
+def take_back(cases: CaseFolder, case: str) -> None:
+    """Delete the correction of a case; the mask that it was made from is the case's mask again.
+
+    Raises:
+        NoSuchCase: If there is no such case.
+        Refusal: NOT_FOUND if it has no correction.
+    """
+    with cases.results:
+        if not cases.kind(case):
+            raise Refusal(404, "NOT_FOUND", "the case has no correction")
+        for ending in (".nii.gz", ".json", *MEASURED):
+            cases.result(case, f"{EDITED}{ending}").unlink(missing_ok=True)
+
+
+def measured(cases: CaseFolder, case: str) -> None:
+    """Write table, scores and page of a correction, where they are not there yet; nothing to do without a correction.
+
+    Raises:
+        NoSuchCase: If there is no such case.
+        IntakeError: If the scan or a mask cannot be used any more.
+        OSError: If something cannot be written.
+    """
+    with cases.results:
+        page, mask = (cases.result(case, f"{EDITED}{ending}") for ending in (".html", ".nii.gz"))
+        if not mask.exists() or page.exists():
+            return
+        scan = scan_of(cases, case)
+        reader = reader_of(json_or_nothing(cases.result(case, ".json")))
+        table = describe(mask, scan, reader=reader)
+        write_json(cases.result(case, f"{EDITED}.description.json"), plain(table))
+        score_and_draw(mask, scan, cases.reference(case), reader, original=cases.result(case, ".nii.gz"))
+
+
+def scan_of(cases: CaseFolder, case: str) -> Path:
+    """Return the scan of a case that has a mask.
+
+    Raises:
+        IntakeError: NOT_FOUND if it is gone.
+    """
+    try:
+        scan = cases.scan(case)
+    except ValueError:  # it was named by path
+        scan = None
+    if scan is None:
+        raise refuse(case, "NOT_FOUND", "the scan of the case is not there any more")
+    return scan
+
+
+def reader_of(record: dict[str, Any]) -> ScanReader:
+    """Return how the scan was read when its mask was made."""
+    told = record.get("config", {}).get("settings", {}).get("reader", {})
+    return ScanReader(**{name: told[name] for name in ScanReader.__dataclass_fields__ if name in told})
