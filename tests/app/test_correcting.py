@@ -226,6 +226,10 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
 
         drag(page, view, LIVER)
         answers.append(False)
+        page.close(run_before_unload=True)  # as one closes a tab
+        page.wait_for_timeout(500)
+        assert not answers and not page.is_closed()
+        answers.append(False)
         page.click("#back")
         assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)
         assert ask(app, "DELETE", f"/api/cases/{doe}")[0] == 204
