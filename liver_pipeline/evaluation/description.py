@@ -32,7 +32,7 @@ from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
-from liver_pipeline.labels import LabelMap, Mask
+from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_surface
@@ -53,6 +53,7 @@ def describe(
     scan: Path | str | None = None,
     *,
     reference: Path | str | None = None,
+    label_map: LabelValues | None = None,
     confidence: Path | str | None = None,
     segments: Path | str | None = None,
     resect: Sequence[int] = (),
@@ -68,6 +69,8 @@ def describe(
         mask: Label map: 0 background, 1 liver, 2 tumor.
         scan: The CT it belongs to, on the same grid; gives mean and SD of HU.
         reference: Reference label map on the same grid; gives the match of each lesion and the missed ones.
+        label_map: What the values of the reference mean, such as ``{6: 1, 7: 2}``, where they are not 0, 1, 2; see
+            :func:`~liver_pipeline.io.volumes.read_label_map`.
         confidence: Probabilities on the same grid, as ``predict --probabilities`` writes them, or of tumor alone; see
             :mod:`liver_pipeline.io.probabilities`.
         segments: Couinaud map (1 to 8) on the same grid; gives shares per segment. "auto" estimates it from the
@@ -83,26 +86,31 @@ def describe(
 
     Raises:
         IntakeError: If a file cannot be used.
-        ValueError: If a file lies on another grid than the mask, or ``resect`` is given without ``segments``.
+        ValueError: If a file lies on another grid than the mask, the reference does not tell tumors from liver, or
+            ``resect`` is given without ``segments``.
     """
+    if label_map is not None and not reference:
+        raise ValueError("label_map says what the values of the reference mean, and there is none")
     if resect and segments is None:
         raise ValueError("to resect segments, these must be known: give a Couinaud map, or 'auto' to estimate them")
-    label_map = read_label_map(mask, accept=ACCEPTED)
-    truth = read_label_map(reference, accept=ACCEPTED) if reference else None
-    couinaud, source, doubt = _segments(label_map, segments)
+    labels = read_label_map(mask, accept=ACCEPTED)
+    truth = read_label_map(reference, label_map=label_map, accept=ACCEPTED) if reference else None
+    if truth is not None and (truth.array == LIVER_OR_TUMOR).any():
+        raise ValueError(f"{reference} does not tell tumors from liver, so no lesion can be matched; leave it out")
+    couinaud, source, doubt = _segments(labels, segments)
     reader = reader or ScanReader()
     ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
-    record = record_of(Path(mask), label_map.sha256)
-    sure = lesion_confidence(label_map, Path(confidence), record) if confidence else {}
+    record = record_of(Path(mask), labels.sha256)
+    sure = lesion_confidence(labels, Path(confidence), record) if confidence else {}
     if confidence and not sure:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
-    turned, affine = to_ras(label_map)
+    turned, affine = to_ras(labels)
     table = describe_label_map(
         turned,
         affine,
-        hu=on_grid(label_map, ct),
-        reference=on_grid(label_map, truth),
-        segments=on_grid(label_map, couinaud),
+        hu=on_grid(labels, ct),
+        reference=on_grid(labels, truth),
+        segments=on_grid(labels, couinaud),
         no_segments=doubt,
         resect=resect,
         hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
@@ -113,7 +121,7 @@ def describe(
     names = {"mask": mask, "scan": scan, "reference": reference, "confidence": confidence, "segments": given}
     table["segments_source"] = source
     table["files"] = {key: Path(path).name for key, path in names.items() if path}
-    table["mask_sha256"] = label_map.sha256
+    table["mask_sha256"] = labels.sha256
     return table
 
 
