@@ -1,6 +1,7 @@
 // Corrections: what is drawn in the viewer's page is saved from here, and nobody leaves without knowing what is lost.
 "use strict";
 let unsaved = 0;  // voxels of the page in the frame
+let measuring = "";  // the case whose new figures are awaited
 
 const frame = () => byId("view");
 const tellFrame = (message) => frame().contentWindow?.postMessage(message, location.origin);
@@ -30,6 +31,8 @@ function keepsDrawing(row) {
 
 function showCorrection(row) {
   byId("correction").hidden = !row.edited;
+  if (measuring === row.id && row.stage !== "measuring") api(`api/cases/${row.id}/table.json`).then((table) => tellFrame({ correction: "figures", table })).catch((error) => say(error.message));
+  measuring = row.stage === "measuring" ? row.id : "";
   byId("corrected").textContent = row.stage === "measuring" ? "This mask was corrected by hand; its figures are being measured." : "This mask was corrected by hand.";
 }
 
