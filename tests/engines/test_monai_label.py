@@ -24,7 +24,7 @@ def ask_to_train(bundle: Path, data: Path, epochs: int) -> list[dict[str, str]]:
     items = [
         {"image": str(data / f"volume-{n}.nii.gz"), "label": str(data / f"segmentation-{n}.nii.gz")} for n in range(3)
     ]
-    overrides = {
+    overrides: dict[str, Any] = {
         "bundle_root": str(bundle),
         "train#trainer#max_epochs": epochs,
         "train#dataset#data": items[:2],
