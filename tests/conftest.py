@@ -12,6 +12,7 @@ import pytest
 import torch
 
 REAL_DATA = "LIVER_PIPELINE_REAL_DATA"
+ORTHANC_WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 # Processes that tests start import their functions from tests/; last, so that the installed package wins.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -21,9 +22,10 @@ os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out tests on real scans where no folder of them is named, and those in a browser where there is none."""
+    """Leave out tests on real scans where no folder of them is named, and those of programs that are not there."""
     missing = {
         "real_data": "" if os.environ.get(REAL_DATA) else f"{REAL_DATA} does not name a folder of real scans",
+        "orthanc": "" if ORTHANC_WEB.exists() else "there is no Orthanc with DICOMweb; .ci/services installs it",
         "browser": "" if shutil.which("chromium") else "there is no chromium; .ci/services installs it",
     }
     for item in items:

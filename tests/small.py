@@ -1,10 +1,13 @@
-"""What the tests share to train in seconds: shrunk networks, a coarse grid, small phantoms."""
+"""What the tests share to train in seconds, or not at all: shrunk networks, a coarse grid, small phantoms."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import liver_pipeline as lp
 from liver_pipeline.data.phantoms import make_phantom_dataset
 
 # What it takes to shrink each network, and a window that suits it; the number of classes stays the real one.
@@ -52,3 +55,25 @@ UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "cpu"}
 def make_phantoms(folder: Path, count: int = 3) -> Path:
     """Draw phantoms of a few thousand voxels in LiTS layout."""
     return make_phantom_dataset(folder, count, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
+
+
+def threshold_run(
+    run: Path, *, liver_from: float, tumor_from: float, spacing_mm: float = 8.0, slicewise: bool = False
+) -> Path:
+    """Write a run whose network looks at one voxel: liver and tumor begin at a value in HU, from -175 to 250."""
+    network = "{_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}"
+    if slicewise:
+        network = f"{{_target_: liver_pipeline.networks.Slicewise, network: {network.replace('3d', '2d')}}}"
+    run.parent.mkdir(parents=True, exist_ok=True)
+    layer = run.with_name("one_voxel.yaml")
+    layer.write_text(
+        f"network_def: {network}\nroi_size: {[16, 16, 1 if slicewise else 16]}\ncrops_per_case: 1\nsw_batch_size: 1\n"
+    )
+    lp.compose(run, {"network": str(layer)}, overrides={"spacing": [spacing_mm] * 3, "device": "cpu"})
+    one, two = ((hu + 175) / 425 for hu in (liver_from, tumor_from))
+    weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, *([1] * (2 if slicewise else 3)))
+    bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds
+    (run / "models").mkdir(exist_ok=True)
+    prefix = "network." if slicewise else ""
+    torch.save({f"{prefix}weight": weight, f"{prefix}bias": bias}, run / "models" / "model.pt")
+    return run

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Collection, Mapping
+import threading
+import warnings
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -24,45 +27,94 @@ def run_node(
     *,
     title: str,
     port: int,
-    allowed: Collection[str],
-    peer: str,
+    allowed: str,
+    peer: str | None = None,
+    stow: str | None = None,
     bind: str = "127.0.0.1",
     folder: str | Path = "liver_node",
     quiet_seconds: float = 30.0,
     keep_hours: float = 24.0,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    authority: Path | None = None,
+    send_tls: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> None:
     """Receive series, segment them and send the results, until SIGTERM or SIGINT; see the options of ``node``.
 
     Raises:
         IntakeError: PORT_TAKEN.
-        ValueError: If pynetdicom is not installed, the peer or a key cannot be used, or another node is in the folder.
+        ValueError: If pynetdicom or dicomweb-client is not installed, a peer, URL, key or file for TLS cannot be used,
+            results would go nowhere, or another node is in the folder.
         FileNotFoundError: If there is no such run.
     """
     try:
-        from liver_pipeline.node.network import Peer
+        from liver_pipeline.node.asking import instances_of
+        from liver_pipeline.node.peers import Peer, senders
+        from liver_pipeline.node.receiving import receive
+        from liver_pipeline.node.sending import send
         from liver_pipeline.node.service import NodeSettings, serve
+        from liver_pipeline.node.stow import checked_url
+        from liver_pipeline.node.stow import stow as stow_files
+        from liver_pipeline.node.tls import Tls
     except ModuleNotFoundError as reason:
-        if reason.name != "pynetdicom":
+        if reason.name not in ("pynetdicom", "dicomweb_client"):
             raise
-        raise ValueError("a node needs pynetdicom: pip install 'liver-pipeline[node]'") from None
+        raise ValueError(f"a node needs {reason.name}: pip install 'liver-pipeline[node]'") from None
+    titles, asked = senders(allowed)
+    ours = Tls(certificate, key, authority)
+    called = ours if send_tls else None
+    destinations: list[Any] = []
+    if peer is not None:
+        destinations.append(partial(send, title=title, peer=Peer.of(peer), tls=called))
+    if stow is not None:
+        destinations.append(partial(stow_files, url=checked_url(stow), tls=ours))
+    if not destinations:
+        raise ValueError("results would go nowhere: name --send-to or --stow")
+    ours.client()  # a file that cannot be used is told now
+    listen = partial(
+        receive, title=title, address=(bind, port), allowed=titles, tls=ours if certificate is not None else None
+    )
+    config, runner = _load(run, overrides)
+    settings = NodeSettings(
+        folder=Path(folder).absolute(),
+        listen=listen,
+        destinations=destinations,
+        dicom=config.get_parsed_content("dicom_results"),
+        ask=partial(instances_of, title=title, peers=asked, tls=called) if asked else None,
+        series=config.get_parsed_content("series"),
+        accept=config.get_parsed_content("accept"),
+        quiet_seconds=quiet_seconds,
+        keep_hours=keep_hours,
+    )
+
+    def segment(cases: list[dict[str, Any]], masks: Path) -> None:
+        FolderRun(dataset=Dataset(cases), output_dir=masks, runner=runner, dicom=settings.dicom, progress=False).run()
+
+    _name_no_patient()
+    stop = Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: stop.set())
+    serve(settings, segment, stop.wait)
+
+
+def _load(run: str | Path, overrides: Mapping[str, Any] | None) -> tuple[ConfigParser, Any]:
+    """Return the run's inference config, and its loaded runner."""
     first, others = ensemble_of(run)
     values = {"dicom": RESULTS, **(overrides or {})}
     if others:
         values["ensemble"] = [str(other.absolute()) for other in others]
     config = ConfigParser(load_config(first, "inference", values))
-    dicom = config.get_parsed_content("dicom_results")
-    place, address = Path(folder).absolute(), (bind, port)
-    settings = NodeSettings(place, title, address, allowed, Peer.of(peer), dicom, quiet_seconds, keep_hours)
     runner = config.get_parsed_content("case_runner")
     runner.load()
+    return config, runner
 
-    def segment(cases: list[dict[str, str]], masks: Path) -> None:
-        FolderRun(dataset=Dataset(cases), output_dir=masks, runner=runner, dicom=settings.dicom, progress=False).run()
 
+def _name_no_patient() -> None:
+    """Let the node alone write to the log: what others say can quote a header."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its lines can hold what came over the wire
-    stop = Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, lambda *_: stop.set())
-    serve(settings, segment, stop.wait)
+    for name in ("pynetdicom", "pydicom", "dicomweb_client", "highdicom", "urllib3", "liver_pipeline"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("liver_pipeline.node").setLevel(logging.INFO)
+    warnings.simplefilter("ignore")
+    threading.excepthook = lambda told: logging.error("a thread has ended: %s", told.exc_type.__name__)

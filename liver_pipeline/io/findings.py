@@ -66,7 +66,9 @@ CODES: dict[str, str] = {
     "LABEL_GRID_MISMATCH": "the label map does not lie on the grid of its scan",
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
+    "LABEL_UNNAMED": "values that label_map does not name became background",
     "LABEL_MISSING": "there is no label map of that name",
+    "SEGMENTS_NOT_ESTIMATED": "the mask does not show one whole liver, from whose shape segments could be told",
     # a run
     "QUALITY_FILE": "quality.json of a run is damaged, or holds what it cannot hold",
     "NO_VALIDATION": "the run has no validation case to tell by",
@@ -75,8 +77,12 @@ CODES: dict[str, str] = {
     "DICOM_RESULT_FAILED": "a DICOM result could not be built of a mask",
     # a DICOM node
     "PORT_TAKEN": "the node cannot listen on its port",
-    "PEER_UNREACHABLE": "the archive that results go to does not answer, or does not know us",
+    "PEER_UNREACHABLE": "a peer does not answer, or does not know us",
     "PEER_REFUSED": "the archive does not take a result",
+    "PEER_UNKNOWN": "a peer that may not send, or calls the node by another name, was refused",
+    "TRANSFER_SYNTAX": "a peer offers images in a transfer syntax that is not the standard's",
+    "INSTANCE_REFUSED": "the node could not keep an instance that was sent: its UIDs are no UIDs, or there is no room",
+    "SERIES_INCOMPLETE": "fewer instances of a series came than its sender says it has",
     # a folder of scans
     "NO_SCANS": "the folder holds no scan",
     "DUPLICATE_NAME": "two inputs would write the same mask",

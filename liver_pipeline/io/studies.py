@@ -38,11 +38,21 @@ def find_volumes(
     Raises:
         IntakeError: NOT_FOUND, NO_SCANS; NO_SERIES if no place has the series that is named.
     """
-    found = find_inputs(root, pictures=pictures)
+    return volumes_of(find_inputs(root, pictures=pictures), Path(root), series=series, accept=accept)
+
+
+def volumes_of(
+    found: Iterable[ScanInput], root: Path, *, series: str | None = None, accept: Collection[str] = ()
+) -> list[ScanInput]:
+    """Return the volumes of inputs that were found below ``root`` already; see :func:`find_volumes`.
+
+    Raises:
+        IntakeError: NO_SERIES if no place has the series that is named.
+    """
     if series is not None:
-        found = list(_chosen(found, Path(root), series))
+        found = _chosen(list(found), root, series)
     elif "MIXED_SERIES" not in accept:
-        found = [part for one in found for part in _volumes(one)]
+        found = (part for one in found for part in _volumes(one))
     return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
 
 

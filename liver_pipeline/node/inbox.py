@@ -5,6 +5,7 @@ UIDs come from the wire and can be traced to a patient: neither a path nor a log
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
@@ -12,8 +13,13 @@ from collections.abc import Collection
 from pathlib import Path
 from threading import Lock
 
+import pydicom
+from pydicom.dataset import Dataset
+
+from liver_pipeline.io.dicom_headers import quietly
 from liver_pipeline.io.files import remove_temporary, sync, whole_file
 
+NAMING: list[str | int] = ["StudyInstanceUID", "SeriesInstanceUID"]
 NAME_DIGITS = 20  # of the hash: two series of a hospital do not meet
 
 
@@ -27,17 +33,15 @@ class Inbox:
 
     Args:
         folder: Is made, for its owner alone.
-        quiet_seconds: A series is complete when nothing came for so long. What a process finds at its start counts as
-            if it had just come.
     """
 
-    def __init__(self, folder: Path, quiet_seconds: float) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.quiet_seconds = quiet_seconds
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         remove_temporary(folder)  # left by a node that was killed
         self._lock = Lock()
+        # What a process finds at its start counts as if it had just come.
         self._touched = {path.name: time.monotonic() for path in folder.iterdir() if path.is_dir()}
 
     def keep(self, series: str, instance: str, content: bytes) -> None:
@@ -66,12 +70,23 @@ class Inbox:
         """Return the names of the files of a series; none where there is no such series."""
         return frozenset(path.name for path in (self.folder / name).glob("*.dcm"))
 
-    def complete(self) -> list[str]:
-        """Return the names of the series for which nothing came for long enough, the longest first."""
+    def names(self) -> list[str]:
+        """Return the names of all series."""
+        return self.idle(0.0)
+
+    def idle(self, seconds: float) -> list[str]:
+        """Return the names of the series for which nothing came for so long, the longest first."""
         with self._lock:
-            before = time.monotonic() - self.quiet_seconds
-            quiet = [(touched, name) for name, touched in self._touched.items() if touched <= before]
-        return [name for _, name in sorted(quiet) if self.instances(name)]
+            before = time.monotonic() - seconds
+            idle = [(touched, name) for name, touched in self._touched.items() if touched <= before]
+        return [name for _, name in sorted(idle) if self.instances(name)]
+
+    def header(self, name: str) -> Dataset:
+        """Return which study and series it is, as its first instance says; empty where that cannot be read."""
+        for file in sorted(self.instances(name))[:1]:
+            with quietly(), contextlib.suppress(Exception):
+                return pydicom.dcmread(self.folder / name / file, specific_tags=NAMING, stop_before_pixels=True)
+        return Dataset()
 
     def remove(self, name: str, instances: Collection[str] | None = None) -> bool:
         """Remove a series; with ``instances`` only if it still holds just these. Return whether it was removed."""

@@ -6,30 +6,34 @@ A node that starts in the same folder goes on where the last one was.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
-import shutil
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
 
 from liver_pipeline.dicom_results.results import DicomResults
-from liver_pipeline.io.files import write_json
+from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_file
-from liver_pipeline.io.tables import read_json
+from liver_pipeline.node.delivery import append_row, deliver, is_straggler, remove_expired
+from liver_pipeline.node.groups import Send, SeriesGroup, Wait, groups_of
 from liver_pipeline.node.inbox import Inbox
-from liver_pipeline.node.network import Peer, receive, send
 
 logger = logging.getLogger(__name__)
 
-RECEIVED, MASKS, DELIVERED = "received", "masks", ".delivered.json"
-FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 600.0  # between two tries to deliver
+RECEIVED, MASKS = "received", "masks"
+EARLY = 5  # a sender is asked after this part of the quiet time
 
-Segment = Callable[[list[dict[str, str]], Path], None]  # cases as find_scans gives them, folder of the masks
+Segment = Callable[[list[dict[str, Any]], Path], None]  # cases as find_scans gives them, folder of the masks
+Ask = Callable[[Dataset], int | None]  # study and series to the number of instances
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,23 @@ class NodeSettings:
 
     Attributes:
         folder: Private; received scans and masks lie in it.
-        title: Our AE title.
-        address: Where we listen: host and port.
-        allowed: AE titles that are served.
-        peer: Where results go.
+        listen: Starts to fill the inbox; what it returns has a ``shutdown()``.
+        destinations: Results go to each of them.
         dicom: Which results.
+        ask: How many instances a series has; None: nobody can be asked.
+        series: Of a study's series take one, as for ``predict``; None: each.
+        accept: As for ``predict``.
         quiet_seconds: A series is complete when nothing came for so long.
         keep_hours: What is older is removed, delivered or not.
     """
 
     folder: Path
-    title: str
-    address: tuple[str, int]
-    allowed: Collection[str]
-    peer: Peer
+    listen: Callable[[Inbox], Any]
+    destinations: Sequence[Send]
     dicom: DicomResults
+    ask: Ask | None = None
+    series: str | None = None
+    accept: Collection[str] = ()
     quiet_seconds: float = 30.0
     keep_hours: float = 24.0
 
@@ -62,12 +68,16 @@ class Memory:
     """What a node knows while it runs, to do nothing twice; all of it follows from the disk.
 
     Attributes:
-        tried: Series to the instances it had when it was last segmented.
-        wait: Series to when it may be sent again, and how long to wait after that; "" for segmenting.
+        tried: Series to the instances it had when it was last segmented, or found incomplete.
+        open: Segmented, and not delivered.
+        told: Series to what it was when its sender was asked (files, quiet), and the answer.
+        wait: Series to when it may be segmented again.
     """
 
     tried: dict[str, frozenset[str]] = field(default_factory=dict)
-    wait: dict[str, tuple[float, float]] = field(default_factory=dict)
+    open: list[SeriesGroup] = field(default_factory=list)
+    told: dict[str, tuple[tuple[frozenset[str], bool], int | None]] = field(default_factory=dict)
+    wait: dict[str, Wait] = field(default_factory=lambda: defaultdict(Wait))
 
 
 def serve(settings: NodeSettings, segment: Segment, stopped: Callable[[float], bool]) -> None:
@@ -75,21 +85,28 @@ def serve(settings: NodeSettings, segment: Segment, stopped: Callable[[float], b
 
     Raises:
         IntakeError: PORT_TAKEN.
-        ValueError: If another node works in the folder.
+        ValueError: If another node works in the folder, or a file for TLS cannot be used.
     """
     with _alone(settings.folder):
-        inbox = Inbox(settings.folder / RECEIVED, settings.quiet_seconds)
-        server = receive(inbox, settings.title, settings.address, settings.allowed)
-        logger.info("%s listens on %s:%d", settings.title, *settings.address)
-        memory = Memory()
+        inbox = Inbox(settings.folder / RECEIVED)
+        server = settings.listen(inbox)
+        memory, wait = Memory(), Wait()
         try:
             while not stopped(min(1.0, settings.quiet_seconds)):
-                work(settings, inbox, memory, segment)
+                if not wait.is_over:
+                    continue
+                try:
+                    work(settings, inbox, memory, segment)
+                    wait = Wait()
+                except Exception as reason:  # what was received is on disk, and reception goes on
+                    logger.error("the node waits, for it cannot work: %s", _reason(reason))
+                    logger.debug("the node cannot work", exc_info=reason)
+                    wait.again()
         finally:
             server.shutdown()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -102,65 +119,99 @@ def _alone(folder: Path) -> Iterator[None]:
             os.umask(before)
 
 
+def _reason(reason: BaseException) -> str:
+    """Return what may stand in a log: of an unknown error its kind, for what it says may quote a header."""
+    return str(reason.strerror) if isinstance(reason, OSError) and reason.strerror else type(reason).__name__
+
+
 def work(settings: NodeSettings, inbox: Inbox, memory: Memory, segment: Segment) -> None:
-    """Do once what is to be done: segment what is complete, send what is done, remove what is over."""
+    """Do once what is to be done: segment what is complete, send what is done, remove what is over.
+
+    Raises:
+        OSError: If the disk is full, or the like.
+    """
     masks = settings.folder / MASKS
-    due = {name: inbox.instances(name) for name in inbox.complete()}
-    due = {name: n for name, n in due.items() if memory.tried.get(name) != n and _is_whole(masks, name, n)}
-    if due and time.monotonic() >= memory.wait.get("", (0.0, 0.0))[0]:
-        cases = [{"image": str(inbox.folder / name), "case": name, "root": str(inbox.folder)} for name in due]
-        try:
-            segment(cases, masks)
-            memory.tried |= due
-        except (IntakeError, OSError) as reason:  # of the folder, not of a case, such as a full disk
-            logger.error("nothing was segmented, it is tried again: %s", reason)
-            memory.wait[""] = time.monotonic() + FIRST_WAIT_S, FIRST_WAIT_S
-    last, _ = read_ledger(masks / LEDGER)
-    for name, files in list(memory.tried.items()):
-        if inbox.instances(name) != files:  # more came meanwhile: it is segmented again when that is over
+    complete, coming = _sort(settings, inbox, memory)
+    due = groups_of(inbox, complete, coming, series=settings.series, accept=settings.accept) if complete else []
+    if due:
+        _segment(settings, memory, segment, due)
+    for group in list(memory.open):
+        if any(inbox.instances(name) != files for name, files in group.series.items()):
+            memory.open.remove(group)  # more came meanwhile: it is segmented again when that is over
+        elif group.wait.is_over and deliver(group, inbox, masks, settings.dicom):
+            memory.open.remove(group)
+    remove_expired(inbox, masks, settings.keep_hours)
+    for known in (memory.tried, memory.told, memory.wait):
+        for name in set(known) - set(inbox.names()):
+            known.pop(name)
+
+
+def _sort(settings: NodeSettings, inbox: Inbox, memory: Memory) -> tuple[dict[str, frozenset[str]], list[str]]:
+    """Return the series that are complete and to be segmented, with their files, and the names of those coming."""
+    complete: dict[str, frozenset[str]] = {}
+    coming: list[str] = []
+    quiet = set(inbox.idle(settings.quiet_seconds))
+    early = quiet if settings.series else set(inbox.idle(settings.quiet_seconds / EARLY))  # another series may follow
+    for name in inbox.names():
+        files = inbox.instances(name)
+        if memory.tried.get(name) == files or is_straggler(settings.folder / MASKS, name, files):
             continue
-        row = last.get(name, {})
-        if row.get("event") == "done" and "files" in (row.get("dicom") or {}):
-            _deliver(settings, inbox, memory, name, files)
-    _remove_expired(settings, inbox, memory)
+        expected = _ask(settings, inbox, memory, name, files, name in quiet) if name in early else None
+        if expected is not None and len(files) < expected and name in quiet:
+            detail = f"{len(files)} of {expected} instances came, by the word of the sender"
+            logger.warning("%s: SERIES_INCOMPLETE: %s; nothing is sent", name, detail)
+            row = {"case": name, "event": "failed", "code": "SERIES_INCOMPLETE", "detail": detail}
+            append_row(settings.folder / MASKS, row)
+            memory.tried[name] = files
+        elif memory.wait[name].is_over and (name in quiet or (expected or math.inf) <= len(files)):
+            complete[name] = files
+        else:
+            coming.append(name)
+    return complete, coming
 
 
-def _is_whole(masks: Path, name: str, files: Collection[str]) -> bool:
-    """Tell whether a series holds at least what it held when it was delivered: stragglers alone are no series."""
-    note = masks / f"{name}{DELIVERED}"
-    return not note.exists() or set(read_json(note)["instances"]) <= set(files)
+def _ask(
+    settings: NodeSettings, inbox: Inbox, memory: Memory, name: str, files: frozenset[str], quiet: bool
+) -> int | None:
+    """Return how many instances a series has; its sender is asked once in each state."""
+    if settings.ask is None:
+        return None
+    state = files, quiet
+    if name not in memory.told or memory.told[name][0] != state:
+        memory.told[name] = state, settings.ask(inbox.header(name))
+    return memory.told[name][1]
 
 
-def _deliver(settings: NodeSettings, inbox: Inbox, memory: Memory, name: str, files: Collection[str]) -> None:
-    """Send the results of a series; note it, and remove what was received."""
-    not_before, pause = memory.wait.get(name, (0.0, FIRST_WAIT_S))
-    if time.monotonic() < not_before:
-        return
+def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequence[SeriesGroup]) -> None:
+    """Segment some groups, and see how each has ended."""
     masks = settings.folder / MASKS
-    results = []
-    for path in settings.dicom.paths(masks / f"{name}.nii.gz").values():
-        results += sorted(path.iterdir()) if path.is_dir() else [path]
+    cases = [case for group in due for case in group.cases]
     try:
-        send(results, settings.title, settings.peer)
-    except (IntakeError, OSError) as reason:
-        logger.warning("%s is not delivered: %s", name, reason)
-        memory.wait[name] = time.monotonic() + pause, min(2 * pause, LONGEST_WAIT_S)
-        return
-    write_json(masks / f"{name}{DELIVERED}", {"instances": sorted(files), "sent": len(results)})
-    inbox.remove(name, files)
-    memory.tried.pop(name, None)
-    memory.wait.pop(name, None)
-    logger.info("%s is delivered: %d instances", name, len(results))
+        if cases:
+            segment(cases, masks)
+    except (IntakeError, OSError) as reason:  # of the folder, not of a case, such as a full disk
+        code = reason.code if isinstance(reason, IntakeError) else _reason(reason)
+        logger.error("nothing was segmented, it is tried again: %s", code)
+    last, _ = read_ledger(masks / LEDGER)
+    for group in due:
+        codes = [_code(last.get(case["case"], {})) for case in group.cases]
+        if "" in codes or PASSING & set(codes):
+            for name in group.series:
+                memory.wait[name].again()
+            continue
+        memory.tried |= group.series
+        group.left = list(settings.destinations)
+        memory.open.append(group)
+        for case, code in zip(group.cases, codes, strict=True):
+            logger.info("%s: %s", case["case"], "segmented" if code == DONE else f"{code}: nothing is sent")
 
 
-def _remove_expired(settings: NodeSettings, inbox: Inbox, memory: Memory) -> None:
-    """Remove what is older than the node keeps."""
-    for name in inbox.expired(settings.keep_hours):
-        logger.warning("%s was received more than %g hours ago and goes", name, settings.keep_hours)
-        inbox.remove(name)
-        memory.tried.pop(name, None)
-    limit = time.time() - 3600 * settings.keep_hours
-    masks = settings.folder / MASKS
-    for path in masks.iterdir() if masks.is_dir() else ():
-        if not path.name.startswith("ledger") and path.stat().st_mtime < limit:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+DONE = "done"
+
+
+def _code(row: Mapping[str, Any]) -> str:
+    """Return how a case has ended: "done" with its results, a code, or "" if it has not."""
+    results = row.get("dicom") or {}
+    if row.get("event") == "done" and "files" in results:
+        return DONE
+    return str(row.get("code") or results.get("code") or "")

@@ -25,10 +25,15 @@ def find_scans(
     Raises:
         IntakeError: NOT_FOUND, NO_SCANS, NO_SERIES.
     """
+    return scan_items(find_volumes(path, series=series, accept=accept, pictures=pictures), path)
+
+
+def scan_items(inputs: Iterable[ScanInput], root: Path | str) -> list[dict[str, Any]]:
+    """Return inputs found below ``root`` as :func:`find_scans` gives them."""
     return [
-        {"image": str(one.path), "case": one.case, "root": str(path)}
+        {"image": str(one.path), "case": one.case, "root": str(root)}
         | ({} if one.series is None else {"series": one.series, "why": one.why})
-        for one in find_volumes(path, series=series, accept=accept, pictures=pictures)
+        for one in inputs
     ]
 
 

@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-import liver_pipeline as lp
+from tests.small import threshold_run
 
 RUN = "run=threshold"
 LIVER_FROM, TUMOR_FROM = 0.0, 150.0  # HU; the window maps -175 to 250 HU to 0 to 1
@@ -87,21 +86,11 @@ def finished(app: RunningApp, case: str, seconds: float = 60) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run ``threshold``: a network of one voxel, whose weights are written down here; ``fine`` has a
-    finer grid, and so more windows."""
+    """Runs whose networks see one voxel: ``threshold``, ``fine`` on a finer grid, the 2D one ``deeper/flat``."""
     folder = tmp_path_factory.mktemp("runs")
-    layer = folder / "one_voxel.yaml"
-    layer.write_text(
-        "network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}\n"
-        "roi_size: [16, 16, 16]\ncrops_per_case: 1\nsw_batch_size: 1\n"
-    )
-    one, two = ((hu + 175) / 425 for hu in (LIVER_FROM, TUMOR_FROM))
-    weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, 1, 1, 1)
-    bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds
-    for name, spacing in (("threshold", 8.0), ("fine", 2.5)):
-        lp.compose(folder / name, {"network": str(layer)}, overrides={"spacing": [spacing] * 3, "device": "cpu"})
-        (folder / name / "models").mkdir(exist_ok=True)
-        torch.save({"weight": weight, "bias": bias}, folder / name / "models" / "model.pt")
+    for name, spacing_mm in (("threshold", 8.0), ("fine", 2.5), ("deeper/flat", 8.0)):
+        values = {"liver_from": LIVER_FROM, "tumor_from": TUMOR_FROM, "spacing_mm": spacing_mm}
+        threshold_run(folder / name, **values, slicewise=name == "deeper/flat")
     return folder
 
 

@@ -71,11 +71,15 @@ def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
         "PORT_TAKEN",
         "PEER_REFUSED",
         "PEER_UNREACHABLE",
+        "PEER_UNKNOWN",
+        "TRANSFER_SYNTAX",
+        "INSTANCE_REFUSED",
+        "SERIES_INCOMPLETE",
         "DICOM_REFERENCE",
         "DICOM_RESULT_FAILED",
     }
     asked = {"NO_SERIES", "SERIES_CHOSEN", "LABEL_MAP"}  # of MR
-    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING"}
+    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING", "LABEL_UNNAMED"}
     assert set(CODES) - covered - of_runs - asked == of_labels
 
 

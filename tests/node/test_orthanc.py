@@ -1,81 +1,122 @@
-"""The node against Orthanc, an archive that is not ours; `.ci/services` installs it."""
+"""The node against Orthanc, an archive that is not ours: C-STORE, C-FIND and STOW-RS."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pynetdicom import AE
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot
 
-from liver_pipeline.node.network import Peer, send
-from tests.node.test_service import free_port, listens, node, scan, segment, settings, store, wait_for
+from liver_pipeline.node.asking import instances_of
+from liver_pipeline.node.peers import Peer, association
+from liver_pipeline.node.sending import send
+from liver_pipeline.node.stow import stow
+from tests.conftest import ORTHANC_WEB
+from tests.dicom_files import body
+from tests.node.nodes import LOOPBACK, RESULTS, Site, free_port, listens, node, scan, segment, wait_for
 
-pytestmark = pytest.mark.skipif(shutil.which("Orthanc") is None, reason="Orthanc is not installed: see .ci/services")
+pytestmark = pytest.mark.orthanc
 
 
-def orthanc(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start Orthanc on loopback, without HTTP, as AE title ARCHIVE."""
-    config = {
-        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpServerEnabled": False,
+class Orthanc:
+    """A running archive."""
+
+    def __init__(self, port: int, web: int) -> None:
+        self.peer = Peer("ARCHIVE", LOOPBACK, port)
+        self.url = f"http://{LOOPBACK}:{web}"
+        self.dicomweb = f"{self.url}/dicom-web"
+
+    def found(self, study: str) -> dict[str, pydicom.Dataset]:
+        """Series of a study by modality, as C-FIND gives them."""
+        query = pydicom.Dataset()
+        query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", study
+        query.Modality = query.SeriesInstanceUID = query.NumberOfSeriesRelatedInstances = ""
+        with association("SCANNER", self.peer, [(StudyRoot, None)], None, 10.0) as opened:
+            hits = [one for status, one in opened.send_c_find(query, StudyRoot) if status.Status == 0xFF00]
+        return {one.Modality: one for one in hits}
+
+    def ask(self, path: str, data: bytes | None = None) -> bytes:
+        """What its REST interface answers to GET, or to POST of ``data``."""
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{path}", data), timeout=60) as answer:
+            content: bytes = answer.read()
+            return content
+
+    def lookup(self, uid: str) -> str:
+        """Orthanc's own name of a series."""
+        (series,) = json.loads(self.ask("tools/lookup", uid.encode()))
+        return str(series["ID"])
+
+    def segmentation(self, study: str) -> pydicom.Dataset:
+        """The SEG that C-FIND finds, as Orthanc gives it out."""
+        series = self.lookup(self.found(study)["SEG"].SeriesInstanceUID)
+        (instance,) = json.loads(self.ask(f"series/{series}"))["Instances"]
+        return pydicom.dcmread(BytesIO(self.ask(f"instances/{instance}/file")))
+
+
+@contextmanager
+def orthanc(folder: Path, liver: int = 1) -> Iterator[Orthanc]:
+    """Start Orthanc on loopback, as AE title ARCHIVE, with DICOMweb; it knows LIVER at port ``liver``."""
+    port, web = free_port(), free_port()
+    config: dict[str, Any] = {
+        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "HttpPort": web,
         "DicomAet": "ARCHIVE", "DicomPort": port, "DicomAlwaysAllowFind": True, "DicomAlwaysAllowStore": True,
-        "DicomCheckModalityHost": False, "Plugins": [],
+        "DicomCheckModalityHost": False, "AuthenticationEnabled": False, "RemoteAccessAllowed": False,
+        "DicomModalities": {"liver": ["LIVER", LOOPBACK, liver]},
+        "Plugins": [str(ORTHANC_WEB)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }  # fmt: skip
     folder.mkdir()
     (folder / "orthanc.json").write_text(json.dumps(config))
-    log = (folder / "log").open("wb")
-    return subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(lambda: listens(port) and listens(web))
+            yield Orthanc(port, web)
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
-def found(port: int) -> list[Any]:
-    """SOP instances of SEG that the archive finds."""
-    entity = AE(ae_title="SCANNER")
-    entity.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
-    association = entity.associate("127.0.0.1", port, ae_title="ARCHIVE")
-    query = Dataset()
-    query.QueryRetrieveLevel, query.StudyInstanceUID, query.Modality, query.SeriesInstanceUID = (
-        "SERIES",
-        "1.2.3",
-        "",
-        "",
-    )
-    answers = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
-    series = [one for status, one in answers if status and status.Status == 0xFF00]
-    association.release()
-    return series
-
-
-def test_orthanc_has_the_segmentation_of_what_it_sent(tmp_path: Path) -> None:
-    told = settings(tmp_path / "node", free_port())
-    archive = orthanc(tmp_path / "orthanc", told.peer.port)
-    try:
-        wait_for(lambda: listens(told.peer.port))
-        files = scan(tmp_path / "ct")
-        send(files, "SCANNER", Peer("ARCHIVE", "127.0.0.1", told.peer.port))
-        with node(told):
-            store(files, told)
-            wait_for(lambda: list((tmp_path / "node" / "masks").glob("*.delivered.json")))
-        assert sorted(one.Modality for one in found(told.peer.port)) == ["CT", "OT", "SEG", "SR"]
+@pytest.mark.parametrize("way", ["C-STORE", pytest.param("STOW-RS", marks=pytest.mark.slow)])
+def test_129_slices_go_in_and_their_segmentation_is_found_equal_to_that_of_predict(tmp_path: Path, way: str) -> None:
+    hu = body((20, 16, 129))
+    hu[:, :, 10:] = -1000  # air: no outline to be drawn
+    files = scan(tmp_path / "ct", hu=hu)
+    port = free_port()
+    with orthanc(tmp_path / "orthanc", port) as archive:
+        destination = partial(send, title="LIVER", peer=archive.peer)
+        site = Site(
+            tmp_path, port=port, quiet_seconds=600.0, ask=partial(instances_of, title="LIVER", peers=[archive.peer]),
+            destinations=[destination if way == "C-STORE" else partial(stow, url=archive.dicomweb)],
+        )  # fmt: skip
+        for file in files:
+            archive.ask("instances", file.read_bytes())
+        with node(site, segment), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("liver_pipeline.node.service.EARLY", 1200)
+            archive.ask("modalities/liver/store", archive.lookup("1.2.3.40").encode())
+            wait_for(site.delivered)
+        series = archive.found("1.2.3")
+        assert sorted(series) == sorted(["CT", *RESULTS])
+        assert series["CT"].NumberOfSeriesRelatedInstances == 129
         segment([{"image": str(tmp_path / "ct"), "case": "x", "root": str(tmp_path)}], tmp_path / "direct")
-        direct = pydicom.dcmread(tmp_path / "direct" / "x.seg.dcm")
-        kept = [pydicom.dcmread(path, force=True) for path in stored(tmp_path / "orthanc" / "db")]
-        (seg,) = (one for one in kept if one.get("Modality") == "SEG")
-        assert seg.PixelData == direct.PixelData
-    finally:
-        archive.terminate()
-        archive.wait(60)
+        direct, kept = pydicom.dcmread(tmp_path / "direct" / "x.seg.dcm"), archive.segmentation("1.2.3")
+    assert np.any(kept.pixel_array) and kept.PixelData == direct.PixelData
+    assert kept.SegmentSequence == direct.SegmentSequence and kept.PatientID == direct.PatientID
 
 
-def stored(folder: Path) -> list[Path]:
-    """DICOM files in Orthanc's storage."""
-    time.sleep(0.5)
-    paths = [Path(at) / name for at, _, names in os.walk(folder) for name in names]
-    return [path for path in paths if path.read_bytes()[128:132] == b"DICM"]
+def test_what_orthanc_has_already_counts_as_taken(tmp_path: Path) -> None:
+    files = scan(tmp_path / "ct")
+    with orthanc(tmp_path / "orthanc") as archive:
+        for _ in range(2):
+            assert stow(files, archive.dicomweb) == {}
+            assert send(files, "SCANNER", archive.peer) == {}
+        assert archive.found("1.2.3")["CT"].NumberOfSeriesRelatedInstances == 12

@@ -1,6 +1,7 @@
 // Corrections: what is drawn in the viewer's page is saved from here, and nobody leaves without knowing what is lost.
 "use strict";
 let unsaved = 0;  // voxels of the page in the frame
+let measuring = "";  // the case whose new figures are awaited
 
 const frame = () => byId("view");
 const tellFrame = (message) => frame().contentWindow?.postMessage(message, location.origin);
@@ -30,6 +31,8 @@ function keepsDrawing(row) {
 
 function showCorrection(row) {
   byId("correction").hidden = !row.edited;
+  if (measuring === row.id && row.stage !== "measuring") api(`api/cases/${row.id}/table.json`).then((table) => tellFrame({ correction: "figures", table })).catch((error) => say(error.message));
+  measuring = row.stage === "measuring" ? row.id : "";
   byId("corrected").textContent = row.stage === "measuring" ? "This mask was corrected by hand; its figures are being measured." : "This mask was corrected by hand.";
 }
 
@@ -68,6 +71,14 @@ function listenToDrawing() {
   });
 
   window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
+
+  byId("collect").addEventListener("click", guarded(async () => {
+    const { folder, cases: count, left_out: left } = await api("api/training-set", { method: "POST" });
+    const command = Object.assign(document.createElement("code"), { textContent: `liver-pipeline train runs/next --from default --data folder dataset_dir="${folder}"` });
+    const missing = Object.entries(left).map(([id, why]) => ` ${cases.find((row) => row.id === id)?.name ?? id} is left out (${why}).`).join("");
+    byId("collected").replaceChildren(`${count} corrected or accepted ${count === 1 ? "case is" : "cases are"} ready; rejected ones are left out.${missing} To train on them: `, command);
+    byId("collected").hidden = false;
+  }));
 
   byId("take-back").addEventListener("click", guarded(async () => {
     if (!confirm("Delete the correction? The network's mask is the case's mask again.")) return;

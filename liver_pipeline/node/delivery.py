@@ -1,0 +1,93 @@
+"""Results on their way: sent, noted, and what was received for them removed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.io.files import write_json
+from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
+from liver_pipeline.io.tables import read_json
+from liver_pipeline.node.groups import SeriesGroup
+from liver_pipeline.node.inbox import Inbox
+
+logger = logging.getLogger(__name__)
+
+DELIVERED = ".delivered.json"
+
+
+def is_straggler(masks: Path, name: str, files: Collection[str]) -> bool:
+    """Tell whether a series was delivered, and holds less than it held then."""
+    note = masks / f"{name}{DELIVERED}"
+    return note.exists() and not set(read_json(note)["instances"]) <= set(files)
+
+
+def deliver(group: SeriesGroup, inbox: Inbox, masks: Path, dicom: DicomResults) -> bool:
+    """Send the results of a group to all who have not got them; note it, and remove what was received.
+
+    Returns:
+        Whether it is over with the group: all have the results, or there are none. Otherwise it waits.
+    """
+    last, _ = read_ledger(masks / LEDGER)
+    done = [case for case in group.cases if "files" in (last.get(case["case"], {}).get("dicom") or {})]
+    if group.cases and not done:
+        return True
+    files = [file for case in done for file in _results(masks / f"{case['case']}.nii.gz", dicom)]
+    for send in list(group.left) if files else ():
+        try:
+            group.refused |= send(files)
+            group.left.remove(send)
+        except (IntakeError, OSError) as reason:
+            logger.warning("%s is not delivered, it is sent again later: %s", group.name, reason)
+    if files and group.left:
+        group.wait.again()
+        return False
+    if group.refused:
+        kinds = "; ".join(f"{kind}: {why}" for kind, why in sorted(group.refused.items()))
+        logger.warning("%s: PEER_REFUSED: %s; all else is delivered", group.name, kinds)
+        for case in done:
+            told = {"code": "PEER_REFUSED", "refused": group.refused}
+            append_row(masks, {**last[case["case"]], "delivery": told})
+    for name, instances in group.series.items():
+        write_json(masks / f"{name}{DELIVERED}", {"instances": sorted(instances), "sent": len(files)})
+    if len(done) == len(group.cases):
+        chosen = {Path(case["image"]).name for case in done}
+        for name in sorted(group.series, key=lambda one: one in chosen):  # a kill before the last leaves the choice
+            inbox.remove(name, group.series[name])
+    logger.info("%s: %d instances are delivered", group.name, len(files))
+    return True
+
+
+def _results(mask: Path, dicom: DicomResults) -> list[Path]:
+    """Return the files of a mask's results."""
+    paths = dicom.paths(mask).values()
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+def append_row(masks: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to the ledger, while nobody segments.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    masks.mkdir(exist_ok=True)
+    with contextlib.closing(Ledger(masks / LEDGER)) as ledger:
+        ledger.append({**row, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+
+def remove_expired(inbox: Inbox, masks: Path, hours: float) -> None:
+    """Remove what is older than the node keeps, delivered or not."""
+    for name in inbox.expired(hours):
+        logger.warning("%s was received more than %g hours ago and goes", name, hours)
+        inbox.remove(name)
+    limit = time.time() - 3600 * hours
+    for path in masks.iterdir() if masks.is_dir() else ():
+        if not path.name.startswith("ledger") and path.stat().st_mtime < limit:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,175 @@
+"""What the tests of the node share: a scanner, an archive, and a node with a network that thresholds."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from monai.data import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.presentation import AllStoragePresentationContexts
+from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot
+
+from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.node.delivery import append_row
+from liver_pipeline.node.peers import Peer
+from liver_pipeline.node.receiving import receive
+from liver_pipeline.node.sending import send
+from liver_pipeline.node.service import NodeSettings, serve
+from tests.dicom_files import blank, ct
+from tests.prediction.test_folder_run import folder_run
+
+QUIET_S = 0.5
+ALL = DicomResults(("seg", "sr", "sc"))
+LOOPBACK = "127.0.0.1"
+SENDERS = ["SCANNER", "ARCHIVE"]
+NONE: Mapping[str, Any] = {}
+RESULTS = ["OT", "SEG", "SR"]  # modalities
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind((LOOPBACK, 0))
+        return int(one.getsockname()[1])
+
+
+def segment(cases: list[dict[str, Any]], masks: Path) -> None:
+    run = folder_run(Path(cases[0]["root"]), masks, dicom=ALL)
+    run.dataset = Dataset(cases)
+    run.run()
+
+
+def stand_in(cases: list[dict[str, Any]], masks: Path) -> None:
+    """Leave what a folder run leaves, without its work: of each case a row, a mask and three small instances."""
+    for case in cases:
+        mask = masks / f"{case['case']}.nii.gz"
+        masks.mkdir(exist_ok=True)
+        mask.touch()
+        for number, (kind, path) in enumerate(ALL.paths(mask).items()):
+            sop_class = {"seg": SegmentationStorage, "sr": Comprehensive3DSRStorage, "sc": SecondaryCaptureImageStorage}
+            instance = blank(f"1.2.7.{int(case['case'][:8], 16)}.{number}", sop_class[kind])
+            instance.Modality = {"seg": "SEG", "sr": "SR", "sc": "OT"}[kind]
+            instance.SeriesDescription = case["case"]
+            path.mkdir(exist_ok=True) if kind == "sc" else None
+            instance.save_as(path / "0001.dcm" if kind == "sc" else path, enforce_file_format=True)
+        append_row(masks, {"case": case["case"], "event": "done", "dicom": {"files": {}}})
+
+
+class Site:
+    """Ports of a node and an archive, and the node's settings."""
+
+    def __init__(self, folder: Path, **more: Any) -> None:
+        self.folder = folder / "node"
+        self.port, self.archive = more.pop("port", None) or free_port(), more.pop("archive", None) or free_port()
+        self.received, self.masks = self.folder / "received", self.folder / "masks"
+        address = LOOPBACK, self.port
+        self.settings = NodeSettings(
+            folder=self.folder,
+            listen=partial(
+                receive, title="LIVER", address=address, allowed=["SCANNER", "ARCHIVE"], tls=more.pop("tls", None)
+            ),
+            destinations=more.pop(
+                "destinations", [partial(send, title="LIVER", peer=Peer("ARCHIVE", LOOPBACK, self.archive))]
+            ),
+            dicom=ALL,
+            **{"quiet_seconds": QUIET_S} | more,
+        )
+
+    def store(self, files: list[Path], title: str = "SCANNER", **more: Any) -> None:
+        send(files, title, Peer("LIVER", LOOPBACK, self.port), **more)
+
+    def delivered(self) -> list[Path]:
+        return list(self.masks.glob("*.delivered.json"))
+
+
+@contextmanager
+def node(site: Site, work: Any = stand_in) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=serve, args=(site.settings, work, stop.wait))
+    thread.start()
+    try:
+        wait_for(lambda: listens(site.port))
+        yield
+    finally:
+        stop.set()
+        thread.join(60)
+
+
+@contextmanager
+def archive(
+    port: int, answers: Mapping[str, int] = NONE, counts: Mapping[str, Any] = NONE, **more: Any
+) -> Iterator[dict[str, Any]]:
+    """An archive that keeps what it gets, by SOPInstanceUID.
+
+    Args:
+        port: Where it listens.
+        answers: Status by modality, "" for all; what is not 0 is not kept.
+        counts: NumberOfSeriesRelatedInstances by SeriesInstanceUID, for C-FIND.
+        more: For ``start_server``.
+    """
+    kept: dict[str, Any] = {}
+
+    def store(event: Any) -> int:
+        status = answers.get(event.dataset.Modality, answers.get("", 0))
+        if status == 0:
+            kept[str(event.request.AffectedSOPInstanceUID)] = event.dataset
+        return status
+
+    def find(event: Any) -> Iterator[tuple[int, Any]]:
+        count = counts.get(event.identifier.SeriesInstanceUID)
+        if count is not None:
+            answer = pydicom.Dataset()
+            answer.NumberOfSeriesRelatedInstances = count() if callable(count) else count
+            yield 0xFF00, answer
+
+    entity = AE(ae_title="ARCHIVE")
+    entity.supported_contexts = AllStoragePresentationContexts
+    for context in entity.supported_contexts:
+        context.add_transfer_syntax("1.2.840.10008.1.2.5")  # RLE
+    entity.add_supported_context(StudyRoot)
+    handlers = [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find)]
+    server = entity.start_server((LOOPBACK, port), block=False, evt_handlers=handlers, **more)
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex((LOOPBACK, port)) == 0
+
+
+def wait_for(found: Callable[[], Any], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end, "nothing came of it"
+        time.sleep(0.05)
+
+
+def scan(folder: Path, number: int = 0, **more: Any) -> list[Path]:
+    """Slices of a series of its own."""
+    tags: dict[str, Any] = {"SeriesInstanceUID": f"1.2.3.4{number}", "PatientID": "P1", "PatientName": "Doe^Jane"}
+    hu = more.pop("hu", None)
+    ct(folder, odd=range(1000), hu=hu, **tags | more)
+    for path in folder.iterdir():
+        one = pydicom.dcmread(path)
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"{one.SOPInstanceUID}.{number}"
+        one.save_as(path)
+    return sorted(folder.iterdir())
+
+
+def kinds(kept: Mapping[str, Any]) -> list[str]:
+    return sorted({one.Modality for one in kept.values()})
