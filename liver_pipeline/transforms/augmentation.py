@@ -65,5 +65,5 @@ def turn(window: torch.Tensor, matrix: torch.Tensor, mode: str, padding_mode: st
     grid = F.affine_grid(theta, list(values.shape), align_corners=False)
     turned = F.grid_sample(values.float(), grid, mode=mode, padding_mode=padding_mode, align_corners=False)[0]
     if flat:
-        turned = turned.unflatten(0, (window.shape[0], window.shape[3])).permute(0, 2, 3, 1)
+        turned = turned.reshape(window.shape[0], window.shape[3], *turned.shape[1:]).permute(0, 2, 3, 1)
     return turned.to(window.dtype)
