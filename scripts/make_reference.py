@@ -31,8 +31,8 @@ Why a mask is flagged, where masks are judged (`quality=true`): see [how-to/qual
 """
 
 ABOUT_UNCALIBRATED = """\
-Why a volume comes without its interval: `intervals.reasons` in `<case>.json`; see
-[how-to/quality.md](../how-to/quality.md).
+Why a volume comes without its interval, or confidence is uncalibrated: `intervals` and `confidence` in `<case>.json`.
+See [how-to/quality.md](../how-to/quality.md).
 """
 
 ABOUT_API = """\
@@ -76,7 +76,7 @@ def codes_page() -> str:
     )
     sources = WRITTEN.format("liver_pipeline/io/findings.py, liver_pipeline/evaluation/quality.py and intervals.py")
     parts = [sources, "# Intake codes", ABOUT_CODES.strip(), intake, "# Reasons", ABOUT_REASONS.strip(), reasons]
-    parts += ["# Volumes without interval", ABOUT_UNCALIBRATED.strip(), uncalibrated]
+    parts += ["# Without interval or calibration", ABOUT_UNCALIBRATED.strip(), uncalibrated]
     return "\n\n".join(parts) + "\n"
 
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.workflow import load_config, run_workflow
+from liver_pipeline.data.cases import Case
+from liver_pipeline.evaluation.confidence import count_case
 from liver_pipeline.evaluation.quality import choose_thresholds
 from liver_pipeline.evaluation.run_quality import RunQuality, read_quality, write_quality
+from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.trust import judged_cases
+from liver_pipeline.io.discovery import PROBABILITIES
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_run
+from liver_pipeline.io.volumes import read_label_map
+from liver_pipeline.labels import LIVER_OR_TUMOR, TUMOR
+from liver_pipeline.metrics.temperature import fit_temperature
 
 
 def tune_quality(run_dir: str | Path) -> RunQuality:
     """Segment and judge the validation cases; choose the thresholds of agreement by those that went well.
 
-    Their volumes are kept, too: they tell how far those of other masks may be off.
+    Their volumes are kept, too: they tell how far those of other masks may be off. And one temperature is fitted to
+    their probabilities, by which confidence is calibrated.
 
     Args:
-        run_dir: A trained run. ``tuning/quality/`` in it gets masks and figures; ``quality.json`` in it is written,
-            whose other thresholds are kept where it is there.
+        run_dir: A trained run. ``tuning/quality/`` in it gets masks, probabilities and figures; ``quality.json`` in it
+            is written, whose other thresholds are kept where it is there.
 
     Returns:
         What was written.
@@ -35,12 +44,14 @@ def tune_quality(run_dir: str | Path) -> RunQuality:
     before = read_quality(run_dir)
     parser = ConfigParser(load_config(run_dir, "evaluate"))
     with lock_run(run_dir):
-        if not parser.get_parsed_content("split")["val"]:
+        references = {case["case"]: case for case in parser.get_parsed_content("split")["val"]}
+        if not references:
             detail = "its split has no validation case; thresholds and intervals are told by those"
             raise refuse(run_dir / "split.json", "NO_VALIDATION", detail)
         folder = run_dir / "tuning" / "quality"
         values = {"part": "val", "output_dir": str(folder.resolve()), "quality": True, "protocol": "plain"}
-        summary, metrics = run_workflow(run_dir, "evaluate", {**values, "overwrite": True})
+        values |= {"probabilities": True, "overwrite": True}
+        summary, metrics = run_workflow(run_dir, "evaluate", values)
         ledger = folder / "masks" / LEDGER
         if summary.failed:
             raise ValueError(f"{summary.failed} validation cases could not be segmented; see {ledger}")
@@ -54,6 +65,31 @@ def tune_quality(run_dir: str | Path) -> RunQuality:
             cases,
             weights_sha256=made["weights_sha256"],
             config_sha256=made["config_sha256"],
+            temperature=fitted_temperature(
+                {case["case"]: references[case["case"]] for case in cases},
+                folder / "masks",
+                parser.get_parsed_content("num_classes"),
+            ),
         )
         write_quality(run_dir, found)
     return found
+
+
+def fitted_temperature(references: Mapping[str, Case], masks: Path, num_classes: int) -> float:
+    """Fit one temperature to the probabilities of all cases; one case is in memory at a time.
+
+    Args:
+        references: The cases; one whose reference does not tell tumors from liver, of a network that does, is left out.
+        masks: Folder with the probabilities of each.
+        num_classes: Of the network.
+    """
+    total = None
+    for name, case in references.items():
+        label = read_label_map(case["label"], label_map=case.get("label_map"), accept=ACCEPTED)
+        if num_classes > TUMOR and (label.array == LIVER_OR_TUMOR).any():
+            continue
+        counts = count_case(masks / f"{name}{PROBABILITIES}", label, num_classes)
+        total = counts if total is None else total + counts
+    if total is None:
+        return 1.0  # nothing to learn it from: probabilities stay as they are
+    return round(fit_temperature(total), 4)

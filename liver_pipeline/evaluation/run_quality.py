@@ -5,7 +5,7 @@ People may edit its thresholds: a clinic for children has other volumes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class RunQuality:
         weights_sha256: The weights that segmented them, as a mask's record names them; "" where unknown.
         config_sha256: The settings that they were segmented with, likewise.
         painted: The cases are painted scans: figures of theirs are no promise for real ones.
+        temperature: Of probabilities (:mod:`liver_pipeline.metrics.temperature`); None where it was not fitted.
     """
 
     thresholds: QualityThresholds = QualityThresholds()
@@ -72,6 +73,7 @@ class RunQuality:
     weights_sha256: str = ""
     config_sha256: str = ""
     painted: bool = False
+    temperature: float | None = None
 
 
 def read_quality(run_dir: Path | None) -> RunQuality:
@@ -94,12 +96,19 @@ def read_quality(run_dir: Path | None) -> RunQuality:
         raise refuse(path, "QUALITY_FILE", f"it has no 'thresholds'; they are {known}")
     rest: dict[str, Any] = {field.name: content.get(field.name, field.default) for field in fields(RunQuality)[1:]}
     for name, value in rest.items():
-        kinds = list if name == "cases" and value else type(getattr(RunQuality, name))
-        if not isinstance(value, kinds):
+        if not _KINDS[name](value):
             raise refuse(path, "QUALITY_FILE", f"{name} is {value!r}; `liver-pipeline tune-quality` writes it anew")
     for case in rest["cases"]:
         _check_case(path, case)
     return RunQuality(_thresholds(path, given), **rest)
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("source", "weights_sha256", "config_sha256"), lambda value: isinstance(value, str)),
+    "cases": lambda value: isinstance(value, list | tuple),
+    "painted": lambda value: isinstance(value, bool),
+    "temperature": lambda value: value is None or (_is_number(value) and value > 0),
+}
 
 
 def _thresholds(path: Path, given: Mapping[str, Any]) -> QualityThresholds:

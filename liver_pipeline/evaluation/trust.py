@@ -9,6 +9,7 @@ from typing import Any
 
 from liver_pipeline.io.discovery import case_name
 from liver_pipeline.io.tables import read_json
+from liver_pipeline.metrics.probabilities import pooled_reliability
 from liver_pipeline.metrics.risk import risk_coverage
 
 REGIONS_OF_TRUST = ("liver", "tumor")
@@ -81,6 +82,27 @@ def trust_curves(results: Mapping[str, Any]) -> dict[str, Any]:
             groups = {name: [r for _, r, f in known if f == (name == "flagged")] for name in ("flagged", "not_flagged")}
             means = {name: {"n": len(group), "risk": _mean(group)} for name, group in groups.items()}
             curves[region] = {"n": len(known), "n_left_out": len(judged) - len(known), **plain, **means}
+    return curves
+
+
+def reliability_curves(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how often probabilities are right, over all cases: of liver and tumor, in equal bins of probability.
+
+    Args:
+        results: Figures by case; those with ``probabilities`` count.
+
+    Returns:
+        By region ``raw`` and, over the cases whose run knows a temperature, ``calibrated``: number of cases ``n``,
+        ``voxels``, ``confidence`` (mean probability) and ``frequency`` (share that is right) of each bin, None where it
+        is empty, and ``ece``, over all voxels. What no case has is left out.
+    """
+    curves: dict[str, Any] = {}
+    for region in REGIONS_OF_TRUST:
+        rows = [figures["probabilities"].get(region, {}) for figures in results.values() if "probabilities" in figures]
+        for name, key in (("raw", "reliability"), ("calibrated", "calibrated_reliability")):
+            known = [row[key] for row in rows if row.get(key)]
+            if known:
+                curves.setdefault(region, {})[name] = {"n": len(known), **pooled_reliability(known)}
     return curves
 
 

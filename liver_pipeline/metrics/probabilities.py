@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from liver_pipeline.labels import FloatArray, Mask, Spacing
 from liver_pipeline.metrics.arrays import check_spacing
 
 BINS = 10
+SHARES = ("confidence", "frequency")  # of each bin
 FALSE_RATES = np.linspace(0.0, 1.0, 101)  # false-positive rates at which a ROC curve is kept
 MARGIN_MM = 10.0  # how far around the liver calibration counts; far background is right by any network
 
@@ -29,9 +31,14 @@ class Calibration:
     frequency: FloatArray
     ece: float
 
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as plain values; None in an empty bin."""
+        shares = {key: [None if np.isnan(v) else float(v) for v in getattr(self, key)] for key in SHARES}
+        return {"voxels": self.voxels.tolist(), **shares, "ece": self.ece}
+
 
 def probability_figures(probability: npt.NDArray[np.floating[Any]], truth: Mask, region: Mask) -> dict[str, Any]:
-    """Return ``auc_roc``, ``brier``, ``ece``, ``roc`` and ``n_voxels`` of one class inside ``region``.
+    """Return ``auc_roc``, ``brier``, ``ece``, ``roc``, ``reliability`` and ``n_voxels`` of a class inside ``region``.
 
     Args:
         probability: Probability of the class, shape (X, Y, Z), in [0, 1].
@@ -43,12 +50,14 @@ def probability_figures(probability: npt.NDArray[np.floating[Any]], truth: Mask,
     """
     chosen, real = probability[region].astype(np.float64), truth[region]
     if not len(chosen):
-        return {"auc_roc": None, "brier": None, "ece": None, "roc": None, "n_voxels": 0}
+        return {"auc_roc": None, "brier": None, "ece": None, "roc": None, "reliability": None, "n_voxels": 0}
+    bins = calibration(chosen, real)
     return {
         "auc_roc": auc_roc(chosen, real),
         "brier": float(np.mean((chosen - real) ** 2)),
-        "ece": calibration(chosen, real).ece,
+        "ece": bins.ece,
         "roc": roc_curve(chosen, real),
+        "reliability": bins.as_json(),
         "n_voxels": len(chosen),
     }
 
@@ -115,6 +124,22 @@ def calibration(probability: npt.NDArray[np.floating[Any]], truth: Mask, *, bins
     filled = voxels > 0
     gaps = np.abs(confidence[filled] - frequency[filled])
     return Calibration(voxels, confidence, frequency, float((gaps * voxels[filled]).sum() / voxels.sum()))
+
+
+def pooled_reliability(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the bins of several cases as those of one, and the ``ece`` over all their voxels.
+
+    Args:
+        cases: What :meth:`Calibration.as_json` gave, in the same bins.
+    """
+    voxels = np.array([case["voxels"] for case in cases])
+    sums = {key: np.array([case[key] for case in cases], dtype=np.float64) * voxels for key in SHARES}
+    total = voxels.sum(0)
+    with np.errstate(invalid="ignore"):
+        means = {key: np.nansum(values, axis=0) / total for key, values in sums.items()}
+    filled = total > 0
+    gaps = np.abs(means["confidence"] - means["frequency"])[filled]
+    return Calibration(total, **means, ece=float(gaps @ total[filled] / total.sum())).as_json()
 
 
 def grown(mask: Mask, spacing: Spacing, *, margin_mm: float = MARGIN_MM) -> Mask:

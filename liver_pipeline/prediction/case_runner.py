@@ -15,6 +15,7 @@ import yaml
 from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
+from liver_pipeline.evaluation.confidence import confidence_record
 from liver_pipeline.evaluation.intervals import volume_intervals
 from liver_pipeline.evaluation.plausibility import coarse_scan, plausibility
 from liver_pipeline.evaluation.quality import judge
@@ -61,7 +62,7 @@ class CaseRunner:
         reader: How scans are read; the same as that of ``preprocessing`` and of the training.
         pictures: How it takes JPG and PNG; None: not at all.
         bundle_root: Its ``configs/inference.yaml`` is part of what identifies the config; its ``quality.json`` holds
-            the thresholds of ``quality`` and what intervals of volumes are told by.
+            the thresholds of ``quality``, what intervals of volumes are told by, and the temperature of confidence.
         num_classes: What the network tells apart: background, liver, and with 3 classes tumor.
         overrides: What was changed of that file for this run, as JSON; it identifies the config, too. "" for nothing.
         quality: Judge each mask (see :mod:`liver_pipeline.evaluation.quality`); it stays as it is.
@@ -202,8 +203,12 @@ class CaseRunner:
         """Return the intervals of the volumes of a mask; liver is with its tumors."""
         parenchyma, tumor = volume_ml["1"], volume_ml["2"]
         both = None if parenchyma is None or tumor is None else round(parenchyma + tumor, 3)
-        known = {"weights_sha256": self.weights_sha256, "config_sha256": self.config_sha256}
-        return volume_intervals(self.run_quality, {"liver": both, "tumor": tumor}, **known)
+        return volume_intervals(self.run_quality, {"liver": both, "tumor": tumor}, **self._identity)
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        """What made the masks."""
+        return {"weights_sha256": self.weights_sha256, "config_sha256": self.config_sha256}
 
     def _judged(self, case: RunningCase) -> dict[str, Any]:
         """Say whether the mask has to be looked at, and why."""
@@ -225,6 +230,7 @@ class CaseRunner:
         told = case_record(case)
         for key, value in (files or {"output": {"path": None, "sha256": None}, "probabilities": None}).items():
             told[key] = {**value, **told[key]} if key in told else value
+        told["confidence"] = confidence_record(self.run_quality, **self._identity)
         record: dict[str, Any] = plain({**told, "labels": self.labels, **self._common})
         return record
 

@@ -20,7 +20,7 @@ from liver_pipeline.reports.sections import (
     official_table,
     summary_table,
 )
-from liver_pipeline.reports.trust import trust
+from liver_pipeline.reports.trust import reliability, trust
 
 _TITLE = "Liver and tumor segmentation: evaluation"
 
@@ -75,6 +75,7 @@ def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, An
             ("charts", "Distribution over cases", charts(metrics)),
             ("lesions", "Detection of lesions", detection(metrics)),
             ("trust", "Does it know when it does not know", trust(metrics)),
+            ("reliability", "How often probabilities are right", reliability(metrics)),
             ("pictures", "Worst, median and best case", chosen_cases(metrics, pictures)),
             ("errors", "Lesions missed or invented", wrong_lesions(metrics, pictures)),
             ("lits", "LiTS: as meant and as its program counts", lits(metrics)),

@@ -28,6 +28,7 @@ FIGURE_NAMES = {
     "auc_roc": "AUC-ROC near the liver",
     "brier": "Brier score near the liver",
     "ece": "Calibration error (ECE) near the liver",
+    "calibrated_ece": "Calibration error (ECE), calibrated",
 }
 PARENCHYMA_FIGURES = ("dice", "iou", "precision", "recall")
 EMPTY_KINDS = ("both_empty", "reference_empty", "prediction_empty")
@@ -54,6 +55,10 @@ DISTANCE_CAPTION = "Needs both masks: a tumor that was missed altogether does no
 TRUST_CAPTION = (
     "Cases sorted by how far the network's passes agree. Thin line: trust that says nothing. The area under the curve "
     "is the lower, the better."
+)
+RELIABILITY_CAPTION = (
+    "Voxels near the liver in ten bins of probability: the mean of each, and how many are right. On the diagonal a "
+    "network is as sure as it should be; below it, too sure."
 )
 AGREEMENT_CAPTION = "Line: bias; dashed: bias ± 1.96 SD."
 DEFINITIONS = """

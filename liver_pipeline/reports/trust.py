@@ -1,11 +1,11 @@
-"""Section of the page on judged masks: risk over coverage, and how those that were flagged fare."""
+"""Sections of the page on trust: risk over coverage, how flagged masks fare, and how often probabilities are right."""
 
 from __future__ import annotations
 
 from liver_pipeline.reports.charts import line_chart
 from liver_pipeline.reports.gallery import Metrics
 from liver_pipeline.reports.html import figure, row, shown_number, table
-from liver_pipeline.reports.texts import TRUST_CAPTION
+from liver_pipeline.reports.texts import RELIABILITY_CAPTION, TRUST_CAPTION
 
 
 def trust(metrics: Metrics) -> str:
@@ -23,4 +23,22 @@ def trust(metrics: Metrics) -> str:
     if not rows:
         return ""
     head = ("", "Area", "if trust were perfect", "if it said nothing", "1 − Dice, flagged", "not flagged", "left out")
+    return f'<div class="charts">{"".join(figures)}</div>{table(head, rows)}'
+
+
+def reliability(metrics: Metrics) -> str:
+    """How often probabilities are right, as the network gives them and calibrated."""
+    figures, rows = [], []
+    for region, curves in metrics.get("reliability", {}).items():
+        lines = []
+        for tone, (name, curve) in enumerate(curves.items()):
+            pairs = zip(curve["confidence"], curve["frequency"], strict=True)
+            lines.append((tone, [(p, share) for p, share in pairs if p is not None], ""))
+            rows.append(row(region, name, str(curve["n"]), shown_number(curve["ece"])))
+        chart = line_chart(lines, x_name="probability", name="share that is right", unit_range=True, chance=True)
+        legend = "".join(f'<span class="key tone tone{tone}">{name}</span>' for tone, name in enumerate(curves))
+        figures.append(figure(f"{region.capitalize()}: reliability", chart, f"{legend}{RELIABILITY_CAPTION}"))
+    if not rows:
+        return ""
+    head = ("", "Probabilities", "Cases", "Calibration error (ECE)")
     return f'<div class="charts">{"".join(figures)}</div>{table(head, rows)}'

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.evaluation.description import describe_label_map, on_grid
+from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence, on_grid
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import PROBABILITIES, case_name
 from liver_pipeline.io.files import is_there, plain, write_text
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
+from liver_pipeline.labels import LabelValues
+from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def write_viewer_page(
     reader: ScanReader | None = None,
     series: str | None = None,
     original: Path | None = None,
+    label_map: LabelValues | None = None,
 ) -> None:
     """Write the page for one scan.
 
@@ -65,6 +67,8 @@ def write_viewer_page(
         reader: How scans are read; by default as CT, where values that are no HU are shown as they are.
         series: Which of several DICOM series at ``scan``.
         original: Label map from which ``mask`` was made by hand; it is shown beside it.
+        label_map: What the values of the reference mean, where they are not 0, 1, 2. One that does not tell tumors from
+            liver is shown as liver, and lesions are not matched with it.
 
     Raises:
         IntakeError: If a file cannot be used, or (LABEL_GRID_MISMATCH) a label map lies on another grid.
@@ -72,13 +76,17 @@ def write_viewer_page(
     """
     reader = reader or ScanReader()
     image = replace(reader, accept={*reader.accept, *SHOWN_ANYWAY}).scan(scan, series=series)
-    paths = {"mask": mask, "original": original, "reference": reference}
-    maps = {name: read_label_map(path, accept=ACCEPTED) for name, path in paths.items() if path}
+    given = (("mask", mask, None), ("original", original, None), ("reference", reference, label_map))
+    maps = {name: read_label_map(path, label_map=values, accept=ACCEPTED) for name, path, values in given if path}
     labels = {name: _on_scan(image, one) for name, one in maps.items()}
+    tells_tumors = True
+    if "reference" in labels:
+        _, labels["reference"], tells_tumors = as_told(labels["reference"], labels["reference"])
     table, record = None, None
     if mask is not None:
         record = record_of(mask, maps["mask"].sha256)
-        table = _described(image, labels, mask, record)
+        matched = labels if tells_tumors else {"mask": labels["mask"]}
+        table = _described(image, matched, mask, record)
     case = case_name((mask or scan).name)
     sha256 = maps["mask"].sha256 if mask else None
     shown = shown_volumes(image, labels)
@@ -160,16 +168,15 @@ def _described(
     """Return the clinical table; with the confidence of lesions where probabilities lie beside the mask."""
     array, affine = to_ras(scan)
     beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
-    probability = read_probabilities(beside).get("tumor") if is_there(beside) else None
+    sure = lesion_confidence(scan, beside, record) if is_there(beside) else {}
     return describe_label_map(
         labels["mask"],
         affine,
         hu=array,
         reference=labels.get("reference"),
-        confidence=on_grid(scan, probability),
         hu_scale=(scan.slope, scan.intercept),
-        confidence_scale=(probability.slope, probability.intercept) if probability else (1.0, 0.0),
         record=record,
+        **sure,
     )
 
 

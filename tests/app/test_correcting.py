@@ -124,7 +124,12 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
         stroke = [voxel_at(place, affine) for place in drag(page, view, *STROKE)]
         wrong = voxel_at(drag(page, view, WRONG)[0], affine)
         view.locator("#undo").click()
-        choose(view, "brush", 0)
+        choose(view, "brush", 2, brush_size=80)
+        drag(page, view, WRONG)
+        ring, canvas = (view.locator(name).bounding_box() for name in ("#ring", ".panel:visible canvas >> nth=0"))
+        assert ring["width"] == pytest.approx(80 * canvas["width"] / 320, abs=2)  # the picture is 320 mm wide
+        view.locator("#undo").click()
+        choose(view, "brush", 0, brush_size=1)
         erased = voxel_at(drag(page, view, LIVER)[0], affine)
         assert "not saved" in view.locator("#unsaved").inner_text()
         keep(view)
@@ -142,6 +147,10 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
         row = measured(app, doe)
         assert row["edited"] and row["lesions"] == 2 and row["tumor_ml"] == pytest.approx((64 + 9) * 0.512)
 
+        view.locator("#figures", has_text=re.compile(f"tumor\\s*{row['tumor_ml']:.1f} ml")).wait_for()
+        page.mouse.move(0, 0)
+        assert not view.locator("#ring").is_visible()
+
         choose(view, "grow", 0)
         assert original[voxel_at(drag(page, view, TUMOR)[0], affine)] == 2
         keep(view)
@@ -153,6 +162,15 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
 
         page.on("dialog", lambda dialog: dialog.accept())
         measured(app, doe)
+        page.click("#back")
+        page.click("#collect")
+        page.wait_for_selector("#collected:visible")
+        assert "1 corrected or accepted case is ready" in page.inner_text("#collected")
+        taken = app.work / "training" / "labels" / f"{doe}.nii.gz"
+        assert f'dataset_dir="{(app.work / "training").resolve()}"' in page.inner_text("#collected code")
+        np.testing.assert_array_equal(np.asarray(nib.load(taken).dataobj), expected)
+        page.click("#cases tbody tr:has-text('yes')")
+        view.locator("#correct").wait_for()
         page.reload()
         view.locator("#correct").wait_for()
         assert view.locator(".panel:visible h2 b").all_inner_texts() == ["Scan", "Before", "Corrected"]
@@ -170,6 +188,7 @@ def test_programs_are_told_what_an_edit_is_and_what_is_wrong_with_theirs(app: Ru
     assert ask(app, "PUT", f"/api/cases/{doe}/edit", bytes(33 << 20))[1]["code"] == "TOO_LARGE"
     assert ask(app, "PUT", f"/api/cases/{'0' * 16}/edit", "{}")[0] == 404
     assert ask(app, "DELETE", f"/api/cases/{doe}/edit")[1]["code"] == "NOT_FOUND"
+    assert ask(app, "POST", "/api/training-set")[1]["code"] == "NO_CASES"
 
 
 @pytest.mark.browser
@@ -206,6 +225,10 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert changed == {mine: 2, corner: 1}
 
         drag(page, view, LIVER)
+        answers.append(False)
+        page.close(run_before_unload=True)  # as one closes a tab
+        page.wait_for_timeout(500)
+        assert not answers and not page.is_closed()
         answers.append(False)
         page.click("#back")
         assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)

@@ -20,6 +20,9 @@ from liver_pipeline.cli import main
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.evaluation.pairing import find_pairs
 from liver_pipeline.io.discovery import case_name, lits_case_name
+from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.probabilities import write_probabilities
+from liver_pipeline.io.volumes import read_label_map
 
 AFFINE = np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 50], [0, 0, 2.5, -300], [0, 0, 0, 1.0]])
 
@@ -357,6 +360,36 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
     save(tmp_path / "prob" / "a.nii.gz", np.full(label.shape, 3.0, np.float32))
     metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
     assert metrics["failures"]["a"]["code"] == "PROBABILITY_RANGE"
+
+
+def test_reliability_with_and_without_the_temperature_of_the_run(tmp_path: Path) -> None:
+    """Liver is called with 0.8 where half is liver; odds of 4 to 1 become, with a very high temperature, even."""
+    _, label = scene()
+    checks = np.indices(label.shape).sum(0) % 2 == 0
+    label = np.where(checks, np.uint8(1), np.uint8(0))
+    pred_dir, label_dir, output = folders(tmp_path, a=(np.ones_like(label), label))
+    levels = np.zeros((*label.shape, 2), np.uint8, order="F")
+    levels[..., 0] = 204
+    sha256 = write_probabilities(pred_dir / "a.probabilities.nii.gz", levels, read_label_map(pred_dir / "a.nii.gz"))
+    plain = evaluate(pred_dir, label_dir, output, protocol="plain", probability_dir=pred_dir)["reliability"]["liver"]
+    assert list(plain) == ["raw"]
+    assert plain["raw"]["ece"] == pytest.approx(0.3)
+    assert plain["raw"]["voxels"] == [0] * 8 + [label.size, 0]
+    assert plain["raw"]["confidence"][8] == pytest.approx(0.8)
+    record: dict[str, Any] = {
+        "output": {"sha256": file_sha256(pred_dir / "a.nii.gz")},
+        "probabilities": {"sha256": sha256},
+    }
+    record["confidence"] = {"temperature": 20.0, "reason": None}
+    (pred_dir / "a.json").write_text(json.dumps(record))
+    metrics = evaluate(pred_dir, label_dir, output, protocol="plain", probability_dir=pred_dir, overwrite=True)
+    jsonschema.validate(metrics, schema())
+    both = metrics["reliability"]["liver"]
+    assert both["raw"] == plain["raw"]
+    # shares 51, 204, 1/4 of 255 to the 1/20: 1.000, 1.072, 0.766
+    assert both["calibrated"]["confidence"][6] == pytest.approx((1.072 + 0.766) / 2.838, abs=0.01)
+    assert metrics["cases"]["a"]["probabilities"]["liver"]["calibrated_ece"] == both["calibrated"]["ece"]
+    assert "reliability" in (output / "report.html").read_text()
 
 
 @pytest.mark.real_data

@@ -80,6 +80,25 @@ def test_a_mask_has_its_interval_in_record_ledger_table_and_description(seasoned
     assert described == {key: value for key, value in told.items() if key != "reasons"}
 
 
+def test_confidence_is_calibrated_and_masks_stay(tuned: Path, tmp_path: Path) -> None:
+    """The temperature is that of the validation cases; mask and file of probabilities do not know it."""
+    temperature = read_quality(tuned / "run").temperature
+    assert temperature is not None and temperature > 0
+    plain: dict[str, Any] = {"probabilities": True, "describe": True}
+    lp.predict(tuned / "run", scan_of(tuned), tmp_path / "a.nii.gz", overrides=plain)
+    told = beside(tmp_path / "a.nii.gz", ".json")
+    assert told["confidence"] == {"temperature": temperature, "reason": None}
+    assert beside(tmp_path / "a.nii.gz", ".description.json")["calibration"] == told["confidence"]
+    lp.predict(tuned / "run", scan_of(tuned), tmp_path / "b.nii.gz", overrides={**plain, "tta": [0]})
+    assert beside(tmp_path / "b.nii.gz", ".json")["confidence"]["reason"]["code"] == "OTHER_SETTINGS"
+    assert "other settings" in beside(tmp_path / "b.nii.gz", ".description.json")["calibration"]["reason"]
+    (tuned / "run/quality.json").rename(tmp_path / "aside.json")
+    lp.predict(tuned / "run", scan_of(tuned), tmp_path / "c.nii.gz", overrides=plain)
+    (tmp_path / "aside.json").rename(tuned / "run/quality.json")
+    for ending in (".nii.gz", ".probabilities.nii.gz"):
+        assert (tmp_path / f"c{ending}").read_bytes() == (tmp_path / f"a{ending}").read_bytes()
+
+
 def test_other_settings_and_other_weights_have_no_interval(seasoned: Path, tmp_path: Path) -> None:
     weights = torch.load(seasoned / "run/models/model.pt", weights_only=True)
     next(iter(weights["model"].values())).mul_(1.01)

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from liver_pipeline.cli import main
 from liver_pipeline.evaluation.description import as_text, describe, describe_label_map, lesions_csv
 from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.probabilities import write_probabilities
+from liver_pipeline.io.volumes import read_label_map
 
 RAS_1MM = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -74,6 +76,31 @@ def test_intervals_are_those_of_the_record_of_this_very_mask(tmp_path: Path) -> 
     changed = describe(mask)
     assert changed["liver"]["intervals"] == {"level": None, "liver_ml": None, "tumor_ml": None}
     assert changed["reasons"]["interval of liver_ml"].startswith("no record")
+
+
+def test_confidence_is_that_of_the_temperature_of_the_record(tmp_path: Path) -> None:
+    """With T = 2 odds are rooted: tumor 204 of 255 against liver 51, 4 to 1, become 2 to 1."""
+    mask, beside = tmp_path / "m.nii.gz", tmp_path / "m.probabilities.nii.gz"
+    nib.save(nib.Nifti1Image(block(), RAS_1MM), mask)
+    inside = block() == 2
+    levels = np.stack([np.where(inside, 51, 255), np.where(inside, 204, 0)], axis=-1).astype(np.uint8, order="F")
+    scan = read_label_map(mask)
+    sha256 = write_probabilities(beside, levels, scan)
+    record = {"output": {"sha256": scan.sha256}, "probabilities": {"sha256": sha256}}
+    for confidence, expected, said in (
+        ({"temperature": 2.0, "reason": None}, 2 / 3, ""),
+        ({"temperature": None, "reason": {"code": "PAINTED", "message": "painted"}}, 4 / 5, "uncalibrated: painted"),
+        ({}, 4 / 5, "is uncalibrated: no record"),
+    ):
+        (tmp_path / "m.json").write_text(json.dumps({**record, "confidence": confidence}))
+        table = describe(mask, confidence=beside)
+        # a level of 0, of the background here, stands for a quarter of one
+        assert table["lesions"][0]["mean_confidence"] == pytest.approx(expected, abs=0.02)
+        assert table["calibration"]["temperature"] == confidence.get("temperature")
+        assert said in as_text(table) and (f"{expected:.0%}" in as_text(table) or confidence.get("temperature"))
+    (tmp_path / "m.json").write_text(json.dumps({**record, "confidence": {"temperature": 2.0, "reason": None}}))
+    write_probabilities(beside, np.asfortranarray(levels // 2), scan)  # no longer the file of the record
+    assert describe(mask, confidence=beside)["calibration"]["temperature"] is None
 
 
 def test_hu_and_confidence_are_taken_inside_the_lesion_only() -> None:

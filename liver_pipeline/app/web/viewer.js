@@ -14,7 +14,7 @@ function make(tag, text = "", className = "") {
 }
 
 function note(text) {
-  if (text) byId("notes").append(make("li", text));
+  if (text && ![...byId("notes").children].some((line) => line.textContent === text)) byId("notes").append(make("li", text));
 }
 
 // --- pictures
@@ -140,11 +140,12 @@ function figures() {
   const heads = ["#", "ml", "mm", "HU"];
   const confident = lesions.some((row) => row.mean_confidence !== null);
   if (confident) heads.push("sure");
-  if (labelled.includes("reference")) heads.push("match");
+  const matched = labelled.includes("reference") && Boolean(missed);  // figures that came later say nothing of the reference
+  if (matched) heads.push("match");
   const cells = (row, name) => [
     name, number(row.volume_ml, 2), number(row.diameter_mm), number(row.mean_hu, 0),
     ...(confident ? [row.mean_confidence === null ? "–" : `${Math.round(100 * row.mean_confidence)} %`] : []),
-    ...(labelled.includes("reference") ? [row.match ?? "missed"] : []),
+    ...(matched ? [row.match ?? "missed"] : []),
   ];
   const all = [...lesions.map((row) => [row, cells(row, String(row.id))]), ...(missed ?? []).map((row) => [row, cells(row, `R${row.id}`)])];
   const table = tableOf(heads, all.map(([, texts]) => texts));
@@ -161,6 +162,11 @@ function figures() {
   if (all.length) scroll.append(table);
   else scroll.append(make("p", "The mask holds no tumor.", "soft"));
   side.append(scroll);
+  const calibration = page.table.calibration;
+  if (confident && calibration) {
+    const how = calibration.reason ? `uncalibrated (${calibration.reason})` : `calibrated, temperature ${number(calibration.temperature, 2)}`;
+    side.append(make("p", `How sure the network is: ${how}.`, "soft"));
+  }
   if (lesions.some((row) => row.below_resolution)) side.append(make("p", "Lesions of one voxel's thickness may be noise.", "soft"));
   provenance(side);
 }
@@ -204,9 +210,7 @@ function middleOf(labels) {
   for (let k = 0; k < labels.length; k++) {
     if (!labels[k]) continue;
     count++;
-    sums[0] += k % page.shape[0];
-    sums[1] += Math.floor(k / page.shape[0]) % page.shape[1];
-    sums[2] += Math.floor(k / (page.shape[0] * page.shape[1]));
+    voxelOfIndex(k).forEach((v, axis) => { sums[axis] += v; });
   }
   return count ? sums.map((sum) => Math.round(sum / count)) : null;
 }

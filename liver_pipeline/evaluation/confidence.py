@@ -1,0 +1,144 @@
+"""The probabilities of a mask, calibrated by its run's validation cases where these know how; masks stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from liver_pipeline.evaluation.intervals import UNCALIBRATED, gap
+from liver_pipeline.evaluation.pairing import CaseError
+from liver_pipeline.evaluation.run_quality import RunQuality
+from liver_pipeline.geometry.affines import GRID_CLOSE, corner_shift_mm
+from liver_pipeline.geometry.boxes import Box, bounding_box
+from liver_pipeline.io.probabilities import LEVELS, read_probabilities, region_probability
+from liver_pipeline.io.volumes import Scan
+from liver_pipeline.labels import Mask
+from liver_pipeline.metrics.probabilities import calibration, grown, probability_figures
+from liver_pipeline.metrics.temperature import LevelCounts, calibrated_levels, level_counts
+
+PROBABILITY_ROUNDING = 0.005  # liver and tumor, each in eight bits, may add up to 256/255
+
+
+def confidence_record(quality: RunQuality, *, weights_sha256: str, config_sha256: str) -> dict[str, Any]:
+    """Return what a mask's record says of its confidence: ``temperature``, or None and the ``reason``."""
+    why = gap(quality, weights_sha256=weights_sha256, config_sha256=config_sha256)
+    why = why or ("NOT_TUNED" if quality.temperature is None else "")
+    reason = {"code": why, "message": UNCALIBRATED[why]} if why else None
+    return {"temperature": None if why else quality.temperature, "reason": reason}
+
+
+def probability_case(path: Path, label: Scan, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Score a file of probabilities inside the reference liver and 10 mm around it.
+
+    Args:
+        path: The file.
+        label: The reference.
+        record: What ``predict`` wrote beside the mask; where it knows a temperature, it is scored, too.
+
+    Returns:
+        By region AUC, Brier score, ECE, ROC and reliability; see
+        :func:`~liver_pipeline.metrics.probabilities.probability_figures`. ``calibrated_ece`` and
+        ``calibrated_reliability`` are those with the temperature.
+
+    Raises:
+        IntakeError: If the file cannot be read.
+        CaseError: PROBABILITY_GRID if it does not lie on the reference's grid, PROBABILITY_RANGE if a value is outside
+            [0, 1].
+    """
+    near = near_liver(path, label)
+    figures = {}
+    for name, real in (("liver", near.truth >= 1), ("tumor", near.truth == 2)):
+        probability = region_probability(near.classes, name, near.box)
+        if probability is None:
+            continue
+        low, high = float(probability.min()), float(probability.max())
+        if not (low >= 0 and high <= 1 + PROBABILITY_ROUNDING):  # not a number fails both
+            raise CaseError("PROBABILITY_RANGE", f"{path}: values {low:g} to {high:g}; expected 0 to 1")
+        figures[name] = probability_figures(np.minimum(probability, 1.0), real, near.region)
+        if (better := calibrated(near.classes, record)) is not None:
+            probability = region_probability(better, name, near.box)
+            assert probability is not None
+            found = calibration(np.minimum(probability, 1.0)[near.region].astype(np.float64), real[near.region])
+            figures[name] |= {"calibrated_ece": found.ece, "calibrated_reliability": found.as_json()}
+    return figures
+
+
+@dataclass(frozen=True)
+class NearLiver:
+    """Probabilities of a case with its reference: ``truth`` and ``region`` are cut to ``box``, ``classes`` are not."""
+
+    classes: dict[str, Scan]
+    box: Box
+    truth: npt.NDArray[Any]
+    region: Mask
+
+
+def near_liver(path: Path, label: Scan) -> NearLiver:
+    """Read probabilities and find where they count: inside the reference liver and 10 mm around it.
+
+    Raises:
+        IntakeError: If the file cannot be read.
+        CaseError: PROBABILITY_GRID if it does not lie on the reference's grid, NO_LIVER without liver.
+    """
+    classes = read_probabilities(path)
+    one = next(iter(classes.values()))
+    same = one.array.shape == label.array.shape
+    if not same or corner_shift_mm(label.array.shape, one.affine, label.affine) > GRID_CLOSE * min(label.spacing):
+        raise CaseError("PROBABILITY_GRID", f"{path}: shape {one.array.shape}; expected the grid of the reference")
+    region = grown(label.array >= 1, label.spacing)
+    box = bounding_box(region)
+    if box is None:
+        raise CaseError("NO_LIVER", f"{label.path}: the reference holds no liver (labels 1 and 2)")
+    return NearLiver(classes, box, label.array[box], region[box])
+
+
+def count_case(path: Path, label: Scan, num_classes: int) -> LevelCounts:
+    """Count levels and classes of one case inside its reference liver and 10 mm around it.
+
+    Args:
+        path: Probabilities that ``predict`` wrote.
+        label: The reference.
+        num_classes: With 2, tumor counts as liver.
+
+    Raises:
+        IntakeError: If the file cannot be read.
+        CaseError: See :func:`near_liver`.
+    """
+    near = near_liver(path, label)
+    levels = [scan.array[near.box][near.region] for scan in near.classes.values()]
+    truth = np.minimum(near.truth[near.region], num_classes - 1).astype(np.uint8)
+    return level_counts(np.stack(levels, axis=-1), truth)
+
+
+def calibrated(classes: Mapping[str, Scan], record: Mapping[str, Any] | None) -> dict[str, Scan] | None:
+    """Return the probabilities of a file with the temperature of the mask's record.
+
+    Args:
+        classes: Result of :func:`liver_pipeline.io.probabilities.read_probabilities`.
+        record: What ``predict`` wrote beside the mask.
+
+    Returns:
+        The same in eight bits; None where the record knows no temperature, or the file is not the one that it names.
+    """
+    temperature = (record or {}).get("confidence", {}).get("temperature")
+    told, one = (record or {}).get("probabilities") or {}, next(iter(classes.values()))
+    if temperature is None or told.get("sha256") != one.sha256:
+        return None
+    table = calibrated_levels(temperature, len(classes) + 1)
+    liver = classes["liver"].array
+    new = table[liver, classes["tumor"].array if "tumor" in classes else 0]
+    return {
+        name: replace(scan, array=new[..., k], slope=1.0 / LEVELS, intercept=0.0)
+        for k, (name, scan) in enumerate(classes.items())
+    }
+
+
+def why_uncalibrated(record: Mapping[str, Any] | None) -> str:
+    """Return why confidence is not calibrated, in words."""
+    reason = (record or {}).get("confidence", {}).get("reason")
+    return reason["message"] if reason else "no record beside the mask knows how to calibrate these probabilities"
