@@ -66,7 +66,7 @@ def stand_in(cases: list[dict[str, Any]], masks: Path) -> None:
             instance.SeriesDescription = case["case"]
             path.mkdir(exist_ok=True) if kind == "sc" else None
             instance.save_as(path / "0001.dcm" if kind == "sc" else path, enforce_file_format=True)
-        row = {"event": "done", "dicom": {"files": {}}, "input_sha256": hash_input(Path(case["image"]))}
+        row: dict[str, Any] = {"event": "done", "dicom": {"files": {}}, "input_sha256": hash_input(Path(case["image"]))}
         append_row(masks, {"case": case["case"], **row})
 
 

@@ -146,7 +146,7 @@ def test_a_real_series_goes_from_orthanc_to_the_default_weights_and_back(tmp_pat
     program("segimage2itkimage", "--inputDICOM", tmp_path / "back.seg.dcm", "--outputDirectory", tmp_path / "segments")
     for number in (1, 2):
         segment_image = sitk.ReadImage(str(tmp_path / "segments" / f"{number}.nrrd"))
-        on_grid = sitk.Resample(segment_image, mask, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        on_grid = sitk.Resample(segment_image, mask, interpolator=sitk.sitkNearestNeighbor)
         inside = sitk.GetArrayFromImage(mask) == number
         assert inside.any() and np.array_equal(sitk.GetArrayFromImage(on_grid) > 0, inside)
 
