@@ -112,7 +112,9 @@ def keep(view: Any) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("webgl", [True, False], ids=["webgl", "canvas"])
+@pytest.mark.parametrize(
+    "webgl", [pytest.param(True, marks=pytest.mark.slow, id="webgl"), pytest.param(False, id="canvas")]
+)
 def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else(
     app: RunningApp, doe: str, webgl: bool
 ) -> None:
@@ -225,6 +227,10 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert changed == {mine: 2, corner: 1}
 
         drag(page, view, LIVER)
+        answers.append(False)
+        page.close(run_before_unload=True)  # as one closes a tab
+        page.wait_for_timeout(500)
+        assert not answers and not page.is_closed()
         answers.append(False)
         page.click("#back")
         assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)

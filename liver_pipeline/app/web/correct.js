@@ -1,7 +1,6 @@
 // Corrections: what is drawn in the viewer's page is saved from here, and nobody leaves without knowing what is lost.
 "use strict";
 let unsaved = 0;  // voxels of the page in the frame
-let measuring = "";  // the case whose new figures are awaited
 
 const frame = () => byId("view");
 const tellFrame = (message) => frame().contentWindow?.postMessage(message, location.origin);
@@ -31,8 +30,6 @@ function keepsDrawing(row) {
 
 function showCorrection(row) {
   byId("correction").hidden = !row.edited;
-  if (measuring === row.id && row.stage !== "measuring") api(`api/cases/${row.id}/table.json`).then((table) => tellFrame({ correction: "figures", table })).catch((error) => say(error.message));
-  measuring = row.stage === "measuring" ? row.id : "";
   byId("corrected").textContent = row.stage === "measuring" ? "This mask was corrected by hand; its figures are being measured." : "This mask was corrected by hand.";
 }
 
@@ -51,6 +48,14 @@ async function saveDrawing(edit) {
     row = await send({ ...edit, made_from: now.mask_sha256 });
   }
   tellFrame({ correction: "saved", mask_sha256: row.mask_sha256 });
+  showNewFigures(id).catch((error) => say(error.message));
+  await refresh();
+}
+
+// The table is there once the correction is measured.
+async function showNewFigures(id) {
+  const table = await api(`api/cases/${id}/table.json`);
+  if (frame().dataset.id === id) tellFrame({ correction: "figures", table });
   await refresh();
 }
 
