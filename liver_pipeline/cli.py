@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import time
 import warnings
@@ -126,6 +127,17 @@ label_map_option = click.option(
 )
 
 
+class FiniteRange(click.FloatRange):
+    """A range of numbers, to which nan and infinity do not belong."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or say that it is none."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number of this range", param, ctx)
+        return number
+
+
 @main.command("compose")
 @click.argument("run_dir")
 @layer_options
@@ -192,7 +204,7 @@ def train_command(
 
 @main.command("plan")
 @click.argument("output_dir", metavar="OUT_DIR")
-@click.option("--gpu-memory-gb", type=click.FloatRange(min=1), default=24.0, show_default=True, help="Of the GPU.")
+@click.option("--gpu-memory-gb", type=FiniteRange(min=1), default=24.0, show_default=True, help="Of the GPU.")
 @layer_option("experiment", "Keep this one as it is; only fill in the data set's HU window, mean and SD.")
 @layer_option("modality", "ct, mr or a variant of them (default: ct).")
 @layer_option("data", "How the data set lies on disk (default: lits).")
@@ -240,9 +252,11 @@ def plan_command(
 @main.command("synthesize")
 @click.argument("out_dir")
 @click.option("--n", type=click.IntRange(min=1), default=12, show_default=True, help="Number of scans.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same scans."
+)
 @click.option("--shapes", type=click.Path(exists=True, file_okay=False), help="Folder of liver shapes, as .npz files.")
-@click.option("--spacing", type=click.FloatRange(min=0.5), default=3.0, show_default=True, help="Voxel size in mm.")
+@click.option("--spacing", type=FiniteRange(min=0.5), default=3.0, show_default=True, help="Voxel size in mm.")
 @click.option("--mr", is_flag=True, help="Random contrast, as MR has, in place of CT.")
 def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
     """Paint N abdomens with livers and tumors into OUT_DIR: images/, labels/ and a contact sheet.
@@ -263,7 +277,7 @@ def synthesize_command(out_dir: str, mr: bool, **options: Any) -> None:
 @click.argument("masks", metavar="OUTPUT")
 @click.option("--retry-failed", is_flag=True, help="Try the cases again that failed last time.")
 @click.option("--dry-run", is_flag=True, help="List cases, outputs and memory; write nothing.")
-@click.option("--max-failures", type=int, metavar="N", help="Stop after N failed cases.")
+@click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop after N failed cases.")
 @click.option("--describe", is_flag=True, help="Also write a clinical table beside each mask.")
 @click.option("--view", is_flag=True, help="Also write a page to look at beside each mask: <case>.html.")
 @click.option("--probabilities", is_flag=True, help="Also write probabilities of liver and tumor beside each mask.")
@@ -347,8 +361,8 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--stow", metavar="URL", help="Where they go by STOW-RS; instead of --send-to, or as well.")
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on; loopback unless told.")
 @click.option("--folder", default="liver_node", show_default=True, help="Private folder of received scans and masks.")
-@click.option("--quiet-seconds", type=click.FloatRange(min=1), default=30, show_default=True, help="End of a series.")
-@click.option("--keep-hours", type=click.FloatRange(min=0.1), default=24, show_default=True, help="What is older goes.")
+@click.option("--quiet-seconds", type=FiniteRange(min=1), default=30, show_default=True, help="End of a series.")
+@click.option("--keep-hours", type=FiniteRange(min=0.1), default=24, show_default=True, help="What is older goes.")
 @click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's series take one (default: each).")
 @click.option("--tls-cert", "certificate", type=PEM, metavar="PEM", help="Listen by TLS, with this certificate.")
 @click.option("--tls-key", "key", type=PEM, metavar="PEM", help="Its key.")
@@ -542,7 +556,7 @@ def compare_command(
 
 @main.command("tune-postprocessing")
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False))
-@click.option("--min-gain", type=click.FloatRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
+@click.option("--min-gain", type=FiniteRange(min=0), default=0.001, show_default=True, help="Least gain in Dice.")
 def tune_postprocessing_command(run_dir: str, min_gain: float) -> None:
     """Choose on the validation cases of RUN_DIR which post-processing steps help, and write them into its configs.
 
@@ -709,12 +723,10 @@ def check_command(
 @click.option("--probabilities", type=click.Path(path_type=Path), help="Folder of probabilities: AUC, calibration.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the scans, for the report's pictures.")
 @label_map_option
-@click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
+@click.option("--min-lesion-ml", type=FiniteRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--liver-only", is_flag=True, help="Count tumor as liver, with the protocol plain.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
-@click.option(
-    "--memory-gb", type=click.FloatRange(min=0.1), help="Memory for all processes; default half of the job's."
-)
+@click.option("--memory-gb", type=FiniteRange(min=0.1), help="Memory for all processes; default half of the job's.")
 @click.option("--cases", metavar="A,B,...|FILE", help="Score these alone; FILE has a name a line, or a column case.")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")
 def evaluate_command(

@@ -309,3 +309,19 @@ def test_classes_of_the_working_directory_can_be_named(tmp_path: Path) -> None:
     composed = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert composed.returncode == 0, composed.stderr
     assert "mynets.MyNet" in (tmp_path / "run/configs/train.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "a", "b", "c", "--min-lesion-ml", "nan"],
+        ["evaluate", "a", "b", "c", "--memory-gb", "nan"],
+        ["plan", "p", "--gpu-memory-gb", "inf"],
+        ["synthesize", "s", "--seed", "-1"],
+        ["predict", "r", "s", "o", "--max-failures", "0"],
+    ],
+)
+def test_an_option_without_sense_is_refused_by_its_name_before_anything_is_read(words: list[str]) -> None:
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{words[-2]}'" in done.output
