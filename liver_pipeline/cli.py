@@ -402,6 +402,30 @@ def app_command(no_browser: bool, **options: Any) -> None:
     run_app(browser=not no_browser, **options)
 
 
+@main.command("collect")
+@click.argument("work")
+@click.argument("output", metavar="OUT")
+@click.option("--data", metavar="DIR", help="What `app --data` was given, where cases were named by path.")
+def collect_command(work: str, output: str, data: str | None) -> None:
+    """Make OUT of the cases in the app's folder WORK that were corrected or accepted: a set for `train --data folder`.
+
+    Exit code 3: some cases could not be taken.
+
+    \b
+    Example: liver-pipeline collect cases/ corrected/
+    """
+    from liver_pipeline.commands.collect import collect
+
+    told = collect(work, output, data=data)
+    for case, why in told.items():
+        if why:
+            click.echo(f"{case} is left out: {why}", err=True)
+    left_out = sum(map(bool, told.values()))
+    click.echo(f"{len(told) - left_out} cases; train on them with --data folder dataset_dir={output}")
+    if left_out:
+        sys.exit(EXIT_SOME_FAILED)
+
+
 @main.command("export")
 @click.argument("run_dir", metavar="RUN", shell_complete=completion.complete_run)
 @click.argument("out_dir", metavar="OUT")

@@ -57,17 +57,23 @@ def make_phantoms(folder: Path, count: int = 3) -> Path:
     return make_phantom_dataset(folder, count, shape=(32, 26, 16), spacing=(12.0, 12.0, 19.0), noise_hu=5.0)
 
 
-def threshold_run(run: Path, *, liver_from: float, tumor_from: float, spacing_mm: float = 8.0) -> Path:
+def threshold_run(
+    run: Path, *, liver_from: float, tumor_from: float, spacing_mm: float = 8.0, slicewise: bool = False
+) -> Path:
     """Write a run whose network looks at one voxel: liver and tumor begin at a value in HU, from -175 to 250."""
+    network = "{_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}"
+    if slicewise:
+        network = f"{{_target_: liver_pipeline.networks.Slicewise, network: {network.replace('3d', '2d')}}}"
+    run.parent.mkdir(parents=True, exist_ok=True)
     layer = run.with_name("one_voxel.yaml")
     layer.write_text(
-        "network_def: {_target_: torch.nn.Conv3d, in_channels: 1, out_channels: 3, kernel_size: 1}\n"
-        "roi_size: [16, 16, 16]\ncrops_per_case: 1\nsw_batch_size: 1\n"
+        f"network_def: {network}\nroi_size: {[16, 16, 1 if slicewise else 16]}\ncrops_per_case: 1\nsw_batch_size: 1\n"
     )
     lp.compose(run, {"network": str(layer)}, overrides={"spacing": [spacing_mm] * 3, "device": "cpu"})
     one, two = ((hu + 175) / 425 for hu in (liver_from, tumor_from))
-    weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, 1, 1, 1)
+    weight = torch.tensor([0.0, 100.0, 200.0]).reshape(3, 1, *([1] * (2 if slicewise else 3)))
     bias = torch.tensor([0.0, -100 * one, -100 * one - 100 * two])  # lines that cross at the two thresholds
     (run / "models").mkdir(exist_ok=True)
-    torch.save({"weight": weight, "bias": bias}, run / "models" / "model.pt")
+    prefix = "network." if slicewise else ""
+    torch.save({f"{prefix}weight": weight, f"{prefix}bias": bias}, run / "models" / "model.pt")
     return run

@@ -16,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 
 import liver_pipeline
+from liver_pipeline.app.cases import ENDED, CaseFolder
 from liver_pipeline.bundle.compose import compose
 from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
@@ -49,9 +50,20 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 shutil.copyfile(source, folder / f"{name}.nii.gz")
     for name in ("dicom_folder", "study", "series"):
         ct(folder / name)
+    _accepted_cases(folder / "liver_pipeline_app", folder / "mine")
     _with_weights(folder / "weights" / "default-1", "cascade")
     _with_weights(folder / "runs" / "r34", "resnet34_unet")
     return folder
+
+
+def _accepted_cases(work: Path, data: Path) -> None:
+    """Write the folder of an app whose cases are done, and accepted."""
+    cases = CaseFolder(work)
+    for scan in (data / "images").iterdir():
+        case = cases.create(scan.name, "default")
+        shutil.copyfile(scan, cases.folder(case, "scan") / "scan-00001.nii.gz")
+        shutil.copyfile(data / "labels" / scan.name, cases.result(case, ".nii.gz"))
+        cases.amend(case, state=ENDED, verdict="accept")
 
 
 def _with_weights(run: Path, network: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from liver_pipeline.app.data_folder import DataFolder
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
@@ -28,6 +29,8 @@ class NoSuchCase(KeyError):
 class CaseFolder:
     """Cases below one folder: ``uploads/<id>`` is one's own, ``masks`` is the output of a folder run over all of them.
 
+    ``training`` is the data set that was made of them last, if one was.
+
     Only the process that serves the app writes notes, only its worker writes masks. Both folders are private (0700).
 
     Args:
@@ -35,17 +38,14 @@ class CaseFolder:
         data: Scans below it can be named instead of being uploaded; None allows no path.
     """
 
-    def __init__(self, work: Path, data: Path | None = None) -> None:
-        self.uploads, self.masks = work / "uploads", work / "masks"
-        self.data = None if data is None else data.resolve()
+    def __init__(self, work: Path, data: DataFolder | None = None) -> None:
+        self.uploads, self.masks, self.training = work / "uploads", work / "masks", work / "training"
+        self.data = data
         self._lock = RLock()
         self.results = RLock()  # held by whoever writes or deletes results in this process
         for folder in (work, self.uploads, self.masks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-        for case in self.ids():  # uploads that a closed tab or a kill left half done
-            if self.note(case).get("state") == UPLOADING:
-                shutil.rmtree(self.uploads / case)
 
     def ids(self) -> list[str]:
         """Return all cases, the oldest first."""
@@ -57,14 +57,31 @@ class CaseFolder:
 
         Raises:
             ValueError: If there is no such path below the data folder.
+            OSError: If it cannot be written; nothing is left of the case.
         """
         if source is not None:
             self._below_data(source)
         case = secrets.token_hex(8)
         (self.uploads / case).mkdir(mode=0o700)
         note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}
-        write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
+        try:
+            write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
+        except OSError:
+            shutil.rmtree(self.uploads / case)
+            raise
         return case
+
+    def drop_abandoned(self, seconds: float) -> None:
+        """Delete the cases whose files did not all come, and of which nothing has come for so long: a tab was closed.
+
+        Args:
+            seconds: Since the last byte.
+        """
+        for folder in self.uploads.iterdir():
+            if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING:
+                last = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+                if time.time() - last >= seconds:
+                    shutil.rmtree(folder)
 
     def note(self, case: str) -> dict[str, Any]:
         """Return what is noted of a case.
@@ -111,10 +128,7 @@ class CaseFolder:
     def _below_data(self, source: str) -> Path:
         if self.data is None:
             raise ValueError("the app was started without --data, so that no path can be named")
-        path = (self.data / source).resolve()
-        if path == self.data or not path.is_relative_to(self.data) or not path.exists():
-            raise ValueError("there is no such scan below the data folder")
-        return path
+        return self.data.find(source)
 
     def result(self, case: str, ending: str) -> Path:
         """Return where a result of a case lies, by what stands behind its name; NoSuchCase if there is no case."""
@@ -187,6 +201,8 @@ class CaseFolder:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""
         with self.results:
             self.remove_results(case)
+            for path in self.training.glob(f"*/{case}.*"):
+                path.unlink()
             shutil.rmtree(self.uploads / case)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from liver_pipeline.app.cases import EDITED, CaseFolder, json_or_nothing
@@ -14,6 +15,7 @@ from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.files import DISK_FULL, plain, write_json
+from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
 
@@ -102,23 +104,35 @@ def measured(cases: CaseFolder, case: str) -> None:
     Raises:
         NoSuchCase: If there is no such case.
         IntakeError: If the scan or a mask cannot be used any more.
-        ValueError: If the scan is gone.
         OSError: If something cannot be written.
     """
     with cases.results:
         page, mask = (cases.result(case, f"{EDITED}{ending}") for ending in (".html", ".nii.gz"))
         if not mask.exists() or page.exists():
             return
-        scan = cases.scan(case)
-        if scan is None:
-            raise ValueError("the scan is not there any more")
-        reader = _reader(json_or_nothing(cases.result(case, ".json")))
+        scan = scan_of(cases, case)
+        reader = reader_of(json_or_nothing(cases.result(case, ".json")))
         table = describe(mask, scan, reader=reader)
         write_json(cases.result(case, f"{EDITED}.description.json"), plain(table))
         score_and_draw(mask, scan, cases.reference(case), reader, original=cases.result(case, ".nii.gz"))
 
 
-def _reader(record: dict[str, Any]) -> ScanReader:
+def scan_of(cases: CaseFolder, case: str) -> Path:
+    """Return the scan of a case that has a mask.
+
+    Raises:
+        IntakeError: NOT_FOUND if it is gone.
+    """
+    try:
+        scan = cases.scan(case)
+    except ValueError:  # it was named by path
+        scan = None
+    if scan is None:
+        raise refuse(case, "NOT_FOUND", "the scan of the case is not there any more")
+    return scan
+
+
+def reader_of(record: dict[str, Any]) -> ScanReader:
     """Return how the scan was read when its mask was made."""
     told = record.get("config", {}).get("settings", {}).get("reader", {})
     return ScanReader(**{name: told[name] for name in ScanReader.__dataclass_fields__ if name in told})

@@ -11,10 +11,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from liver_pipeline.app.cases import CaseFolder
+from liver_pipeline.app.collection import collect_cases
 from liver_pipeline.app.corrections import measured, save_edit, take_back
 from liver_pipeline.app.edits import MAX_EDIT_BYTES, Edit
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.files import DISK_FULL
 
 _EDIT_BODY = {"required": True, "content": {"application/json": {"schema": Edit.model_json_schema()}}}
 
@@ -34,6 +36,22 @@ def add_edits(app: FastAPI, cases: CaseFolder, row: Callable[[str], dict[str, An
         await run_in_threadpool(save_edit, cases, case, edit)
         later.add_task(measure_later, case)
         return row(case)
+
+    @app.post("/api/training-set")
+    def make_training_set() -> dict[str, Any]:
+        """Make a data set of the cases that were corrected or accepted; it takes the place of an earlier one."""
+        try:
+            told = collect_cases(cases, cases.training)
+        except ValueError as reason:
+            raise Refusal(409, "NO_CASES", str(reason)) from None
+        except OSError as reason:
+            if reason.errno not in DISK_FULL:
+                raise
+            raise Refusal(
+                507, "DISK_FULL", "no space is left for the data set; the earlier one is still there"
+            ) from None
+        left_out = {case: why for case, why in told.items() if why}
+        return {"folder": str(cases.training.resolve()), "cases": len(told) - len(left_out), "left_out": left_out}
 
     @app.delete("/api/cases/{case}/edit")
     def take_edit_back(case: str) -> dict[str, Any]:

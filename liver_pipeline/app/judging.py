@@ -6,6 +6,7 @@ from pathlib import Path
 
 from liver_pipeline.evaluation.pairing import CaseError, Pair
 from liver_pipeline.evaluation.scoring import score_as_meant
+from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.reader import ScanReader
@@ -35,6 +36,7 @@ def score_and_draw(
             scores = {f"{region}_{name}": figures[region].get(name) for region in ("liver", "tumor")
                       for name in ("dice", "iou", "assd_area", "hd95_pooled")}  # fmt: skip
         except (IntakeError, CaseError) as reason:
-            scores, reference = {"error": f"the reference was not used: {reason.code}"}, None
+            why = reason if isinstance(reason, CaseError) else finding_of(reason)
+            scores, reference = {"error": f"The reference was not used ({why.code}): {why.detail}"}, None
         write_json(mask.with_name(f"{stem}.scores.json"), plain(scores))
     write_viewer_page(mask.with_name(f"{stem}.html"), scan, mask, reference, reader=reader, original=original)

@@ -20,15 +20,17 @@ from liver_pipeline.app.access import Guard
 from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder, NoSuchCase
 from liver_pipeline.app.downloads import DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download, downloads_of
 from liver_pipeline.app.edit_routes import add_edits, require_measured
-from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
+from liver_pipeline.app.runs import run_choices
+from liver_pipeline.app.uploads import MAX_CASES, NO_SPACE, Refusal, refuse_bomb, store
 from liver_pipeline.app.worker import Supervisor
-from liver_pipeline.bundle.shipped import shipped
-from liver_pipeline.io.files import printable
+from liver_pipeline.io.files import DISK_FULL, printable
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
 ASSETS = {
-    "app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript", "correct.js": "text/javascript",
+    "app.html": "text/html", "app.css": "text/css", "app.js": "text/javascript", "archive.js": "text/javascript",
+    "correct.js": "text/javascript",
 }  # fmt: skip
+ABANDONED_SECONDS = 3600.0  # without a byte: whoever sent it has gone
 CASE_COLUMNS = (
     "id", "name", "run", "state", "code", "liver_ml", "tumor_ml", "lesions", "largest_mm", "burden", "quality", "flags",
     "edited", "verdict", "note",
@@ -68,18 +70,11 @@ def make_app(
     )
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(NoSuchCase, _unknown)
+    app.add_exception_handler(OSError, _unwritten)
     _add_pages(app)
     _add_cases(app, cases, supervisor, lambda: run_choices(runs))
     _add_results(app, cases)
     return Guard(app, token, hosts, cookie)
-
-
-def run_choices(runs: Path | None) -> dict[str, str]:
-    """Return the runs that can be chosen: name to what ``load_segmenter`` takes, the default first."""
-    found = {name: name for name in ("default",) if any(key.startswith(f"{name}@") for key in shipped())}
-    for weights in sorted(runs.glob("*/models/model.pt")) if runs is not None else ():
-        found[weights.parents[1].name] = str(weights.parents[1].resolve())
-    return found
 
 
 async def _refused(_: Request, reason: Exception) -> Response:
@@ -89,6 +84,13 @@ async def _refused(_: Request, reason: Exception) -> Response:
 
 async def _unknown(_: Request, __: Exception) -> Response:
     return JSONResponse({"code": "NOT_FOUND", "detail": "there is no such case"}, 404)
+
+
+async def _unwritten(_: Request, reason: Exception) -> Response:
+    """Say that the disk is full; whatever else goes wrong with files is a fault of the app."""
+    if not isinstance(reason, OSError) or reason.errno not in DISK_FULL:
+        raise reason
+    return JSONResponse({"code": "DISK_FULL", "detail": NO_SPACE}, 507)
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -132,6 +134,16 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
         """List the runs that can be chosen; the first is taken where none is named."""
         return list(choices())
 
+    @app.get("/api/data")
+    def look_at_data(path: Annotated[str, Query(max_length=1000)] = "") -> dict[str, Any]:
+        """List the folders and scans in a folder below --data; ``is_series`` says that the folder itself is a scan."""
+        if cases.data is None:
+            raise Refusal(404, "NO_DATA", "the app was started without --data")
+        try:
+            return cases.data.look(path)
+        except ValueError as reason:
+            raise Refusal(404, "NOT_FOUND", str(reason)) from None
+
     @app.get("/api/cases")
     def list_cases() -> list[dict[str, Any]]:
         """List all cases, the oldest first."""
@@ -145,23 +157,27 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
         ] = "",
         run: Annotated[str, Query(max_length=200)] = "",
         source: Annotated[str | None, Query(max_length=1000, description="a path below --data instead")] = None,
+        wait: Annotated[
+            bool, Query(description="for its start, although there is a scan: a reference follows")
+        ] = False,
     ) -> dict[str, Any]:
         """Make a case. With a scan as the request's body, or a source, it starts; else send files, then start it."""
         chosen = choices()
         if not chosen or (run and run not in chosen):
             raise Refusal(400, "NO_SUCH_RUN", f"the runs are {', '.join(chosen) or 'none'}")
+        cases.drop_abandoned(ABANDONED_SECONDS)
         if len(cases.ids()) >= MAX_CASES:
             raise Refusal(413, "TOO_MANY_CASES", f"the app holds {MAX_CASES} cases; delete some")
         try:
             case = cases.create(printable(name) or source or "scan", chosen[run or next(iter(chosen))], source)
-        except (ValueError, OSError) as reason:
+        except ValueError as reason:
             raise Refusal(400, "NOT_FOUND", str(reason)) from None
         try:
             size = await store(cases.folder(case, "scan"), name or "scan", request.stream(), _length(request))
             if size == 0 and source is None:
                 for path in cases.folder(case, "scan").iterdir():
                     path.unlink()
-            return start(case) if size or source is not None else row(case)
+            return start(case) if (size or source is not None) and not wait else row(case)
         except Refusal:
             cases.delete(case)
             raise

@@ -16,6 +16,7 @@ MAX_BYTES_A_CASE = 4 << 30
 MAX_UNPACKED = 8 << 30  # of a zip
 MAX_FILES_A_CASE = 20_000  # slices of a study
 MAX_CASES = 10_000
+NO_SPACE = "no space is left on the disk of the app; free some, then try again"
 PAIRS = (".mhd", ".raw", ".zraw", ".nhdr", ".hdr", ".img", ".gz")  # one file names the other
 
 
@@ -96,7 +97,7 @@ async def store(folder: Path, name: str, chunks: AsyncIterator[bytes], announced
     except OSError as reason:
         if reason.errno not in DISK_FULL:
             raise
-        raise Refusal(507, "DISK_FULL", "no space is left for uploads; free some and send it again") from None
+        raise Refusal(507, "DISK_FULL", NO_SPACE) from None
     return size
 
 

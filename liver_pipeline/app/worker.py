@@ -20,9 +20,11 @@ from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.ledger import LEDGER, Ledger
 
-STAGES = {  # how much is done when one begins and when it ends, in per cent
-    "beginning": (0, 0), "loading the network": (0, 10), "reading": (10, 20), "segmenting": (20, 80),
-    "measuring and writing": (80, 92), "drawing the page": (92, 100),
+STAGES = {  # of a case, in their order: what people are told, and how much is done at its end, in per cent
+    "start": ("starting", 0), "load": ("loading the network", 10), "read": ("reading", 14),
+    "preprocess": ("reading", 15), "network": ("segmenting", 66), "postprocess": ("cleaning the mask", 68),
+    "quality": ("judging the mask", 70), "write": ("writing the mask", 72), "describe": ("measuring", 76),
+    "dicom": ("making DICOM results", 90), "page": ("drawing the page", 100),
 }  # fmt: skip
 
 
@@ -47,7 +49,7 @@ class Supervisor:
         self._queue = deque(cases.unfinished())
         self._changed = Condition()
         self._current: str | None = None
-        self._stage, self._share = "beginning", 0.0
+        self._stage, self._share = "start", 0.0
         self._unwritten: dict[str, Finding] = {}  # why the end of a case could not be noted
         self._stopped = self._cancelled = False
         self._process: Any = None
@@ -84,10 +86,13 @@ class Supervisor:
             for place, case in enumerate(self._queue, 1 if self._current else 0):
                 told[case] = {"state": "waiting", "stage": f"{place} before it", "percent": 0}
             if self._current:
-                begin, end = STAGES[self._stage]
-                percent = int(begin + (end - begin) * self._share)
-                told[self._current] = {"state": "running", "stage": self._stage, "percent": percent}
+                told[self._current] = {"state": "running", **self._progress()}
             return told
+
+    def _progress(self) -> dict[str, Any]:
+        place = list(STAGES).index(self._stage)
+        (_, begin), (text, end) = [("", 0), *STAGES.values()][place : place + 2]
+        return {"stage": text, "percent": int(begin + (end - begin) * self._share)}
 
     def stop(self) -> None:
         """End the worker; what it was at will be taken up by the next start."""
@@ -108,7 +113,7 @@ class Supervisor:
                 if self._stopped:
                     return
                 case = self._queue.popleft()
-                self._current, self._stage, self._share, self._cancelled = case, "beginning", 0.0, False
+                self._current, self._stage, self._share, self._cancelled = case, "start", 0.0, False
             end = self._run_one(case)
             with self._changed:
                 self._note(case, end)
@@ -139,12 +144,13 @@ class Supervisor:
                 return CaseEnd(CANCELLED)
             if pipe.poll(0.2):
                 try:
-                    kind, *told = pipe.recv()
+                    told = pipe.recv()
                 except EOFError as reason:
                     return self._gone(reason)
-                if kind == "end":
-                    return CaseEnd(ENDED, *told)
-                self._stage, self._share = told
+                if isinstance(told, CaseEnd):
+                    return told
+                if told[0] in STAGES:
+                    self._stage, self._share = told
         return CaseEnd(STARTED)
 
     def _gone(self, reason: Exception) -> CaseEnd:
@@ -176,7 +182,8 @@ class Supervisor:
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
-        remove_temporary(self.cases.masks)
+        with self.cases.results:
+            remove_temporary(self.cases.masks)
 
     def _note(self, case: str, end: CaseEnd) -> None:
         try:
@@ -207,10 +214,10 @@ def work_through(pipe: Connection) -> None:
             return
         try:
             _segment(pipe, segmenters, case, run, scan, reference, masks)
-            pipe.send(("end",))
+            pipe.send(CaseEnd(ENDED))
         except Exception as reason:
             found = finding_of(reason)
-            pipe.send(("end", found.code, found.detail))
+            pipe.send(CaseEnd(ENDED, found.code, found.detail))
 
 
 def _segment(
@@ -228,7 +235,7 @@ def _segment(
     from liver_pipeline.prediction.segmenter import load_segmenter
 
     if run not in segmenters:
-        pipe.send(("stage", "loading the network", 0.0))
+        pipe.send(("load", 0.0))
         segmenters.clear()  # one network at a time
         segmenters[run] = load_segmenter(run)
     runner = segmenters[run].runner
@@ -239,12 +246,12 @@ def _segment(
     ).run()  # fmt: skip
     if done.failed:
         return
-    pipe.send(("stage", "drawing the page", 0.0))
+    pipe.send(("page", 0.0))
     score_and_draw(masks / f"{case}.nii.gz", scan, reference, runner.reader)
 
 
 class _Told:
-    """A runner that says which step it is at, and how far the network is."""
+    """A runner that says which stage of a case begins, and how far the network is."""
 
     def __init__(self, runner: Any, pipe: Connection) -> None:
         self._runner, self._pipe = runner, pipe
@@ -253,17 +260,14 @@ class _Told:
         return getattr(self._runner, name)
 
     def _say(self, stage: str, share: float = 0.0) -> None:
-        self._pipe.send(("stage", stage, share))
+        self._pipe.send((stage, share))
 
     def prepare(self, case: Any) -> None:
-        self._say("reading")
+        from liver_pipeline.prediction.provenance import Stages
+
+        case.stages = Stages(self._say)
         self._runner.prepare(case)
 
     def infer(self, case: Any) -> None:
-        self._say("segmenting")
-        with progress_to(partial(self._say, "segmenting")):
+        with progress_to(partial(self._say, "network")):
             self._runner.infer(case)
-
-    def clean(self, case: Any) -> None:
-        self._say("measuring and writing")
-        self._runner.clean(case)

@@ -12,6 +12,13 @@ import webbrowser
 from pathlib import Path
 
 from liver_pipeline.io.locks import lock_file
+from liver_pipeline.io.screen import say
+
+EVERY_HOST = ("0.0.0.0", "::")  # noqa: S104
+OPEN_TO_OTHERS = (
+    "Other machines can reach it, and nothing is encrypted: scans and the address can be read on the way. Use it on a "
+    "network that you trust, or behind a proxy with TLS; over SSH it works without --host."
+)
 
 
 def run_app(
@@ -40,6 +47,7 @@ def run_app(
 
     from liver_pipeline.app.access import LOOPBACK
     from liver_pipeline.app.cases import CaseFolder
+    from liver_pipeline.app.data_folder import DataFolder
     from liver_pipeline.app.server import make_app
     from liver_pipeline.app.worker import Supervisor
 
@@ -54,16 +62,18 @@ def run_app(
         listening = stack.enter_context(_bound(host, port))
         port = listening.getsockname()[1]
         os.umask(0o077)  # what is uploaded is for its owner alone
-        cases = CaseFolder(work, None if data is None else Path(data))
+        cases = CaseFolder(work, None if data is None else DataFolder(Path(data)))
+        cases.drop_abandoned(0.0)  # nobody sends any more what was being sent when the last app ended
         token = secrets.token_urlsafe(24)
-        hosts = [*LOOPBACK, *(() if host in LOOPBACK else _names_of(host))]
+        hosts = [*LOOPBACK, *_names_of(host)]  # nobody else's name leads to loopback: a tunnel's end is let in
         app = make_app(
             cases, Supervisor(cases), token=token, hosts=hosts, cookie=f"liver-pipeline-{port}",
             runs=None if runs is None else Path(runs),
         )  # fmt: skip
-        address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/?token={token}"  # noqa: S104
-        sys.stdout.write(f"open {address}\nIt lets in whoever has this address. Ctrl-C ends it.\n")
-        sys.stdout.flush()
+        address = f"http://{'127.0.0.1' if host in EVERY_HOST else host}:{port}/?token={token}"
+        say(f"open {address}\nIt lets in whoever has this address. Ctrl-C ends it.")
+        if host not in LOOPBACK:
+            say(OPEN_TO_OTHERS)
         if browser:
             threading.Timer(1.0, _open_browser, [address]).start()
         config = uvicorn.Config(
@@ -89,13 +99,19 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _names_of(host: str) -> list[str]:
-    """Return the names under which this machine may be asked for, once other machines are let in."""
-    names = [f"[{host}]" if ":" in host else host, socket.gethostname(), socket.getfqdn()]
+    """Return the names under which other machines may ask for this one: the given one, or with 0.0.0.0 all it has."""
+    if host not in EVERY_HOST:
+        return [f"[{host}]" if ":" in host else host]
+    names = [socket.gethostname(), socket.getfqdn()]
     with contextlib.suppress(OSError):
         names += [str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)]
-    return names
+    return [f"[{name}]" if ":" in name else name for name in names]
 
 
 def _open_browser(address: str) -> None:
+    """Open the page, where there is a browser and a screen for it; else the printed address is all there is."""
+    screen = sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")))
     with contextlib.suppress(webbrowser.Error):
-        webbrowser.open(address)  # without a display or a browser the printed address is all there is
+        if screen and webbrowser.open(address):  # without one it would be a browser of text, in this terminal
+            return
+    say("No browser can be opened here: open the address in yours. From another machine: docs/how-to/app.md")

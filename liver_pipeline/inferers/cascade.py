@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Preprocessing = Callable[[dict[str, Any]], Mapping[Any, Any]]
 StageInferer = Callable[[torch.Tensor, Network], MetaTensor]
 
-LIVER_SHARE = 0.3  # of the work, as the first network's progress is told
+LIVER_SHARE = 0.15  # of the work, as the first network's progress is told
 
 
 class CascadeInferer(Inferer):

@@ -8,7 +8,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -121,9 +121,13 @@ class Stages:
 
     Memory is the resident size of the whole process, sampled every 20 ms while a stage runs: stages of neighbouring
     cases overlap in time and show in each other's figures.
+
+    Args:
+        began: Called with the name of each stage when it begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, began: Callable[[str], None] = lambda name: None) -> None:
+        self._began = began
         self.seconds: dict[str, float] = {}
         self.peak_mb: dict[str, float] = {}
         self._running: dict[str, tuple[float, _Peak]] = {}
@@ -131,6 +135,7 @@ class Stages:
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time the block as stage ``name``; a stage that runs twice is added up."""
+        self._began(name)
         started, memory = time.perf_counter(), _Peak()
         self._running[name] = started, memory
         try:

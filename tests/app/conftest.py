@@ -86,10 +86,11 @@ def finished(app: RunningApp, case: str, seconds: float = 60) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run ``threshold``: a network of one voxel; ``fine`` has a finer grid, and so more windows."""
+    """Runs whose networks see one voxel: ``threshold``, ``fine`` on a finer grid, the 2D one ``deeper/flat``."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, spacing_mm in (("threshold", 8.0), ("fine", 2.5)):
-        threshold_run(folder / name, liver_from=LIVER_FROM, tumor_from=TUMOR_FROM, spacing_mm=spacing_mm)
+    for name, spacing_mm in (("threshold", 8.0), ("fine", 2.5), ("deeper/flat", 8.0)):
+        values = {"liver_from": LIVER_FROM, "tumor_from": TUMOR_FROM, "spacing_mm": spacing_mm}
+        threshold_run(folder / name, **values, slicewise=name == "deeper/flat")
     return folder
 
 

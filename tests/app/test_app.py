@@ -24,6 +24,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from liver_pipeline.app import uploads
+from liver_pipeline.app.runs import run_choices
 from liver_pipeline.app.uploads import Refusal, refuse_bomb, store, stored_name
 from liver_pipeline.commands.app import run_app
 from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
@@ -31,7 +32,7 @@ from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
 
 def test_a_case_from_upload_to_mask_figures_page_verdict_and_away(app: RunningApp, scans: Path) -> None:
     status, runs = ask(app, "GET", "/api/runs")
-    assert status == 200 and "threshold" in runs
+    assert status == 200 and {"threshold", "fine", "deeper/flat"} <= set(runs)
     status, row = ask(app, "POST", f"/api/cases?name=Doe&{RUN}")
     assert (status, row["state"]) == (201, "uploading")
     at = f"/api/cases/{row['id']}"
@@ -81,6 +82,29 @@ def test_a_reference_on_another_grid_costs_the_scores_alone(app: RunningApp, sca
     assert row["state"] == "done" and row["lesions"] == 2 and "LABEL_GRID_MISMATCH" in row["scores"]["error"]
 
 
+def test_a_2d_run_from_deeper_below_makes_the_same_mask(app: RunningApp, scans: Path) -> None:
+    content = (scans / "Roe.nii.gz").read_bytes()
+    masks = []
+    for run in ("threshold", "deeper/flat"):
+        row = finished(app, ask(app, "POST", f"/api/cases?name=a.nii.gz&run={run}", content)[1]["id"])
+        assert row["state"] == "done", row
+        masks.append(
+            nib.Nifti1Image.from_bytes(gzip.decompress(ask(app, "GET", f"/api/cases/{row['id']}/mask.nii.gz")[1]))
+        )
+    np.testing.assert_array_equal(masks[0].dataobj, masks[1].dataobj)
+    assert ask(app, "POST", "/api/cases?run=../elsewhere")[1]["code"] == "NO_SUCH_RUN"
+
+
+def test_runs_are_found_below_and_parts_of_a_run_are_none(tmp_path: Path) -> None:
+    for name in ("a", "a/liver", "b/c", "folds/fold0", "folds/fold1", "half/fold0", ".hidden"):
+        (tmp_path / name / "models").mkdir(parents=True)
+        (tmp_path / name / "models" / "model.pt").touch()
+    for name in ("half/fold1/configs", "begun/configs"):
+        (tmp_path / name).mkdir(parents=True)
+    assert list(run_choices(tmp_path))[1:] == ["a", "b/c", "folds", "half/fold0"]
+    assert list(run_choices(None)) == ["default"]
+
+
 def test_nobody_gets_in_without_token_name_and_origin(app: RunningApp) -> None:
     port = urlsplit(app.address).port
     for path in ("/", "/api/cases", "/openapi.json", "/app.js"):
@@ -111,6 +135,7 @@ def test_paths_lead_nowhere_else(app: RunningApp) -> None:
         assert ask(app, "GET", path)[0] in (404, 405, 422)
         assert ask(app, "DELETE", path)[0] in (404, 405, 422)
     assert ask(app, "POST", f"/api/cases?source=/etc/passwd&{RUN}")[0] == 400
+    assert ask(app, "GET", "/api/data")[1]["code"] == "NO_DATA"
     assert [path.name for path in (app.work / "uploads" / case / "scan").iterdir()] == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,12 @@ DROP = """([name, base64]) => {
 }"""
 
 
+def assert_liver_is_on_the_left(panel: Any) -> None:
+    seen = np.asarray(Image.open(io.BytesIO(panel.screenshot())).convert("RGB"), dtype=int)[32:]
+    orange = np.nonzero((seen[..., 0] - seen[..., 2]) > 40)
+    assert orange[0].size > 200 and orange[1].mean() < 0.45 * seen.shape[1]
+
+
 def test_drop_wait_see_go_back_and_a_second_one(app: RunningApp, scans: Path) -> None:
     from tests.browser import browser_page
 
@@ -37,10 +44,7 @@ def test_drop_wait_see_go_back_and_a_second_one(app: RunningApp, scans: Path) ->
         view = page.frame_locator("#view")
         view.locator("body[data-ready]").wait_for()
         assert view.locator(".panel h2 b").all_inner_texts() == ["Scan", "Reference", "Mask"]
-        png = view.locator(".panel").nth(2).screenshot()
-        seen = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)[32:]
-        orange = np.nonzero((seen[..., 0] - seen[..., 2]) > 40)
-        assert orange[0].size > 200 and orange[1].mean() < 0.45 * seen.shape[1]  # the liver is on the left
+        assert_liver_is_on_the_left(view.locator(".panel:visible").nth(2))
         assert "liver: Dice 1.000, IoU 1.000" in page.inner_text("#scores")
         page.select_option("#verdict", "accept")
         page.click("#save")
@@ -56,16 +60,29 @@ def test_drop_wait_see_go_back_and_a_second_one(app: RunningApp, scans: Path) ->
         page.wait_for_selector("#name:has-text('Doe')")
 
 
-def test_a_broken_scan_says_so_and_a_phone_shows_all_of_it(app: RunningApp, tmp_path: Path) -> None:
+def test_a_phone_shows_all_of_a_mask_with_webgl_and_says_what_is_wrong_with_a_broken_scan(
+    app: RunningApp, scans: Path, tmp_path: Path
+) -> None:
     from tests.browser import browser_page
 
     (tmp_path / "broken.nii.gz").write_bytes(b"no scan at all")
-    with browser_page(webgl=False, viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+    with browser_page(webgl=True, viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+
+        def nothing_sticks_out() -> bool:
+            wide = "document.documentElement.scrollWidth"
+            return all(frame.evaluate(wide) <= 390 for frame in page.frames)
+
         page.goto(app.link)
         page.wait_for_selector("#run option[value=threshold]", state="attached")
         page.select_option("#run", "threshold")
-        page.set_input_files("#files", tmp_path / "broken.nii.gz")
+        page.set_input_files("#files", [tmp_path / "broken.nii.gz", scans / "Roe.nii.gz"])
         page.click("#cases tbody tr:has-text('broken')")
         page.wait_for_selector("#state.bad")
-        assert page.inner_text("#state").partition(":")[0] in CODES
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.inner_text("#state").partition(":")[0] in CODES and nothing_sticks_out()
+        page.click("#back")
+        assert nothing_sticks_out()
+        page.click("#cases tbody tr:has-text('Roe'):has-text('done')")
+        view = page.frame_locator("#view")
+        view.locator("body[data-ready]").wait_for()
+        assert_liver_is_on_the_left(view.locator(".panel:visible").nth(1))
+        assert nothing_sticks_out()

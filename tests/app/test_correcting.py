@@ -153,6 +153,15 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
 
         page.on("dialog", lambda dialog: dialog.accept())
         measured(app, doe)
+        page.click("#back")
+        page.click("#collect")
+        page.wait_for_selector("#collected:visible")
+        assert "1 corrected or accepted case is ready" in page.inner_text("#collected")
+        taken = app.work / "training" / "labels" / f"{doe}.nii.gz"
+        assert f'dataset_dir="{(app.work / "training").resolve()}"' in page.inner_text("#collected code")
+        np.testing.assert_array_equal(np.asarray(nib.load(taken).dataobj), expected)
+        page.click("#cases tbody tr:has-text('yes')")
+        view.locator("#correct").wait_for()
         page.reload()
         view.locator("#correct").wait_for()
         assert view.locator(".panel:visible h2 b").all_inner_texts() == ["Scan", "Before", "Corrected"]
@@ -170,6 +179,7 @@ def test_programs_are_told_what_an_edit_is_and_what_is_wrong_with_theirs(app: Ru
     assert ask(app, "PUT", f"/api/cases/{doe}/edit", bytes(33 << 20))[1]["code"] == "TOO_LARGE"
     assert ask(app, "PUT", f"/api/cases/{'0' * 16}/edit", "{}")[0] == 404
     assert ask(app, "DELETE", f"/api/cases/{doe}/edit")[1]["code"] == "NOT_FOUND"
+    assert ask(app, "POST", "/api/training-set")[1]["code"] == "NO_CASES"
 
 
 @pytest.mark.browser

@@ -15,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from liver_pipeline.app import corrections
-from liver_pipeline.app.cases import CaseFolder, NoSuchCase
+from liver_pipeline.app import collection, corrections
+from liver_pipeline.app.cases import EDITED, CaseFolder, NoSuchCase
+from liver_pipeline.app.collection import collect_cases
 from liver_pipeline.app.corrections import save_edit, take_back
 from liver_pipeline.app.edits import Edit, changes, lay_on
 from liver_pipeline.app.uploads import Refusal
+from liver_pipeline.commands.collect import collect
+from liver_pipeline.data import folder_cases
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
 from liver_pipeline.reports import viewer_volumes
@@ -221,11 +224,70 @@ def test_a_full_disk_leaves_the_earlier_correction(
     save_edit(cases, case, spot(file_sha256(cases.result(case, ".nii.gz")), 2))
     files = {path.name: path.read_bytes() for path in cases.masks.iterdir()}
 
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
     monkeypatch.setattr(corrections, "write_json", full)  # the last thing before the mask takes its place
     with pytest.raises(Refusal) as refused:
         save_edit(cases, case, spot(file_sha256(cases.result(case, ".edited.nii.gz")), 0))
     assert refused.value.code == "DISK_FULL"
     assert {path.name: path.read_bytes() for path in cases.masks.iterdir()} == files
+
+
+def test_corrected_and_accepted_cases_are_a_data_set_rejected_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[3:9, 3:8, 2:7] = 1
+    affine = np.diag([-2.0, -2.0, 2.0, 1.0])
+    ids = [a_case(tmp_path, affine, labels)[1] for _ in range(5)]
+    cases = CaseFolder(tmp_path / "work")
+    with pytest.raises(ValueError, match="none was corrected"):
+        collect_cases(cases, cases.training)
+    edited, accepted, series, gone, rejected = ids
+    for case in (edited, rejected):
+        save_edit(cases, case, spot(file_sha256(cases.result(case, ".nii.gz")), 2))
+    for case, verdict in {accepted: "accept", series: "accept", gone: "accept", rejected: "reject"}.items():
+        cases.amend(case, verdict=verdict)
+    volume = cases.folder(series, "scan")
+    (volume / "scan-00001.nii.gz").rename(volume / "a file without a suffix")
+    (cases.folder(gone, "scan") / "scan-00001.nii.gz").unlink()
+
+    told = collect_cases(cases, cases.training)
+    assert {case for case, why in told.items() if not why} == {edited, accepted, series}
+    assert set(told) == {edited, accepted, series, gone} and "NOT_FOUND" in told[gone]
+    found = {case["case"]: case for case in folder_cases(cases.training)}
+    assert set(found) == {edited, accepted, series}
+    assert found[edited]["patient"] == edited[:16]  # no record of the scan's hash: a patient of its own
+    for case, kind in ((edited, EDITED), (accepted, ""), (series, "")):
+        assert Path(found[case]["label"]).read_bytes() == cases.result(case, f"{kind}.nii.gz").read_bytes()
+        given, taken = (
+            nib.load(path) for path in (next(cases.folder(accepted, "scan").iterdir()), found[case]["image"])
+        )
+        np.testing.assert_array_equal(np.asarray(taken.dataobj), np.asarray(given.dataobj))  # all hold the same
+        np.testing.assert_allclose(taken.affine, given.affine)
+
+    before = sorted(path.name for path in cases.training.rglob("*"))
+    cases.amend(edited, verdict="reject")
+    monkeypatch.setattr(collection, "_link", full)
+    with pytest.raises(OSError, match="full"):
+        collect_cases(cases, cases.training)
+    assert sorted(path.name for path in cases.training.rglob("*")) == before
+    cases.delete(accepted)
+    assert not list(cases.training.rglob(f"{accepted}*")) and len(folder_cases(cases.training)) == 2
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "full")
+
+
+def test_scans_that_are_the_same_are_one_patient(tmp_path: Path) -> None:
+    labels = np.ones(SHAPE, dtype=np.uint8)
+    cases = CaseFolder(tmp_path / "work")
+    for scan in ("a" * 64, "a" * 64, "b" * 64):
+        case = a_case(tmp_path, np.eye(4) * 2, labels)[1]
+        cases.result(case, ".json").write_text(json.dumps({"input": {"sha256": scan}}))
+        cases.amend(case, verdict="accept")
+    collect(tmp_path / "work", tmp_path / "set")
+    assert sorted(case["patient"] for case in folder_cases(tmp_path / "set")) == ["a" * 16, "a" * 16, "b" * 16]
+    with pytest.raises(FileExistsError, match="name a new folder"):
+        collect(tmp_path / "work", tmp_path / "set")
+    with pytest.raises(FileNotFoundError, match="no app has worked"):
+        collect(tmp_path, tmp_path / "other")

@@ -57,31 +57,42 @@ function groupsOf(files) {
   return [...groups.entries()].map(([key, members]) => ({ name: key.replace(/\/$/, "").split("/").pop() || "DICOM series", members }));
 }
 
-async function sendAll(files) {
-  const groups = groupsOf(files);
-  const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
-  let sent = 0;
-  const bar = byId("sending");
-  bar.hidden = false;
+const titleOf = (name) => name.replace(/\.(nii\.gz|nii|zip|nrrd|mha|mgz|mgh)$/i, "");
+const sending = new Set();  // cases whose files are on their way
+
+// Make a case, send what belongs to it, then the reference, and start it; what goes wrong leaves nothing of it.
+async function withCase(values, send) {
+  const { id } = await api(`api/cases?${new URLSearchParams({ run: byId("run").value, ...values })}`, { method: "POST" });
+  sending.add(id);
   try {
-    for (const { name, members } of groups) {
-      const title = name.replace(/\.(nii\.gz|nii|zip|nrrd|mha|mgz|mgh)$/i, "");
-      const { id } = await api(`api/cases?name=${encodeURIComponent(title)}&run=${encodeURIComponent(byId("run").value)}`, { method: "POST" });
-      try {
+    await send(id);
+    if (reference) await api(`api/cases/${id}/reference/${encodeURIComponent(reference.name)}`, { method: "PUT", body: reference });
+    await api(`api/cases/${id}/start`, { method: "POST" });
+  } catch (error) {
+    await api(`api/cases/${id}`, { method: "DELETE" }).catch(() => null);
+    throw error;
+  } finally {
+    sending.delete(id);
+  }
+  takeReference(null);
+}
+
+async function sendAll(files) {
+  const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
+  const bar = byId("sending");
+  let sent = 0;
+  byId("sending-line").hidden = false;
+  try {
+    for (const { name, members } of groupsOf(files)) {
+      await withCase({ name: titleOf(name) }, async (id) => {
         for (const { file } of members) {
           await api(`api/cases/${id}/scan/${encodeURIComponent(file.name)}`, { method: "PUT", body: file });
           bar.value = (sent += file.size) / (bytes || 1);
         }
-        if (reference) await api(`api/cases/${id}/reference/${encodeURIComponent(reference.name)}`, { method: "PUT", body: reference });
-        await api(`api/cases/${id}/start`, { method: "POST" });
-      } catch (error) {
-        await api(`api/cases/${id}`, { method: "DELETE" }).catch(() => null);
-        throw error;
-      }
-      takeReference(null);
+      });
     }
   } finally {
-    bar.hidden = true;
+    byId("sending-line").hidden = true;
     bar.value = 0;
     await refresh();
   }
@@ -90,6 +101,7 @@ async function sendAll(files) {
 function takeReference(file) {
   reference = file;
   byId("reference-name").textContent = file ? file.name : "";
+  byId("no-reference").hidden = !file;
   byId("reference").value = "";
 }
 
@@ -119,12 +131,13 @@ const listed = (input) => [...input.files].filter((file) => !file.name.startsWit
 
 const shown = {
   liver_ml: (value) => value?.toFixed(0), largest_mm: (value) => value?.toFixed(1), burden: (value) => value === undefined || value === null ? null : (100 * value).toFixed(1),
-  flags: (value) => value?.join(" "), edited: (value) => (value ? "yes" : null),
+  flags: (value) => value?.join(" "), edited: (value) => (value ? "yes" : "–"),
 };
 
 function stateOf(row) {
-  if (row.state === "failed") return row.code;
-  return row.percent === null ? row.state : `${row.state} ${row.percent} %`;
+  if (row.state === "failed") return `failed: ${row.code}`;
+  if (row.state === "uploading") return "being sent";
+  return row.state === "running" ? `${row.stage}, ${row.percent} %` : row.state;
 }
 
 function table() {
@@ -153,6 +166,7 @@ function table() {
     return line;
   }));
   byId("none").hidden = cases.length > 0;
+  byId("collect").hidden = !cases.some((row) => row.state === "done");
 }
 
 function heads() {
@@ -188,7 +202,7 @@ function show() {
   byId("name").textContent = row.name;
   const busy = ["waiting", "running"].includes(row.state);
   const done = row.state === "done";
-  byId("state").textContent = row.state === "failed" ? `${row.code}: ${row.detail}` : busy ? `${row.state}: ${row.stage}` : row.state;
+  byId("state").textContent = toldOf(row);
   byId("state").className = row.state === "failed" ? "bad" : "soft";
   byId("state").hidden = done;
   byId("progress").hidden = !busy;
@@ -216,6 +230,14 @@ function show() {
   byId("no-dicom").hidden = !row.no_dicom;
   if (row.no_dicom) byId("no-dicom").textContent = `No DICOM results could be made (${row.no_dicom.code}): ${row.no_dicom.detail}. The mask is not concerned.`;
   if (done) byId("scores").textContent = scoresOf(row.scores);
+}
+
+function toldOf(row) {
+  if (row.state === "failed") return `${row.code}: ${row.detail}`;
+  if (row.state === "waiting") return `waiting: ${row.stage}`;
+  if (row.state === "uploading") return "Not all of its files have come. If no other page is sending them, delete the case and send it again.";
+  if (row.state === "cancelled") return "Cancelled; nothing was kept but the scan.";
+  return stateOf(row);
 }
 
 function scoresOf(scores) {
@@ -261,6 +283,7 @@ function listen() {
       await sendAll(files);
     }));
   }
+  byId("no-reference").addEventListener("click", () => takeReference(null));
   byId("reference").addEventListener("change", () => takeReference(byId("reference").files[0] ?? null));
   window.addEventListener("hashchange", () => {
     if (!mayLeave()) return;
@@ -287,11 +310,21 @@ function listen() {
   }));
 }
 
+// A page that is closed while it sends takes its cases along.
+function listenToLeaving() {
+  window.addEventListener("beforeunload", (event) => { if (sending.size) event.preventDefault(); });
+  window.addEventListener("pagehide", () => {
+    for (const id of sending) fetch(`api/cases/${id}`, { method: "DELETE", keepalive: true });
+  });
+}
+
 async function start() {
   heads();
   listen();
+  listenToLeaving();
   listenToDrawing();
   for (const run of await api("api/runs")) byId("run").append(new Option(run, run));
+  await offerArchive();
   await refresh();
 }
 start().catch((error) => say(error.message));

@@ -69,6 +69,14 @@ function listenToDrawing() {
 
   window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
 
+  byId("collect").addEventListener("click", guarded(async () => {
+    const { folder, cases: count, left_out: left } = await api("api/training-set", { method: "POST" });
+    const command = Object.assign(document.createElement("code"), { textContent: `liver-pipeline train runs/next --from default --data folder dataset_dir="${folder}"` });
+    const missing = Object.entries(left).map(([id, why]) => ` ${cases.find((row) => row.id === id)?.name ?? id} is left out (${why}).`).join("");
+    byId("collected").replaceChildren(`${count} corrected or accepted ${count === 1 ? "case is" : "cases are"} ready; rejected ones are left out.${missing} To train on them: `, command);
+    byId("collected").hidden = false;
+  }));
+
   byId("take-back").addEventListener("click", guarded(async () => {
     if (!confirm("Delete the correction? The network's mask is the case's mask again.")) return;
     await api(`api/cases/${frame().dataset.id}/edit`, { method: "DELETE" });
