@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pytest
 
 import liver_pipeline as lp
-from liver_pipeline.io.probabilities import LEVELS
+from liver_pipeline.io.probabilities import LEVELS, read_probabilities
+from liver_pipeline.visualize import contours
 from liver_pipeline.visualize.contours import contour_lines
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
@@ -63,12 +64,21 @@ def contours_of(page: Path) -> npt.NDArray[Any] | None:
 
 
 @pytest.mark.parametrize("network", ["unet3d", "cascade"])
-def test_a_page_has_contours_and_the_mask_is_the_same_to_the_byte(tmp_path: Path, network: str) -> None:
-    """Drawn from memory, without a file of probabilities, they are those that such a file gives."""
+def test_a_page_has_contours_and_the_mask_is_the_same_to_the_byte(
+    tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn from memory, without a file of probabilities, they are those that such a file gives.
+
+    A network of one epoch says about a third for each class, so the lines are put where its probabilities lie.
+    """
     data = make_phantoms(tmp_path / "data")
     values = {**BRIEF, **NETWORKS[network], "dataset_dir": str(data), "spacing": [12.0, 12.0, 19.0], "device": "cpu"}
     lp.train(tmp_path / "run", {"network": network}, overrides=values)
     scan = data / "volume-0.nii.gz"
+    lp.predict(tmp_path / "run", scan, tmp_path / "levels.nii.gz", overrides={"probabilities": True})
+    levels = read_probabilities(tmp_path / "levels.probabilities.nii.gz")["tumor"].array
+    low, high = np.quantile(levels[levels > 0], [0.3, 0.7]) / LEVELS
+    monkeypatch.setattr(contours, "PASSED", (float(low), float(high)))
     for name, overrides in (("plain", {}), ("seen", {"view": True}), ("kept", {"view": True, "probabilities": True})):
         lp.predict(tmp_path / "run", scan, tmp_path / f"{name}.nii.gz", overrides=overrides)
         lp.predict(tmp_path / "run", scan, tmp_path / name, overrides=overrides)
