@@ -106,6 +106,26 @@ overrides_argument = click.argument(
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
 
 
+def _label_values(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """Read --label-map as label_map=... is read."""
+    from liver_pipeline.bundle.checks import check_values
+    from liver_pipeline.bundle.entry import parse_overrides
+
+    if text is None:
+        return None
+    values = parse_overrides([f"label_map={text}"])
+    check_values(**values)
+    return values["label_map"]
+
+
+label_map_option = click.option(
+    "--label-map",
+    metavar="VALUES",
+    callback=_label_values,
+    help="What values of label maps mean, such as '{6: 1, 7: 2}': 1 liver, 2 tumor, liver_or_tumor.",
+)
+
+
 @main.command("compose")
 @click.argument("run_dir")
 @layer_options
@@ -373,6 +393,7 @@ def status_command(masks: Path, watch: bool) -> None:
 @click.argument("scan")
 @click.argument("mask", required=False)
 @click.option("--reference", metavar="LABELS", help="Reference label map: shown beside the mask, lesions are matched.")
+@label_map_option
 @click.option("-o", "--output", metavar="PAGE", help="The page (default: <case>.html beside MASK, or here).")
 @overwrite_option
 def view_command(**options: Any) -> None:
@@ -634,16 +655,19 @@ def demo_command(folder: str, overwrite: bool) -> None:
 @main.command("check")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--labels", type=click.Path(path_type=Path), help="Folder of label maps named as the scans are, or one.")
+@label_map_option
 @click.option("--modality", type=click.Choice(["ct", "mr"]), default="ct", show_default=True)
 @click.option("--accept", multiple=True, metavar="CODE", help="Take errors of this code as warnings; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file: path, codes, severity, detail.")
-def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[str, ...], as_json: bool) -> None:
+def check_command(
+    path: Path, labels: Path | None, label_map: Any, modality: str, accept: tuple[str, ...], as_json: bool
+) -> None:
     """Check the scan PATH, or every scan below the folder PATH.
 
     Exit code 0: no errors; 3: errors found; 2: no such path, or no scans in it.
 
     \b
-    Example: liver-pipeline check scans/ --labels labels/
+    Example: liver-pipeline check scans/ --labels labels/ --label-map '{6: 1, 7: 2}'
     """
     from liver_pipeline.commands.check import check_scans, summary_lines
     from liver_pipeline.io.studies import find_volumes
@@ -651,7 +675,7 @@ def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[
     inputs = find_volumes(path, accept=accept)
     reports = []
     with tqdm(total=len(inputs), unit="scan", disable=None, leave=False) as bar:
-        for report in check_scans(inputs, labels=labels, modality=modality, accept=accept):
+        for report in check_scans(inputs, labels=labels, label_map=label_map, modality=modality, accept=accept):
             reports.append(report)
             bar.update(1 if labels is None else 0.5)
             if as_json:
@@ -677,6 +701,7 @@ def check_command(path: Path, labels: Path | None, modality: str, accept: tuple[
 )
 @click.option("--probabilities", type=click.Path(path_type=Path), help="Folder of probabilities: AUC, calibration.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the scans, for the report's pictures.")
+@label_map_option
 @click.option("--min-lesion-ml", type=click.FloatRange(min=0), default=0.0, help="Leave smaller lesions out.")
 @click.option("--liver-only", is_flag=True, help="Count tumor as liver, with the protocol plain.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core as memory allows.")
@@ -692,6 +717,7 @@ def evaluate_command(
     protocol: str,
     probabilities: Path | None,
     images: Path | None,
+    label_map: Any,
     min_lesion_ml: float,
     liver_only: bool,
     workers: int | None,
@@ -722,6 +748,7 @@ def evaluate_command(
         overwrite=overwrite,
         probability_dir=probabilities,
         image_dir=images,
+        label_map=label_map,
         min_lesion_ml=min_lesion_ml,
         liver_only=liver_only,
         workers=workers,
@@ -739,12 +766,35 @@ def evaluate_command(
         sys.exit(EXIT_SOME_FAILED if metrics["n_cases"] else EXIT_NONE_DONE)
 
 
+@main.command("segments")
+@click.argument("mask", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace a map that is there.")
+def segments_command(mask: Path, output: Path, overwrite: bool) -> None:
+    """Estimate Couinaud's segments of the liver in the label map MASK from its shape; write OUTPUT, 1 to 8.
+
+    To look at and to correct; describe --segments OUTPUT measures with it. No vessel is looked at.
+
+    \b
+    Example: liver-pipeline segments masks/a.nii.gz a.segments.nii.gz
+    """
+    from liver_pipeline.evaluation.couinaud import write_segments
+    from liver_pipeline.io.files import refuse_existing
+
+    refuse_existing([output], overwrite, inputs=[mask])
+    write_segments(mask, output, overwrite=overwrite)
+
+
 @main.command("describe")
 @click.argument("mask", type=click.Path(path_type=Path))
 @click.argument("scan", type=click.Path(path_type=Path), required=False)
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference label map: says which lesions are real.")
+@label_map_option
 @click.option("--confidence", type=click.Path(path_type=Path), help="Probabilities of liver and tumor, or of tumor.")
-@click.option("--segments", type=click.Path(path_type=Path), help="Couinaud map (1 to 8).")
+@click.option(
+    "--segments", metavar="MAP|auto", help="Couinaud map (1 to 8), or auto: estimate it from the liver's shape."
+)
+@click.option("--resect", metavar="5,6", help="What is left of the liver without these segments.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON; - for the screen.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the lesions as CSV.")
 @click.option(
@@ -755,8 +805,10 @@ def describe_command(
     mask: Path,
     scan: Path | None,
     reference: Path | None,
+    label_map: Any,
     confidence: Path | None,
-    segments: Path | None,
+    segments: str | None,
+    resect: str | None,
     json_path: Path | None,
     csv_path: Path | None,
     sr_path: Path | None,
@@ -766,16 +818,27 @@ def describe_command(
 
     \b
     Example: liver-pipeline describe masks/a.nii.gz scans/a.nii.gz
+             liver-pipeline describe masks/a.nii.gz --segments auto --resect 5,6
     """
     from liver_pipeline.evaluation.description import as_text, describe, lesions_csv
+    from liver_pipeline.evaluation.segments import parse_segments
     from liver_pipeline.io.files import refuse_existing, write_text
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
-    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, segments])
+    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, Path(segments) if segments else None])
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
-    table = describe(mask, scan, reference=reference, confidence=confidence, segments=segments)
+    resected = () if resect is None else parse_segments(resect)
+    table = describe(
+        mask,
+        scan,
+        reference=reference,
+        label_map=label_map,
+        confidence=confidence,
+        segments=segments,
+        resect=resected,
+    )
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
     if json_path is not None and not to_screen:
         write_text(json_path, text)

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.loss import _Loss
 
+from liver_pipeline.labels import LIVER, LIVER_OR_TUMOR, TUMOR
+
+IMPOSSIBLE: Final = -1e4  # a logit whose probability is 0 in any precision, and which times 0 is 0
 TINY: Final = 1e-7  # below it 1 - TI counts as 0: x ** gamma has an infinite slope at 0 where gamma < 1
 _PARTS: Final = ("dice", "cross_entropy", "focal_tversky")
 
@@ -115,6 +118,35 @@ class DeepSupervision(DeepSupervisionLoss):
         for part in parts[1:]:
             total = total + part
         return total
+
+
+class MarginalLoss(_Loss):
+    """A loss that learns from references which outline livers without their tumors: marginal loss.
+
+    A window whose target holds ``LIVER_OR_TUMOR`` is one of two classes: the loss sees p(liver) + p(tumor) against the
+    liver with its tumors, and a tumor with probability 0 that the target does not have. So it says nothing about what
+    in a liver is tumor: its gradient has no part that moves probability from liver to tumor, beyond what their sum
+    asks of both in proportion. Shi et al., "Marginal loss and exclusion loss for partially supervised multi-organ
+    segmentation", Medical Image Analysis 70 (2021) 101979. Other windows go to the loss as they are.
+
+    Args:
+        loss: Any of logits (B, K, X, Y, Z) and labels (B, 1, X, Y, Z) that applies a softmax; of a sigmoid's channels
+            the odds of liver and tumor are added.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits and labels; 0 background, 1 liver, 2 tumor, 3 liver or tumor."""
+        merged = (target == LIVER_OR_TUMOR).flatten(1).any(1).view(-1, *[1] * (target.ndim - 1))
+        logits = _full_precision(input)
+        liver = logits[:, LIVER:].logsumexp(1, keepdim=True)  # of p(liver) + p(tumor), up to what softmax takes off
+        whole = torch.cat([logits[:, :LIVER], liver, torch.full_like(logits[:, TUMOR:], IMPOSSIBLE)], 1)
+        logits = torch.where(merged, whole, logits)
+        loss: Tensor = self.loss(logits, torch.where(merged, target.clamp(max=LIVER), target))
+        return loss
 
 
 class ComboLoss(_Loss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss, TverskyLoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from liver_pipeline.losses import ComboLoss, DeepSupervision, FocalTverskyLoss
+from liver_pipeline.labels import LIVER_OR_TUMOR
+from liver_pipeline.losses import ComboLoss, DeepSupervision, FocalTverskyLoss, LiverTumorLoss, MarginalLoss
 
 ALL_PARTS = {"dice": 0.3, "cross_entropy": 0.3, "focal_tversky": 0.4}  # Srivastava & Pandey 2025
 EXACT: dict[str, Any] = {"smooth_nr": 0.0, "smooth_dr": 0.0}
@@ -351,3 +353,66 @@ def test_combo_refuses_what_makes_no_sense(arguments: dict[str, Any], message: s
 def test_focal_tversky_refuses_what_makes_no_sense(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         FocalTverskyLoss(**arguments)
+
+
+# --- references that outline livers without their tumors ---
+
+EVERY_LOSS: dict[str, Callable[[], nn.Module]] = {
+    "dice_ce": lambda: DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True),
+    "combo": lambda: ComboLoss(ALL_PARTS, to_onehot_y=True, softmax=True, include_background=False),
+    "focal_tversky": lambda: FocalTverskyLoss(to_onehot_y=True, softmax=True, include_background=False, batch=True),
+    "cross_entropy": lambda: ComboLoss({"cross_entropy": 1.0}, to_onehot_y=True, softmax=True),
+    "liver_tumor": LiverTumorLoss,
+}
+
+
+def liver_alone() -> tuple[Tensor, Tensor]:
+    """Return logits (2, 3, 4, 5, 3), float64, and labels; of the second window nothing is known of tumors."""
+    logits, target = random_case(seed=3)
+    target[1] = torch.where(target[1] > 0, LIVER_OR_TUMOR, 0)
+    return logits.double().requires_grad_(), target
+
+
+def test_the_marginal_cross_entropy_is_that_of_the_sum_of_both_probabilities() -> None:
+    probabilities = channels([0.2, 0.5], [0.5, 0.1], [0.3, 0.4])
+    loss = MarginalLoss(ComboLoss({"cross_entropy": 1.0}, to_onehot_y=True, softmax=True))
+    value = loss(probabilities.log(), labels(LIVER_OR_TUMOR, 0))
+    assert float(value) == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2)
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_a_window_without_tumors_outlined_teaches_nothing_of_liver_against_tumor(name: str) -> None:
+    logits, target = liver_alone()
+    MarginalLoss(EVERY_LOSS[name]())(logits, target).backward()
+    assert logits.grad is not None
+    grads, shares = logits.grad, logits.detach()[:, 1:].softmax(1)
+    # along (share of tumor, -share of liver) the sum of both probabilities stays as it is, and so must the loss
+    slope = grads[:, 1] * shares[:, 1] - grads[:, 2] * shares[:, 0]
+    torch.testing.assert_close(slope[1], torch.zeros_like(slope[1]), atol=1e-12, rtol=0)
+    assert slope[0].abs().max() > 1e-6  # where they were outlined it teaches that
+    assert grads[1].abs().max() > 1e-6  # and of liver against background always
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_the_marginal_loss_of_whole_references_is_the_loss_itself(name: str) -> None:
+    logits, target = random_case(seed=5)
+    plain, marginal = (logits.clone().requires_grad_() for _ in range(2))
+    loss = EVERY_LOSS[name]()
+    first, second = loss(plain, target), MarginalLoss(loss)(marginal, target)
+    first.backward()
+    second.backward()
+    torch.testing.assert_close(second, first, atol=0, rtol=0)
+    torch.testing.assert_close(marginal.grad, plain.grad, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_the_marginal_loss_is_finite_in_any_precision_and_for_two_classes(name: str, dtype: torch.dtype) -> None:
+    logits, target = (one.detach() for one in liver_alone())
+    scaled = (50 * logits).to(dtype).requires_grad_()
+    MarginalLoss(EVERY_LOSS[name]())(scaled, target).backward()
+    assert scaled.grad is not None
+    assert torch.isfinite(scaled.grad).all()
+    two = ComboLoss(ALL_PARTS, to_onehot_y=True, softmax=True)
+    value = MarginalLoss(two)(logits[:, :2], (target > 0).to(target))
+    torch.testing.assert_close(value, two(logits[:, :2], (target > 0).to(target)))

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -18,6 +20,7 @@ from monai.bundle import ConfigParser
 import liver_pipeline
 from liver_pipeline.app.cases import ENDED, CaseFolder
 from liver_pipeline.bundle.compose import compose
+from liver_pipeline.bundle.shipped import run_folder
 from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
@@ -48,12 +51,29 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, folder / f"{name}.nii.gz")
+        if number < 2:
+            save_label(folder / f"organs/{patient}.nii.gz", label, {1: 6, 2: 7})
+        save_label(folder / f"multi_organ/labels/{patient}.nii.gz", label, {1: 6, 2: 7})
+        save_label(folder / f"collections/livers/labels/{patient}.nii.gz", label, {1: 1, 2: 1})
+        for name in ("multi_organ", "collections/livers"):
+            (folder / name / "images").mkdir(exist_ok=True)
+            shutil.copyfile(scan, folder / name / "images" / f"{patient}.nii.gz")
+    shutil.copytree(lits, folder / "collections" / "LiTS")
     for name in ("dicom_folder", "study", "series"):
         ct(folder / name)
     _accepted_cases(folder / "liver_pipeline_app", folder / "mine")
     _with_weights(folder / "weights" / "default-1", "cascade")
+    (folder / "weights" / "default_segments-1").symlink_to(run_folder("default_segments"))  # small already
     _with_weights(folder / "runs" / "r34", "resnet34_unet")
     return folder
+
+
+def save_label(path: Path, source: Path, values: dict[int, int]) -> None:
+    """Write a label map with other values."""
+    image = nib.load(source)
+    table = np.array([0, *(values[label] for label in (1, 2))], dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(table[np.asarray(image.dataobj)], image.affine, image.header), path)
 
 
 def _accepted_cases(work: Path, data: Path) -> None:

@@ -163,10 +163,11 @@ def _absolute_paths(key: str, value: Any) -> Any:
 def literal(value: Any) -> Any:
     """Return a value in which text that MONAI's config language would change is an expression that gives this text.
 
-    MONAI turns each ``#`` in a config into ``::``, and follows ``@::`` and ``%::`` as relative references.
+    MONAI turns each ``#`` in a config into ``::``, follows ``@::`` and ``%::`` as relative references, and writes keys
+    such as those of ``label_map`` as text.
     """
     if isinstance(value, Mapping):
-        return {key: literal(item) for key, item in value.items()}
+        return {str(key): literal(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [literal(item) for item in value]
     if isinstance(value, str) and not is_code(value) and (set("#@%") & set(value) or not value.isprintable()):

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from liver_pipeline.bundle.roles import Key, Role
 from liver_pipeline.bundle.values import (
     BLOCK,
@@ -31,6 +33,7 @@ from liver_pipeline.bundle.values import (
     whole,
 )
 from liver_pipeline.io.findings import CODES
+from liver_pipeline.labels import LABEL_VALUES_SAY, meanings
 
 NO, PATH, COMMAND, RUNNING, LIVE, GROWS = Role.NONE, Role.PATH, Role.COMMAND, Role.RUNNING, Role.LIVE, Role.GROWS
 STAGE, EMBEDDED, MEMBER, COMPARE, PLANNED = Role.STAGE, Role.EMBEDDED, Role.MEMBER, Role.COMPARE, Role.PLANNED
@@ -43,6 +46,11 @@ ORIENTATION = Kind(
     "three of R or L, A or P, S or I, such as LAS",
     lambda v: isinstance(v, str) and len(v) == 3 and all(len(set(v) & set(ends)) == 1 for ends in ("RL", "AP", "SI")),
     is_text=True,
+)
+LABEL_VALUES = Kind(LABEL_VALUES_SAY, lambda v: meanings(v) is not None)
+DATASET = Kind(
+    "{folder: its folder below dataset_dir, layout: a name such as lits, ...}",
+    lambda v: isinstance(v, Mapping) and all(isinstance(v.get(k), str) and v[k] for k in ("folder", "layout")),
 )
 HU = rising(-33000, 66000)
 ML = number(0, 1e6)
@@ -122,6 +130,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("images_folder", TEXT, "folder of the scans in `dataset_dir`"),
         Key("labels_folder", TEXT, "folder of the label maps in `dataset_dir`"),
         Key("patient_pattern", or_null(PATTERN), "regular expression whose group is the patient in a case's name"),
+        Key("label_map", or_null(LABEL_VALUES), "what values of label maps mean; others are background"),
+        Key("datasets", several(DATASET), "data sets to mix, with the options of each one's layout"),
         Key("n_phantoms", whole(1, 10000), "phantoms to draw"),
         Key("phantom_shape", three(whole(8, 1024)), "their size", NO, "voxels"),
         Key("phantom_spacing", three(number(0.05, 200)), "their voxel size", NO, "mm"),

@@ -23,6 +23,11 @@ def shipped() -> dict[str, Path]:
     return {f"{name}@{number}": found[key] for name, number, key in sorted(numbered, key=lambda n: (n[0], int(n[1])))}
 
 
+def shipped_runs() -> dict[str, Path]:
+    """Return those of :func:`shipped` that are runs; the others take masks, not scans."""
+    return {name: folder for name, folder in shipped().items() if (folder / "configs" / "inference.yaml").is_file()}
+
+
 def run_name(folder: str | Path) -> str:
     """Return what a ledger calls a run: weights in the box by name, such as ``default@1``, else the folder's name."""
     inside = {path.resolve(): name for name, path in shipped().items()}

@@ -16,7 +16,7 @@ from liver_pipeline.bundle.entry import entered, literal, read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key, settable
 from liver_pipeline.bundle.roles import Role
-from liver_pipeline.bundle.shipped import shipped
+from liver_pipeline.bundle.shipped import run_name, shipped, shipped_runs
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import plain
 
@@ -26,10 +26,12 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the folder is no run.
-        ValueError: If an earlier version of this package composed it.
+        ValueError: If an earlier version of this package composed it, or these weights take masks.
     """
     path = Path(run_dir) / "configs" / f"{workflow}.yaml"
     if not path.is_file():
+        if (name := run_name(run_dir)) in shipped():
+            raise ValueError(f"{name} is no run: it takes masks, not scans; liver-pipeline segments MASK OUTPUT")
         raise FileNotFoundError(
             f"{Path(run_dir).resolve()} is no run folder (it has no configs/{workflow}.yaml); "
             f"`liver-pipeline train` or `compose` makes one{_meant_run(Path(run_dir))}"
@@ -47,7 +49,7 @@ def _meant_run(run_dir: Path) -> str:
     """Suggest a run that lies beside what was named, or weights in the box."""
     beside = sorted(run_dir.parent.glob("*/configs"))[:100] if not run_dir.exists() else []
     names = [str(path.parent) for path in beside]
-    return did_you_mean(str(run_dir), [*names, "default", *shipped()])
+    return did_you_mean(str(run_dir), [*names, "default", *shipped_runs()])
 
 
 def _gone(config: Mapping[str, Any]) -> str:

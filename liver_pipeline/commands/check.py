@@ -13,6 +13,7 @@ from liver_pipeline.io.discovery import ScanInput, find_inputs, is_label_map, li
 from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
+from liver_pipeline.labels import LabelValues
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def check(
     path: Path | str,
     *,
     labels: Path | str | None = None,
+    label_map: LabelValues | None = None,
     modality: str = "ct",
     accept: Collection[str] = (),
 ) -> list[FileReport]:
@@ -50,6 +52,8 @@ def check(
     Args:
         path: A scan, or a folder searched recursively.
         labels: A folder with a label map of the same case name for each scan, or the label map of a single scan.
+        label_map: What the values of label maps mean, where they are not 0, 1, 2; see
+            :func:`~liver_pipeline.io.volumes.read_label_map`.
         modality: "ct" or "mr".
         accept: Codes of errors to take as warnings.
 
@@ -60,7 +64,8 @@ def check(
         IntakeError: NOT_FOUND, NO_SCANS.
     """
     folder = None if labels is None else Path(labels)
-    return list(check_scans(find_volumes(path, accept=accept), labels=folder, modality=modality, accept=accept))
+    inputs = find_volumes(path, accept=accept)
+    return list(check_scans(inputs, labels=folder, label_map=label_map, modality=modality, accept=accept))
 
 
 def check_scans(
@@ -68,7 +73,7 @@ def check_scans(
     *,
     labels: Path | None = None,
     modality: str = "ct",
-    allowed: Collection[int] = (0, 1, 2),
+    label_map: LabelValues | None = None,
     accept: Collection[str] = (),
 ) -> Iterator[FileReport]:
     """Read every scan, and its label map where a folder (or file) of them is named; yield one report a file.
@@ -77,7 +82,7 @@ def check_scans(
         inputs: From :func:`liver_pipeline.io.studies.find_volumes`.
         labels: A folder with a label map of the same case name for each scan, or the label map of a single scan.
         modality: "ct" or "mr".
-        allowed: Labels that may occur.
+        label_map: What the values of label maps mean, where they are not 0, 1, 2.
         accept: Codes of errors to take as warnings.
     """
     inputs = list(inputs)
@@ -91,7 +96,7 @@ def check_scans(
         yield FileReport(one.path if one.series is None else one.path / one.series, findings)
         if labels is not None:
             name = lits_case_name(one.case)
-            report = _check_label(label_paths.get(name), one, scan, allowed, accept)
+            report = _check_label(label_paths.get(name), one, scan, label_map, accept)
             if others := label_twins.get(name):
                 both = " and ".join(path.name for path in others)
                 report = FileReport(report.path, (*report.findings, error("DUPLICATE_NAME", f"{both} are both {name}")))
@@ -113,11 +118,11 @@ def _label_paths(inputs: list[ScanInput], labels: Path | None) -> tuple[dict[str
 
 
 def _check_label(
-    path: Path | None, one: ScanInput, scan: Scan | None, allowed: Collection[int], accept: Collection[str]
+    path: Path | None, one: ScanInput, scan: Scan | None, label_map: LabelValues | None, accept: Collection[str]
 ) -> FileReport:
     if path is None:
         return FileReport(one.path, (error("LABEL_MISSING", f"no label map is called {one.case}.nii.gz"),))
-    label, findings = _try_read(lambda: read_label_map(path, allowed=allowed, accept=accept))
+    label, findings = _try_read(lambda: read_label_map(path, label_map=label_map, accept=accept))
     if scan is not None and label is not None:
         findings = (*findings, *label_findings(scan, label))
     return FileReport(path, findings)

@@ -320,7 +320,13 @@ def _pictures(plan: ComparisonPlan, comparison: Comparison) -> dict[str, list[tu
                 (row, result) for result in comparison.of(name) for row in result.rows if row["case"] == case
             )
             mask = mask_of(result.folder / MASKS, case)
-            pair = Pair(case, mask, Path(files[case]["label"]), image=Path(files[case]["image"]))
+            pair = Pair(
+                case,
+                mask,
+                Path(files[case]["label"]),
+                image=Path(files[case]["image"]),
+                label_map=files[case].get("label_map"),
+            )
             picture = pair_picture(pair, liver_only=result.classes == 2)
             if picture["case"] is not None:
                 mean = comparison.statistics["cases"][name][case][f"{region}_dice"]

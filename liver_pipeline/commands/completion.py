@@ -40,9 +40,9 @@ def complete_names(kind: str) -> Completer:
 
 def complete_run(_ctx: Context, _param: Parameter, typed: str) -> list[Any]:
     """Complete weights in the box; where none begins so, folders."""
-    from liver_pipeline.bundle.shipped import shipped
+    from liver_pipeline.bundle.shipped import shipped_runs
 
-    named = ["default", *shipped()] if not Path(typed).is_dir() else []
+    named = ["default", *shipped_runs()] if not Path(typed).is_dir() else []
     found = [CompletionItem(name) for name in named if typed and name.startswith(typed)]
     return found or [CompletionItem(typed, type="dir")]
 

@@ -26,6 +26,7 @@ from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.limits import cores, total_bytes
 from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.tables import table_text
+from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
 from liver_pipeline.metrics.summaries import program_detection, summarize_cases
@@ -52,6 +53,7 @@ def evaluate(
     cases: Collection[str] | None = None,
     probability_dir: Path | str | None = None,
     image_dir: Path | str | None = None,
+    label_map: LabelValues | None = None,
     min_lesion_ml: float = 0.0,
     liver_only: bool = False,
     report: bool = True,
@@ -74,6 +76,9 @@ def evaluate(
             file may hold: :mod:`probabilities`); gives AUC-ROC, Brier score and calibration error near
             the liver. Not for ``lits-official``.
         image_dir: Folder of the scans, of the same names, as background of the report's pictures.
+        label_map: What the values of the references mean, such as ``{6: 1}``, where they are not 0, 1, 2; see
+            :func:`~liver_pipeline.io.volumes.read_label_map`. Where they are ``liver_or_tumor``, figures of tumors are
+            undefined. Not for ``lits-official``.
         min_lesion_ml: Smaller lesions are left out of lesion-wise figures (not of the LiTS ones).
         liver_only: Tumor counts as liver in both label maps, for models without a tumor class: figures of tumors are
             then undefined. Only for ``plain``: LiTS counts a case without tumors as a perfect one.
@@ -93,17 +98,19 @@ def evaluate(
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
         FileExistsError: If a table is there and ``overwrite`` is false.
-        ValueError: If the protocol is unknown or does not go with ``liver_only``, or there is no pair at all.
+        ValueError: If the protocol is unknown or does not go with ``liver_only`` or ``label_map``, ``label_map`` is not
+            as described, or there is no pair at all.
     """
     options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
     refuse_empty(pred_dir=pred_dir, label_dir=label_dir, output_dir=output_dir)
-    _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only)
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only, label_map=label_map)
     pairs, failures = find_pairs(
         Path(pred_dir),
         Path(label_dir),
         cases,
         probability_dir=None if probability_dir is None else Path(probability_dir),
         image_dir=None if image_dir is None else Path(image_dir),
+        label_map=label_map,
     )
     return _evaluate(
         pairs,
@@ -118,7 +125,7 @@ def evaluate(
 
 
 def evaluate_cases(
-    cases: Iterable[Mapping[str, str]],
+    cases: Iterable[Mapping[str, Any]],
     pred_dir: Path | str,
     output_dir: Path | str,
     *,
@@ -129,7 +136,8 @@ def evaluate_cases(
     """Score the predictions, called as the cases are, of a data set's cases; see :func:`evaluate_folders`.
 
     Args:
-        cases: Each with keys ``case``, ``label`` (path of the reference) and ``image`` (path of the scan).
+        cases: Each with keys ``case``, ``label`` (path of the reference) and ``image`` (path of the scan), and maybe
+            ``label_map``, as for :func:`evaluate`.
         pred_dir: Folder of the predictions; one that is missing is a failure NO_PREDICTION of its case. Probabilities
             beside one are scored too.
         output_dir: As for :func:`evaluate_folders`.
@@ -137,26 +145,39 @@ def evaluate_cases(
         overwrite: As for :func:`evaluate_folders`.
         liver_only: As for :func:`evaluate_folders`.
     """
-    _refuse_bad_usage(Path(output_dir), protocol, overwrite, liver_only=liver_only)
+    cases = list(cases)
+    mapped = next((case["label_map"] for case in cases if case.get("label_map")), None)
+    _refuse_bad_usage(Path(output_dir), protocol, overwrite, liver_only=liver_only, label_map=mapped)
     pairs, failures = [], {}
     for case in cases:
         pred = mask_of(Path(pred_dir), case["case"])
         if pred.is_file():
             probability = Path(pred_dir) / f"{case['case']}{PROBABILITIES}"
             found = probability if probability.is_file() else None
-            pairs.append(Pair(case["case"], pred, Path(case["label"]), found, Path(case["image"])))
+            files = (pred, Path(case["label"]), found, Path(case["image"]))
+            pairs.append(Pair(case["case"], *files, case.get("label_map")))
         else:
             failures[case["case"]] = Failure("NO_PREDICTION", f"{pred} does not exist; the case was not segmented")
     return _evaluate(pairs, failures, Path(output_dir), protocol=protocol, liver_only=liver_only)
 
 
 def _refuse_bad_usage(
-    output: Path, protocol: str, overwrite: bool, *, report: bool = True, liver_only: bool = False
+    output: Path,
+    protocol: str,
+    overwrite: bool,
+    *,
+    report: bool = True,
+    liver_only: bool = False,
+    label_map: LabelValues | None = None,
 ) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
     if liver_only and protocol != "plain":
         raise ValueError(f"the protocol {protocol} scores tumors; liver_only goes with the protocol plain")
+    if label_map is not None and protocol == "lits-official":
+        raise ValueError("lits-official reads files as the challenge's program does; label_map goes with lits or plain")
+    if label_map is not None and meanings(label_map) is None:
+        raise ValueError(f"label_map is {label_map!r}; expected {LABEL_VALUES_SAY}")
     refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
 
 

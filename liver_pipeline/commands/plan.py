@@ -136,7 +136,7 @@ def propose(
 
 def _classes(n_cases: int, n_with_tumor: int, num_classes: int) -> dict[str, Value]:
     if not n_with_tumor:
-        return {"num_classes": Value(2, "background, liver: no case has tumor")}
+        return {"num_classes": Value(2, "background, liver: no case has a tumor outlined")}
     if num_classes < 3:
         return {}
     ratio = tumor_ratio(n_cases, n_with_tumor)

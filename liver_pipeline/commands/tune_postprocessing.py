@@ -19,6 +19,7 @@ from liver_pipeline.io.locks import lock_run
 from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.tables import write_table
 from liver_pipeline.io.volumes import read_label_map
+from liver_pipeline.labels import LIVER
 
 
 def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choice:
@@ -77,8 +78,8 @@ class SegmentedCases(Sequence[ValidationCase]):
     def __getitem__(self, index: Any) -> Any:
         case = self.cases[index]
         pred = read_label_map(mask_of(self.masks, case["case"]))
-        label = np.minimum(read_label_map(case["label"]).array, self.num_classes - 1)
-        return ValidationCase(pred.array, label, pred.spacing)
+        label = read_label_map(case["label"], label_map=case.get("label_map")).array
+        return ValidationCase(pred.array, label if self.num_classes > 2 else np.minimum(label, LIVER), pred.spacing)
 
 
 def _write_choice(run_dir: Path, workflow: str, choice: Choice) -> None:

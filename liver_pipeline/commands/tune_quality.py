@@ -8,6 +8,7 @@ from pathlib import Path
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.workflow import load_config, run_workflow
+from liver_pipeline.data.cases import Case
 from liver_pipeline.evaluation.confidence import count_case
 from liver_pipeline.evaluation.quality import choose_thresholds
 from liver_pipeline.evaluation.run_quality import RunQuality, read_quality, write_quality
@@ -18,6 +19,7 @@ from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_run
 from liver_pipeline.io.volumes import read_label_map
+from liver_pipeline.labels import LIVER_OR_TUMOR, TUMOR
 from liver_pipeline.metrics.temperature import fit_temperature
 
 
@@ -42,7 +44,7 @@ def tune_quality(run_dir: str | Path) -> RunQuality:
     before = read_quality(run_dir)
     parser = ConfigParser(load_config(run_dir, "evaluate"))
     with lock_run(run_dir):
-        references = {case["case"]: case["label"] for case in parser.get_parsed_content("split")["val"]}
+        references = {case["case"]: case for case in parser.get_parsed_content("split")["val"]}
         if not references:
             detail = "its split has no validation case; thresholds and intervals are told by those"
             raise refuse(run_dir / "split.json", "NO_VALIDATION", detail)
@@ -73,17 +75,21 @@ def tune_quality(run_dir: str | Path) -> RunQuality:
     return found
 
 
-def fitted_temperature(references: Mapping[str, str], masks: Path, num_classes: int) -> float:
+def fitted_temperature(references: Mapping[str, Case], masks: Path, num_classes: int) -> float:
     """Fit one temperature to the probabilities of all cases; one case is in memory at a time.
 
     Args:
-        references: Path of the reference of each case.
+        references: The cases; one whose reference does not tell tumors from liver, of a network that does, is left out.
         masks: Folder with the probabilities of each.
         num_classes: Of the network.
     """
     total = None
-    for case, label in references.items():
-        counts = count_case(masks / f"{case}{PROBABILITIES}", read_label_map(label, accept=ACCEPTED), num_classes)
+    for name, case in references.items():
+        label = read_label_map(case["label"], label_map=case.get("label_map"), accept=ACCEPTED)
+        if num_classes > TUMOR and (label.array == LIVER_OR_TUMOR).any():
+            continue
+        counts = count_case(masks / f"{name}{PROBABILITIES}", label, num_classes)
         total = counts if total is None else total + counts
-    assert total is not None
+    if total is None:
+        return 1.0  # nothing to learn it from: probabilities stay as they are
     return round(fit_temperature(total), 4)

@@ -7,6 +7,7 @@ from pathlib import Path
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.io.discovery import case_name
 from liver_pipeline.io.files import refuse_existing
+from liver_pipeline.labels import LabelValues
 from liver_pipeline.reports.viewer import write_viewer_page
 
 
@@ -15,6 +16,7 @@ def view(
     mask: str | Path | None = None,
     *,
     reference: str | Path | None = None,
+    label_map: LabelValues | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -24,6 +26,8 @@ def view(
         scan: Whatever ``predict`` reads.
         mask: Label map on its grid: 0 background, 1 liver, 2 tumor.
         reference: Likewise; lesions are matched with it.
+        label_map: What the values of the reference mean, where they are not 0, 1, 2; see
+            :func:`~liver_pipeline.io.volumes.read_label_map`.
         output: The page; by default beside the mask, or in the working directory where there is none, as
             ``<case>.html``.
         overwrite: Replace a page that is there.
@@ -44,5 +48,6 @@ def view(
     refuse_existing(
         [Path(output)], overwrite, inputs=[scan_path, mask_path, None if reference is None else Path(reference)]
     )
-    write_viewer_page(Path(output), scan_path, mask_path, None if reference is None else Path(reference))
+    reference_path = None if reference is None else Path(reference)
+    write_viewer_page(Path(output), scan_path, mask_path, reference_path, label_map=label_map)
     return Path(output)

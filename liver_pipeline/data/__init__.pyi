@@ -8,6 +8,7 @@ from .layouts import lits_cases as lits_cases
 from .loaders import BatchLoader as BatchLoader
 from .loaders import SeedEpochs as SeedEpochs
 from .loaders import left_in_place as left_in_place
+from .mixed import mixed_cases as mixed_cases
 from .msd import msd_cases as msd_cases
 from .phantoms import make_phantom_dataset as make_phantom_dataset
 from .prepare import usable_cases as usable_cases

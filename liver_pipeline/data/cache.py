@@ -99,6 +99,11 @@ class CaseCache:
         """Tell which classes a prepared case holds, by what ``ClassesToIndicesd`` found in its label map."""
         return [len(indices) > 0 for indices in self.load(case)["label_cls_indices"]]
 
+    def unnamed_labels(self, case: Mapping[str, Any]) -> str:
+        """Tell which values of a prepared case's label map became background, not being named; "" for none."""
+        told: str = self.load(case).get("unnamed_labels", "")
+        return told
+
     def _is_whole(self, path: Path) -> bool:
         try:
             verify_archive(path)

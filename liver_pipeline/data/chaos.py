@@ -18,7 +18,9 @@ from PIL import Image
 
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.converted import converted_folder, write_volume
+from liver_pipeline.data.layouts import case_of
 from liver_pipeline.io.volumes import Scan, read_scan, write_label_map
+from liver_pipeline.labels import LabelValues
 
 SERIES = {  # by modality: folder of the series below the patient's, and name of the case
     "ct": {"DICOM_anon": ""},
@@ -33,7 +35,12 @@ LIVER_GREY = {"ct": (1, 255), "mr": (55, 70)}  # first and last; MR's liver is 6
 ACCEPT = ("MIXED_SERIES",)
 
 
-def chaos_cases(dataset_dir: str | Path, modality: str = "mr", converted_dir: str | Path | None = None) -> list[Case]:
+def chaos_cases(
+    dataset_dir: str | Path,
+    modality: str = "mr",
+    converted_dir: str | Path | None = None,
+    label_map: LabelValues | None = None,
+) -> list[Case]:
     """Cases of CHAOS's training set; what ``converted_dir`` lacks is converted into it first.
 
     All series of a patient have the same ``patient``, so that no split parts them. CT and MR are of different patients.
@@ -43,6 +50,8 @@ def chaos_cases(dataset_dir: str | Path, modality: str = "mr", converted_dir: st
         modality: "ct" or "mr"; the other one is left alone.
         converted_dir: Folder for the NIfTI files; None is ``<dataset_dir>_converted`` beside it. A file that is there
             is used as it is: remove it to convert again.
+        label_map: As for :func:`~liver_pipeline.data.layouts.lits_cases`, of the converted label maps: the data set
+            outlines no tumors, so that ``{1: liver_or_tumor}`` mixes it with others.
 
     Raises:
         FileNotFoundError: If there is no patient, or a series or its reference is missing.
@@ -58,8 +67,7 @@ def chaos_cases(dataset_dir: str | Path, modality: str = "mr", converted_dir: st
             image, label = target / "images" / f"{name}.nii.gz", target / "labels" / f"{name}.nii.gz"
             if not (image.exists() and label.exists()):
                 convert_series(patient / series, _ground(patient / series), image, label, modality)
-            case = {"case": name, "patient": f"{modality}_{patient.name}", "image": str(image), "label": str(label)}
-            cases.append(case)
+            cases.append(case_of(name, image, label, f"{modality}_{patient.name}", label_map))
     return cases
 
 

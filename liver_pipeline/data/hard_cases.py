@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from liver_pipeline.distributed import sum_over_processes
+from liver_pipeline.labels import LIVER, LIVER_OR_TUMOR
 
 MEMORY = 0.5  # weight of what was known before in the difficulty after another epoch
 EASIEST = 0.01  # least difficulty, so that no case is left out for good
@@ -88,12 +89,14 @@ def window_dice(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: (B, K, X, Y, Z).
-        label: (B, 1, X, Y, Z).
+        label: (B, 1, X, Y, Z); in a window with ``LIVER_OR_TUMOR`` tumor counts as liver.
 
     Returns:
         Shape (B,), float32; nan where there is neither.
     """
     found, wanted = torch.as_tensor(logits).argmax(1), torch.as_tensor(label)[:, 0]
+    merged = (wanted == LIVER_OR_TUMOR).flatten(1).any(1).view(-1, 1, 1, 1)
+    found, wanted = (torch.where(merged, one.clamp(max=LIVER), one) for one in (found, wanted))
     scores = []
     for value in range(1, logits.shape[1]):
         a, b = (found == value).flatten(1), (wanted == value).flatten(1)

@@ -17,16 +17,19 @@ from liver_pipeline.data.cases import Case
 from liver_pipeline.data.converted import converted_folder, write_volume
 from liver_pipeline.data.layouts import lits_cases
 from liver_pipeline.io.volumes import Scan, read_scan, write_label_map
-from liver_pipeline.labels import LIVER, TUMOR
+from liver_pipeline.labels import LIVER, TUMOR, LabelValues
 
 
-def ircadb_cases(dataset_dir: str | Path, converted_dir: str | Path | None = None) -> list[Case]:
+def ircadb_cases(
+    dataset_dir: str | Path, converted_dir: str | Path | None = None, label_map: LabelValues | None = None
+) -> list[Case]:
     """Cases of 3D-IRCADb-01; each case folder is a patient. What ``converted_dir`` lacks is converted into it first.
 
     Args:
         dataset_dir: Holds the case folders; see :func:`convert_case`.
         converted_dir: Folder for the NIfTI files, in LiTS layout; None is ``<dataset_dir>_converted`` beside it. A file
             that is there is used as it is: remove it to convert again.
+        label_map: As for :func:`~liver_pipeline.data.layouts.lits_cases`, of the converted label maps.
 
     Raises:
         FileNotFoundError: If there is no case folder, or a part of one is missing.
@@ -45,7 +48,7 @@ def ircadb_cases(dataset_dir: str | Path, converted_dir: str | Path | None = Non
         if not all((target / f"{name}-{number}.nii.gz").exists() for name in ("volume", "segmentation")):
             convert_case(case_dir, target, number, overwrite=True)
     wanted = {f"volume-{number}" for number in numbers}
-    return [case for case in lits_cases(target) if case["case"] in wanted]
+    return [case for case in lits_cases(target, label_map) if case["case"] in wanted]
 
 
 def case_folders(folder: str | Path) -> list[Path]:

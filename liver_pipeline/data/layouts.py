@@ -12,6 +12,7 @@ from liver_pipeline.data.cases import Case
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.discovery import case_name, volume_files
 from liver_pipeline.io.tables import read_table
+from liver_pipeline.labels import LabelValues
 
 
 def find_volumes_below(folder: str | Path) -> list[Path]:
@@ -26,10 +27,14 @@ def find_volumes_below(folder: str | Path) -> list[Path]:
     return volume_files(folder)
 
 
-def lits_cases(dataset_dir: str | Path) -> list[Case]:
+def lits_cases(dataset_dir: str | Path, label_map: LabelValues | None = None) -> list[Case]:
     """Cases in LiTS layout: ``volume-N.nii[.gz]`` and ``segmentation-N.nii[.gz]``, flat or in batch folders.
 
     Other formats of volumes do as well.
+
+    Args:
+        dataset_dir: Holds them.
+        label_map: What the values of the label maps mean; None: 0 background, 1 liver, 2 tumor.
 
     Raises:
         FileNotFoundError: If there is no volume, or a volume lacks its segmentation.
@@ -50,11 +55,15 @@ def lits_cases(dataset_dir: str | Path) -> list[Case]:
         )
     require_labels([str(n) for n in sorted(images.keys() - labels.keys())], "segmentation-N.nii[.gz]")
     tell_unused([labels[n] for n in sorted(labels.keys() - images.keys())], Path(dataset_dir))
-    return [case_of(f"volume-{n}", images[n], labels[n]) for n in sorted(images)]
+    return [case_of(f"volume-{n}", images[n], labels[n], label_map=label_map) for n in sorted(images)]
 
 
 def folder_cases(
-    dataset_dir: str | Path, images: str = "images", labels: str = "labels", patient_pattern: str | None = None
+    dataset_dir: str | Path,
+    images: str = "images",
+    labels: str = "labels",
+    patient_pattern: str | None = None,
+    label_map: LabelValues | None = None,
 ) -> list[Case]:
     """Cases in two folders with the same file names; ``patients.csv`` (columns case, patient) groups them if it exists.
 
@@ -65,6 +74,7 @@ def folder_cases(
         images: Name of the folder of scans.
         labels: Name of the folder of label maps.
         patient_pattern: Regular expression whose first group is the patient in a case's name, such as ``(.*)_scan``.
+        label_map: As for :func:`lits_cases`.
 
     Raises:
         FileNotFoundError: If a folder is missing or empty, or a scan lacks its label map.
@@ -82,7 +92,8 @@ def folder_cases(
     tell_unused([label_maps[name] for name in label_maps if name not in scans], root / images)
     patients = _read_patients(root / "patients.csv")
     return [
-        case_of(name, path, label_maps[name], _patient(name, patients, patient_pattern)) for name, path in scans.items()
+        case_of(name, path, label_maps[name], _patient(name, patients, patient_pattern), label_map)
+        for name, path in scans.items()
     ]
 
 
@@ -112,9 +123,12 @@ def refuse_doubles(names: Sequence[str], files: Sequence[Path | str], where: Pat
         seen[name.casefold()] = file
 
 
-def case_of(name: str, image: Path, label: Path, patient: str | None = None) -> Case:
+def case_of(
+    name: str, image: Path, label: Path, patient: str | None = None, label_map: LabelValues | None = None
+) -> Case:
     """Return a case; without ``patient`` it is a patient of its own."""
-    return {"case": name, "patient": patient or name, "image": str(image), "label": str(label)}
+    case: Case = {"case": name, "patient": patient or name, "image": str(image), "label": str(label)}
+    return case if label_map is None else {**case, "label_map": dict(label_map)}
 
 
 def require_labels(missing: Sequence[str], what: str) -> None:

@@ -11,16 +11,21 @@ from liver_pipeline.data.cases import Case
 from liver_pipeline.data.layouts import case_of, cases_below, refuse_doubles, require_labels
 from liver_pipeline.io.discovery import case_name
 from liver_pipeline.io.tables import read_json
+from liver_pipeline.labels import LabelValues
 
 CHANNEL = "_0000"  # behind the case in nnU-Net's image files
 
 
-def msd_cases(dataset_dir: str | Path) -> list[Case]:
+def msd_cases(dataset_dir: str | Path, label_map: LabelValues | None = None) -> list[Case]:
     """Cases of a folder with ``dataset.json``, ``imagesTr/`` and ``labelsTr/``.
 
     The Decathlon's (and nnU-Net v1's) file lists the pairs under ``training``; nnU-Net v2's lists them under
     ``dataset`` or not at all: then each file of ``labelsTr`` is a case, whose image ends in ``_0000``. A case is named
     by its path below ``imagesTr`` (or ``labelsTr``), without suffix.
+
+    Args:
+        dataset_dir: That folder.
+        label_map: As for :func:`~liver_pipeline.data.layouts.lits_cases`.
 
     Raises:
         FileNotFoundError: If ``dataset.json`` or a file that it names is missing.
@@ -48,7 +53,7 @@ def msd_cases(dataset_dir: str | Path) -> list[Case]:
     missing = [path for _, *paths in found for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{index} names {len(missing)} files that do not exist, such as {missing[0]}")
-    return sorted((case_of(*one) for one in found), key=lambda case: case["case"])
+    return sorted((case_of(*one, label_map=label_map) for one in found), key=lambda case: case["case"])
 
 
 def _listed(root: Path, index: Path, items: Any) -> list[tuple[str, Path, Path]]:

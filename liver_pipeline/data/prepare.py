@@ -28,6 +28,7 @@ def usable_cases(
     num_threads: int = 1,
     parts: Sequence[str] = ("train", "val"),
     held_classes: Callable[[Mapping[str, Any]], Sequence[bool]] | None = None,
+    unnamed_labels: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Split:
     """Return the split without the cases that cannot be used.
 
@@ -41,6 +42,8 @@ def usable_cases(
         parts: Parts that are prepared.
         held_classes: Tells of a prepared case which classes it holds, background first
             (``cache.CaseCache.held_classes``): what no case holds is said.
+        unnamed_labels: Tells of a prepared case which values of its label map became background
+            (``cache.CaseCache.unnamed_labels``): that is said.
 
     Returns:
         The split; parts that were not prepared as they were.
@@ -66,21 +69,35 @@ def usable_cases(
         raise ValueError(
             f"no usable case is left in {empty[0]}; the first bad one: {bad[0]['case']} ({bad[0]['found']})"
         )
+    if unnamed_labels is not None:
+        _say_what_is_left_out([unnamed_labels(case) for part in parts for case in usable[part]])
     if held_classes is not None:
-        _say_what_is_missing({part: [held_classes(case) for case in usable[part]] for part in parts})
+        _say_what_is_missing({part: {case["case"]: held_classes(case) for case in usable[part]} for part in parts})
     return usable
 
 
-def _say_what_is_missing(held: Mapping[str, Sequence[Sequence[bool]]]) -> None:
-    """Say which classes no case of a part holds; refuse to train on background alone."""
-    train = held.get("train", ())
-    if train and not any(any(classes[1:]) for classes in train):
-        raise ValueError("no training case holds liver (1) or tumor (2); are these the label maps?")
-    if blank := sum(not any(classes[1:]) for classes in train):
-        tqdm.write(f"{blank} of {len(train)} training cases hold neither liver (1) nor tumor (2)")
+def _say_what_is_left_out(unnamed: Sequence[str]) -> None:
+    """Say once what became background because the label map names something else."""
+    if told := [text for text in unnamed if text]:
+        tqdm.write(f"{told[0]} (in {len(told)} of {len(unnamed)} cases; `check --labels --label-map` lists each)")
+
+
+def _say_what_is_missing(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> None:
+    """Say which classes no case of a part holds; refuse to train on background alone.
+
+    Args:
+        held: By part and case, which classes the case holds.
+    """
+    train = held.get("train", {})
+    blank = [case for case, classes in train.items() if not any(classes[1:])]
+    if train and len(blank) == len(train):
+        raise ValueError("no training case holds liver (1) or tumor (2); are these the label maps, is label_map right?")
+    if blank:
+        shown = ", ".join(blank[:5])
+        tqdm.write(f"{len(blank)} of {len(train)} training cases hold neither liver (1) nor tumor (2): {shown}")
     for part, effect in (("train", "cannot be learned"), ("val", "is without a score")):
-        for index in range(1, len(train[0]) if train else 1):
-            if held.get(part) and not any(classes[index] for classes in held[part]):
+        for index in range(1, len(next(iter(train.values()))) if train else 1):
+            if held.get(part) and not any(classes[index] for classes in held[part].values()):
                 name = CLASS_NAMES[index] if index < len(CLASS_NAMES) else str(index)
                 tqdm.write(f"no case of {part} holds {name} ({index}), which {effect}")
 

@@ -16,25 +16,35 @@ from scipy.spatial import cKDTree
 from liver_pipeline.evaluation.confidence import calibrated, why_uncalibrated
 from liver_pipeline.evaluation.intervals import interval_text
 from liver_pipeline.evaluation.scoring import ACCEPTED
+from liver_pipeline.evaluation.segments import (
+    COUINAUD,
+    after_resection,
+    segment_lines,
+    segment_shares,
+    segment_volumes,
+    segment_words,
+)
 from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
 from liver_pipeline.geometry.affines import GRID_CLOSE, Affine, corner_shift_mm, spacing_of
-from liver_pipeline.geometry.boxes import Box
+from liver_pipeline.geometry.boxes import Box, touches_border
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
-from liver_pipeline.labels import LabelMap, Mask
+from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_surface
 
 FOUND_IOU = 0.5
 NEED_LIVER = ("liver_with_tumor_ml", "liver_without_tumor_ml", "tumor_burden")
-COUINAUD = tuple(range(9))  # 0 is outside, 1 to 8 are the segments
+NO_SEGMENTS = "no Couinaud map was given"
+AUTO = "auto"  # for a Couinaud map: estimate it
 LESION_COLUMNS = (
     "id", "volume_ml", "diameter_mm", "perpendicular_mm", "slice", "size_class", "centroid_ras_mm", "centroid_lps_mm",
     "box", "distance_to_surface_mm", "mean_hu", "sd_hu", "mean_confidence", "min_confidence", "touches_border",
-    "below_resolution", "match", "segments",
+    "below_resolution", "match", "segments", "segments_source",
 )  # fmt: skip
 
 
@@ -43,8 +53,10 @@ def describe(
     scan: Path | str | None = None,
     *,
     reference: Path | str | None = None,
+    label_map: LabelValues | None = None,
     confidence: Path | str | None = None,
     segments: Path | str | None = None,
+    resect: Sequence[int] = (),
     reader: ScanReader | None = None,
     series: str | None = None,
 ) -> dict[str, Any]:
@@ -57,43 +69,76 @@ def describe(
         mask: Label map: 0 background, 1 liver, 2 tumor.
         scan: The CT it belongs to, on the same grid; gives mean and SD of HU.
         reference: Reference label map on the same grid; gives the match of each lesion and the missed ones.
+        label_map: What the values of the reference mean, such as ``{6: 1, 7: 2}``, where they are not 0, 1, 2; see
+            :func:`~liver_pipeline.io.volumes.read_label_map`.
         confidence: Probabilities on the same grid, as ``predict --probabilities`` writes them, or of tumor alone; see
             :mod:`liver_pipeline.io.probabilities`.
-        segments: Couinaud map (1 to 8) on the same grid; gives shares per segment.
+        segments: Couinaud map (1 to 8) on the same grid; gives shares per segment. "auto" estimates it from the
+            liver's shape: see :mod:`liver_pipeline.evaluation.couinaud`.
+        resect: Numbers of segments; gives what is left without them.
         reader: How the run that made the mask reads scans; by default as CT.
         series: Which of several DICOM series the scan is.
 
     Returns:
-        See :func:`describe`.
+        See :func:`describe_label_map`; besides, ``files``, ``mask_sha256``, and as ``segments_source`` the ``map`` by
+        its name, or of an estimate ``weights``, ``sha256`` and what these gave on livers ``kept_back``. A shape that
+        allows no estimate is a reason why there are no segments.
 
     Raises:
         IntakeError: If a file cannot be used.
-        ValueError: If a file lies on another grid than the mask.
+        ValueError: If a file lies on another grid than the mask, the reference does not tell tumors from liver, or
+            ``resect`` is given without ``segments``.
     """
-    label_map = read_label_map(mask, accept=ACCEPTED)
-    truth = read_label_map(reference, accept=ACCEPTED) if reference else None
-    couinaud = read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED) if segments else None
+    if label_map is not None and not reference:
+        raise ValueError("label_map says what the values of the reference mean, and there is none")
+    if resect and segments is None:
+        raise ValueError("to resect segments, these must be known: give a Couinaud map, or 'auto' to estimate them")
+    labels = read_label_map(mask, accept=ACCEPTED)
+    truth = read_label_map(reference, label_map=label_map, accept=ACCEPTED) if reference else None
+    if truth is not None and (truth.array == LIVER_OR_TUMOR).any():
+        raise ValueError(f"{reference} does not tell tumors from liver, so no lesion can be matched; leave it out")
+    couinaud, source, doubt = _segments(labels, segments)
     reader = reader or ScanReader()
     ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
-    record = record_of(Path(mask), label_map.sha256)
-    sure = lesion_confidence(label_map, read_probabilities(confidence), record) if confidence else {}
+    record = record_of(Path(mask), labels.sha256)
+    sure = lesion_confidence(labels, read_probabilities(confidence), record) if confidence else {}
     if confidence and not sure:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
-    turned, affine = to_ras(label_map)
+    turned, affine = to_ras(labels)
     table = describe_label_map(
         turned,
         affine,
-        hu=on_grid(label_map, ct),
-        reference=on_grid(label_map, truth),
-        segments=on_grid(label_map, couinaud),
+        hu=on_grid(labels, ct),
+        reference=on_grid(labels, truth),
+        segments=on_grid(labels, couinaud),
+        no_segments=doubt,
+        resect=resect,
         hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
         record=record,
         **sure,
     )
-    names = {"mask": mask, "scan": scan, "reference": reference, "confidence": confidence, "segments": segments}
+    given = None if segments == AUTO else segments
+    names = {"mask": mask, "scan": scan, "reference": reference, "confidence": confidence, "segments": given}
+    table["segments_source"] = source
     table["files"] = {key: Path(path).name for key, path in names.items() if path}
-    table["mask_sha256"] = label_map.sha256
+    table["mask_sha256"] = labels.sha256
     return table
+
+
+def _segments(mask: Scan, segments: Path | str | None) -> tuple[Scan | None, dict[str, Any] | None, str]:
+    """Return a mask's Couinaud map, where it comes from, and why there is none."""
+    if segments is None:
+        return None, None, NO_SEGMENTS
+    if segments != AUTO:
+        return read_label_map(segments, allowed=COUINAUD, accept=ACCEPTED), {"map": Path(segments).name}, ""
+    from liver_pipeline.evaluation.couinaud import NOT_ESTIMATED, estimate_segments, shipped_network  # here: a network
+
+    try:
+        return estimate_segments(mask), shipped_network()[1], ""
+    except IntakeError as refusal:
+        if refusal.code != NOT_ESTIMATED:
+            raise
+        return None, None, f"{NOT_ESTIMATED}: {refusal.findings[0].detail}"
 
 
 def lesion_confidence(mask: Scan, classes: Mapping[str, Scan], record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -142,6 +187,8 @@ def describe_label_map(
     reference: npt.NDArray[Any] | None = None,
     confidence: npt.NDArray[Any] | None = None,
     segments: npt.NDArray[Any] | None = None,
+    no_segments: str = NO_SEGMENTS,
+    resect: Sequence[int] = (),
     hu_scale: tuple[float, float] = (1.0, 0.0),
     confidence_scale: tuple[float, float] = (1.0, 0.0),
     record: Mapping[str, Any] | None = None,
@@ -156,6 +203,8 @@ def describe_label_map(
         reference: Reference labels of the same shape.
         confidence: Tumor probability of the same shape.
         segments: Couinaud segments 1 to 8 of the same shape.
+        no_segments: Why there are none.
+        resect: Numbers of segments to resect.
         hu_scale: Slope and intercept that make HU of ``hu``.
         confidence_scale: Slope and intercept that make probabilities of ``confidence``.
         record: What ``predict`` wrote beside the mask.
@@ -165,7 +214,8 @@ def describe_label_map(
         ``liver`` (volumes in ml, burden, lesion count, ``truncated`` if the liver touches the edge of the field of
         view, so that volumes are lower bounds, ``segments_ml``, the ``intervals`` of ``liver_ml`` with tumor and
         ``tumor_ml``, see :mod:`liver_pipeline.evaluation.intervals`), ``lesions`` (one row each), ``spread`` and
-        ``severity`` (see :mod:`liver_pipeline.evaluation.severity`), ``missed`` (reference lesions in no group),
+        ``severity`` (see :mod:`liver_pipeline.evaluation.severity`), ``resection`` (see
+        :func:`liver_pipeline.evaluation.segments.after_resection`), ``missed`` (reference lesions in no group),
         ``calibration`` as it was given, and ``reasons``: why a figure is None, by its name. Slices count from the feet.
         Without a liver voxel (label 1) liver volumes, burden and distances are None.
     """
@@ -185,13 +235,13 @@ def describe_label_map(
         row |= _moments("hu", hu, shape.box, inside, hu_scale)
         row |= _confidence(confidence, shape.box, inside, confidence_scale)
         row["match"] = None if matches is None else matches[shape.id - 1]
-        row["segments"] = None if segments is None else _shares(segments[shape.box][inside])
+        row["segments"] = None if segments is None else segment_shares(segments[shape.box][inside])
         rows.append(row)
     for names, given, what in (
         (("mean_hu", "sd_hu"), hu, "no scan was given"),
         (("mean_confidence", "min_confidence"), confidence, "no probabilities were given"),
         (("match", "missed"), reference, "no reference was given"),
-        (("segments", "segments_ml"), segments, "no Couinaud map was given"),
+        (("segments", "segments_ml", *(["resection"] if resect else [])), segments, no_segments),
         ((*NEED_LIVER, "distance_to_surface_mm"), n_parenchyma or None, "the mask holds no liver (label 1)"),
     ):
         if given is None:
@@ -202,8 +252,8 @@ def describe_label_map(
         "tumor_ml": n_tumor * voxel_ml,
         "tumor_burden": n_tumor / (n_parenchyma + n_tumor) if n_parenchyma else None,
         "lesion_count": len(shapes),
-        "truncated": _touches_border(label_map >= 1),
-        "segments_ml": None if segments is None else _segment_volumes(segments, label_map, voxel_ml),
+        "truncated": touches_border(label_map >= 1),
+        "segments_ml": None if segments is None else segment_volumes(segments, label_map, voxel_ml),
         "intervals": _intervals(record, reasons),
     }
     volumes = liver["segments_ml"]
@@ -215,6 +265,10 @@ def describe_label_map(
         "lesions": rows,
         "spread": tumor_spread(label_map, [row["centroid_ras_mm"] for row in rows], touched),
         "severity": tumor_severity([row["diameter_mm"] for row in rows], liver["tumor_burden"]),
+        "resection": after_resection(volumes, [row["segments"] for row in rows], resect)
+        if resect and volumes
+        else None,
+        "segments_source": None,
         "missed": missed,
         "calibration": calibration,
         "reasons": reasons,
@@ -251,11 +305,6 @@ def _row(shape: LesionShape, affine: Affine, grid: tuple[int, ...]) -> dict[str,
         "touches_border": any(at_edge),
         "below_resolution": min(thickness) < 2,
     }
-
-
-def _touches_border(mask: Mask) -> bool:
-    """Whether a mask reaches the first or last plane along any axis."""
-    return any(bool(np.take(mask, end, axis=axis).any()) for axis in range(3) for end in (0, -1))
 
 
 def _depths(
@@ -309,31 +358,15 @@ def _matches(
     return [status.get(i, "invented") for i in range(1, lesions.n_pred + 1)], missed
 
 
-def _shares(values: npt.NDArray[Any]) -> dict[str, float]:
-    """Share of a lesion's voxels in each segment that holds any; ``outside`` for none."""
-    numbers, counts = np.unique(values, return_counts=True)
-    return {str(int(n)) if n else "outside": float(c / len(values)) for n, c in zip(numbers, counts, strict=True)}
-
-
-def _segment_volumes(segments: npt.NDArray[Any], label_map: LabelMap, voxel_ml: float) -> dict[str, dict[str, float]]:
-    """Liver and tumor in each segment, in ml; ``outside`` is liver that no segment holds."""
-    volumes = {}
-    for number in COUINAUD:
-        place = segments == number
-        liver = int(np.count_nonzero(place & (label_map >= 1))) * voxel_ml
-        tumor = int(np.count_nonzero(place & (label_map == 2))) * voxel_ml
-        if number or liver:
-            volumes[str(number) if number else "outside"] = {"liver_with_tumor_ml": liver, "tumor_ml": tumor}
-    return volumes
-
-
 def lesions_csv(table: Mapping[str, Any]) -> str:
     """The lesions of :func:`describe` as CSV, one row each; empty cells are figures that cannot be given."""
+    source = table["segments_source"] or {}
+    named = {"segments_source": f"estimated by {source['weights']}" if "weights" in source else source.get("map")}
     text = io.StringIO()
     writer = csv.DictWriter(text, LESION_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in table["lesions"]:
-        writer.writerow({key: _cell(row[key]) for key in LESION_COLUMNS})
+        writer.writerow({key: _cell((row | named)[key]) for key in LESION_COLUMNS})
     return text.getvalue()
 
 
@@ -369,11 +402,14 @@ def as_text(table: Mapping[str, Any]) -> str:
         place = ", ".join(f"{value:.1f}" for value in row["centroid_lps_mm"])
         marks = "  touches the edge" if row["touches_border"] else ""
         marks += "  below resolution" if row["below_resolution"] else ""
+        marks += f"  segment {segment_words(row['segments'])}" if row["segments"] else ""
         lines.append(
             f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} {sure:>5} "
             f"{row['match'] or '-':>8}  {place}{marks}"
         )
     lines += _severity_lines(table) if table["lesions"] else []
+    if liver["segments_ml"]:
+        lines += segment_lines(liver, table["segments_source"] or {}, table["resection"])
     lines += [f"missed: {len(table['missed'])} reference lesions"] if table["missed"] else []
     if table["calibration"] is not None and (why := table["calibration"]["reason"]):
         lines.append(f"how sure the network is, is uncalibrated: {why}")

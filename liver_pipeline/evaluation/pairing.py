@@ -9,17 +9,21 @@ from pathlib import Path
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name, volume_files
 from liver_pipeline.io.tables import clean_name
+from liver_pipeline.labels import LabelValues
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One case: its name, the two files, and the files of probabilities and of the scan if they are there."""
+    """One case: its name, the two files, those of probabilities and of the scan if they are there, and, where values of
+    the reference are not 0, 1, 2, what they mean.
+    """
 
     case: str
     pred: Path
     label: Path
     probability: Path | None = None
     image: Path | None = None
+    label_map: LabelValues | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def find_pairs(
     *,
     probability_dir: Path | None = None,
     image_dir: Path | None = None,
+    label_map: LabelValues | None = None,
 ) -> tuple[list[Pair], dict[str, Failure]]:
     """Match predictions and references by name.
 
@@ -57,6 +62,7 @@ def find_pairs(
         probability_dir: Folder of probabilities, ``<case>.probabilities.nii.gz`` or, where there are none of these,
             of the same names; a case without any is scored without.
         image_dir: Folder of scans of the same names, for pictures; likewise.
+        label_map: What the values of the references mean; None: 0 background, 1 liver, 2 tumor.
 
     Returns:
         Pairs by name, and by case why there is none: NO_PREDICTION, NO_REFERENCE, or DUPLICATE_NAME where two files of
@@ -82,11 +88,10 @@ def find_pairs(
     failures = _unpaired(preds, labels, pred_dir, label_dir)
     probabilities = {} if probability_dir is None else _probabilities(probability_dir)
     images = {} if image_dir is None else _by_case(image_dir, volumes=True)
-    pairs = [
-        Pair(case, preds[case][0], labels[case][0], _first(probabilities.get(case)), _first(images.get(case)))
-        for case in sorted(preds.keys() & labels.keys())
-        if case not in failures
-    ]
+    pairs = []
+    for case in sorted(preds.keys() & labels.keys() - failures.keys()):
+        probability, image = _first(probabilities.get(case)), _first(images.get(case))
+        pairs.append(Pair(case, preds[case][0], labels[case][0], probability, image, label_map))
     return pairs, failures
 
 

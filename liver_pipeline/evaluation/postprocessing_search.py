@@ -11,7 +11,7 @@ import numpy as np
 from monai.bundle import ConfigComponent
 
 from liver_pipeline.labels import FloatArray, LabelMap
-from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, confusion_matrix
+from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, as_told, confusion_matrix
 from liver_pipeline.transforms.postprocessing import CleanLabelMapd
 
 StepConfig: TypeAlias = Mapping[str, Any]  # an item of `postprocessing::transforms` as YAML has it
@@ -73,7 +73,8 @@ def choose_postprocessing(
 
     Dice is counted per case: of the liver as LiTS reads it (label >= 1) and of the tumor. A region that is empty in
     both maps scores 1, in one of them 0, as in the LiTS ranking, so that all steps are judged on the same cases; the
-    table says how many were empty. Tumors are left out of the mean where no case has one, predicted or real.
+    table says how many were empty. Tumors are left out of the mean where no case has one, predicted or real; where a
+    reference does not tell them from liver, they count as empty in both.
 
     Args:
         cases: The validation cases. Each is asked for once a round, so a sequence may read them from disk.
@@ -162,7 +163,7 @@ def _try_orders(
             cleaned = pred
             for i in order:
                 cleaned = steps[i].clean(cleaned, spacing)
-            confusion = confusion_matrix(cleaned, label)
+            confusion = confusion_matrix(*as_told(cleaned, label)[:2])
             trial.liver.append(Counts.of_region(confusion, WHOLE_LIVER))
             trial.tumor.append(Counts.of_region(confusion, TUMORS))
     return trials

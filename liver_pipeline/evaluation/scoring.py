@@ -19,7 +19,8 @@ from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
 from liver_pipeline.metrics.cases import case_figures
 from liver_pipeline.metrics.lits import official_case, official_lesions
-from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, confusion_matrix, overlap_figures
+from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, as_told, confusion_matrix, overlap_figures
+from liver_pipeline.metrics.untold import without_tumors
 from liver_pipeline.visualize.pictures import case_pictures
 
 ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
@@ -65,7 +66,8 @@ def score_as_meant(
 ) -> dict[str, Any]:
     """Score one case of the protocols ``lits`` and ``plain``.
 
-    With ``liver_only`` tumor counts as liver in both maps.
+    With ``liver_only`` tumor counts as liver in both maps; so it does where the reference does not tell the two apart
+    (``pair.label_map``), and figures of tumors are None then.
 
     With ``lits`` the lesion counts of the challenge's program stand beside ours (``lits_official``). Both maps are
     turned to the axes nearest to right, anterior, superior, so that neither axis order nor flips change a
@@ -75,10 +77,7 @@ def score_as_meant(
         IntakeError: If a file cannot be used.
         CaseError: LABEL_GRID_MISMATCH if the grids differ, NO_LIVER if the reference holds no liver.
     """
-    label = read_label_map(pair.label, accept=ACCEPTED)
-    pred = read_label_map(pair.pred, accept=ACCEPTED)
-    if liver_only:
-        label, pred = (replace(scan, array=np.minimum(scan.array, 1)) for scan in (label, pred))
+    pred, label, tells_tumors = _read_pair(pair, liver_only)
     warnings = [f"{path.name}: {f.code}: {f.detail}" for path, scan in ((pair.label, label), (pair.pred, pred))
                 for f in scan.findings if f.code not in ACCEPTED]  # fmt: skip
     warnings += _grid_warnings(pair, pred, label)
@@ -96,7 +95,11 @@ def score_as_meant(
         lesion["centroid_ras_mm"] = [float(value) for value in ras]
         lesion["centroid_lps_mm"] = [-float(ras[0]), -float(ras[1]), float(ras[2])]
     result = {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
-    if lits:
+    if pair.label_map is not None:
+        result["label_map"] = {str(value): meaning for value, meaning in pair.label_map.items()}
+    if not tells_tumors:
+        result = without_tumors(result)
+    elif lits:
         zooms = [float(size) for size in label.header.get_zooms()[:3]]
         result["lits_official"] = official_lesions(pred.array, label.array, zooms)
     if pictures:
@@ -111,12 +114,24 @@ def pair_picture(pair: Pair, *, liver_only: bool = False) -> dict[str, Any]:
     Raises:
         IntakeError: If a label map cannot be read.
     """
-    label, pred = (read_label_map(path, accept=ACCEPTED) for path in (pair.label, pair.pred))
+    pred, label, _ = _read_pair(pair, liver_only)
     scan = None if pair.image is None else _on_grid_of(label, pair.image)
     (there, affine), (here, _) = to_ras(label), to_ras(pred, like=label)
-    if liver_only:
-        there, here = np.minimum(there, 1), np.minimum(here, 1)
     return case_pictures(here, there, spacing_of(affine), [], scan)
+
+
+def _read_pair(pair: Pair, liver_only: bool) -> tuple[Scan, Scan, bool]:
+    """Return prediction and reference as they are compared, and whether the reference tells tumors from liver.
+
+    Raises:
+        IntakeError: If one cannot be read.
+    """
+    label = read_label_map(pair.label, label_map=pair.label_map, accept=ACCEPTED)
+    pred = read_label_map(pair.pred, accept=ACCEPTED)
+    here, there, tells_tumors = as_told(pred.array, label.array)
+    if liver_only:
+        here, there = np.minimum(here, 1), np.minimum(there, 1)
+    return replace(pred, array=here), replace(label, array=there), tells_tumors
 
 
 def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:

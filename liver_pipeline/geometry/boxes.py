@@ -80,6 +80,11 @@ def widen(box: Box, margin_mm: float, spacing: Sequence[float], shape: Sequence[
     return x, y, z
 
 
+def touches_border(mask: Mask) -> bool:
+    """Whether a mask (X, Y, Z) reaches the first or last plane along any axis."""
+    return any(bool(np.take(mask, end, axis=axis).any()) for axis in range(3) for end in (0, -1))
+
+
 ON_BORDER = 1e-6  # voxels; a centre on the border is inside, however the numbers were rounded
 
 

@@ -18,13 +18,15 @@ def class_dice(confusions: Sequence[IntArray], index: int) -> float | None:
     """Return the mean Dice of a class over the cases where it has one; None if no reference holds the class.
 
     A case where reference and prediction are empty has none and is left out, as in ``evaluate``; an empty reference
-    with a prediction counts 0, but where all are empty there is nothing to find, and no score either.
+    with a prediction counts 0, but where all are empty there is nothing to find, and no score either. A case whose
+    reference does not know the class is left out.
 
     Args:
-        confusions: One a case, reference rows and predicted columns, shape (K, K).
+        confusions: One a case, reference rows and predicted columns, shape (K, K), or (2, 2) where the reference tells
+            background and liver apart, but not liver and tumor.
         index: Of the class.
     """
-    counts = [Counts.of_region(confusion, (index,)) for confusion in confusions]
+    counts = [Counts.of_region(confusion, (index,)) for confusion in confusions if index < len(confusion)]
     if not any(one.n_label for one in counts):
         return None
     defined = [dice for one in counts if (dice := one.dice()) is not None]
@@ -64,7 +66,7 @@ def mean_class_dice(classes: Sequence[int] | None = None) -> Metric:
     """
 
     def mean(confusions: Sequence[IntArray]) -> float | None:
-        counted = range(1, len(confusions[0]) if confusions else 1) if classes is None else classes
+        counted = range(1, max(map(len, confusions), default=1)) if classes is None else classes
         found = [class_dice(confusions, index) for index in counted if confusions]
         defined = [dice for dice in found if dice is not None]
         return math.fsum(defined) / len(defined) if defined else None
@@ -91,7 +93,7 @@ def foreground_accuracy(confusions: Sequence[IntArray]) -> float | None:
     """Return the share of liver and tumor voxels, over all cases, that are labelled as what they are; None without any.
 
     Args:
-        confusions: One a case, reference rows and predicted columns, shape (K, K).
+        confusions: As for :func:`class_dice`.
     """
     found = sum(int(np.diag(confusion)[1:].sum()) for confusion in confusions)
     there = sum(int(confusion[1:].sum()) for confusion in confusions)

@@ -66,7 +66,9 @@ CODES: dict[str, str] = {
     "LABEL_GRID_MISMATCH": "the label map does not lie on the grid of its scan",
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
     "LABEL_EMPTY": "the label map is background everywhere",
+    "LABEL_UNNAMED": "values that label_map does not name became background",
     "LABEL_MISSING": "there is no label map of that name",
+    "SEGMENTS_NOT_ESTIMATED": "the mask does not show one whole liver, from whose shape segments could be told",
     # a run
     "QUALITY_FILE": "quality.json of a run is damaged, or holds what it cannot hold",
     "NO_VALIDATION": "the run has no validation case to tell by",

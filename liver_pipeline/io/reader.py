@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
+from liver_pipeline.labels import LabelValues
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,12 @@ class ScanReader:
         modality: "ct" or "mr": which values are plausible; see :func:`~liver_pipeline.io.volumes.read_scan`.
         accept: Codes of errors to take as warnings.
         repair: Codes to repair in scans, such as "SHEAR".
-        labels: Values that a label map may hold.
         orientation: Where the axes of Analyze files run to, such as "LAS"; they do not say so.
     """
 
     modality: str = "ct"
     accept: Collection[str] = ()
     repair: Collection[str] = ()
-    labels: Collection[int] = (0, 1, 2)
     orientation: str | None = None
 
     def scan(self, path: Path | str, *, series: str | None = None, why: str = "") -> Scan:
@@ -42,6 +41,11 @@ class ScanReader:
         told = [replace(f, detail=why) if why and f.code == "SERIES_CHOSEN" else f for f in scan.findings]
         return replace(scan, findings=tuple(told))
 
-    def label_map(self, path: Path | str) -> Scan:
-        """Read one label map; raises IntakeError as :func:`~liver_pipeline.io.volumes.read_label_map` does."""
-        return read_label_map(path, allowed=self.labels, accept=self.accept, orientation=self.orientation)
+    def label_map(self, path: Path | str, values: LabelValues | None = None) -> Scan:
+        """Read one label map; raises IntakeError as :func:`~liver_pipeline.io.volumes.read_label_map` does.
+
+        Args:
+            path: Where it is.
+            values: What its values mean, where they are not 0, 1, 2.
+        """
+        return read_label_map(path, label_map=values, accept=self.accept, orientation=self.orientation)

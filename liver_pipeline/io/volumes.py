@@ -14,13 +14,15 @@ import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
-from liver_pipeline.io.findings import Finding, IntakeError, Severity, error, known_codes, refuse, settle, warning
+from liver_pipeline.io.findings import Finding, IntakeError, Severity, known_codes, refuse, settle
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
+from liver_pipeline.io.label_values import PLAIN_LABELS, whole_labels
 from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
 from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.streams import StoredVolume
+from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def read_scan(
 def read_label_map(
     path: Path | str,
     *,
-    allowed: Collection[int] = (0, 1, 2),
+    allowed: Collection[int] = PLAIN_LABELS,
+    label_map: LabelValues | None = None,
     accept: Collection[str] = (),
     orientation: str | None = None,
 ) -> Scan:
@@ -103,6 +106,9 @@ def read_label_map(
     Args:
         path: As for :func:`read_scan`.
         allowed: Labels that may occur, 0 to 255.
+        label_map: What the values of the file mean, such as ``{6: 1}``, instead of ``allowed``: 0, 1 or 2, or
+            ``liver_or_tumor`` (3 in the result) where tumors were not outlined. Values that it does not name, such as
+            other organs, become background, and warning LABEL_UNNAMED lists them.
         accept: As for :func:`read_scan`.
         orientation: As for :func:`read_scan`.
 
@@ -111,11 +117,14 @@ def read_label_map(
 
     Raises:
         IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
+        ValueError: If ``label_map`` is not as described.
     """
     known_orientation(orientation)
+    if label_map is not None and meanings(label_map) is None:
+        raise ValueError(f"label_map is {label_map!r}; expected {LABEL_VALUES_SAY}")
     with _own_errors(Path(path), accept):
         raw = _read(Path(path), "label", accept, orientation=orientation)
-        labels, findings = _whole_labels(raw, allowed)
+        labels, findings = whole_labels(raw.array, (raw.slope, raw.intercept), allowed, label_map)
         settled = settle(path, (*raw.findings, *findings), accept)
         return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
 
@@ -245,28 +254,6 @@ def _findings_on_values(scan: Scan, modality: str, slices: int | None) -> list[F
     if modality != "label" and slices is not None and all(f.code != "NON_FINITE" for f in found):
         found += slice_findings(scan.array, scan.slope, scan.intercept, slices, in_hu=in_hu, names=scan.slice_files)
     return found
-
-
-def _whole_labels(scan: Scan, allowed: Collection[int]) -> tuple[npt.NDArray[np.uint8], list[Finding]]:
-    """Return labels as uint8 (X, Y, Z) and what is wrong; plane by plane, so floats are never copied whole."""
-    table = np.zeros(256, dtype=bool)
-    table[list(allowed)] = True
-    labels: npt.NDArray[np.uint8] = np.empty(scan.array.shape, dtype=np.uint8, order="F")
-    unknown: set[float] = set()
-    for z in range(scan.array.shape[-1]):
-        plane = scan.array[:, :, z]
-        if (scan.slope, scan.intercept) != (1.0, 0.0):
-            plane = plane * scan.slope + scan.intercept
-        with np.errstate(invalid="ignore"):  # what does not fit into a byte is unequal below
-            labels[:, :, z] = plane.astype(np.uint8)
-        wrong = (labels[:, :, z] != plane) | ~table[labels[:, :, z]]
-        if wrong.any():
-            unknown.update(np.unique(plane[wrong])[:5].tolist())
-    if unknown:
-        known = ", ".join(str(label) for label in sorted(allowed))
-        seen = ", ".join(f"{value:g}" for value in sorted(unknown)[:5])
-        return labels, [error("LABEL_VALUES", f"label map holds {seen}; expected only {known}")]
-    return labels, [] if labels.any() else [warning("LABEL_EMPTY", "the label map is background everywhere")]
 
 
 __all__ = ["IntakeError", "Scan", "label_findings", "read_label_map", "read_scan", "write_label_map"]

@@ -10,12 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.boxes import joint_box
-from liver_pipeline.labels import LIVER, TUMOR, IntArray, LabelMap
+from liver_pipeline.labels import LIVER, LIVER_OR_TUMOR, TUMOR, IntArray, LabelMap
 from liver_pipeline.metrics.arrays import check_pair
 
 WHOLE_LIVER = (LIVER, TUMOR)  # LiTS's reading: tumor is part of the liver
 PARENCHYMA = (LIVER,)  # nnU-Net's and the Medical Segmentation Decathlon's reading of label 1
 TUMORS = (TUMOR,)
+
+
+def as_told(pred: LabelMap, label: LabelMap) -> tuple[LabelMap, LabelMap, bool]:
+    """Return both maps as far as the reference tells classes apart, and whether it tells tumors from liver.
+
+    A reference that holds ``LIVER_OR_TUMOR`` does not: tumor counts as liver then, in both. Others stay as they are.
+    """
+    if not (label == LIVER_OR_TUMOR).any():
+        return pred, label, True
+    return np.minimum(pred, np.uint8(LIVER)), np.minimum(label, np.uint8(LIVER)), False
 
 
 def confusion_matrix(pred: LabelMap, label: LabelMap, *, n_classes: int = 3) -> IntArray:

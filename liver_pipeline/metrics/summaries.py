@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from liver_pipeline.labels import CLASS_NAMES, IntArray
 from liver_pipeline.metrics.cases import IOU_THRESHOLDS, REGIONS, detection_row, threshold_name
 from liver_pipeline.metrics.lesions import Detection
 from liver_pipeline.metrics.lits import OBJECT_KEYS
-from liver_pipeline.metrics.overlap import Counts, ratio
+from liver_pipeline.metrics.overlap import WHOLE_LIVER, Counts, ratio
 from liver_pipeline.metrics.shapes import SIZE_CLASSES
 from liver_pipeline.metrics.statistics import bland_altman, bootstrap_ratio, summarize
 
+N_CLASSES = len(CLASS_NAMES)
 CaseFigures = Mapping[str, Any]
 NOT_SUMMED = ("empty", "reason")
 NOT_SUMMED_OF_PROBABILITIES = ("n_voxels", "roc", "reliability", "calibrated_reliability")
@@ -33,7 +35,8 @@ def summarize_cases(cases: Mapping[str, CaseFigures], *, lits: bool = True) -> d
         ``global``: one number (or None) per key, means over cases for ``<region>_<figure>``, pooled voxels for
         ``*_global``, pooled lesions for ``lesion_*``; ``summary``: n, mean, bootstrap 95 % interval, median, SD and
         extremes per key, with the numbers of cases whose masks were empty; ``detection`` by IoU threshold and size
-        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``.
+        class, with intervals; ``confusion`` (reference rows); ``agreement`` (Bland-Altman); ``tumor_free``. A case
+        whose reference does not tell tumors from liver (:mod:`liver_pipeline.metrics.untold`) counts for the liver.
 
     Raises:
         ValueError: If there are no cases.
@@ -43,10 +46,12 @@ def summarize_cases(cases: Mapping[str, CaseFigures], *, lits: bool = True) -> d
     rows = list(cases.values())
     summary = _region_summaries(rows)
     detection = _detection(rows)
-    confusion = np.sum([row["confusion"] for row in rows], axis=0)
+    confusions = [np.asarray(row["confusion"]) for row in rows]
+    confusion = _pooled([one for one in confusions if len(one) == N_CLASSES])  # the others' liver holds tumors
     values: dict[str, float | None] = {key: row["mean"] for key, row in summary.items()}
     for region, classes in REGIONS.items():
-        values[f"{region}_dice_global"] = Counts.of_region(confusion, classes).dice()
+        counted = _pooled(confusions) if classes == WHOLE_LIVER else confusion
+        values[f"{region}_dice_global"] = Counts.of_region(counted, classes).dice()
     if lits:
         lits_summary = _lits_summaries(rows)
         summary |= lits_summary
@@ -60,6 +65,14 @@ def summarize_cases(cases: Mapping[str, CaseFigures], *, lits: bool = True) -> d
         "agreement": {region: _agreement(rows, region) for region in ("liver", "tumor")},
         "tumor_free": _tumor_free(rows),
     }
+
+
+def _pooled(confusions: Sequence[IntArray]) -> IntArray:
+    """Return the sum of confusion matrices, (3, 3), of which some have the first classes alone."""
+    total: IntArray = np.zeros((N_CLASSES, N_CLASSES), dtype=np.int64)
+    for one in confusions:
+        total[: len(one), : len(one)] += one
+    return total
 
 
 def _region_summaries(rows: Sequence[CaseFigures]) -> dict[str, dict[str, Any]]:
@@ -114,15 +127,16 @@ def _lits_values(
 ) -> dict[str, float | None]:
     """Pooled LiTS figures under the challenge's keys, and the detection figures of ``lits_groups``."""
     pooled: dict[str, float | None] = {"lesion_dice_global": values["tumor_dice_global"]}
+    grouped = [row["lits_groups"] for row in rows if "lits_groups" in row]  # not where a reference tells no tumors
     for suffix, threshold in (("", 0.5), ("_greater_zero", 0.0)):
         found = detection[threshold_name(threshold)]["all"]
         pooled[f"lesion_precision{suffix}"] = found["precision"]
         pooled[f"lesion_recall{suffix}"] = found["recall"]
         pooled[f"lesion_f1{suffix}"] = found["f1"]
         name = "iou>0.5" if threshold else "overlap>0"
-        tp = sum(row["lits_groups"]["counts"][name]["TP"] for row in rows)
-        n_pred = sum(row["lits_groups"]["n_predicted_lesions"] for row in rows)
-        n_label = sum(row["lits_groups"]["n_reference_lesions"] for row in rows)
+        tp = sum(groups["counts"][name]["TP"] for groups in grouped)
+        n_pred = sum(groups["n_predicted_lesions"] for groups in grouped)
+        n_label = sum(groups["n_reference_lesions"] for groups in grouped)
         pooled[f"lits_groups_precision{suffix}"] = ratio(tp, n_pred)
         pooled[f"lits_groups_recall{suffix}"] = ratio(tp, n_label)
     errors = [row["lits"]["tumor_burden_diff"] for row in rows if row["lits"]["tumor_burden_diff"] is not None]
@@ -172,8 +186,9 @@ def _pooled_detection(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _agreement(rows: Sequence[CaseFigures], region: str) -> dict[str, Any]:
     """Bland-Altman of volumes in ml, prediction minus reference, all cases."""
-    measured = [row[region]["volume_ml"] for row in rows]
-    return asdict(bland_altman(measured, [row[region]["reference_volume_ml"] for row in rows]))
+    known = [row[region] for row in rows if row[region]["reference_volume_ml"] is not None]
+    measured, reference = ([one[key] for one in known] for key in ("volume_ml", "reference_volume_ml"))
+    return asdict(bland_altman(measured, reference))
 
 
 def _tumor_free(rows: Sequence[CaseFigures]) -> dict[str, Any]:

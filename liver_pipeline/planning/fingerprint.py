@@ -19,10 +19,11 @@ from liver_pipeline.io.findings import Finding, IntakeError, Severity
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan, label_findings
 from liver_pipeline.metrics.lesions import components
+from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.metrics.shapes import lesion_shapes
 from liver_pipeline.planning.histograms import Histogram, label_histograms
 
-VERSION = 2  # of what is measured: older measurements are done again
+VERSION = 3  # of what is measured: older measurements are done again
 TISSUES = ("background", "liver", "tumor")  # by label; liver is tissue without tumor
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 
@@ -37,7 +38,7 @@ def read_case(case: Case, reader: ScanReader) -> tuple[Scan | None, Scan | None,
         and detail.
     """
     image, findings = _try("image", lambda: reader.scan(case["image"]))
-    label, more = _try("label", lambda: reader.label_map(case["label"]))
+    label, more = _try("label", lambda: reader.label_map(case["label"], case.get("label_map")))
     findings += more
     if image is not None and label is not None:
         findings += [_row("label", f, reader.accept) for f in label_findings(image, label)]
@@ -69,19 +70,21 @@ def measure(image: Scan, label: Scan, modality: str) -> CaseRow:
 
     Args:
         image: The scan.
-        label: Its label map on the same grid: 0 background, 1 liver, 2 tumor.
+        label: Its label map on the same grid: 0 background, 1 liver, 2 tumor, 3 liver whose tumors were not outlined:
+            then liver is the whole, and nothing is known of tumors.
         modality: "ct" counts whole Hounsfield units; values of anything else keep their fractions.
 
     Returns:
         ``orientation`` (of the file's axes); ``shape``, ``spacing_mm`` and ``fov_mm`` along R, A, S; ``voxels`` by
         label; ``liver_ml`` (tumor included) and ``tumor_ml``; ``lesions``, a volume and longest axial diameter each,
-        largest first; ``intensity`` of all voxels and of each region, None for a region without voxels; and
-        ``histograms`` by region, from which intensities are pooled over cases.
+        largest first (both None where nothing is known of tumors); ``intensity`` of all voxels and of each region,
+        None for a region without voxels; and ``histograms`` by region, from which intensities are pooled over cases.
     """
     affine, shape = ras_grid(image.affine, image.array.shape)
     spacing = spacing_of(affine)
+    labels, _, tells_tumors = as_told(label.array, label.array)
     histograms = dict(zip(TISSUES, label_histograms(
-        image.array, label.array, len(TISSUES),
+        image.array, labels, len(TISSUES),
         slope=image.slope, intercept=image.intercept, whole=modality == "ct",
     ), strict=True))  # fmt: skip
     voxels = {name: one.total for name, one in histograms.items()}
@@ -93,8 +96,8 @@ def measure(image: Scan, label: Scan, modality: str) -> CaseRow:
         "fov_mm": [round(edge * n, 3) for edge, n in zip(spacing, shape, strict=True)],
         "voxels": voxels,
         "liver_ml": (voxels["liver"] + voxels["tumor"]) * voxel_ml,
-        "tumor_ml": voxels["tumor"] * voxel_ml,
-        "lesions": lesions(label.array, label.affine),
+        "tumor_ml": voxels["tumor"] * voxel_ml if tells_tumors else None,
+        "lesions": lesions(labels, label.affine) if tells_tumors else None,
         "intensity": intensities(histograms),
         "histograms": {name: one.as_json() for name, one in histograms.items()},
     }

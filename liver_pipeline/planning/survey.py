@@ -25,8 +25,8 @@ def survey_cases(cases: Sequence[Case], reader: ScanReader, ledger_path: Path, *
     """Measure every case that was not measured before.
 
     Each case is written to the ledger as soon as it is measured, so that a run that was killed goes on where it
-    stopped. What was measured is known by the content of image and label (sha256) and by ``reader``; files whose size
-    and time of change are the same are not even hashed.
+    stopped. What was measured is known by the content of image and label (sha256), by what the label's values mean, and
+    by ``reader``; files whose size and time of change are the same are not even hashed.
 
     Args:
         cases: The cases.
@@ -81,7 +81,7 @@ def _measure(case: Case, reader: ScanReader) -> CaseRow:
             findings = [*findings, {"file": "label", **asdict(finding_of(reason))}]
     bad = is_bad(findings)
     if image is not None and label is not None:
-        key: str | None = _key(image.sha256, label.sha256, reader)  # hashed while they were read
+        key: str | None = _key(image.sha256, label.sha256, reader, case)  # hashed while they were read
     else:
         key = _content_key(case, reader)
     event = "bad" if bad else "measured"
@@ -99,18 +99,19 @@ def _file_state(case: Case, reader: ScanReader) -> list[Any] | None:
     if not all(path.is_file() for path in paths):
         return None
     stats = [(path, path.stat()) for path in paths]
-    return [_key("", "", reader), *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
+    return [_key("", "", reader, case), *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
 
 
 def _content_key(case: Case, reader: ScanReader) -> str | None:
     try:
-        return _key(input_sha256(Path(case["image"])), input_sha256(Path(case["label"])), reader)
+        return _key(input_sha256(Path(case["image"])), input_sha256(Path(case["label"])), reader, case)
     except OSError:
         return None
 
 
-def _key(image: str, label: str, reader: ScanReader) -> str:
-    return content_sha256([VERSION, image, label, asdict(reader)])
+def _key(image: str, label: str, reader: ScanReader, case: Case) -> str:
+    values = sorted((case.get("label_map") or {}).items())
+    return content_sha256([VERSION, image, label, asdict(reader), values])
 
 
 def _describe(case: Case, measured: CaseRow, root: Path) -> CaseRow:
@@ -145,11 +146,12 @@ def summarize_dataset(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[
     Returns:
         Numbers of cases and patients, codes found (number of cases with each), orientations, and for spacing, shape,
         field of view (along R, A, S), liver and tumor volume, lesions a case, lesion volume and diameter: minimum,
-        percentiles 10 and 90, median, maximum.
+        percentiles 10 and 90, median, maximum; those of tumors over the cases where these were outlined.
     """
     usable = [row for row in rows if row["usable"]]
     patients = Counter(row["patient"] for row in rows)
-    lesions = [lesion for row in usable for lesion in row["lesions"]]
+    told = [row for row in usable if row["lesions"] is not None]
+    lesions = [lesion for row in told for lesion in row["lesions"]]
     voxels = {name: sum(row["voxels"][name] for row in usable) for name in TISSUES}
     return {
         "n_cases": len(rows),
@@ -158,11 +160,13 @@ def summarize_dataset(rows: Sequence[Mapping[str, Any]], modality: str) -> dict[
         "n_patients_with_several_cases": sum(n > 1 for n in patients.values()),
         "n_cases_without_label": sum(not row["voxels"]["liver"] + row["voxels"]["tumor"] for row in usable),
         "n_cases_with_tumor": sum(row["voxels"]["tumor"] > 0 for row in usable),
+        "n_cases_tumors_unknown": len(usable) - len(told),
         "codes": dict(Counter(c for row in rows for c in sorted({f["code"] for f in row["findings"]})).most_common()),
         "orientations": dict(Counter(row["orientation"] for row in usable).most_common()),
         **{name: spread([row[name] for row in usable]) for name in ("spacing_mm", "shape", "fov_mm")},
-        **{name: spread([row[name] for row in usable]) for name in ("liver_ml", "tumor_ml")},
-        "lesions_per_case": spread([len(row["lesions"]) for row in usable]),
+        "liver_ml": spread([row["liver_ml"] for row in usable]),
+        "tumor_ml": spread([row["tumor_ml"] for row in told]),
+        "lesions_per_case": spread([len(row["lesions"]) for row in told]),
         "lesion_volume_ml": spread([lesion["volume_ml"] for lesion in lesions]),
         "lesion_diameter_mm": spread([lesion["diameter_mm"] for lesion in lesions]),
         "n_lesions": len(lesions),

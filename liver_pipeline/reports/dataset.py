@@ -66,7 +66,9 @@ def _headline(summary: Mapping[str, Any]) -> str:
     if not summary["n_usable"]:
         return f'<p class="soft">{line}</p>'
     median = {key: summary[key]["median"] for key in ("spacing_mm", "shape", "liver_ml")}
-    tumor = f"{summary['n_cases_with_tumor']} of {plural(summary['n_usable'], 'case')} with tumor"
+    unknown = summary["n_cases_tumors_unknown"]
+    tumor = f"{summary['n_cases_with_tumor']} of {plural(summary['n_usable'] - unknown, 'case')} with tumor"
+    tumor += f", {unknown} without tumors outlined" if unknown else ""
     diameter = summary["lesion_diameter_mm"]
     lesion = "" if diameter is None else f", median diameter {shown_number(diameter['median'], 1)} mm"
     cards = [
@@ -125,7 +127,7 @@ def _charts(rows: Sequence[_Row], pooled: Mapping[str, Histogram] | None, values
     ):
         groups = [(name, [one[key][axis] for one in rows]) for axis, name in enumerate(_AXES)]
         figures.append(figure(title, box_plot(groups, name=unit), f"Along R, A, S. {_BOX_CAPTION}"))
-    diameters = [lesion["diameter_mm"] for one in rows for lesion in one["lesions"]]
+    diameters = [lesion["diameter_mm"] for one in rows for lesion in one["lesions"] or ()]
     if diameters:
         chart = count_chart(diameters, x_name="longest axial diameter, mm", name="lesions")
         figures.append(figure("Lesions by size", chart, "6-connected components of tumor, over all cases."))
@@ -186,6 +188,6 @@ def _figures(one: _Row) -> list[str]:
         cell(one["orientation"], one["orientation"]),
         cell(shown_number(one["liver_ml"], 0), one["liver_ml"]),
         cell(shown_number(one["tumor_ml"], 1), one["tumor_ml"]),
-        cell(str(len(one["lesions"])), len(one["lesions"])),
+        cell("–", None) if one["lesions"] is None else cell(str(len(one["lesions"])), len(one["lesions"])),
         *(cell(shown_number(value, 1), value) for value in medians),
     ]

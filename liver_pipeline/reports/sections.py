@@ -158,7 +158,8 @@ def charts(metrics: Metrics) -> str:
 
 def _agreement(metrics: Metrics, region: str) -> str:
     """Bland-Altman of the volumes of one region."""
-    blocks = [case[region] for case in metrics["cases"].values()]
+    regions = [case[region] for case in metrics["cases"].values()]
+    blocks = [one for one in regions if one["reference_volume_ml"] is not None]
     limits = metrics["agreement"][region]
     chart = bland_altman_chart(
         [(block["volume_ml"] + block["reference_volume_ml"]) / 2 for block in blocks],
@@ -252,7 +253,9 @@ def cases(metrics: Metrics) -> str:
             cells.append(cell(shown_number(case[region][key], digits), case[region][key]))
         found = case["lesions"]["detection"]["iou>0.5"]["all"]["tp_label"]
         invented = sum(lesion["status"] == "invented" for lesion in case["lesion_list"])
-        cells += [cell(str(count), count) for count in (case["lesions"]["n_reference"], found, invented)]
+        counts = (case["lesions"]["n_reference"], found, invented)
+        told = counts if counts[0] is not None else (None, None, None)  # the reference tells no tumors
+        cells += [cell("–" if count is None else str(count), count) for count in told]
         remarks = [f"{part}: {case[part]['reason']}" for part in ("liver", "tumor") if case[part]["reason"]]
         flags = [f"flagged: {', '.join(case['quality']['codes'])}"] if case.get("quality", {}).get("flagged") else []
         text = "; ".join(flags + remarks + case["warnings"])

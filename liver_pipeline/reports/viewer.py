@@ -27,6 +27,8 @@ from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
+from liver_pipeline.labels import LabelValues
+from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes
 from liver_pipeline.visualize.contours import contour_lines
 
@@ -55,6 +57,7 @@ def write_viewer_page(
     series: str | None = None,
     original: Path | None = None,
     probabilities: Mapping[str, Scan] | None = None,
+    label_map: LabelValues | None = None,
 ) -> None:
     """Write the page for one scan.
 
@@ -70,6 +73,8 @@ def write_viewer_page(
         original: Label map from which ``mask`` was made by hand; it is shown beside it.
         probabilities: Of the mask, as :func:`liver_pipeline.io.probabilities.read_probabilities` gives them; by default
             those that lie beside it. They give the confidence of lesions, and contours.
+        label_map: What the values of the reference mean, where they are not 0, 1, 2. One that does not tell tumors from
+            liver is shown as liver, and lesions are not matched with it.
 
     Raises:
         IntakeError: If a file cannot be used, or (LABEL_GRID_MISMATCH) a label map lies on another grid.
@@ -77,16 +82,20 @@ def write_viewer_page(
     """
     reader = reader or ScanReader()
     image = replace(reader, accept={*reader.accept, *SHOWN_ANYWAY}).scan(scan, series=series)
-    paths = {"mask": mask, "original": original, "reference": reference}
-    maps = {name: read_label_map(path, accept=ACCEPTED) for name, path in paths.items() if path}
+    given = (("mask", mask, None), ("original", original, None), ("reference", reference, label_map))
+    maps = {name: read_label_map(path, label_map=values, accept=ACCEPTED) for name, path, values in given if path}
     labels = {name: _on_scan(image, one) for name, one in maps.items()}
+    tells_tumors = True
+    if "reference" in labels:
+        _, labels["reference"], tells_tumors = as_told(labels["reference"], labels["reference"])
     table, record = None, None
     if mask is not None:
         record = record_of(mask, maps["mask"].sha256)
         beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
         if probabilities is None and is_there(beside):
             probabilities = read_probabilities(beside)
-        table = _described(image, labels, probabilities, record)
+        matched = labels if tells_tumors else {"mask": labels["mask"]}
+        table = _described(image, matched, probabilities, record)
         if probabilities is not None and (lines := _contours(image, probabilities, record)) is not None:
             labels["contours"] = lines
     case = case_name((mask or scan).name)

@@ -3,6 +3,7 @@ from .intensity import WindowHud as WindowHud
 from .liver_box import CropToLiverd as CropToLiverd
 from .liver_box import RandNarrowBoxd as RandNarrowBoxd
 from .load import LoadScand as LoadScand
+from .load import MarkUntoldTumorsd as MarkUntoldTumorsd
 from .overlap import CountOverlapd as CountOverlapd
 from .postprocessing import (
     DropSmallTumorsd as DropSmallTumorsd,

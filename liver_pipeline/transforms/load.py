@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from monai.transforms import MapTransform
 from liver_pipeline.io.findings import settle
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import Scan, label_findings
+from liver_pipeline.labels import LIVER_OR_TUMOR, TUMOR, LabelValues
+from liver_pipeline.metrics.overlap import as_told
 
 
 class LoadScand(MapTransform):
@@ -23,6 +26,10 @@ class LoadScand(MapTransform):
     ``data[key]`` is a path or a :class:`Scan`; it becomes a MetaTensor (1, X, Y, Z) that shares
     the scan's memory. Its meta holds affine (RAS, float64), slope, intercept (``HU = slope * stored + intercept``) and
     filename_or_obj. What is a MetaTensor already stays as it is.
+
+    ``data["label_map"]``, which a case may have, says what the values of its label map mean; it is taken out. Beside a
+    label, ``unnamed_labels`` says which values it does not name, "" for none, and ``tells_tumors`` whether tumors were
+    outlined; where they were not, liver and tumor are 1 (see :class:`MarkUntoldTumorsd`).
 
     Args:
         keys: What to read.
@@ -50,20 +57,46 @@ class LoadScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with each key read."""
         read = dict(data)
+        values = read.pop("label_map", None)
         unread = [key for key in self.key_iterator(read) if not isinstance(read[key], MetaTensor)]
-        scans = {key: self._read(key, read[key]) for key in unread}
+        scans = {key: self._read(key, read[key], values) for key in unread}
         image = next((scan for key, scan in scans.items() if key not in self.label_keys), None)
         for key, scan in scans.items():
-            if key in self.label_keys and image is not None:
-                settle(scan.path, label_findings(image, scan), self.reader.accept)
+            if key in self.label_keys:
+                if image is not None:
+                    settle(scan.path, label_findings(image, scan), self.reader.accept)
+                read["unnamed_labels"] = next((f.detail for f in scan.findings if f.code == "LABEL_UNNAMED"), "")
+                labels, _, read["tells_tumors"] = as_told(scan.array, scan.array)
+                scan = replace(scan, array=labels)
             read[key] = scan_to_tensor(scan)
         return read
 
-    def _read(self, key: Hashable, source: Any) -> Scan:
+    def _read(self, key: Hashable, source: Any, values: LabelValues | None) -> Scan:
         """Read one scan or label map, unless it has been read before."""
         if isinstance(source, Scan):
             return source
-        return self.reader.label_map(source) if key in self.label_keys else self.reader.scan(source)
+        return self.reader.label_map(source, values) if key in self.label_keys else self.reader.scan(source)
+
+
+class MarkUntoldTumorsd(MapTransform):
+    """Turn liver whose tumors were not outlined, as :class:`LoadScand` told, into ``LIVER_OR_TUMOR``; 3 for the loss.
+
+    Args:
+        keys: Label maps (1, X, Y, Z).
+        num_classes: Of the network; with two classes tumor is liver anyway, and label maps stay as they are.
+    """
+
+    def __init__(self, keys: KeysCollection, *, num_classes: int) -> None:
+        super().__init__(keys)
+        self.num_classes = num_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with the labels, without what told it."""
+        marked = dict(data)
+        if not marked.pop("tells_tumors", True) and self.num_classes > TUMOR:
+            for key in self.key_iterator(marked):
+                marked[key] = torch.where(marked[key] > 0, LIVER_OR_TUMOR, marked[key])
+        return marked
 
 
 def scan_to_tensor(scan: Scan) -> MetaTensor:

@@ -10,11 +10,13 @@ import torch
 from monai.transforms import MapTransform
 
 from liver_pipeline.labels import LabelMap
-from liver_pipeline.metrics.overlap import confusion_matrix
+from liver_pipeline.metrics.overlap import as_told, confusion_matrix
 
 
 class CountOverlapd(MapTransform):
     """Add ``confusion``: voxels by reference class (rows) and predicted class (columns), int64 (K, K).
+
+    Where the reference does not tell tumors from liver it has background and liver alone, (2, 2).
 
     Args:
         pred: Key of the predicted labels, (1, X, Y, Z).
@@ -28,8 +30,9 @@ class CountOverlapd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with the counts."""
-        pred, label = (_as_labels(data[key]) for key in self.keys)
-        return {**data, "confusion": confusion_matrix(pred, label, n_classes=self.num_classes)}
+        pred, label, tells_tumors = as_told(*(_as_labels(data[key]) for key in self.keys))
+        n_classes = self.num_classes if tells_tumors else 2
+        return {**data, "confusion": confusion_matrix(pred, label, n_classes=n_classes)}
 
 
 def _as_labels(volume: torch.Tensor) -> LabelMap:

@@ -124,7 +124,12 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
         stroke = [voxel_at(place, affine) for place in drag(page, view, *STROKE)]
         wrong = voxel_at(drag(page, view, WRONG)[0], affine)
         view.locator("#undo").click()
-        choose(view, "brush", 0)
+        choose(view, "brush", 2, brush_size=80)
+        drag(page, view, WRONG)
+        ring, canvas = (view.locator(name).bounding_box() for name in ("#ring", ".panel:visible canvas >> nth=0"))
+        assert ring["width"] == pytest.approx(80 * canvas["width"] / 320, abs=2)  # the picture is 320 mm wide
+        view.locator("#undo").click()
+        choose(view, "brush", 0, brush_size=1)
         erased = voxel_at(drag(page, view, LIVER)[0], affine)
         assert "not saved" in view.locator("#unsaved").inner_text()
         keep(view)
@@ -141,6 +146,10 @@ def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else
         np.testing.assert_array_equal(edited, expected)
         row = measured(app, doe)
         assert row["edited"] and row["lesions"] == 2 and row["tumor_ml"] == pytest.approx((64 + 9) * 0.512)
+
+        view.locator("#figures", has_text=re.compile(f"tumor\\s*{row['tumor_ml']:.1f} ml")).wait_for()
+        page.mouse.move(0, 0)
+        assert not view.locator("#ring").is_visible()
 
         choose(view, "grow", 0)
         assert original[voxel_at(drag(page, view, TUMOR)[0], affine)] == 2
@@ -216,6 +225,10 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert changed == {mine: 2, corner: 1}
 
         drag(page, view, LIVER)
+        answers.append(False)
+        page.close(run_before_unload=True)  # as one closes a tab
+        page.wait_for_timeout(500)
+        assert not answers and not page.is_closed()
         answers.append(False)
         page.click("#back")
         assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)

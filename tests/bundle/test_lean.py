@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from liver_pipeline.bundle import lean
-from liver_pipeline.bundle.shipped import shipped
+from liver_pipeline.bundle.shipped import shipped_runs
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def test_only_what_needs_no_spared_package_is_plain(value: Any, plain: bool) -> 
     assert lean._is_plain(value) is plain
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(shipped_runs()))
 def test_weights_in_the_box_are_plain_whatever_their_version(name: str) -> None:
-    assert lean._is_plain(yaml.safe_load((shipped()[name] / "configs" / "inference.yaml").read_text()))
+    assert lean._is_plain(yaml.safe_load((shipped_runs()[name] / "configs" / "inference.yaml").read_text()))
 
 
 def test_python_that_has_monai_already_and_a_run_that_is_none_are_left_alone(tmp_path: Path) -> None:

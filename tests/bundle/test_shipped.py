@@ -27,6 +27,9 @@ def test_default_is_the_newest_version_and_each_version_can_be_named(
     assert box.run_folder("runs/r34") == Path("runs/r34")
     with pytest.raises(FileNotFoundError, match="no weights default@3; it has default@1"):
         box.run_folder("default@3")
+    assert not box.shipped_runs()
+    (tmp_path / "weights" / "default-1" / "configs" / "inference.yaml").touch()
+    assert list(box.shipped_runs()) == ["default@1"]
     (tmp_path / "default").mkdir()
     assert box.run_folder("default") == Path("default")  # a folder of that name wins
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import liver_pipeline as lp
 from liver_pipeline.bundle.parent import inherited, parent_of
-from liver_pipeline.bundle.shipped import shipped
+from liver_pipeline.bundle.shipped import shipped, shipped_runs
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.cli import main
 from liver_pipeline.commands.folds import train_folds
@@ -156,7 +156,7 @@ def test_a_cascade_hands_on_both_stages(tmp_path: Path, data: Path) -> None:
 
 
 def test_the_weights_in_the_box_hand_on_their_grids_and_networks(tmp_path: Path) -> None:
-    newest = list(shipped())[-1]
+    newest = list(shipped_runs())[-1]
     begun = parent_of("default", tmp_path / "run")
     assert begun.name == newest
     with inherited(begun, {"data": "folder"}) as (layers, keys):

@@ -79,7 +79,7 @@ def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
         "DICOM_RESULT_FAILED",
     }
     asked = {"NO_SERIES", "SERIES_CHOSEN", "LABEL_MAP"}  # of MR
-    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING"}
+    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING", "LABEL_UNNAMED"}
     assert set(CODES) - covered - of_runs - asked == of_labels
 
 

@@ -256,7 +256,7 @@ async function refresh() {
     cases = await api("api/cases");
     show();
   } finally {
-    const busy = cases.some((row) => ["waiting", "running"].includes(row.state));
+    const busy = cases.some((row) => ["waiting", "running"].includes(row.state) || row.stage === "measuring");
     timer = setTimeout(guardedRefresh, busy ? 1000 : 6000);
   }
 }

@@ -48,6 +48,14 @@ async function saveDrawing(edit) {
     row = await send({ ...edit, made_from: now.mask_sha256 });
   }
   tellFrame({ correction: "saved", mask_sha256: row.mask_sha256 });
+  showNewFigures(id).catch((error) => say(error.message));
+  await refresh();
+}
+
+// The table is there once the correction is measured.
+async function showNewFigures(id) {
+  const table = await api(`api/cases/${id}/table.json`);
+  if (frame().dataset.id === id) tellFrame({ correction: "figures", table });
   await refresh();
 }
 

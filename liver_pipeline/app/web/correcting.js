@@ -25,6 +25,14 @@ function showDrawing() {
   tellApp({ correction: "state", unsaved: drawing.unsaved });
 }
 
+// A ring as large as the brush, round the pointer.
+function showRing(event) {
+  const canvas = event.target.tagName === "CANVAS" && event.pointerType !== "touch" && drawing.tool === "brush" ? event.target : null;
+  const pixels = canvas ? drawing.size * engine.scaleAt(canvas, event) : 0;
+  Object.assign(byId("ring").style, { width: `${pixels}px`, height: `${pixels}px`, left: `${event.clientX}px`, top: `${event.clientY}px` });
+  byId("ring").hidden = pixels < 4;
+}
+
 function undo() {
   drawing.undo();
   engine.drawn();
@@ -41,6 +49,12 @@ function save() {
 function answered({ data, origin, source }) {
   if (source !== window.parent || origin !== location.origin) return;
   if (data.correction === "begin" && drawing === null) beginDrawing();
+  if (data.correction === "figures") {
+    page.table = data.table;
+    byId("figures").replaceChildren();
+    figures();
+    tell();
+  }
   if (data.correction === "saved") drawing.keep(sent, data.mask_sha256);
   if (["saved", "refused"].includes(data.correction)) {
     sent = null;
@@ -76,6 +90,8 @@ function beginDrawing() {
       showDrawing();
     });
   }
+  byId("panels").addEventListener("pointermove", showRing);
+  byId("panels").addEventListener("pointerleave", () => { byId("ring").hidden = true; });
   window.addEventListener("keydown", (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === "z") { event.preventDefault(); undo(); }
   });

@@ -22,7 +22,7 @@ class Drawing {
     this.unsaved = 0;  // voxels that differ from what was saved
     this.strokes = [];
     this.stroke = null;
-    Object.assign(this, { tool: "move", label: 2, size: 6, tolerance: 20, reach: 40 });
+    Object.assign(this, { tool: "move", label: 2, size: 6, tolerance: 20, reach: 30 });
   }
 
   begin() {
@@ -109,16 +109,17 @@ class Drawing {
   // All voxels joined to the first by faces for which the test holds; they are painted once all are known.
   #flood(first, belongs) {
     const seen = new Uint8Array(this.labels.length);
-    const found = [first];
-    seen[indexOf(first)] = 1;
+    const found = [indexOf(first)];
+    seen[found[0]] = 1;
     for (let k = 0; k < found.length; k++) {
-      for (const at of neighbours(found[k])) {
-        if (seen[indexOf(at)]) continue;
-        seen[indexOf(at)] = 1;
-        if (belongs(at)) found.push(at);
+      for (const at of neighbours(voxelOfIndex(found[k]))) {
+        const index = indexOf(at);
+        if (seen[index]) continue;
+        seen[index] = 1;
+        if (belongs(at)) found.push(index);
       }
     }
-    for (const at of found) this.#paint(indexOf(at));
+    for (const index of found) this.#paint(index);
   }
 
   // What the app takes: runs of voxels that differ from what was saved.

@@ -102,6 +102,14 @@ class Gpu {
     return panel;
   }
 
+  // Pixels of the screen that a mm takes where the pointer is; 0 where there is no slice.
+  scaleAt(canvas, event) {
+    const { nv } = this.panels.find(({ element }) => element.contains(canvas));
+    const { dpr } = nv.uiData;
+    const tile = nv.screenSlices[nv.tileIndex(event.offsetX * dpr, event.offsetY * dpr)];
+    return tile ? Math.abs(tile.leftTopWidthHeight[2] / tile.fovMM[0]) / dpr : 0;  // it runs from right to left
+  }
+
   // A press or a drag, whether or not NiiVue's crosshair was there already.
   #pointed({ nv, shown }, event) {
     if (!(event.buttons & 1)) return;

@@ -75,6 +75,12 @@ class Slices {
     this.onPoint(at, plane, roles);
   }
 
+  // Pixels of the screen that a mm takes in a picture.
+  scaleAt(canvas) {
+    const { plane, frame } = this.panels.flatMap(({ pictures }) => pictures).find((picture) => picture.canvas === canvas);
+    return (frame.width / canvas.width) * canvas.clientWidth / (page.shape[plane.across] * spacing()[plane.across]);
+  }
+
   // Labels have changed; the next draw() shows them.
   drawn() {}
 

@@ -14,7 +14,7 @@ function make(tag, text = "", className = "") {
 }
 
 function note(text) {
-  if (text) byId("notes").append(make("li", text));
+  if (text && ![...byId("notes").children].some((line) => line.textContent === text)) byId("notes").append(make("li", text));
 }
 
 // --- pictures
@@ -151,11 +151,12 @@ function figures() {
   const heads = ["#", "ml", "mm", "HU"];
   const confident = lesions.some((row) => row.mean_confidence !== null);
   if (confident) heads.push("sure");
-  if (labelled.includes("reference")) heads.push("match");
+  const matched = labelled.includes("reference") && Boolean(missed);  // figures that came later say nothing of the reference
+  if (matched) heads.push("match");
   const cells = (row, name) => [
     name, number(row.volume_ml, 2), number(row.diameter_mm), number(row.mean_hu, 0),
     ...(confident ? [row.mean_confidence === null ? "–" : `${Math.round(100 * row.mean_confidence)} %`] : []),
-    ...(labelled.includes("reference") ? [row.match ?? "missed"] : []),
+    ...(matched ? [row.match ?? "missed"] : []),
   ];
   const all = [...lesions.map((row) => [row, cells(row, String(row.id))]), ...(missed ?? []).map((row) => [row, cells(row, `R${row.id}`)])];
   const table = tableOf(heads, all.map(([, texts]) => texts));
@@ -220,9 +221,7 @@ function middleOf(labels) {
   for (let k = 0; k < labels.length; k++) {
     if (!labels[k]) continue;
     count++;
-    sums[0] += k % page.shape[0];
-    sums[1] += Math.floor(k / page.shape[0]) % page.shape[1];
-    sums[2] += Math.floor(k / (page.shape[0] * page.shape[1]));
+    voxelOfIndex(k).forEach((v, axis) => { sums[axis] += v; });
   }
   return count ? sums.map((sum) => Math.round(sum / count)) : null;
 }

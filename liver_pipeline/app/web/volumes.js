@@ -48,3 +48,8 @@ function spacing() {
 function indexOf([x, y, z]) {
   return x + page.shape[0] * (y + page.shape[1] * z);
 }
+
+function voxelOfIndex(index) {
+  const [columns, rows] = page.shape;
+  return [index % columns, Math.floor(index / columns) % rows, Math.floor(index / (columns * rows))];
+}

@@ -1,0 +1,81 @@
+"""Values of label maps: the one place where what a file holds becomes 0 background, 1 liver, 2 tumor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from liver_pipeline.io.findings import Finding, error, warning
+from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
+
+PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
+
+
+def whole_labels(
+    array: npt.NDArray[Any], scale: tuple[float, float], allowed: Collection[int], label_map: LabelValues | None
+) -> tuple[npt.NDArray[np.uint8], list[Finding]]:
+    """Return labels as uint8 (X, Y, Z), and what is wrong with their values.
+
+    Args:
+        array: Stored values (X, Y, Z); looked at plane by plane, so that floats are never copied whole.
+        scale: Slope and intercept of these.
+        allowed: Labels that may occur, 0 to 255, where there is no ``label_map``.
+        label_map: What the values mean; those that it does not name become 0.
+    """
+    said = meanings(label_map)
+    classes = {label: label for label in allowed} if said is None else {0: 0, **said}
+    table: npt.NDArray[np.uint8] = np.zeros(LARGEST_VALUE + 1, dtype=np.uint8)
+    named, unnamed = np.zeros((2, LARGEST_VALUE + 1), dtype=bool)
+    for value, label in classes.items():
+        table[value], named[value] = label, True
+    labels: npt.NDArray[np.uint8] = np.empty(array.shape, dtype=np.uint8, order="F")
+    no_label: set[float] = set()
+    for z in range(array.shape[-1]):
+        plane = array[:, :, z]
+        if scale != (1.0, 0.0):
+            plane = plane * scale[0] + scale[1]
+        with np.errstate(invalid="ignore"):  # what does not fit is unequal below
+            index = plane.astype(np.uint16)
+        labels[:, :, z] = table[index]
+        whole = index == plane
+        if not whole.all():
+            no_label.update(np.unique(plane[~whole])[:5].tolist())
+        unnamed[index[whole & ~named[index]]] = True
+    others = np.flatnonzero(unnamed).tolist()
+    return labels, _label_findings(sorted(no_label), others, labels, allowed, label_map)
+
+
+def _label_findings(
+    no_label: list[float],
+    others: list[int],
+    labels: npt.NDArray[np.uint8],
+    allowed: Collection[int],
+    label_map: LabelValues | None,
+) -> list[Finding]:
+    """Say what is wrong with values: those that are no whole number from 0 on, and others that nobody named."""
+    if label_map is not None and no_label:
+        seen = ", ".join(f"{value:g}" for value in no_label[:5])
+        return [error("LABEL_VALUES", f"label map holds {seen}; a label is a whole number, 0 to {LARGEST_VALUE}")]
+    if label_map is None and (no_label or others):
+        seen = ", ".join(f"{value:g}" for value in sorted([*no_label, *others])[:5])
+        known = ", ".join(str(label) for label in sorted(allowed))
+        said = (
+            f"; label_map, such as {{{others[0]}: 1}}, says which value is liver (1), which tumor (2)" if others else ""
+        )
+        return [error("LABEL_VALUES", f"label map holds {seen}; expected only {known}{said}")]
+    found = []
+    if others:
+        more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+        shown = ", ".join(map(str, others[:8]))
+        found = [warning("LABEL_UNNAMED", f"label_map does not name {shown}{more}, which became background")]
+    if not labels.any():
+        said = "" if label_map is None else f": of the values that label_map names ({_listed(label_map)}) none occurs"
+        found.append(warning("LABEL_EMPTY", f"the label map is background everywhere{said}"))
+    return found
+
+
+def _listed(label_map: LabelValues) -> str:
+    return ", ".join(str(value) for value, meaning in label_map.items() if meaning)
