@@ -193,13 +193,19 @@ def train_command(
 @main.command("plan")
 @click.argument("output_dir", metavar="OUT_DIR")
 @click.option("--gpu-memory-gb", type=click.FloatRange(min=1), default=24.0, show_default=True, help="Of the GPU.")
+@layer_option("experiment", "Keep this one as it is; only fill in the data set's HU window, mean and SD.")
 @layer_option("modality", "ct, mr or a variant of them (default: ct).")
 @layer_option("data", "How the data set lies on disk (default: lits).")
 @layer_option("network", "Network to plan for (default: unet3d).")
 @click.option("--overwrite", is_flag=True, help="Replace an experiment.yaml that was edited.")
 @overrides_argument
 def plan_command(
-    output_dir: str, gpu_memory_gb: float, overwrite: bool, overrides: tuple[str, ...], **chosen: str
+    output_dir: str,
+    experiment: str | None,
+    gpu_memory_gb: float,
+    overwrite: bool,
+    overrides: tuple[str, ...],
+    **chosen: str,
 ) -> None:
     """Look at a data set once; write its fingerprint, a page, and an experiment file that fits it into OUT_DIR.
 
@@ -214,7 +220,8 @@ def plan_command(
     from liver_pipeline.commands.plan import plan
 
     values = parse_overrides(overrides)
-    planned = plan(output_dir, _layers(**chosen), overrides=values, gpu_memory_gb=gpu_memory_gb, overwrite=overwrite)
+    options: Any = {"experiment": experiment, "gpu_memory_gb": gpu_memory_gb, "overwrite": overwrite}
+    planned = plan(output_dir, _layers(**chosen), overrides=values, **options)
     for row in planned.rows:
         for finding in () if row["usable"] else row["findings"]:
             click.echo(f"{row['case']}: {finding['file']}: {finding['code']}: {finding['detail']}", err=True)

@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import merge_layers
-from liver_pipeline.bundle.names import DEFAULT_LAYERS
+from liver_pipeline.bundle.names import DEFAULT_LAYERS, layer_file
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.io.files import move_aside, write_json, write_text
 from liver_pipeline.io.reader import ScanReader
@@ -51,6 +53,7 @@ def plan(
     output_dir: str | Path,
     layers: Mapping[str, str],
     *,
+    experiment: str | None = None,
     overrides: Mapping[str, Any],
     gpu_memory_gb: float = 24.0,
     overwrite: bool = False,
@@ -61,6 +64,8 @@ def plan(
         output_dir: Made when it does not exist. ``cases.jsonl`` in it keeps what was measured, so that the same
             command again reads only cases that are new or changed.
         layers: Names (or paths) for ``data``, ``modality``, ``network``; see ``layers.merge_layers``.
+        experiment: Name or path of one to fill in: it stays as it is, with the data set's intensities (HU window, mean,
+            SD) where it sets none.
         overrides: Keys of the configs, ``dataset_dir`` among them; the others are written into the experiment as they
             are and win over what is proposed.
         gpu_memory_gb: Memory of the GPU that is to train, in 10^9 bytes.
@@ -75,10 +80,10 @@ def plan(
         ValueError: If a key is unknown, or no window fits into the memory.
     """
     output_dir = Path(output_dir)
-    experiment = output_dir / "experiment.yaml"
+    written = output_dir / "experiment.yaml"
     if not overwrite:
-        _refuse_edited(experiment)
-    config = merge_layers(layers, overrides={**overrides, "encoder_weights": None})["train"]
+        _refuse_edited(written)
+    config = merge_layers(layers, experiment=experiment, overrides={**overrides, "encoder_weights": None})["train"]
     check_build(config)
     parser = ConfigParser(config)
     reader: ScanReader = parser.get_parsed_content("reader")
@@ -91,15 +96,29 @@ def plan(
     usable = [row for row in rows if row["usable"]]
     learnable = summary["n_cases_without_label"] < len(usable)
     values: dict[str, Value] = {}
-    if learnable:
+    own = read_config(layer_file("experiment", experiment)) if experiment else {}
+    chosen = {kind: DEFAULT_LAYERS[kind] for kind in ("data", "modality", "network")} | own.pop("layers", {}) | layers
+    if learnable and experiment:
+        values = fill_in(own, summary, parser, overrides)
+        heading = f"for the experiment {experiment}"
+    elif learnable:
         values = propose(usable, summary, parser, overrides, gpu_memory_gb)
-    if not learnable or _is_edited(experiment):
-        move_aside(output_dir, [experiment.name])  # of another state of the data set, or somebody's work
+        heading = f"for a GPU of {gpu_memory_gb:g} GB"
+    if not learnable or _is_edited(written):
+        move_aside(output_dir, [written.name])  # of another state of the data set, or somebody's work
     if learnable:
-        write_text(experiment, experiment_text(values, layers, summary, gpu_memory_gb))
+        write_text(written, experiment_text(values, chosen, summary, heading))
     pooled = pooled_histograms(usable) if reader.modality == "ct" else None
     write_text(output_dir / "fingerprint.html", dataset_page(rows, summary, pooled, values))
-    return TrainingPlan(rows, summary, experiment if learnable else None)
+    return TrainingPlan(rows, summary, written if learnable else None)
+
+
+def fill_in(
+    own: Mapping[str, Any], summary: Mapping[str, Any], parser: ConfigParser, overrides: Mapping[str, Any]
+) -> dict[str, Value]:
+    """Return what an experiment sets, with the data set's intensities where it sets none; see :func:`propose`."""
+    kept = {key: Value(value, "of the experiment") for key, value in own.items()}
+    return {**_intensities(summary, parser), **kept, **_settled(overrides)}
 
 
 def propose(
@@ -121,17 +140,25 @@ def propose(
     Returns:
         Value and reason by key, in the order in which they are written.
     """
-    paths = keys_with(Role.PATH)  # named when the training is started
-    settled = {key: Value(value, "as given") for key, value in overrides.items() if key not in paths}
+    settled = _settled(overrides)
     spacings, shapes = [row["spacing_mm"] for row in rows], [row["shape"] for row in rows]
     spacing = settled.get("spacing") or target_spacing(spacings, shapes)
     size = median_size(spacings, shapes, spacing.value)
     values = {"spacing": spacing, **_windows(parser, size, spacing.value, settled, len(rows), gpu_memory_gb)}
-    if summary["intensity"] is not None:
-        values |= intensity_values(summary["intensity"]["foreground"])
+    values |= _intensities(summary, parser)
     values |= _classes(len(rows), summary["n_cases_with_tumor"], parser.get_parsed_content("num_classes"))
-    known = parser.get()
-    return {key: value for key, value in values.items() if key in known} | settled
+    return values | settled
+
+
+def _settled(overrides: Mapping[str, Any]) -> dict[str, Value]:
+    """Return what was given, without paths, which are named when the training is started."""
+    return {key: Value(value, "as given") for key, value in overrides.items() if key not in keys_with(Role.PATH)}
+
+
+def _intensities(summary: Mapping[str, Any], parser: ConfigParser) -> dict[str, Value]:
+    """Propose those of ``hu_window``, ``hu_mean`` and ``hu_std`` that the modality's file has."""
+    values = intensity_values(summary["intensity"]["foreground"]) if summary["intensity"] is not None else {}
+    return {key: value for key, value in values.items() if key in parser.get()}
 
 
 def _classes(n_cases: int, n_with_tumor: int, num_classes: int) -> dict[str, Value]:
@@ -181,20 +208,24 @@ def _times(sizes: Sequence[int]) -> str:
 
 
 def experiment_text(
-    values: Mapping[str, Value], layers: Mapping[str, str], summary: Mapping[str, Any], gpu_memory_gb: float
+    values: Mapping[str, Value], layers: Mapping[str, str], summary: Mapping[str, Any], heading: str
 ) -> str:
     """Return the experiment file: valid YAML, a line and a reason for each value."""
     found = f"{summary['n_usable']} usable cases (of {summary['n_cases']})"
-    lines = [f"# Planned by `liver-pipeline plan` from {found} for a GPU of {gpu_memory_gb:g} GB; edit as you like."]
-    chosen = {kind: layers.get(kind, DEFAULT_LAYERS[kind]) for kind in ("data", "modality", "network")}
-    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in chosen.items()}
+    lines = [f"# Planned by `liver-pipeline plan` from {found} {heading}; edit as you like."]
+    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in layers.items()}
     named = ", ".join(f"{kind}: {json.dumps(name)}" for kind, name in names.items())
     lines.append(f"layers: {{{named}}}")
     for key, proposed in values.items():
-        head = f"{key}: {json.dumps(proposed.value)}"
+        head = f"{key}: {_in_yaml(proposed.value)}"
         lines.append(f"{head:<41} # {proposed.reason}")
     text = "\n".join(lines) + "\n"
     return f"{text}{AS_PLANNED}{_short_sha256(text)}\n"
+
+
+def _in_yaml(value: Any) -> str:
+    """Return a value as YAML on one line; JSON's 2e-07 would be read as text."""
+    return yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=float("inf")).strip()[1:-1]
 
 
 def _refuse_edited(experiment: Path) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from liver_pipeline.data.cache_key import case_digest, digest_of, recipe_digest
 from liver_pipeline.data.cache_room import Room, writing_to
+from liver_pipeline.io.discovery import case_name
 from liver_pipeline.io.files import DamagedFileError, verify_archive, whole_file
 
 FORMAT = 1  # of the files
@@ -146,17 +147,21 @@ class CachedCases(Dataset):
     """A MONAI dataset of cases from a :class:`CaseCache`.
 
     Args:
-        data: Cases.
+        data: Cases; one without a name, as MONAI Label gives them, is known by its image's.
         transform: Applied to a case as it comes from the cache: its volumes are mapped, and may be float16.
         cache: Holds the cases.
     """
 
     def __init__(self, data: Sequence[Mapping[str, Any]], transform: Any, cache: CaseCache) -> None:
-        super().__init__(data, transform)
+        super().__init__([case if "case" in case else _named(case) for case in data], transform)
         self.cache = cache
 
     def _transform(self, index: int) -> Any:
         return self.transform(self.cache.load(self.data[index]))
+
+
+def _named(case: Mapping[str, Any]) -> Item:
+    return {**case, "case": case_name(Path(case["image"]).name)}
 
 
 def read_entry(path: Path) -> Item:

@@ -8,21 +8,36 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from liver_pipeline.bundle.trained import is_finished
+from liver_pipeline.bundle.trained import WEIGHTS, is_finished
 from liver_pipeline.distributed import is_main_process
 from liver_pipeline.engines.explain import explain
 from liver_pipeline.handlers.checkpoint import Checkpoint
+from liver_pipeline.handlers.contact_sheet import ContactSheet
 from liver_pipeline.handlers.epoch_log import EpochLog
+from liver_pipeline.io.checkpoints import LAST, OLDER, PREVIOUS
+from liver_pipeline.io.files import move_aside
 from liver_pipeline.io.locks import lock_run
 
+BEHIND = ("log.csv", "curves.png", *(f"models/{name}" for name in (LAST, PREVIOUS, *OLDER)))  # of an earlier training
 
-def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
+
+def run(
+    trainer: Engine,
+    log: EpochLog,
+    checkpoint: Checkpoint,
+    contact_sheet: ContactSheet | None = None,
+    anew: bool = False,
+) -> None:
     """Train, from the last checkpoint where there is one; a training that is finished is left as it is.
 
     Args:
         trainer: MONAI's SupervisedTrainer.
         log: Attached here with its losses, so that it comes after the trainer's own handlers.
         checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
+        contact_sheet: Attached here.
+        anew: Train all of the trainer's epochs, with the weights that its handlers load, such as MONAI Label's
+            CheckpointLoader; what an earlier training left goes to ``earlier/<number>``, and its weights stay until
+            a validation gives others.
 
     Raises:
         ValueError: If another process is training in the run folder; see also :meth:`Checkpoint.resume`.
@@ -32,13 +47,15 @@ def run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
     """
     # processes that train together are one, and the first of them keeps others away
     with lock_run(checkpoint.folder.parent) if is_main_process() else contextlib.nullcontext():
-        _run(trainer, log, checkpoint)
+        if anew and is_main_process():
+            move_aside(checkpoint.folder.parent, BEHIND, copies=[WEIGHTS.as_posix()])
+        _run(trainer, log, checkpoint, contact_sheet)
 
 
-def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint) -> None:
+def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint, contact_sheet: ContactSheet | None) -> None:
     trainer.add_event_handler(Events.STARTED, _scale_only_fp16)
     parts = (checkpoint.parts.get(name) for name in ("average", "hard_cases"))
-    for handler in (log.losses, *parts, log, checkpoint):
+    for handler in (contact_sheet, log.losses, *parts, log, checkpoint):
         if handler is not None:
             handler.attach(trainer)
     checkpoint.resume(trainer)

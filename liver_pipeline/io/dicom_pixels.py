@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.pixels import iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from liver_pipeline.io.dicom_headers import Slice
@@ -49,6 +48,8 @@ def _decoded(path: Path, file: Path, slices: Sequence[Slice]) -> Iterator[npt.ND
 
 
 def _plain(file: Path, slices: Sequence[Slice]) -> Iterator[npt.NDArray[Any]]:
+    from pydicom.pixels import iter_pixels  # here: pydicom 2, which MONAI Label needs, lacks it
+
     dataset = pydicom.dcmread(file, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble: as it turned out to be written
         implicit, little = dataset.original_encoding

@@ -43,9 +43,9 @@ def instances_of(
             with association(title, peer, [(StudyRoot, None)], tls, timeout_s) as opened, quietly():
                 counts += [_count(found) for status, found in opened.send_c_find(query, StudyRoot) if _is_hit(status)]
         except IntakeError as reason:
-            logger.warning("nobody says how long a series is: %s", reason)
+            logger.warning("it is not known how long a series is: %s", reason)
         except Exception as reason:  # whatever the wire brings
-            logger.warning("nobody says how long a series is: %s: %s", peer, type(reason).__name__)
+            logger.warning("it is not known how long a series is: %s: %s", peer, type(reason).__name__)
     return max(counts, default=0) or None
 
 

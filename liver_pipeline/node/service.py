@@ -26,10 +26,12 @@ from liver_pipeline.io.locks import lock_file
 from liver_pipeline.node.delivery import append_row, deliver, is_straggler, remove_expired
 from liver_pipeline.node.groups import Send, SeriesGroup, Wait, groups_of
 from liver_pipeline.node.inbox import Inbox
+from liver_pipeline.prediction.resume import hash_input
 
 logger = logging.getLogger(__name__)
 
 RECEIVED, MASKS = "received", "masks"
+DONE = "done"
 EARLY = 5  # a sender is asked after this part of the quiet time
 
 Segment = Callable[[list[dict[str, Any]], Path], None]  # cases as find_scans gives them, folder of the masks
@@ -191,11 +193,13 @@ def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequ
             segment(cases, masks)
     except (IntakeError, OSError) as reason:  # of the folder, not of a case, such as a full disk
         code = reason.code if isinstance(reason, IntakeError) else _reason(reason)
-        logger.error("nothing was segmented, it is tried again: %s", code)
+        logger.error("segmenting has ended early: %s", code)
     last, _ = read_ledger(masks / LEDGER)
     for group in due:
-        codes = [_code(last.get(case["case"], {})) for case in group.cases]
+        codes = [_end(case, last.get(case["case"], {}), masks, settings.dicom) for case in group.cases]
         if "" in codes or PASSING & set(codes):
+            told = ", ".join(sorted(set(codes) - {"", DONE})) or "it was not segmented"
+            logger.warning("%s: %s; it is tried again later", group.name, told)
             for name in group.series:
                 memory.wait[name].again()
             continue
@@ -206,12 +210,11 @@ def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequ
             logger.info("%s: %s", case["case"], "segmented" if code == DONE else f"{code}: nothing is sent")
 
 
-DONE = "done"
-
-
-def _code(row: Mapping[str, Any]) -> str:
-    """Return how a case has ended: "done" with its results, a code, or "" if it has not."""
-    results = row.get("dicom") or {}
-    if row.get("event") == "done" and "files" in results:
-        return DONE
-    return str(row.get("code") or results.get("code") or "")
+def _end(case: Mapping[str, Any], row: Mapping[str, Any], masks: Path, dicom: DicomResults) -> str:
+    """Return how a case has ended: "done" with its results, a code, or "" if what is there now has not ended."""
+    if row.get("input_sha256") != hash_input(Path(case["image"])):
+        return ""  # of fewer instances, earlier
+    told = row.get("dicom") or {}
+    if row.get("event") == DONE and "files" in told:
+        return DONE if all(path.exists() for path in dicom.paths(masks / f"{case['case']}.nii.gz").values()) else ""
+    return str(row.get("code") or told.get("code") or "")

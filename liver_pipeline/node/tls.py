@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,19 +65,14 @@ class _PatientContext(ssl.SSLContext):
         return super().wrap_socket(*args, **{**options, "do_handshake_on_connect": False})
 
 
-class _told:
-    """Says which option a file was for, if it cannot be used."""
-
-    def __init__(self, option: str, path: Path) -> None:
-        self.where = f"{option}: {path}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, reason: BaseException | None, trace: Any) -> None:
-        if isinstance(reason, OSError):  # ssl.SSLError is one
-            why = reason.strerror or getattr(reason, "reason", "") or reason
-            raise ValueError(f"{self.where} cannot be used: {why}; expected PEM, the key not encrypted") from None
+@contextmanager
+def _told(option: str, path: Path) -> Iterator[None]:
+    """Say which option a file was for, if it cannot be used."""
+    try:
+        yield
+    except OSError as reason:  # ssl.SSLError is one
+        why = reason.strerror or getattr(reason, "reason", "") or reason
+        raise ValueError(f"{option}: {path} cannot be used: {why}; expected PEM, the key not encrypted") from None
 
 
 def _refuse_password() -> str:

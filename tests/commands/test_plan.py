@@ -212,6 +212,26 @@ def test_values_that_were_given_win_and_are_written(phantoms: Path, tmp_path: Pa
     assert "dataset_dir" not in values and "hu_mean" not in values  # the layer ct knows no hu_mean
 
 
+@pytest.mark.parametrize(
+    ("name", "filled"),
+    [("jhilik2025_resnet50_unet", {"hu_window", "hu_mean", "hu_std"}), ("srivastava2025_unet3d", set())],
+)
+def test_an_experiment_is_filled_in_with_the_intensities_of_the_data_set(
+    phantoms: Path, tmp_path: Path, name: str, filled: set[str]
+) -> None:
+    assert call("plan", tmp_path, "--experiment", name, f"dataset_dir={phantoms}", "batch_size=3").exit_code == 0
+    own = yaml.safe_load(layer_file("experiment", name).read_text())
+    values = yaml.safe_load((tmp_path / "experiment.yaml").read_text())
+    found = json.loads((tmp_path / "fingerprint.json").read_text())["summary"]["intensity"]["foreground"]
+    measured = {"hu_window": [found["p0.5"], found["p99.5"]], "hu_mean": found["mean"], "hu_std": found["sd"]}
+    layers = {"data": "lits", "modality": "ct", **own.pop("layers")}
+    assert values.pop("layers") == layers
+    expected = {**own, "batch_size": 3, **{key: pytest.approx(measured[key], abs=0.05) for key in filled}}
+    assert values == expected
+    written = merge_layers({}, experiment=str(tmp_path / "experiment.yaml"))["train"]
+    assert all(written[key] == values[key] for key in filled)
+
+
 def test_an_edited_experiment_is_not_replaced(phantoms: Path, tmp_path: Path) -> None:
     words = ["plan", tmp_path, f"dataset_dir={phantoms}", TINY_NETWORK]
     assert call(*words).exit_code == 0

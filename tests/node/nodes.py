@@ -23,11 +23,13 @@ from pynetdicom.sop_class import (
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot
 
 from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.node.asking import instances_of
 from liver_pipeline.node.delivery import append_row
 from liver_pipeline.node.peers import Peer
 from liver_pipeline.node.receiving import receive
 from liver_pipeline.node.sending import send
 from liver_pipeline.node.service import NodeSettings, serve
+from liver_pipeline.prediction.resume import hash_input
 from tests.dicom_files import blank, ct
 from tests.prediction.test_folder_run import folder_run
 
@@ -64,25 +66,26 @@ def stand_in(cases: list[dict[str, Any]], masks: Path) -> None:
             instance.SeriesDescription = case["case"]
             path.mkdir(exist_ok=True) if kind == "sc" else None
             instance.save_as(path / "0001.dcm" if kind == "sc" else path, enforce_file_format=True)
-        append_row(masks, {"case": case["case"], "event": "done", "dicom": {"files": {}}})
+        row: dict[str, Any] = {"event": "done", "dicom": {"files": {}}, "input_sha256": hash_input(Path(case["image"]))}
+        append_row(masks, {"case": case["case"], **row})
 
 
 class Site:
-    """Ports of a node and an archive, and the node's settings."""
+    """Ports of a node and an archive, and the node's settings; with ``asks`` it asks the archive for the length."""
 
     def __init__(self, folder: Path, **more: Any) -> None:
         self.folder = folder / "node"
         self.port, self.archive = more.pop("port", None) or free_port(), more.pop("archive", None) or free_port()
         self.received, self.masks = self.folder / "received", self.folder / "masks"
-        address = LOOPBACK, self.port
+        address, peer = (LOOPBACK, self.port), Peer("ARCHIVE", LOOPBACK, self.archive)
+        if more.pop("asks", False):
+            more["ask"] = partial(instances_of, title="LIVER", peers=[peer], timeout_s=5.0)
         self.settings = NodeSettings(
             folder=self.folder,
             listen=partial(
                 receive, title="LIVER", address=address, allowed=["SCANNER", "ARCHIVE"], tls=more.pop("tls", None)
             ),
-            destinations=more.pop(
-                "destinations", [partial(send, title="LIVER", peer=Peer("ARCHIVE", LOOPBACK, self.archive))]
-            ),
+            destinations=more.pop("destinations", [partial(send, title="LIVER", peer=peer)]),
             dicom=ALL,
             **{"quiet_seconds": QUIET_S} | more,
         )

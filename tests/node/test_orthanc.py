@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,14 +17,17 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot
 
+import liver_pipeline as lp
 from liver_pipeline.node.asking import instances_of
 from liver_pipeline.node.peers import Peer, association
 from liver_pipeline.node.sending import send
 from liver_pipeline.node.stow import stow
 from tests.conftest import ORTHANC_WEB
 from tests.dicom_files import body
+from tests.dicom_results.test_results import program
 from tests.node.nodes import LOOPBACK, RESULTS, Site, free_port, listens, node, scan, segment, wait_for
 
 pytestmark = pytest.mark.orthanc
@@ -111,6 +116,39 @@ def test_129_slices_go_in_and_their_segmentation_is_found_equal_to_that_of_predi
         direct, kept = pydicom.dcmread(tmp_path / "direct" / "x.seg.dcm"), archive.segmentation("1.2.3")
     assert np.any(kept.pixel_array) and kept.PixelData == direct.PixelData
     assert kept.SegmentSequence == direct.SegmentSequence and kept.PatientID == direct.PatientID
+
+
+@pytest.mark.slow  # two minutes
+@pytest.mark.real_data
+def test_a_real_series_goes_from_orthanc_to_the_default_weights_and_back(tmp_path: Path, real_data: Path) -> None:
+    with zipfile.ZipFile(real_data / "3dircadb1_01/PATIENT_DICOM.zip") as packed:
+        packed.extractall(tmp_path)
+    files = sorted((tmp_path / "PATIENT_DICOM").iterdir())
+    header = pydicom.dcmread(files[0], stop_before_pixels=True)
+    port, folder = free_port(), tmp_path / "node"
+    with orthanc(tmp_path / "orthanc", port) as archive:
+        for file in files:
+            archive.ask("instances", file.read_bytes())
+        peer = str(archive.peer)
+        options = ["--aet", "LIVER", "--port", str(port), "--from", peer, "--send-to", peer, "--folder", str(folder)]
+        process = subprocess.Popen([sys.executable, "-m", "liver_pipeline", "node", "default", *options])
+        try:
+            wait_for(lambda: listens(port))
+            archive.ask("modalities/liver/store", archive.lookup(header.SeriesInstanceUID).encode())
+            wait_for(lambda: list(folder.glob("masks/*.delivered.json")), 600)
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+        archive.segmentation(header.StudyInstanceUID).save_as(tmp_path / "back.seg.dcm")
+    lp.predict("default", tmp_path / "PATIENT_DICOM", tmp_path / "m.nii.gz")
+    mask = sitk.ReadImage(str(tmp_path / "m.nii.gz"))
+    (tmp_path / "segments").mkdir()
+    program("segimage2itkimage", "--inputDICOM", tmp_path / "back.seg.dcm", "--outputDirectory", tmp_path / "segments")
+    for number in (1, 2):
+        segment_image = sitk.ReadImage(str(tmp_path / "segments" / f"{number}.nrrd"))
+        on_grid = sitk.Resample(segment_image, mask, interpolator=sitk.sitkNearestNeighbor)
+        inside = sitk.GetArrayFromImage(mask) == number
+        assert inside.any() and np.array_equal(sitk.GetArrayFromImage(on_grid) > 0, inside)
 
 
 def test_what_orthanc_has_already_counts_as_taken(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ SEG, SR, CAPTURE = "Segmentation Storage", "Comprehensive 3D SR Storage", "Secon
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """A SEG, a report and a capture."""
-    stand_in([{"case": "0123456789"}], tmp_path)
+    stand_in([{"case": "0123456789", "image": tmp_path / "none"}], tmp_path)
     seg, sr, captures = ALL.paths(tmp_path / "0123456789.nii.gz").values()
     return [seg, sr, *captures.iterdir()]
 

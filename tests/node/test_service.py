@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -16,9 +17,9 @@ from pynetdicom.sop_class import CTImageStorage
 
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
-from liver_pipeline.node.asking import instances_of
 from liver_pipeline.node.inbox import hashed
 from liver_pipeline.node.peers import Peer, association
+from liver_pipeline.node.sending import send
 from liver_pipeline.node.service import serve
 from tests.node.nodes import (
     LOOPBACK,
@@ -26,6 +27,7 @@ from tests.node.nodes import (
     RESULTS,
     Site,
     archive,
+    free_port,
     kinds,
     listens,
     node,
@@ -45,11 +47,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def row(site: Site, name: str) -> dict[str, Any]:
     return read_ledger(site.masks / LEDGER)[0].get(name, {})
-
-
-def ask(site: Site) -> dict[str, Any]:
-    """The node may ask the archive how long a series is."""
-    return {"ask": partial(instances_of, title="LIVER", peers=[Peer("ARCHIVE", LOOPBACK, site.archive)], timeout_s=5.0)}
 
 
 def test_a_series_comes_in_and_its_results_go_back_and_nothing_of_the_patient_stays(
@@ -168,6 +165,34 @@ def test_who_has_the_results_gets_them_once_while_another_destination_is_silent(
     assert len(sent) == 1 and len(tries) == 3
 
 
+def test_results_of_fewer_slices_are_not_sent_for_a_series_that_grew(tmp_path: Path, soon: None) -> None:
+    site = Site(tmp_path)
+    files, sent, full = scan(tmp_path / "ct"), [], threading.Event()
+
+    def on_a_disk(cases: list[dict[str, Any]], masks: Path) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stand_in(cases, masks)
+
+    def takes(results: Any) -> dict[str, str]:
+        sent.append(len(list(site.received.glob("*/*.dcm"))))
+        if len(sent) == 1:
+            raise TimeoutError
+        return {}
+
+    site = Site(tmp_path, port=site.port, destinations=[takes])
+    with node(site, on_a_disk):
+        site.store(files[:8])
+        wait_for(lambda: sent)
+        full.set()
+        site.store(files[8:])
+        time.sleep(4 * QUIET_S)
+        assert sent == [8]  # the row says that the case is done: the one of 8 slices
+        full.clear()
+        wait_for(site.delivered)
+    assert sent == [8, 12]
+
+
 def run_node(folder: Path, ports: tuple[int, int]) -> None:
     site = Site(folder, port=ports[0], archive=ports[1])
     serve(site.settings, segment, threading.Event().wait)
@@ -237,8 +262,7 @@ def test_what_is_older_than_the_node_keeps_goes(tmp_path: Path) -> None:
 
 def test_a_series_is_complete_as_soon_as_its_sender_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("liver_pipeline.node.service.EARLY", 7200)
-    site = Site(tmp_path)
-    site = Site(tmp_path, port=site.port, archive=site.archive, quiet_seconds=3600.0, **ask(site))
+    site = Site(tmp_path, quiet_seconds=3600.0, asks=True)
     with archive(site.archive, counts={"1.2.3.40": 12}) as kept, node(site):
         site.store(scan(tmp_path / "ct"))
         wait_for(site.delivered)
@@ -248,8 +272,7 @@ def test_a_series_is_complete_as_soon_as_its_sender_says_so(tmp_path: Path, monk
 def test_a_series_of_which_slices_are_missing_is_told_and_not_segmented_until_they_came(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site = Site(tmp_path)
-    site = Site(tmp_path, port=site.port, archive=site.archive, **ask(site))
+    site = Site(tmp_path, asks=True)
     files = scan(tmp_path / "ct")
     with archive(site.archive, counts={"1.2.3.40": 12}) as kept, node(site):
         site.store(files[:9])
@@ -264,11 +287,10 @@ def test_a_series_of_which_slices_are_missing_is_told_and_not_segmented_until_th
 
 @pytest.mark.parametrize("answer", ["unknown", "no number", "nobody"])
 def test_quiet_counts_where_the_sender_does_not_say_how_long_a_series_is(tmp_path: Path, answer: str) -> None:
-    site = Site(tmp_path)
-    elsewhere = Site(tmp_path / "other") if answer == "nobody" else site
-    site = Site(tmp_path, port=site.port, archive=site.archive, **ask(elsewhere))
-    counts = {"1.2.3.40": ""} if answer == "no number" else {}
-    with archive(site.archive, counts=counts) as kept, node(site):
+    port = free_port()
+    site = Site(tmp_path, asks=True, destinations=[partial(send, title="LIVER", peer=Peer("ARCHIVE", LOOPBACK, port))])
+    asked = free_port() if answer == "nobody" else site.archive
+    with archive(asked, counts={"1.2.3.40": ""} if answer == "no number" else {}), archive(port) as kept, node(site):
         site.store(scan(tmp_path / "ct"))
         wait_for(site.delivered)
     assert kinds(kept) == RESULTS

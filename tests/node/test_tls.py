@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.node.asking import instances_of
@@ -112,3 +113,9 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         Tls(authority=nonsense).client()
     with pytest.raises(ValueError, match=r"--tls-cert and --tls-key: .*nonsense.pem cannot be used"):
         Tls(nonsense, ours.key).server()
+    assert ours.key is not None
+    words = serialization.BestAvailableEncryption(b"words")
+    key = serialization.load_pem_private_key(ours.key.read_bytes(), None)
+    ours.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, words))
+    with pytest.raises(ValueError, match=r"--tls-cert and --tls-key: .*the key is encrypted"):
+        ours.server()
