@@ -24,7 +24,8 @@ def ramp(slope: float) -> npt.NDArray[np.uint8]:
     """Probability that falls from 1 in the middle with the distance in the slice, in voxels."""
     x, y, z = np.indices((41, 41, 3)) - np.array([20, 20, 1]).reshape(3, 1, 1, 1)
     share = np.clip(1 - slope * np.hypot(x, y), 0, 1) * (z < 1)  # nothing in the last slice
-    return np.rint(LEVELS * share).astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = np.rint(LEVELS * share).astype(np.uint8)
+    return levels
 
 
 def radii(lines: npt.NDArray[np.uint8], label: int) -> npt.NDArray[np.float64]:
