@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from liver_pipeline.io.probabilities import LEVELS
+from liver_pipeline.labels import LabelMap
 from liver_pipeline.visualize.pictures import outline
 
 PASSED = (0.2, 0.8)  # labels 1 and 2 of the lines
-Levels = npt.NDArray[np.uint8]
 
 
-def contour_lines(classes: Mapping[str, Levels]) -> Levels:
+def contour_lines(classes: Mapping[str, LabelMap]) -> LabelMap:
     """Return the lines around what is tumor, and what is liver or tumor, with so much probability.
 
     Args:
