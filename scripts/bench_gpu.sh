@@ -37,8 +37,8 @@ if [ -n "${DRY:-}" ]; then
     train=(--patch 32 --batch 2 --precision f32 --shape 96 88 64 --iterations 2 --warmup 1 --workers 1 --threads 1)
     device=cpu slices=12 scans=2 repeat=2 seconds=5 few=2 slow=9
 else
-    train=(--patch 128 --batch 2 --precision bf16 --shape 160 144 136 --iterations 400 --warmup 60 --workers "${WORKERS:-14}")
-    device=cuda slices=400 scans=16 repeat=4 seconds=7 few=100 slow=1
+    train=(--patch 128 --batch 2 --precision bf16 --shape 160 144 136 --iterations 400 --warmup 40 --workers "${WORKERS:-14}")
+    device=cuda slices=400 scans=8 repeat=4 seconds=6 few=60 slow=1
 fi
 data=$work/data
 
@@ -79,12 +79,13 @@ echo "# prepared: $((end - SECONDS)) s left"
 
 older=() # with the figures of this tree
 [ -n "$before" ] && older=(before --before "$before")
-train $((45 * slow)) unet3d --parts network ours
-infer $((35 * slow)) --chains ours folder "${older[@]}"
+train $((45 * slow)) unet3d --parts network ours loader
+infer $((40 * slow)) --chains folder
+infer $((35 * slow)) --chains ours "${older[@]}"
 train $((40 * slow)) unet3d --parts nnunet
+train $((40 * slow)) unet3d --parts stock --iterations $few --warmup 10
+train $((40 * slow)) dynunet --parts network ours
 [ -n "$before" ] && train $((40 * slow)) unet3d --parts "${older[@]}" --iterations $few
-train $((45 * slow)) dynunet --parts network ours
-train $((45 * slow)) unet3d --parts stock --iterations $few --warmup 10
 infer $((30 * slow)) --chains stock
 
 "$python" - "$lines" <<'PY' | tee "$out/table.md"

@@ -3,6 +3,7 @@
 Each part runs in a fresh process on the same phantoms, network, loss, optimizer, window, batch and precision:
 
     network   the network alone: training steps on random data that stays on the device
+    loader    the batches alone: what `ours` could do at most with a network that takes no time
     ours      the training of this package: cache, threads, augmentation, checkpoints, log
     stock     as MONAI's bundles do it: CacheDataset, Spacingd and random transforms on the CPU, DataLoader processes
     nnunet    nnU-Net's own loader, augmentation and training step, where nnunetv2 is installed
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -47,7 +49,7 @@ from typing import Any
 
 import torch
 
-PARTS = ("network", "ours", "stock", "nnunet", "before")
+PARTS = ("network", "loader", "ours", "stock", "nnunet", "before")
 SPACING = [1.5, 1.5, 2.0]  # mm, of the model grid
 TRAIN_CASES, CASES = 6, 8
 EPOCH = 16  # times that the cases are gone through in what counts as an epoch: as many steps as with a real data set
@@ -72,7 +74,7 @@ class Watch:
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.warmup, self.iterations, self.seconds = options.warmup, options.iterations, options.seconds
         self.device = device
-        self.steps, self.waited, self.asked, self.started = 0, 0.0, 0.0, 0.0
+        self.steps, self.waited, self.asked, self.started, self.cpu_started = 0, 0.0, 0.0, 0.0, 0.0
         self.use: list[int] = []
         if device.type == "cuda":
             threading.Thread(target=self._look, daemon=True).start()
@@ -99,6 +101,7 @@ class Watch:
         if self.steps == self.warmup:
             self._settle()
             self.started, self.waited = time.perf_counter(), 0.0
+            self.cpu_started = time.process_time()
             self.use.clear()
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -126,6 +129,7 @@ class Watch:
         return {
             "iterations_per_second": steps / seconds,
             "steps": steps,
+            "core_seconds_per_step": (time.process_time() - self.cpu_started) / steps,
             "data_wait_share": self.waited / seconds,
             "gpu_utilisation": statistics.mean(self.use) / 100 if self.use else None,
             "peak_gpu_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
@@ -223,6 +227,21 @@ def run_network(options: argparse.Namespace) -> dict[str, Any]:
             watch.step()
 
     return watched(watch, train)
+
+
+def run_loader(options: argparse.Namespace) -> dict[str, Any]:
+    """Ask for batch after batch."""
+    parser = parser_for(options, "loader")
+    parser.get_parsed_content("usable")
+    loader, watch = parser.get_parsed_content("train::dataloader"), Watch(options, device_here())
+
+    def load() -> None:
+        for epoch in itertools.count(1):
+            loader.set_epoch(epoch)
+            for _ in loader:
+                watch.step()
+
+    return watched(watch, load)
 
 
 def run_ours(options: argparse.Namespace) -> dict[str, Any]:
@@ -460,7 +479,7 @@ def worker(options: argparse.Namespace) -> None:
     """Run one part in this process and print its figures as JSON."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    parts = {"network": run_network, "ours": run_ours, "stock": run_stock, "nnunet": run_nnunet}
+    parts = {"network": run_network, "loader": run_loader, "ours": run_ours, "stock": run_stock, "nnunet": run_nnunet}
     run = run_preprocessing if options.chain else parts[options.worker]
     print(json.dumps(run(options)))
 
@@ -588,7 +607,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 14))
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch in the training process; 0: its own choice")
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=[part for part in PARTS[:4] if part != "nnunet" or has_nnunet()]
+        "--parts", nargs="+", choices=PARTS, default=[part for part in PARTS[:5] if part != "nnunet" or has_nnunet()]
     )
     parser.add_argument("--before", type=Path, help="folder with an older tree, for the part of that name")
     parser.add_argument("--preprocessing", action="store_true", help="the cost of a case of LiTS' size instead")

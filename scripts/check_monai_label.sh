@@ -22,7 +22,7 @@ if [ ! -e runs/ready ]; then
   rm -rf runs
   liver-pipeline demo runs/demo
   liver-pipeline train runs/slices --network unet2d --data phantom dataset_dir=runs/demo/data n_phantoms=10 'spacing=[4,4,4]' \
-    'roi_size=[64,64,1]' 'network_def::network::features=[8,8,16,16,32,8]' max_epochs=3 num_workers=0 learning_rate=1e-2
+    'roi_size=[64,64,1]' 'network_def::network::features=[8,8,16,16,32,8]' max_epochs=25 num_workers=0 learning_rate=1e-2
   touch runs/ready
 fi
 

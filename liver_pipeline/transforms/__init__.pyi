@@ -1,3 +1,4 @@
+from .augmentation import RandAffineWindowd as RandAffineWindowd
 from .intensity import HuWindowsd as HuWindowsd
 from .intensity import WindowHud as WindowHud
 from .liver_box import CropToLiverd as CropToLiverd

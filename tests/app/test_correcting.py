@@ -112,7 +112,9 @@ def keep(view: Any) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("webgl", [True, False], ids=["webgl", "canvas"])
+@pytest.mark.parametrize(
+    "webgl", [pytest.param(True, marks=pytest.mark.slow, id="webgl"), pytest.param(False, id="canvas")]
+)
 def test_a_stroke_an_undo_an_eraser_and_a_press_are_in_the_file_and_nothing_else(
     app: RunningApp, doe: str, webgl: bool
 ) -> None:
