@@ -144,6 +144,8 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     refuse_existing(files, overwrite, inputs=[scan, case.path])
 
     runner = load_runner(run, values)
+    if page:
+        runner.show_probabilities()
     runner.run(case)
     write_case(case, runner, overwrite=overwrite)
     if table:

@@ -119,7 +119,8 @@ def calibrated(classes: Mapping[str, Scan], record: Mapping[str, Any] | None) ->
     """Return the probabilities of a file with the temperature of the mask's record.
 
     Args:
-        classes: Result of :func:`liver_pipeline.io.probabilities.read_probabilities`.
+        classes: Result of :func:`~liver_pipeline.io.probabilities.read_probabilities`, or of
+            :func:`~liver_pipeline.io.probabilities.classes_of` for what the run has just given.
         record: What ``predict`` wrote beside the mask.
 
     Returns:
@@ -127,7 +128,7 @@ def calibrated(classes: Mapping[str, Scan], record: Mapping[str, Any] | None) ->
     """
     temperature = (record or {}).get("confidence", {}).get("temperature")
     told, one = (record or {}).get("probabilities") or {}, next(iter(classes.values()))
-    if temperature is None or told.get("sha256") != one.sha256:
+    if temperature is None or one.sha256 not in ("", told.get("sha256")):
         return None
     table = calibrated_levels(temperature, len(classes) + 1)
     liver = classes["liver"].array

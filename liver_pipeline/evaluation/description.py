@@ -101,7 +101,7 @@ def describe(
     reader = reader or ScanReader()
     ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
     record = record_of(Path(mask), labels.sha256)
-    sure = lesion_confidence(labels, Path(confidence), record) if confidence else {}
+    sure = lesion_confidence(labels, read_probabilities(confidence), record) if confidence else {}
     if confidence and not sure:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")
     turned, affine = to_ras(labels)
@@ -141,15 +141,14 @@ def _segments(mask: Scan, segments: Path | str | None) -> tuple[Scan | None, dic
         return None, None, f"{NOT_ESTIMATED}: {refusal.findings[0].detail}"
 
 
-def lesion_confidence(mask: Scan, path: Path, record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what :func:`describe_label_map` takes of a file of probabilities, calibrated where the record knows how.
+def lesion_confidence(mask: Scan, classes: Mapping[str, Scan], record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what :func:`describe_label_map` takes of probabilities, calibrated where the record knows how.
 
     Args:
-        mask: On the grid of the file.
-        path: The probabilities; without those of tumor nothing is returned.
+        mask: On their grid.
+        classes: See :func:`liver_pipeline.evaluation.confidence.calibrated`; without tumor nothing is returned.
         record: What ``predict`` wrote beside the mask.
     """
-    classes = read_probabilities(path)
     better = calibrated(classes, record)
     probability = (better or classes).get("tumor")
     if probability is None:

@@ -71,8 +71,16 @@ class CascadeInferer(Inferer):
         self.liver_preprocessing, self.tumor_preprocessing = liver_preprocessing, tumor_preprocessing
         self.liver_inferer, self.tumor_inferer = liver_inferer, tumor_inferer
         self.margin_mm = margin_mm
-        self.probabilities = bool(getattr(tumor_inferer, "probabilities", False))
         self.limits = limits
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether ``tumor_inferer`` keeps probabilities."""
+        return bool(getattr(self.tumor_inferer, "probabilities", False))
+
+    @probabilities.setter
+    def probabilities(self, kept: bool) -> None:
+        self.tumor_inferer.probabilities = kept  # type: ignore[attr-defined]
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> MetaTensor:
         """Segment one case.

@@ -8,6 +8,7 @@ the class; as a region, liver is liver or tumor.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ def read_probabilities(path: Path | str) -> dict[str, Scan]:
     by_class = volume.array if count else volume.array[..., None]
     rest = (volume.affine, volume.slope, volume.intercept, volume.header, path, volume.sha256, volume.findings)
     return {name: Scan(by_class[..., k], *rest) for k, name in enumerate(CLASSES[count])}
+
+
+def classes_of(levels: npt.NDArray[np.uint8], like: Scan) -> dict[str, Scan]:
+    """Return probabilities in memory as :func:`read_probabilities` gives those of a file; they share memory.
+
+    Args:
+        levels: As for :func:`write_probabilities`.
+        like: The scan.
+    """
+    return {
+        name: replace(like, array=levels[..., k], slope=1.0 / LEVELS, intercept=0.0, sha256="")
+        for k, name in enumerate(CLASSES[levels.shape[-1]])
+    }
 
 
 def region_probability(classes: Mapping[str, Scan], region: str, box: Box) -> FloatArray | None:

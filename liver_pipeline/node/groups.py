@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.studies import volumes_of
-from liver_pipeline.node.inbox import Inbox, hashed
+from liver_pipeline.node.inbox import Inbox
 from liver_pipeline.prediction.plan import scan_items
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 600.0  # between two tries
@@ -99,12 +99,9 @@ def _study(inbox: Inbox, name: str) -> str:
 
 
 def _cases(folder: Path, names: Collection[str], series: str | None, accept: Collection[str]) -> list[dict[str, Any]]:
-    """Return the cases of some series; a volume of several in one gets a name that tells no UID."""
+    """Return the cases of some series, each under its series' name."""
     found = [ScanInput(folder / name, name) for name in names]
     try:
-        volumes = volumes_of(found, folder, series=series, accept=accept)
+        return scan_items(volumes_of(found, folder, series=series, accept=accept), folder)
     except IntakeError:  # the series that is named is not among them
         return []
-    places = [one.path for one in volumes]
-    parts = {one: "" if places.count(one.path) == 1 else f"-{hashed(one.series or '')}" for one in volumes}
-    return scan_items([replace(one, case=f"{one.path.name}{part}") for one, part in parts.items()], folder)

@@ -8,7 +8,7 @@ from typing import Any
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.masks import PICTURE_MASK
-from liver_pipeline.io.probabilities import write_probabilities
+from liver_pipeline.io.probabilities import classes_of, write_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import write_label_map
 from liver_pipeline.prediction.case import FolderCase
@@ -22,7 +22,7 @@ def write_case(
     """Write the probabilities, where the case has them, then the provenance, then the mask.
 
     Args:
-        case: Clean; it lets go of its probabilities.
+        case: Clean; it lets go of probabilities that are written.
         runner: What made it.
         overwrite: Replace a mask that is there.
         announce: Called with ``probabilities_sha256=`` and with ``output_sha256=`` just before that file appears.
@@ -37,11 +37,12 @@ def write_case(
     assert case.scan is not None and case.label_map is not None
     with case.stages("write"):
         case.output.parent.mkdir(parents=True, exist_ok=True)
-        if case.levels is not None:
+        if case.levels is not None and runner.probabilities:
             case.probabilities_sha256 = write_probabilities(
                 case.probabilities, case.levels, case.scan, lambda sha256: announce(probabilities_sha256=sha256)
             )
-            case.classes, case.levels = case.levels.shape[-1], None
+            case.classes = case.levels.shape[-1]
+            case.levels = case.levels if runner.shown else None
 
         def told(sha256: str) -> None:
             announce(output_sha256=sha256)
@@ -61,8 +62,10 @@ def write_case_description(case: FolderCase, reader: ScanReader) -> None:
 
 
 def write_case_page(case: FolderCase, reader: ScanReader) -> None:
-    """Write the page to look at of a case whose mask is there; of a picture nothing."""
+    """Write the page to look at of a case whose mask is there; of a picture nothing. It lets go of probabilities."""
     if case.suffix == PICTURE_MASK:
         return
     with case.stages("view"):
-        write_viewer_page(case.page, case.path, case.output, reader=reader, series=case.series)
+        kept = None if case.levels is None or case.scan is None else classes_of(case.levels, case.scan)
+        write_viewer_page(case.page, case.path, case.output, reader=reader, series=case.series, probabilities=kept)
+    case.levels = None

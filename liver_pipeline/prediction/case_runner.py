@@ -99,7 +99,8 @@ class CaseRunner:
         self.pictures = pictures
         self.bundle_root = None if bundle_root is None else Path(bundle_root)
         self.labels = {str(label): CLASS_NAMES[label] for label in range(1, num_classes)}
-        self.probabilities = bool(getattr(inferer, "probabilities", False))
+        self.probabilities = bool(getattr(inferer, "probabilities", False))  # to be written
+        self.shown = False  # to be drawn on a page
         self.run_quality = read_quality(self.bundle_root)
         self.thresholds = self.run_quality.thresholds if quality else None
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
@@ -141,6 +142,11 @@ class CaseRunner:
         self.infer(case)
         self.clean(case)
 
+    def show_probabilities(self) -> None:
+        """Keep the probabilities of each case until its page is drawn, in eight bits; masks stay the same."""
+        self.shown = True
+        self.inferer.probabilities = True  # type: ignore[attr-defined]
+
     def prepare(self, case: RunningCase) -> None:
         """Read a case, unless its source is a scan already, and preprocess it.
 
@@ -179,8 +185,9 @@ class CaseRunner:
         """Run the network on a prepared case."""
         with case.stages("network"), torch.no_grad():
             pred = self.inferer(case.data["image"].unsqueeze(0), self.network)
-        if self.probabilities:  # taken out at once: MetaTensor copies its meta with every operation
-            case.levels = pred.meta.pop("probabilities")[0].numpy()  # type: ignore[attr-defined]
+        if self.probabilities or self.shown:  # taken out at once: MetaTensor copies its meta with every operation
+            levels = pred.meta.pop("probabilities", None)  # type: ignore[attr-defined]
+            case.levels = None if levels is None else levels[0].numpy()
         case.pred = pred
 
     def clean(self, case: RunningCase) -> None:

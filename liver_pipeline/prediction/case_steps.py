@@ -91,7 +91,7 @@ class CaseSteps:
                 if self.earlier.settles(case):
                     return case
                 self.earlier.guard_output(case)
-                needed = predicted_bytes(case.path, probabilities=self.runner.probabilities)
+                needed = predicted_bytes(case.path, probabilities=self.runner.probabilities or self.runner.shown)
                 case.reserved = self.memory.reserve(needed)
             self.runner.prepare(case)
         except Exception as reason:
@@ -129,7 +129,7 @@ class CaseSteps:
         self._settle(case)
 
     def _write(self, case: FolderCase) -> None:
-        if case.levels is None and is_there(case.probabilities):  # of an older mask
+        if not self.runner.probabilities and is_there(case.probabilities):  # of an older mask
             case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
         self.earlier.remove_results(case)
         announce = partial(self._record, case, "writing")  # the ledger knows a file before it is there

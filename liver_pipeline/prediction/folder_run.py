@@ -112,6 +112,8 @@ class FolderRun:
         self.retry_failed, self.overwrite, self.dry_run = retry_failed, overwrite, dry_run
         self.max_failures = max_failures
         self.describe, self.view = describe, view
+        if view:
+            runner.show_probabilities()
         self.dicom = dicom or DicomResults()
         self.progress = progress
         self.suffix = FORMATS[format]

@@ -17,17 +17,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from liver_pipeline.evaluation.confidence import calibrated
 from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence, on_grid
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import PROBABILITIES, case_name
 from liver_pipeline.io.files import is_there, plain, write_text
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
 from liver_pipeline.labels import LabelValues
 from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes
+from liver_pipeline.visualize.contours import contour_lines
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ def write_viewer_page(
     reader: ScanReader | None = None,
     series: str | None = None,
     original: Path | None = None,
+    probabilities: Mapping[str, Scan] | None = None,
     label_map: LabelValues | None = None,
 ) -> None:
     """Write the page for one scan.
@@ -67,6 +71,8 @@ def write_viewer_page(
         reader: How scans are read; by default as CT, where values that are no HU are shown as they are.
         series: Which of several DICOM series at ``scan``.
         original: Label map from which ``mask`` was made by hand; it is shown beside it.
+        probabilities: Of the mask, as :func:`liver_pipeline.io.probabilities.read_probabilities` gives them; by default
+            those that lie beside it. They give the confidence of lesions, and contours.
         label_map: What the values of the reference mean, where they are not 0, 1, 2. One that does not tell tumors from
             liver is shown as liver, and lesions are not matched with it.
 
@@ -85,8 +91,13 @@ def write_viewer_page(
     table, record = None, None
     if mask is not None:
         record = record_of(mask, maps["mask"].sha256)
+        beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
+        if probabilities is None and is_there(beside):
+            probabilities = read_probabilities(beside)
         matched = labels if tells_tumors else {"mask": labels["mask"]}
-        table = _described(image, matched, mask, record)
+        table = _described(image, matched, probabilities, record)
+        if probabilities is not None and (lines := _contours(image, probabilities, record)) is not None:
+            labels["contours"] = lines
     case = case_name((mask or scan).name)
     sha256 = maps["mask"].sha256 if mask else None
     shown = shown_volumes(image, labels)
@@ -163,12 +174,14 @@ def _on_scan(scan: Scan, label_map: Scan) -> npt.NDArray[np.uint8]:
 
 
 def _described(
-    scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]], mask: Path, record: Mapping[str, Any] | None
+    scan: Scan,
+    labels: Mapping[str, npt.NDArray[np.uint8]],
+    probabilities: Mapping[str, Scan] | None,
+    record: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the clinical table; with the confidence of lesions where probabilities lie beside the mask."""
+    """Return the clinical table; with the confidence of lesions where probabilities are there."""
     array, affine = to_ras(scan)
-    beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
-    sure = lesion_confidence(scan, beside, record) if is_there(beside) else {}
+    sure = {} if probabilities is None else lesion_confidence(scan, probabilities, record)
     return describe_label_map(
         labels["mask"],
         affine,
@@ -178,6 +191,16 @@ def _described(
         record=record,
         **sure,
     )
+
+
+def _contours(
+    scan: Scan, probabilities: Mapping[str, Scan], record: Mapping[str, Any] | None
+) -> npt.NDArray[np.uint8] | None:
+    """Return the contours of liver and tumor along RAS axes, calibrated where the record knows how."""
+    known = calibrated(probabilities, record) or probabilities
+    turned = {name: array for name, one in known.items() if (array := on_grid(scan, one)) is not None}
+    stored = {one.array.dtype for one in known.values()}
+    return contour_lines(turned) if stored == {np.dtype(np.uint8)} else None  # of other tools, not in eight bits
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:

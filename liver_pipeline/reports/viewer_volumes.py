@@ -29,7 +29,7 @@ class Shown:
     """Volumes of one page on one grid.
 
     Attributes:
-        volumes: "scan", "mask", "reference" to uint8 (X, Y, Z), axes along right, anterior, superior.
+        volumes: "scan", "mask", "reference", "contours" to uint8 (X, Y, Z), axes along right, anterior, superior.
         affine: Voxel index to RAS mm, of all of them.
         low: Value of the scan's grey level 0; HU of a CT.
         high: Value of its level 255.
@@ -69,7 +69,7 @@ def shown_volumes(scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]]) -> Sh
 
     Args:
         scan: A CT or MR.
-        labels: "mask" and "reference", each as the scan lies along RAS axes.
+        labels: "mask", "reference" and "contours", each as the scan lies along RAS axes.
 
     Returns:
         All of it, or where that is more than a page or a GPU can hold, the box of the liver with a margin; where there
@@ -81,7 +81,8 @@ def shown_volumes(scan: Scan, labels: Mapping[str, npt.NDArray[np.uint8]]) -> Sh
     low, high = HU_SHOWN if in_hu else _range_of(array, scan.slope, scan.intercept)
     everything = (slice(0, array.shape[0]), slice(0, array.shape[1]), slice(0, array.shape[2]))
     shown = Shown({"scan": _levels(array, scan, low, high), **labels}, affine, low, high, in_hu, everything)
-    if not _fits(shown) and (box := joint_box(*labels.values()) if labels else None):
+    maps = [labels[name] for name in labels if name != "contours"]
+    if not _fits(shown) and (box := joint_box(*maps) if maps else None):
         shown = _cut(shown, widen(box, SHOWN_MARGIN_MM, spacing_of(affine), array.shape))
     while not _fits(shown):
         shown = _coarser(shown)

@@ -105,7 +105,7 @@ def test_training_on_background_alone_is_refused_and_a_class_that_is_missing_is_
     relabel(data, 1, 0)
     with pytest.raises(RuntimeError) as caught:
         train(tmp_path / "none", data, HALVES)
-    assert "no training case holds liver (1) or tumor (2); are these the label maps?" in str(caught.value.__cause__)
+    assert "no training case holds liver (1) or tumor (2); are these the label maps" in str(caught.value.__cause__)
 
 
 def test_a_class_that_no_reference_holds_has_no_score_and_does_not_enter_the_mean(tmp_path: Path, data: Path) -> None:

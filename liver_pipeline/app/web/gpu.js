@@ -148,8 +148,8 @@ class Gpu {
     Object.assign(nv.volumes[0], { cal_min: level - width / 2, cal_max: level + width / 2 });
     nv.volumes[0].opacity = solid && shown.length ? 0 : 1;  // skin and bones would hide the liver, and it its tumors
     roles.forEach((name, number) => {
-      const colours = this.#colours(name, solid ? [0.12, 1] : SHARES);
-      const seen = shown.includes(name) ? opacity[name] : 0;
+      const colours = this.#colours(name, solid ? [0.12, 1] : SHARES[name]);
+      const seen = shown.includes(name) && !(solid && name === "contours") ? opacity[name] : 0;
       const asDrawing = name === "mask" && this.labels !== null;
       nv.volumes[number + 1].setColormapLabel(colours);
       nv.volumes[number + 1].opacity = asDrawing ? 0 : seen;

@@ -128,7 +128,7 @@ class Slices {
         for (const role of roles) {
           const label = this.volumes[role][voxel];
           if (!label) continue;
-          const share = opacity[role] * SHARES[label - 1];
+          const share = opacity[role] * SHARES[role][label - 1];
           for (let c = 0; c < 3; c++) {
             image.data[pixel + c] = (1 - share) * image.data[pixel + c] + share * COLOURS[role][label - 1][c];
           }

@@ -1,10 +1,10 @@
 // The page: one state, drawn by NiiVue or on canvases.
 "use strict";
-const labelled = page.volumes.filter((name) => name !== "scan");
+const labelled = page.volumes.filter((name) => name in TITLES && name !== "scan");
 const WINDOWS = page.in_hu
   ? { "Liver": [60, 150], "Abdomen": [40, 400], "Liver, narrow": [85, 80], "Vessels": [150, 400], "All": [100, 600] }
   : { "All": [(page.low + page.high) / 2, page.high - page.low], "Bright": [page.low + 0.75 * (page.high - page.low), (page.high - page.low) / 2], "Dark": [page.low + 0.25 * (page.high - page.low), (page.high - page.low) / 2] };
-const state = { layout: labelled.length ? "panels" : "overlay", plane: labelled.length ? "axial" : "all", at: page.shape.map((n) => n >> 1), opacity: { mask: 0.5, original: 0.5, reference: 0.5 } };
+const state = { layout: labelled.length ? "panels" : "overlay", plane: labelled.length ? "axial" : "all", at: page.shape.map((n) => n >> 1), opacity: { mask: 0.5, original: 0.5, reference: 0.5, contours: 1 } };
 const byId = (id) => document.getElementById(id);
 let engine = null;
 let voxels = {};
@@ -22,20 +22,25 @@ function note(text) {
 function panelOf(roles) {
   const element = make("section", "", "panel");
   const title = make("h2");
-  const names = roles.length === 0 ? ["scan"] : roles;
+  const names = roles.length === 0 ? ["scan"] : roles.filter((name) => name in TITLES);
   for (const name of names) title.append(make("b", TITLES[name], name));
   if (!page.table || roles.length === 0) title.append(make("span", page.in_hu ? "" : "values are no HU"));
   element.append(title);
   return { element, roles };
 }
 
+// What is drawn for some label maps: contours belong to the mask.
+function rolesOf(names) {
+  return names.includes("mask") && page.volumes.includes("contours") ? [...names, "contours"] : names;
+}
+
 // Beside each other as in print: scan, reference, mask.
 function sideBySide() {
-  return [...labelled].reverse().map((name) => [name]);
+  return [...labelled].reverse().map((name) => rolesOf([name]));
 }
 
 async function layOut() {
-  const sets = state.layout === "overlay" ? [labelled] : [[], ...sideBySide()];
+  const sets = state.layout === "overlay" ? [rolesOf(labelled)] : [[], ...sideBySide()];
   await engine.layOut(sets.map(panelOf), state, byId("panels"));
   pressed("layouts", state.layout);
   pressed("planes", state.plane);
@@ -104,6 +109,12 @@ function tools() {
     });
   }
   setWindow(Object.keys(WINDOWS)[0]);
+  const lines = byId("contours-shown");
+  lines.style.display = page.volumes.includes("contours") ? "" : "none";
+  lines.querySelector("input").addEventListener("change", (event) => {
+    state.opacity.contours = event.target.checked ? 1 : 0;
+    redraw();
+  });
   for (const name of ["mask", "original", "reference"]) {
     byId(`${name}-opacity`).hidden = !labelled.includes(name);
     byId(`${name}-opacity`).style.display = labelled.includes(name) ? "" : "none";

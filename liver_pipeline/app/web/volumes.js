@@ -5,9 +5,10 @@ const COLOURS = {  // of liver and tumor; blue and orange stay apart for colour-
   mask: [[255, 150, 0], [255, 40, 40]],
   original: [[190, 140, 255], [255, 80, 220]],
   reference: [[0, 200, 255], [40, 90, 255]],
+  contours: [[255, 240, 90], [255, 255, 255]],  // where the probability passes 0.2, and 0.8
 };
 const TITLES = { scan: "Scan", mask: page.volumes.includes("original") ? "Corrected" : "Mask", original: "Before", reference: "Reference" };
-const SHARES = [0.45, 1];  // how much of the opacity liver and tumor get
+const SHARES = { mask: [0.45, 1], original: [0.45, 1], reference: [0.45, 1], contours: [1, 1] };  // how much of the opacity each label gets
 
 function base64Of(name) {
   return document.getElementById(`volume-${name}`).textContent;
