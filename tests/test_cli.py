@@ -87,7 +87,7 @@ def test_list_keys_and_completion_load_neither_torch_nor_monai() -> None:
     ("words", "found"),
     [
         ("tra", ["train"]),
-        ("train runs/a --network resnet3", ["resnet34_unet"]),
+        ("train runs/a --network resnet3", ["resnet34_unet", "resnet34_unet_deconv"]),
         ("train runs/a --recipe focal", ["focal_tversky"]),
         ("compare runs/a --experiments smoke,flagsh", ["smoke,flagship", "smoke,flagship_2core"]),
         ("predict def", ["default", "default@1"]),
