@@ -29,9 +29,11 @@ class NoSuchCase(KeyError):
 class CaseFolder:
     """Cases below one folder: ``uploads/<id>`` is one's own, ``masks`` is the output of a folder run over all of them.
 
-    ``training`` is the data set that was made of them last, if one was.
+    ``corrected`` holds corrected masks, apart from ``masks``, which is its folder run's alone; ``training`` is the data
+    set that was made of them last, if one was.
 
-    Only the process that serves the app writes notes, only its worker writes masks. Both folders are private (0700).
+    Only the process that serves the app writes notes and corrections, only its worker writes masks. The folders are
+    private (0700).
 
     Args:
         work: The folder; made if it is not there.
@@ -39,11 +41,13 @@ class CaseFolder:
     """
 
     def __init__(self, work: Path, data: DataFolder | None = None) -> None:
-        self.uploads, self.masks, self.training = work / "uploads", work / "masks", work / "training"
+        self.uploads, self.masks, self.corrected, self.training = (
+            work / name for name in ("uploads", "masks", "corrected", "training")
+        )
         self.data = data
         self._lock = RLock()
         self.results = RLock()  # held by whoever writes or deletes results in this process
-        for folder in (work, self.uploads, self.masks):
+        for folder in (work, self.uploads, self.masks, self.corrected):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
 
@@ -133,7 +137,7 @@ class CaseFolder:
     def result(self, case: str, ending: str) -> Path:
         """Return where a result of a case lies, by what stands behind its name; NoSuchCase if there is no case."""
         self.note(case)
-        return self.masks / f"{case}{ending}"
+        return (self.corrected if ending.startswith(EDITED) else self.masks) / f"{case}{ending}"
 
     def kind(self, case: str) -> str:
         """Return :data:`EDITED` if the case's mask was corrected, else ""; NoSuchCase if there is no case."""
@@ -194,8 +198,9 @@ class CaseFolder:
     def remove_results(self, case: str) -> None:
         """Remove all that was made of a case; NoSuchCase if there is none."""
         self.note(case)
-        for path in self.masks.glob(f"{case}.*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in (self.masks, self.corrected):
+            for path in folder.glob(f"{case}.*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def delete(self, case: str) -> None:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""

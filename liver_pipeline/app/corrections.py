@@ -1,4 +1,4 @@
-"""Corrected masks of the app's cases: written beside the mask they were made from, measured again, taken back."""
+"""Corrected masks of the app's cases: written apart from the mask they were made from, measured again, taken back."""
 
 from __future__ import annotations
 

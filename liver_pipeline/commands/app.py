@@ -11,6 +11,7 @@ import threading
 import webbrowser
 from pathlib import Path
 
+from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.locks import lock_file
 from liver_pipeline.io.screen import say
 
@@ -63,6 +64,7 @@ def run_app(
         port = listening.getsockname()[1]
         os.umask(0o077)  # what is uploaded is for its owner alone
         cases = CaseFolder(work, None if data is None else DataFolder(Path(data)))
+        remove_temporary(work)  # left by an app that was killed
         cases.drop_abandoned(0.0)  # nobody sends any more what was being sent when the last app ended
         token = secrets.token_urlsafe(24)
         hosts = [*LOOPBACK, *_names_of(host)]  # nobody else's name leads to loopback: a tunnel's end is let in

@@ -240,4 +240,4 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         answers.append(True)
         page.click("#back")
         page.wait_for_selector("#list:visible")
-    assert not list(app.work.glob(f"masks/{doe}*")) and not answers
+    assert not list(app.work.glob(f"*/{doe}*")) and not answers

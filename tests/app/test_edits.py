@@ -23,7 +23,7 @@ from liver_pipeline.app.edits import Edit, changes, lay_on
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.commands.collect import collect
 from liver_pipeline.data import folder_cases
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.files import file_sha256, remove_temporary, write_json
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
 from liver_pipeline.reports import viewer_volumes
 from liver_pipeline.reports.viewer_volumes import Shown, shown_volumes
@@ -185,7 +185,7 @@ def test_a_correction_goes_on_from_the_last_one_and_back_to_the_very_labels(one:
     assert record["original"]["sha256"] == file_sha256(original)
     assert original.read_bytes() == before
     take_back(cases, case)
-    assert cases.kind(case) == "" and not list(cases.masks.glob("*.edited*")) and original.read_bytes() == before
+    assert cases.kind(case) == "" and not list(cases.corrected.iterdir()) and original.read_bytes() == before
     with pytest.raises(Refusal, match="no correction"):
         take_back(cases, case)
 
@@ -220,13 +220,29 @@ def test_a_full_disk_leaves_the_earlier_correction(
 ) -> None:
     cases, case = one
     save_edit(cases, case, spot(file_sha256(cases.result(case, ".nii.gz")), 2))
-    files = {path.name: path.read_bytes() for path in cases.masks.iterdir()}
+    folders = (cases.masks, cases.corrected)
+    files = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
 
     monkeypatch.setattr(corrections, "write_json", full)  # the last thing before the mask takes its place
     with pytest.raises(Refusal) as refused:
         save_edit(cases, case, spot(file_sha256(cases.result(case, ".edited.nii.gz")), 0))
     assert refused.value.code == "DISK_FULL"
-    assert {path.name: path.read_bytes() for path in cases.masks.iterdir()} == files
+    assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == files
+
+
+def test_a_correction_is_saved_while_the_folder_run_begins_its_next_case(
+    one: tuple[CaseFolder, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, case = one
+
+    def next_case_begins(path: Path, content: Any) -> None:
+        remove_temporary(cases.masks)  # as a folder run does with what a killed one left
+        write_json(path, content)
+
+    monkeypatch.setattr(corrections, "write_json", next_case_begins)  # the mask is half written then
+    save_edit(cases, case, spot(file_sha256(cases.result(case, ".nii.gz")), 2))
+    record = json.loads(cases.result(case, ".edited.json").read_text())
+    assert record["output"]["sha256"] == file_sha256(cases.result(case, ".edited.nii.gz"))
 
 
 def test_corrected_and_accepted_cases_are_a_data_set_rejected_ones_are_not(
