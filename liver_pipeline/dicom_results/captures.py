@@ -18,7 +18,8 @@ from liver_pipeline.dicom_results.segmentation import MANUFACTURER, stamp
 from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
-from liver_pipeline.visualize.pictures import HU_WINDOW, outline
+from liver_pipeline.visualize.contours import outline
+from liver_pipeline.visualize.pictures import HU_WINDOW
 
 CAPTURE_SERIES = 9003
 LEAST_PIXELS = 512  # of the longer side: below it the text would not fit

@@ -16,7 +16,7 @@ from liver_pipeline.evaluation.run_quality import RunQuality
 from liver_pipeline.geometry.affines import GRID_CLOSE, corner_shift_mm
 from liver_pipeline.geometry.boxes import Box, bounding_box
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities, region_probability
-from liver_pipeline.io.volumes import Scan
+from liver_pipeline.io.volumes import Scan, on_grid
 from liver_pipeline.labels import Mask
 from liver_pipeline.metrics.probabilities import calibration, grown, probability_figures
 from liver_pipeline.metrics.temperature import LevelCounts, calibrated_levels, level_counts
@@ -32,11 +32,11 @@ def confidence_record(quality: RunQuality, *, weights_sha256: str, config_sha256
     return {"temperature": None if why else quality.temperature, "reason": reason}
 
 
-def probability_case(path: Path, label: Scan, record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Score a file of probabilities inside the reference liver and 10 mm around it.
+def probability_case(classes: Mapping[str, Scan], label: Scan, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Score probabilities inside the reference liver and 10 mm around it.
 
     Args:
-        path: The file.
+        classes: Result of :func:`~liver_pipeline.io.probabilities.read_probabilities`.
         label: The reference.
         record: What ``predict`` wrote beside the mask; where it knows a temperature, it is scored, too.
 
@@ -46,11 +46,10 @@ def probability_case(path: Path, label: Scan, record: Mapping[str, Any] | None) 
         ``calibrated_reliability`` are those with the temperature.
 
     Raises:
-        IntakeError: If the file cannot be read.
-        CaseError: PROBABILITY_GRID if it does not lie on the reference's grid, PROBABILITY_RANGE if a value is outside
+        CaseError: PROBABILITY_GRID if they do not lie on the reference's grid, PROBABILITY_RANGE if a value is outside
             [0, 1].
     """
-    near = near_liver(path, label)
+    near = near_liver(classes, label)
     figures = {}
     for name, real in (("liver", near.truth >= 1), ("tumor", near.truth == 2)):
         probability = region_probability(near.classes, name, near.box)
@@ -58,7 +57,7 @@ def probability_case(path: Path, label: Scan, record: Mapping[str, Any] | None) 
             continue
         low, high = float(probability.min()), float(probability.max())
         if not (low >= 0 and high <= 1 + PROBABILITY_ROUNDING):  # not a number fails both
-            raise CaseError("PROBABILITY_RANGE", f"{path}: values {low:g} to {high:g}; expected 0 to 1")
+            raise CaseError("PROBABILITY_RANGE", f"{_file(classes)}: values {low:g} to {high:g}; expected 0 to 1")
         figures[name] = probability_figures(np.minimum(probability, 1.0), real, near.region)
         if (better := calibrated(near.classes, record)) is not None:
             probability = region_probability(better, name, near.box)
@@ -72,24 +71,23 @@ def probability_case(path: Path, label: Scan, record: Mapping[str, Any] | None) 
 class NearLiver:
     """Probabilities of a case with its reference: ``truth`` and ``region`` are cut to ``box``, ``classes`` are not."""
 
-    classes: dict[str, Scan]
+    classes: Mapping[str, Scan]
     box: Box
     truth: npt.NDArray[Any]
     region: Mask
 
 
-def near_liver(path: Path, label: Scan) -> NearLiver:
-    """Read probabilities and find where they count: inside the reference liver and 10 mm around it.
+def near_liver(classes: Mapping[str, Scan], label: Scan) -> NearLiver:
+    """Find where probabilities count: inside the reference liver and 10 mm around it.
 
     Raises:
-        IntakeError: If the file cannot be read.
-        CaseError: PROBABILITY_GRID if it does not lie on the reference's grid, NO_LIVER without liver.
+        CaseError: PROBABILITY_GRID if they do not lie on the reference's grid, NO_LIVER without liver.
     """
-    classes = read_probabilities(path)
     one = next(iter(classes.values()))
     same = one.array.shape == label.array.shape
     if not same or corner_shift_mm(label.array.shape, one.affine, label.affine) > GRID_CLOSE * min(label.spacing):
-        raise CaseError("PROBABILITY_GRID", f"{path}: shape {one.array.shape}; expected the grid of the reference")
+        found = f"shape {one.array.shape}; expected the grid of the reference"
+        raise CaseError("PROBABILITY_GRID", f"{_file(classes)}: {found}")
     region = grown(label.array >= 1, label.spacing)
     box = bounding_box(region)
     if box is None:
@@ -109,7 +107,7 @@ def count_case(path: Path, label: Scan, num_classes: int) -> LevelCounts:
         IntakeError: If the file cannot be read.
         CaseError: See :func:`near_liver`.
     """
-    near = near_liver(path, label)
+    near = near_liver(read_probabilities(path), label)
     levels = [scan.array[near.box][near.region] for scan in near.classes.values()]
     truth = np.minimum(near.truth[near.region], num_classes - 1).astype(np.uint8)
     return level_counts(np.stack(levels, axis=-1), truth)
@@ -137,6 +135,32 @@ def calibrated(classes: Mapping[str, Scan], record: Mapping[str, Any] | None) ->
         name: replace(scan, array=new[..., k], slope=1.0 / LEVELS, intercept=0.0)
         for k, (name, scan) in enumerate(classes.items())
     }
+
+
+def shown_levels(
+    scan: Scan, classes: Mapping[str, Scan], record: Mapping[str, Any] | None
+) -> dict[str, npt.NDArray[np.uint8]] | None:
+    """Return probabilities as pictures show them: calibrated where the record knows how, along RAS axes.
+
+    Args:
+        scan: On whose grid they lie.
+        classes: See :func:`calibrated`.
+        record: What ``predict`` wrote beside the mask.
+
+    Returns:
+        round(255 p) by class, shape (X, Y, Z); None for those of other tools, which are not in eight bits.
+
+    Raises:
+        ValueError: If they lie on another grid.
+    """
+    known = calibrated(classes, record) or classes
+    if any(one.array.dtype != np.uint8 for one in known.values()):
+        return None
+    return {name: array for name, one in known.items() if (array := on_grid(scan, one)) is not None}
+
+
+def _file(classes: Mapping[str, Scan]) -> Path:
+    return Path(next(iter(classes.values())).path)
 
 
 def why_uncalibrated(record: Mapping[str, Any] | None) -> str:

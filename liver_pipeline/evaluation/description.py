@@ -25,13 +25,13 @@ from liver_pipeline.evaluation.segments import (
     segment_words,
 )
 from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
-from liver_pipeline.geometry.affines import GRID_CLOSE, Affine, corner_shift_mm, spacing_of
+from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import Box, touches_border
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
-from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
+from liver_pipeline.io.volumes import Scan, on_grid, read_label_map, to_ras
 from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
@@ -159,24 +159,6 @@ def lesion_confidence(mask: Scan, classes: Mapping[str, Scan], record: Mapping[s
         "confidence_scale": (probability.slope, probability.intercept),
         "calibration": {"temperature": temperature, "reason": None if better else why_uncalibrated(record)},
     }
-
-
-def on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
-    """Return the array of ``other`` along RAS axes, however its file orders them; None if there is no other.
-
-    Raises:
-        ValueError: If it is not on the grid of ``mask``.
-    """
-    if other is None:
-        return None
-    (grid, affine), (array, other_affine) = to_ras(mask), to_ras(other)
-    shift = corner_shift_mm(grid.shape, affine, other_affine) if array.shape == grid.shape else None
-    if shift is None or shift > GRID_CLOSE * min(mask.spacing):
-        found = f"shape {other.array.shape}" if shift is None else f"up to {shift:.3g} mm off"
-        raise ValueError(
-            f"{other.path} lies on another grid than {mask.path} ({found}; mask {mask.array.shape}); resample it"
-        )
-    return array
 
 
 def describe_label_map(

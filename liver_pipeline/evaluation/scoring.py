@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 
-from liver_pipeline.evaluation.confidence import probability_case
+from liver_pipeline.evaluation.confidence import probability_case, shown_levels
 from liver_pipeline.evaluation.pairing import CaseError, Failure, Pair
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
 from liver_pipeline.metrics.cases import case_figures
@@ -88,8 +90,9 @@ def score_as_meant(
     figures = case_figures(
         turned_pred, turned_label, spacing_of(affine), lits=lits, min_lesion_ml=min_lesion_ml, threads=threads
     )
-    if pair.probability is not None:
-        figures["probabilities"] = probability_case(pair.probability, label, record_of(pair.pred, pred.sha256))
+    classes, record = _probabilities(pair, pred)
+    if classes is not None:
+        figures["probabilities"] = probability_case(classes, label, record)
     for lesion in figures["lesion_list"]:
         ras = affine[:3, :3] @ lesion["centroid_index"] + affine[:3, 3]
         lesion["centroid_ras_mm"] = [float(value) for value in ras]
@@ -104,7 +107,10 @@ def score_as_meant(
         result["lits_official"] = official_lesions(pred.array, label.array, zooms)
     if pictures:
         scan = None if pair.image is None else _on_grid_of(label, pair.image)
-        result["pictures"] = case_pictures(turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan)
+        levels = None if classes is None else shown_levels(label, classes, record)
+        result["pictures"] = case_pictures(
+            turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan, levels
+        )
     return result
 
 
@@ -132,6 +138,17 @@ def _read_pair(pair: Pair, liver_only: bool) -> tuple[Scan, Scan, bool]:
     if liver_only:
         here, there = np.minimum(here, 1), np.minimum(there, 1)
     return replace(pred, array=here), replace(label, array=there), tells_tumors
+
+
+def _probabilities(pair: Pair, pred: Scan) -> tuple[dict[str, Scan] | None, Mapping[str, Any] | None]:
+    """Return the probabilities of a case, where there are any, and the record of its mask.
+
+    Raises:
+        IntakeError: If they cannot be read.
+    """
+    if pair.probability is None:
+        return None, None
+    return read_probabilities(pair.probability), record_of(pair.pred, pred.sha256)
 
 
 def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:

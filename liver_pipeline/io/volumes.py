@@ -12,7 +12,14 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
+from liver_pipeline.geometry.affines import (
+    GRID_CLOSE,
+    Affine,
+    affine_is_usable,
+    corner_shift_mm,
+    repair_shear,
+    spacing_of,
+)
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, known_codes, refuse, settle
 from liver_pipeline.io.formats import read_stored
@@ -273,3 +280,21 @@ def to_ras(scan: Scan, *, like: Scan | None = None) -> tuple[npt.NDArray[Any], n
     orientation = nib.io_orientation(affine)
     turned = nib.apply_orientation(scan.array, orientation)
     return turned, np.asarray(affine @ nib.orientations.inv_ornt_aff(orientation, scan.array.shape))
+
+
+def on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
+    """Return the array of ``other`` along RAS axes, however its file orders them; None if there is no other.
+
+    Raises:
+        ValueError: If it is not on the grid of ``mask``.
+    """
+    if other is None:
+        return None
+    (grid, affine), (array, other_affine) = to_ras(mask), to_ras(other)
+    shift = corner_shift_mm(grid.shape, affine, other_affine) if array.shape == grid.shape else None
+    if shift is None or shift > GRID_CLOSE * min(mask.spacing):
+        found = f"shape {other.array.shape}" if shift is None else f"up to {shift:.3g} mm off"
+        raise ValueError(
+            f"{other.path} lies on another grid than {mask.path} ({found}; mask {mask.array.shape}); resample it"
+        )
+    return array

@@ -15,6 +15,7 @@ KEY = (
     '<p class="soft"><span class="key ref">reference</span><span class="key pred">prediction</span>'
     "Thin: liver; bright: tumor. The patient's right is on the left.</p>"
 )
+CONTOURS = '<p class="soft">Yellow and white lines: where the probability passes 0.2 and 0.8.</p>'
 
 
 def chosen_cases(metrics: Metrics, pictures: CasePictures) -> str:
@@ -33,7 +34,8 @@ def chosen_cases(metrics: Metrics, pictures: CasePictures) -> str:
     for name, words in captions.items():
         caption = f"{'; '.join(words)}: {name}, slice {pictures[name]['slice']} from the feet"
         figures.append(picture(pictures[name]["case"], caption, escape(caption)))
-    return f'{KEY}<div class="pictures">{"".join(figures)}</div>' if figures else ""
+    key = KEY + (CONTOURS if any(pictures[name].get("contours") for name in captions) else "")
+    return f'{key}<div class="pictures">{"".join(figures)}</div>' if figures else ""
 
 
 def places(count: int) -> list[tuple[str, int]]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.evaluation.confidence import calibrated
-from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence, on_grid
+from liver_pipeline.evaluation.confidence import shown_levels
+from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import PROBABILITIES, case_name
 from liver_pipeline.io.files import is_there, plain, write_text
@@ -26,7 +26,7 @@ from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
-from liver_pipeline.io.volumes import Scan, read_label_map, to_ras
+from liver_pipeline.io.volumes import Scan, on_grid, read_label_map, to_ras
 from liver_pipeline.labels import LabelValues
 from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes
@@ -96,8 +96,9 @@ def write_viewer_page(
             probabilities = read_probabilities(beside)
         matched = labels if tells_tumors else {"mask": labels["mask"]}
         table = _described(image, matched, probabilities, record)
-        if probabilities is not None and (lines := _contours(image, probabilities, record)) is not None:
-            labels["contours"] = lines
+        levels = None if probabilities is None else shown_levels(image, probabilities, record)
+        if levels is not None:
+            labels["contours"] = contour_lines(levels)
     case = case_name((mask or scan).name)
     sha256 = maps["mask"].sha256 if mask else None
     shown = shown_volumes(image, labels)
@@ -191,16 +192,6 @@ def _described(
         record=record,
         **sure,
     )
-
-
-def _contours(
-    scan: Scan, probabilities: Mapping[str, Scan], record: Mapping[str, Any] | None
-) -> npt.NDArray[np.uint8] | None:
-    """Return the contours of liver and tumor along RAS axes, calibrated where the record knows how."""
-    known = calibrated(probabilities, record) or probabilities
-    turned = {name: array for name, one in known.items() if (array := on_grid(scan, one)) is not None}
-    stored = {one.array.dtype for one in known.values()}
-    return contour_lines(turned) if stored == {np.dtype(np.uint8)} else None  # of other tools, not in eight bits
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,17 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.boxes import joint_box
-from liver_pipeline.labels import FloatArray, LabelMap, Mask
+from liver_pipeline.labels import FloatArray, LabelMap
+from liver_pipeline.visualize.contours import outline, slice_contours
 
 HU_WINDOW = (-100.0, 200.0)
 REFERENCE_RGB = (0, 200, 255)  # blue and orange stay apart for colour-blind readers
 PREDICTION_RGB = (255, 150, 0)
+CONTOUR_RGB = {1: (255, 240, 90), 2: (255, 255, 255)}  # where the probability passes 0.2, and 0.8
 CASE_PIXELS, LESION_PIXELS = 340, 132
 LESION_MARGIN_MM = 18.0
 WRONG = ("missed", "invented")
 
 Image = npt.NDArray[np.uint8]
 Scaled = tuple[npt.NDArray[Any], float, float]  # stored values, slope, intercept
+ClassLevels = Mapping[str, npt.NDArray[np.uint8]]
 
 
 def case_pictures(
@@ -32,6 +35,7 @@ def case_pictures(
     spacing: Sequence[float],
     lesions: Sequence[Mapping[str, Any]],
     scan: Scaled | None = None,
+    levels: ClassLevels | None = None,
 ) -> dict[str, Any]:
     """Draw one case.
 
@@ -41,15 +45,16 @@ def case_pictures(
         spacing: Voxel size in mm.
         lesions: Rows of ``lesion_list``; those missed or invented get a thumbnail.
         scan: Values, slope and intercept of the CT on the same grid; without it the reference is shaded.
+        levels: round(255 p) of "liver" and "tumor" on the same grid; the slice of the case gets their contours.
 
     Returns:
-        ``case``: PNG bytes of the slice with most tumor (or liver), or None for empty maps; ``slice``; ``lesions``: one
-        ``{"kind", "id", "png"}`` per thumbnail.
+        ``case``: PNG bytes of the slice with most tumor (or liver), or None for empty maps; ``slice``; ``contours``:
+        whether it has them; ``lesions``: one ``{"kind", "id", "png"}`` per thumbnail.
     """
     box = joint_box(pred, label)
     fullest = None if box is None else fullest_slice(pred[box], label[box])
     if box is None or fullest is None:
-        return {"case": None, "slice": None, "lesions": []}
+        return {"case": None, "slice": None, "contours": False, "lesions": []}
     z = fullest + box[2].start
     window = _widened(box[:2], 12.0, spacing, pred.shape)
     thumbnails = [
@@ -57,8 +62,8 @@ def case_pictures(
         for row in lesions
         if row["status"] in WRONG
     ]
-    png = _slice_png(pred, label, z, window, spacing, CASE_PIXELS, scan)
-    return {"case": png, "slice": z, "lesions": thumbnails}
+    png = _slice_png(pred, label, z, window, spacing, CASE_PIXELS, scan, levels)
+    return {"case": png, "slice": z, "contours": levels is not None, "lesions": thumbnails}
 
 
 def fullest_slice(*label_maps: LabelMap) -> int | None:
@@ -107,13 +112,18 @@ def _slice_png(
     spacing: Sequence[float],
     pixels: int,
     scan: Scaled | None,
+    levels: ClassLevels | None = None,
 ) -> bytes:
-    """Draw a window of slice ``z`` with both contours; the longer side gets ``pixels`` pixels."""
+    """Draw a window of slice ``z`` with both outlines over the contours; the longer side gets ``pixels`` pixels."""
     columns, rows = _sampling(window, spacing, pixels)
     pick = np.ix_(columns, rows)
     here, there = pred[..., z][pick], label[..., z][pick]
     grey = _shade(there) if scan is None else _windowed(scan, z, pick)
     picture = np.repeat(grey[..., None], 3, axis=-1)
+    if levels is not None:
+        lines = slice_contours({name: array[..., z][pick] for name, array in levels.items()})
+        for value, colour in CONTOUR_RGB.items():
+            picture[lines == value] = colour
     for labels, colour in ((there, REFERENCE_RGB), (here, PREDICTION_RGB)):
         picture[outline(labels >= 1)] = (0.45 * picture[outline(labels >= 1)] + 0.55 * np.array(colour)).astype(
             np.uint8
@@ -139,13 +149,6 @@ def _sampling(
         centres = (np.arange(max(1, round(length / step))) + 0.5) * step / size
         indices.append(np.clip(axis.start + centres.astype(np.intp), axis.start, axis.stop - 1)[::-1])
     return indices[0], indices[1]
-
-
-def outline(mask: Mask) -> Mask:
-    """Return the pixels of a mask (X, Y) with a neighbour outside it; the picture's edge is no outline."""
-    padded = np.pad(mask, 1, mode="edge")
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
 
 
 def _shade(label: LabelMap) -> Image:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.labels import LabelMap
-from liver_pipeline.visualize.pictures import outline
+from liver_pipeline.visualize.contours import outline
 
 Picture = npt.NDArray[np.uint8]
 TILE = (240, 200)  # pixels, width and height

@@ -23,6 +23,7 @@ from liver_pipeline.io.discovery import case_name, lits_case_name
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import read_label_map
+from liver_pipeline.reports.gallery import CONTOURS
 
 AFFINE = np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 50], [0, 0, 2.5, -300], [0, 0, 0, 1.0]])
 
@@ -357,6 +358,7 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
     for region in ("liver", "tumor"):
         assert metrics["global"][f"{region}_auc_roc"] == 1.0
         assert metrics["global"][f"{region}_brier"] == metrics["global"][f"{region}_ece"] == 0.0
+    assert CONTOURS not in (output / "report.html").read_text()  # not in eight bits: of another tool
     save(tmp_path / "prob" / "a.nii.gz", np.full(label.shape, 3.0, np.float32))
     metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
     assert metrics["failures"]["a"]["code"] == "PROBABILITY_RANGE"
@@ -389,7 +391,8 @@ def test_reliability_with_and_without_the_temperature_of_the_run(tmp_path: Path)
     # shares 51, 204, 1/4 of 255 to the 1/20: 1.000, 1.072, 0.766
     assert both["calibrated"]["confidence"][6] == pytest.approx((1.072 + 0.766) / 2.838, abs=0.01)
     assert metrics["cases"]["a"]["probabilities"]["liver"]["calibrated_ece"] == both["calibrated"]["ece"]
-    assert "reliability" in (output / "report.html").read_text()
+    page = (output / "report.html").read_text()
+    assert "reliability" in page and CONTOURS in page
 
 
 @pytest.mark.real_data

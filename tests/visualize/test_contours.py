@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
+from matplotlib.image import imread
 
 import liver_pipeline as lp
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities
 from liver_pipeline.visualize import contours
 from liver_pipeline.visualize.contours import contour_lines
+from liver_pipeline.visualize.pictures import CONTOUR_RGB, case_pictures
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
 
@@ -93,3 +96,18 @@ def test_a_page_has_contours_and_the_mask_is_the_same_to_the_byte(
     assert first is not None and first.any()
     for other in others:
         np.testing.assert_array_equal(other, first)
+
+
+def test_pictures_have_the_lines_and_without_probabilities_none() -> None:
+    """1 - r / 10 passes 0.8 at 2 mm from the middle, in white, and 0.2 at 8 mm, in yellow."""
+    middle = np.zeros((41, 41, 3), np.uint8, order="F")
+    middle[20, 20, 0] = 2
+    for levels in ({"tumor": ramp(1 / 10)}, None):
+        found = case_pictures(middle, middle, [1.0, 1.0, 5.0], [], levels=levels)
+        drawn = np.rint(255 * imread(io.BytesIO(found["case"]))[..., :3]).astype(np.uint8)
+        assert found["contours"] is (levels is not None)
+        for label, radius in ((2, 2.0), (1, 8.0)):
+            at = np.argwhere((drawn == CONTOUR_RGB[label]).all(axis=-1))
+            away = np.hypot(*(25 * (at + 0.5) / 340 - 12.5).T)  # the picture: 12 mm round the voxel, in 340 pixels
+            assert (len(at) > 0) is found["contours"]
+            assert levels is None or np.abs(away - radius).max() < 0.75  # half a voxel's diagonal, and a pixel
