@@ -27,7 +27,7 @@ from liver_pipeline.geometry.boxes import bounding_box, parse_box
 from liver_pipeline.inferers.liver import Limits
 
 CASCADE = {"network": "cascade"}
-LEARNS: dict[str, Any] = {  # half a minute on a core: enough to find the tumors of phantoms
+LEARNS: dict[str, Any] = {  # half a minute: finds the tumors with seeds 0, 1, 2; half of the epochs do so by luck
     "spacing": [6.0, 6.0, 6.0],
     "liver_spacing": [12.0, 12.0, 12.0],
     "network_def::channels": [8, 16],
@@ -40,9 +40,9 @@ LEARNS: dict[str, Any] = {  # half a minute on a core: enough to find the tumors
     "class_ratios": [1, 1, 2],
     "learning_rate": 1.0e-2,
     "batch_size": 1,
-    "max_epochs": 20,
+    "max_epochs": 40,
     "liver_max_epochs": 10,
-    "val_interval": 5,
+    "val_interval": 10,
     "num_workers": 0,
     "split_fractions": [0.625, 0.125, 0.25],
 }
