@@ -90,7 +90,7 @@ def serve(address: str, weights: str) -> None:
 
         files, sources = choose(*arguments)
         small = NETWORKS.get(files["network"].stem, {"roi_size": [16, 16, 16]})
-        return files, [*sources, ("tests/pages.py", {**BRIEF, **COARSE, **small, "device": "cpu"})]
+        return files, [*sources, ("tests/pages.py", {**BRIEF, **COARSE, "grid_size": None, **small, "device": "cpu"})]
 
     for module in (layers, stages):
         setattr(module, "choose_layers", choose_small)  # noqa: B010 (mypy knows its type)

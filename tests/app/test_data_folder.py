@@ -90,11 +90,12 @@ def test_scans_are_picked_without_typing(archive_app: RunningApp) -> None:
         page.click("#archive")
         page.select_option("#run", "threshold", force=True)
         page.click("#data-list button:has-text('a/')")
+        page.wait_for_selector("#data-list button:has-text('header.hdr')")
         assert page.locator("#data-list button").all_inner_texts() == ["series/", "Doe.nii.gz", "header.hdr"]
         page.click("#data-list button:has-text('Doe.nii.gz')")
         page.wait_for_selector("#data-note:has-text('queue')")
         page.click("#data-list button:has-text('series/')")
-        assert "DICOM series" in page.inner_text("#data-list")
+        page.wait_for_selector("#data-list:has-text('DICOM series')")
         page.click("#data-path button:has-text('All scans')")
         page.wait_for_selector("#data-list button:has-text('same/')")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
