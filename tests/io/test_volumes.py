@@ -77,6 +77,9 @@ def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
         "SERIES_INCOMPLETE",
         "DICOM_REFERENCE",
         "DICOM_RESULT_FAILED",
+        "QUALITY_FILE",
+        "NO_VALIDATION",
+        "SEGMENTS_NOT_ESTIMATED",
     }
     asked = {"NO_SERIES", "SERIES_CHOSEN", "LABEL_MAP"}  # of MR
     of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING", "LABEL_UNNAMED"}
