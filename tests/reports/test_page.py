@@ -147,7 +147,12 @@ def test_pictures_show_reference_and_prediction_in_their_colours() -> None:
 
 def test_empty_maps_have_no_picture() -> None:
     empty = np.zeros((4, 4, 4), dtype=np.uint8)
-    assert case_pictures(empty, empty, (1.0, 1.0, 1.0), []) == {"case": None, "slice": None, "lesions": []}
+    assert case_pictures(empty, empty, (1.0, 1.0, 1.0), []) == {
+        "case": None,
+        "slice": None,
+        "contours": False,
+        "lesions": [],
+    }
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.3, 0.3], [-5.0, 1200.0], [1e-9, 2e-9]])
