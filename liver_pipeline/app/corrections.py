@@ -11,10 +11,10 @@ from typing import Any
 from liver_pipeline.app.cases import EDITED, CaseFolder, json_or_nothing
 from liver_pipeline.app.edits import Edit, changes, lay_on
 from liver_pipeline.app.judging import score_and_draw
-from liver_pipeline.app.uploads import Refusal
+from liver_pipeline.app.uploads import Refusal, full_disk_refused
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
-from liver_pipeline.io.files import DISK_FULL, plain, write_json
+from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
@@ -56,13 +56,9 @@ def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
             record["edits"][-1]["output_sha256"] = sha256
             write_json(cases.result(case, f"{EDITED}.json"), plain(record))
 
-        try:
+        detail = "no space is left; what was drawn is still on the page: free some space and save it again"
+        with full_disk_refused(detail):
             write_label_map(edited, corrected.array, mask, overwrite=True, announce=announce)
-        except OSError as reason:
-            if reason.errno not in DISK_FULL:
-                raise
-            detail = "no space is left; what was drawn is still on the page: free some space and save it again"
-            raise Refusal(507, "DISK_FULL", detail) from None
 
 
 def _record(cases: CaseFolder, case: str, edit: Edit) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from liver_pipeline.app.cases import CaseFolder
 from liver_pipeline.app.collection import collect_cases
 from liver_pipeline.app.corrections import measured, save_edit, take_back
 from liver_pipeline.app.edits import MAX_EDIT_BYTES, Edit
-from liver_pipeline.app.uploads import Refusal
+from liver_pipeline.app.uploads import Refusal, full_disk_refused
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import DISK_FULL
 
 _EDIT_BODY = {"required": True, "content": {"application/json": {"schema": Edit.model_json_schema()}}}
 
@@ -40,16 +39,11 @@ def add_edits(app: FastAPI, cases: CaseFolder, row: Callable[[str], dict[str, An
     @app.post("/api/training-set")
     def make_training_set() -> dict[str, Any]:
         """Make a data set of the cases that were corrected or accepted; it takes the place of an earlier one."""
-        try:
-            told = collect_cases(cases, cases.training)
-        except ValueError as reason:
-            raise Refusal(409, "NO_CASES", str(reason)) from None
-        except OSError as reason:
-            if reason.errno not in DISK_FULL:
-                raise
-            raise Refusal(
-                507, "DISK_FULL", "no space is left for the data set; the earlier one is still there"
-            ) from None
+        with full_disk_refused("no space is left for the data set; the earlier one is still there"):
+            try:
+                told = collect_cases(cases, cases.training)
+            except ValueError as reason:
+                raise Refusal(409, "NO_CASES", str(reason)) from None
         left_out = {case: why for case, why in told.items() if why}
         return {"folder": str(cases.training.resolve()), "cases": len(told) - len(left_out), "left_out": left_out}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
 from starlette.requests import ClientDisconnect
@@ -31,6 +31,17 @@ class Refusal(ValueError):
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
         self.status, self.code = status, code
+
+
+@contextlib.contextmanager
+def full_disk_refused(detail: str) -> Iterator[None]:
+    """Turn what a full disk raises inside into the Refusal DISK_FULL; other errors pass."""
+    try:
+        yield
+    except OSError as reason:
+        if reason.errno not in DISK_FULL:
+            raise
+        raise Refusal(507, "DISK_FULL", detail) from None
 
 
 def stored_name(name: str, number: int) -> str:
@@ -86,7 +97,7 @@ async def store(folder: Path, name: str, chunks: AsyncIterator[bytes], announced
         raise Refusal(413, "TOO_LARGE", f"a case holds {MAX_BYTES_A_CASE >> 30} GiB at most")
     size = 0
     try:
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with full_disk_refused(NO_SPACE), whole_file(path) as temporary, temporary.open("wb") as file:
             async for chunk in chunks:
                 size += len(chunk)
                 if used + size > MAX_BYTES_A_CASE:
@@ -94,10 +105,6 @@ async def store(folder: Path, name: str, chunks: AsyncIterator[bytes], announced
                 file.write(chunk)
     except ClientDisconnect:
         raise Refusal(400, "UPLOAD_BROKEN", "the sender went away before the end") from None
-    except OSError as reason:
-        if reason.errno not in DISK_FULL:
-            raise
-        raise Refusal(507, "DISK_FULL", NO_SPACE) from None
     return size
 
 
