@@ -38,10 +38,19 @@ class Series:
     slices: tuple[Slice, ...]
 
     def __str__(self) -> str:
+        return f"{self.uid or 'without UID'}{self._told()}"
+
+    @property
+    def title(self) -> str:
+        """What people tell it by: its number in the study in place of its UID, where it has one."""
+        number, part = self.slices[0].text("SeriesNumber"), self.uid.partition("/")[2]
+        return f"series {number or self.uid}{f' {part}' if number and part else ''}{self._told()}"
+
+    def _told(self) -> str:
         what = f" '{self.description}'" if self.description else ""
         with_contrast = ", contrast" if self.contrast else ""
         count = f"{len(self.slices)} {self.modality or 'unknown'} slices"
-        return f"{self.uid or 'without UID'}{what} ({count}, {self.thickness_mm:.4g} mm{with_contrast})"
+        return f"{what} ({count}, {self.thickness_mm:.4g} mm{with_contrast})"
 
 
 def leave_out_strangers(path: Path, slices: Sequence[Slice]) -> tuple[list[Slice], list[Finding]]:
