@@ -23,6 +23,7 @@ from liver_pipeline.app.cases import CaseFolder
 from liver_pipeline.app.studies import split_study
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.io.discovery import ScanInput
+from liver_pipeline.io.files import write_json
 from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
 from tests.dicom_files import one_slice, scout, series
 
@@ -226,7 +227,7 @@ def test_series_have_what_was_sent_each_for_itself(sent: tuple[CaseFolder, str, 
         assert (scan.series, scan.why) == (str(number), "why") and reference.read_text() == "r"
         assert [path.read_text() for path in sorted(scan.path.iterdir())] == ["a", "b"]
         assert (cases.uploads / one).stat().st_mode & 0o777 == 0o700
-    assert (scan.path / "a").stat().st_nlink == 2  # no bytes were copied
+        assert (scan.path / "a").stat().st_nlink == 2  # no bytes were copied
 
 
 def test_a_disk_without_links_gets_copies_and_a_full_one_leaves_the_study_as_it_was(
@@ -255,15 +256,14 @@ def test_a_kill_at_any_point_loses_no_series_and_doubles_none(
     cases, case, volumes = sent
     written = 0
 
-    def killed(*_: object, **__: object) -> None:
+    def killed(path: Path, note: object) -> None:
         nonlocal written
         written += 1
         if written > kill_at:
             raise KeyboardInterrupt
-        real(*_, **__)
+        write_json(path, note)
 
-    real = studies.write_json
-    monkeypatch.setattr(studies, "write_json", killed)
+    monkeypatch.setattr("liver_pipeline.app.studies.write_json", killed)
     monkeypatch.setattr("liver_pipeline.app.cases.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         split_study(cases, case, volumes)
