@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from liver_pipeline.app.studies import split_study
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import write_json
-from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
+from tests.app.conftest import RUN, RunningApp, ask, finished
 from tests.dicom_files import one_slice, scout, series
 
 PATIENT = "Zwickelmann^Ottokar"
@@ -36,9 +35,9 @@ NAMES = {
 
 
 @pytest.fixture(scope="module")
-def study(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Doe every 8 mm with one tumor, Roe every 16 mm with two, and a scout, in one folder below an archive."""
-    folder = tmp_path_factory.mktemp("archive") / "2026" / "study"
+def study(scans: Path, data: Path) -> Path:
+    """Doe every 8 mm with one tumor, Roe every 16 mm with two, and a scout, in one folder of the archive."""
+    folder = data / "a" / "series" / "study"
     for uid, number, what, agent, name, step in (
         (THIN, 2, "arterial", "Iomeprol", "Doe", 1),
         (THICK, 5, "portal venous", "", "Roe", 2),
@@ -70,12 +69,6 @@ def zipped(study: Path) -> bytes:
     return content.getvalue()
 
 
-@pytest.fixture(scope="module")
-def archive_app(tmp_path_factory: pytest.TempPathFactory, runs: Path, study: Path) -> Iterator[RunningApp]:
-    with app_at(tmp_path_factory.mktemp("app") / "work", runs, "--data", str(study.parent.parent)) as running:
-        yield running
-
-
 def ended(app: RunningApp, case: str) -> dict[str, dict[str, Any]]:
     """Return the ends of the cases that came of one, by series."""
     finished(app, case)
@@ -91,86 +84,84 @@ def content(app: RunningApp, row: dict[str, Any], name: str) -> bytes:
 
 
 def test_a_study_becomes_a_case_a_series_with_the_masks_of_predict(
-    archive_app: RunningApp, runs: Path, study: Path, zipped: bytes, scans: Path, tmp_path: Path
+    app: RunningApp, runs: Path, study: Path, zipped: bytes, scans: Path, tmp_path: Path
 ) -> None:
     lp.predict(runs / "threshold", study, tmp_path / "masks")
     expected = {uid: (tmp_path / "masks" / "study" / f"{uid}.nii.gz").read_bytes() for uid in NAMES}
 
-    sent = ask(archive_app, "POST", f"/api/cases?name=one&{RUN}")[1]["id"]
+    sent = ask(app, "POST", f"/api/cases?name=one&{RUN}")[1]["id"]
     for path in study.iterdir():
-        assert ask(archive_app, "PUT", f"/api/cases/{sent}/scan/{path.name}", path.read_bytes())[0] == 201
+        assert ask(app, "PUT", f"/api/cases/{sent}/scan/{path.name}", path.read_bytes())[0] == 201
     turned = nib.load(scans / "Doe-reference.nii.gz").as_reoriented([[0, -1], [1, -1], [2, 1]])  # as a series lies
     reference = gzip.compress(turned.to_bytes())
-    ask(archive_app, "PUT", f"/api/cases/{sent}/reference/r.nii.gz", reference)
-    ask(archive_app, "POST", f"/api/cases/{sent}/start")
+    ask(app, "PUT", f"/api/cases/{sent}/reference/r.nii.gz", reference)
+    ask(app, "POST", f"/api/cases/{sent}/start")
     ways = {
         "one": sent,
-        "two": ask(archive_app, "POST", f"/api/cases?name=two&{RUN}", zipped)[1]["id"],
-        "three": ask(archive_app, "POST", f"/api/cases?name=three&source=2026/study&{RUN}")[1]["id"],
+        "two": ask(app, "POST", f"/api/cases?name=two&{RUN}", zipped)[1]["id"],
+        "three": ask(app, "POST", f"/api/cases?name=three&source=a/series/study&{RUN}")[1]["id"],
     }
     for name, case in ways.items():
-        rows = ended(archive_app, case)
+        rows = ended(app, case)
         assert {uid: row["name"] for uid, row in rows.items()} == {uid: f"{name}: {NAMES[uid]}" for uid in NAMES}
         assert rows[THIN]["id"] == case
         for uid, row in rows.items():
             assert row["state"] == "done" and row["lesions"] == (1 if uid == THIN else 2), row
-            assert gzip.decompress(content(archive_app, row, "mask.nii.gz")) == gzip.decompress(expected[uid])
-            record = ask(archive_app, "GET", f"/api/cases/{row['id']}/record.json")[1]
+            assert gzip.decompress(content(app, row, "mask.nii.gz")) == gzip.decompress(expected[uid])
+            record = ask(app, "GET", f"/api/cases/{row['id']}/record.json")[1]
             told = {one["code"]: one["detail"] for one in record["warnings"]}
             assert "1 scouts" in told["IGNORED_FILES"] and "one of 2 scans there" in told["SERIES_CHOSEN"]
-            seg = pydicom.dcmread(io.BytesIO(content(archive_app, row, "seg.dcm")))
+            seg = pydicom.dcmread(io.BytesIO(content(app, row, "seg.dcm")))
             (referenced,) = seg.ReferencedSeriesSequence
             assert referenced.SeriesInstanceUID == uid
         if name == "one":  # the reference is of the thin series' grid
             assert "IGNORED_FILES" in rows[THICK]["flags"] and "LABEL_GRID_MISMATCH" in rows[THICK]["scores"]["error"]
             assert rows[THIN]["scores"].get("liver_dice") == 1.0, rows[THIN]["scores"]
-    printed = archive_app.log.read_text() + (archive_app.work / "masks" / "ledger.jsonl").read_text()
+    printed = app.log.read_text() + (app.work / "masks" / "ledger.jsonl").read_text()
     assert "zwickelmann" not in printed.lower() and "arterial" not in printed
-    assert ask(archive_app, "DELETE", f"/api/cases/{ways['three']}")[0] == 204 and len(list(study.iterdir())) == 37
+    assert ask(app, "DELETE", f"/api/cases/{ways['three']}")[0] == 204 and len(list(study.iterdir())) == 37
 
 
-def test_a_correction_of_one_series_has_its_own_dicom_results_and_is_trained_on(
-    archive_app: RunningApp, zipped: bytes
-) -> None:
-    rows = ended(archive_app, ask(archive_app, "POST", f"/api/cases?name=fix&{RUN}", zipped)[1]["id"])
+def test_a_correction_of_one_series_has_its_own_dicom_results_and_is_trained_on(app: RunningApp, zipped: bytes) -> None:
+    rows = ended(app, ask(app, "POST", f"/api/cases?name=fix&{RUN}", zipped)[1]["id"])
     row = rows[THICK]
     at = f"/api/cases/{row['id']}"
-    before = pydicom.dcmread(io.BytesIO(content(archive_app, row, "seg.dcm")))
+    before = pydicom.dcmread(io.BytesIO(content(app, row, "seg.dcm")))
     corner = {"start": [0, 0, 0], "size": [1, 1, 1], "steps": [1, 1, 1], "runs": [[0, 1, 1]]}  # where nothing was
     edit = json.dumps({"made_from": row["mask_sha256"], **corner})
-    assert ask(archive_app, "PUT", f"{at}/edit", edit)[0] == 200
+    assert ask(app, "PUT", f"{at}/edit", edit)[0] == 200
 
-    seg, report = (pydicom.dcmread(io.BytesIO(content(archive_app, row, name))) for name in ("seg.dcm", "sr.dcm"))
+    seg, report = (pydicom.dcmread(io.BytesIO(content(app, row, name))) for name in ("seg.dcm", "sr.dcm"))
     assert [int(one.pixel_array.sum()) for one in (before, seg)] == [
-        int((labels_in(content(archive_app, row, name)) > 0).sum()) for name in ("mask.nii.gz", "edited.nii.gz")
+        int((labels_in(content(app, row, name)) > 0).sum()) for name in ("mask.nii.gz", "edited.nii.gz")
     ]
     assert seg.pixel_array.sum() == before.pixel_array.sum() + 1
     kinds = [{segment.SegmentAlgorithmType for segment in one.SegmentSequence} for one in (before, seg)]
     assert kinds == [{"AUTOMATIC"}, {"SEMIAUTOMATIC"}] and seg.SOPInstanceUID in str(report)
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == THICK
-    with zipfile.ZipFile(io.BytesIO(content(archive_app, row, "everything.zip"))) as archive:
-        assert archive.read("seg.dcm") == content(archive_app, row, "seg.dcm")
+    with zipfile.ZipFile(io.BytesIO(content(app, row, "everything.zip"))) as archive:
+        assert archive.read("seg.dcm") == content(app, row, "seg.dcm")
         captures = [name for name in archive.namelist() if name.startswith("captures/")]
     assert len(captures) == 9  # eight slices of liver, and the corner's
 
     ask(
-        archive_app,
+        app,
         "PUT",
         f"/api/cases/{rows[THIN]['id']}/verdict",
         '{"verdict": "accept"}',
         Content_Type="application/json",
     )
-    assert ask(archive_app, "POST", "/api/training-set")[1]["left_out"] == {}
-    training = archive_app.work / "training"
+    assert ask(app, "POST", "/api/training-set")[1]["left_out"] == {}
+    training = app.work / "training"
     for uid, slices in ((THIN, 24), (THICK, 12)):
         files = [training / part / f"{rows[uid]['id']}.nii.gz" for part in ("images", "labels")]
         assert [nib.load(path).shape for path in files] == [(40, 30, slices)] * 2
     patients = (training / "patients.csv").read_text().split()
     assert len({line.partition(",")[2] for line in patients[1:]}) == 1  # one patient, on one side of a split
 
-    assert ask(archive_app, "DELETE", f"{at}/edit")[0] == 200
-    again = pydicom.dcmread(io.BytesIO(content(archive_app, row, "seg.dcm")))
-    assert again == before and list((archive_app.work / "corrected").glob(f"{row['id']}*")) == []
+    assert ask(app, "DELETE", f"{at}/edit")[0] == 200
+    again = pydicom.dcmread(io.BytesIO(content(app, row, "seg.dcm")))
+    assert again == before and list((app.work / "corrected").glob(f"{row['id']}*")) == []
 
 
 def labels_in(packed: bytes) -> Any:
@@ -178,11 +169,11 @@ def labels_in(packed: bytes) -> Any:
 
 
 @pytest.mark.browser
-def test_the_page_shows_the_series_of_dropped_slices_as_rows_that_differ(archive_app: RunningApp, study: Path) -> None:
+def test_the_page_shows_the_series_of_dropped_slices_as_rows_that_differ(app: RunningApp, study: Path) -> None:
     from tests.browser import browser_page
 
     with browser_page(webgl=False, viewport={"width": 1280, "height": 900}) as page:
-        page.goto(archive_app.link)
+        page.goto(app.link)
         page.wait_for_selector("#run option[value=threshold]", state="attached")
         page.select_option("#run", "threshold")
         page.set_input_files("#files", sorted(study.iterdir()))
