@@ -42,9 +42,9 @@ class Series:
 
     @property
     def title(self) -> str:
-        """What people tell it by: its number in the study in place of its UID, where it has one."""
-        number, part = self.slices[0].text("SeriesNumber"), self.uid.partition("/")[2]
-        return f"series {number or self.uid}{f' {part}' if number and part else ''}{self._told()}"
+        """What people tell it by: its number in the study, where it has one, in place of its UID."""
+        words = ("series", self.slices[0].text("SeriesNumber"), self.uid.partition("/")[2])
+        return " ".join(word for word in words if word) + self._told()
 
     def _told(self) -> str:
         what = f" '{self.description}'" if self.description else ""
