@@ -220,7 +220,7 @@ def test_a_killed_node_goes_on_where_it_was(tmp_path: Path, moment: str) -> None
     half: dict[str, Any] = {}
     if moment == "receiving":
         peer = Peer("LIVER", LOOPBACK, site.port)
-        with site.sending(), association("SCANNER", peer, [(CTImageStorage, None)], None, 10.0) as opened:
+        with site.sending(), association("SCANNER", peer, [(CTImageStorage, None)], None, PATIENCE_S) as opened:
             for file in files[:7]:
                 assert opened.send_c_store(file).Status == 0  # answered with success: on disk
             kill()
