@@ -27,7 +27,7 @@ EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
 
 
 class WithoutEmptyWords(click.Command):
-    """A command that refuses words without a letter: an unset variable of the shell would name the working directory."""
+    """A command that refuses blank words: an unset variable of the shell would name the working directory."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse empty words and blanks, then parse as usual."""
@@ -342,6 +342,8 @@ def predict_command(
     from liver_pipeline.bundle.lean import import_monai_for
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    if dicom is None and (options["seg_type"] or options["seg_deflate"]):
+        raise click.UsageError("--seg-type and --seg-deflate are of --dicom seg")
     if dicom is not None:
         values["dicom"] = [kind.strip() for kind in dicom.split(",")]
     if not ensemble:
@@ -699,6 +701,8 @@ def check_command(
     \b
     Example: liver-pipeline check scans/ --labels labels/ --label-map '{6: 1, 7: 2}'
     """
+    if label_map is not None and labels is None:
+        raise click.UsageError("--label-map says what the values of --labels mean")
     from liver_pipeline.commands.check import check_scans, summary_lines
     from liver_pipeline.io.studies import find_volumes
 

@@ -338,3 +338,21 @@ def test_a_component_of_others_is_named_before_its_own_words() -> None:
 
     assert root_cause(chain("torch.optim.AdamW")) == "torch.optim.AdamW: Invalid learning rate: -1"
     assert root_cause(chain("liver_pipeline.engines.run")) == "Invalid learning rate: -1"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["predict", "run", "scans", "masks", "--seg-type", "labelmap"], "--dicom"),
+        (["predict", "run", "scans", "masks", "--seg-deflate"], "--dicom"),
+        (["predict", "run", "scans", "masks", "--worker-cores", "2"], "--ray"),
+        (["predict", "run", "scans", "masks", "output_dir=elsewhere"], "output_dir is masks"),
+        (["predict", "run", "scans", "masks", "dataset_dir=elsewhere"], "dataset_dir is scans"),
+        (["check", "scans", "--label-map", "{6: 1}"], "--labels"),
+        (["view", "scan.nii.gz", "--label-map", "{6: 1}"], "reference"),
+        (["evaluate", "a", "b", "c", "--protocol", "lits-official", "--min-lesion-ml", "5"], "lits-official"),
+    ],
+)
+def test_an_option_that_would_be_dropped_is_refused(words: list[str], reason: str) -> None:
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and reason in done.output
