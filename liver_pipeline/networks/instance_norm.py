@@ -27,12 +27,12 @@ class _SpelledOut(nn.Module):
 
     def __init__(self, norm: _InstanceNorm) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.weight, self.bias, self.affine, self.eps = norm.weight, norm.bias, norm.affine, norm.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         centred = x - _mean(x)
         normal = centred * torch.rsqrt(_mean(centred.square()) + self.eps)
-        if self.weight is None or self.bias is None:
+        if not self.affine:
             return normal
         per_channel = [-1, *[1] * (x.dim() - 2)]
         return normal * self.weight.reshape(per_channel) + self.bias.reshape(per_channel)

@@ -129,7 +129,7 @@ def test_weights_that_are_there_yield_only_to_better_ones(tmp_path: Path) -> Non
         Events.COMPLETED, lambda engine: engine.state.metrics.update(dice=float(network.weight))
     )  # the score is the weight
     handler.attach(validator)
-    validator.run = lambda: Engine.run(validator, [0])  # type: ignore[method-assign, assignment, return-value]
+    validator.run = lambda: Engine.run(validator, [0])
     handler.defend(validator)
     assert float(network.weight) == pytest.approx(0.1)  # the training begins with its own
     assert validator.state.epoch == 0  # no epoch of it was validated
