@@ -141,7 +141,9 @@ def test_every_address_means_the_names_of_this_machine() -> None:
 def test_a_tab_that_is_closed_while_it_sends_takes_its_case_along(app: RunningApp, scans: Path) -> None:
     from tests.browser import browser_page
 
-    before = {row["id"] for row in ask(app, "GET", "/api/cases")[1]}
+    def cases() -> set[str]:
+        return {row["id"] for row in ask(app, "GET", "/api/cases")[1]}
+
     with browser_page(webgl=False) as page:
         page.goto(app.link)
         page.wait_for_selector("#run option", state="attached")
@@ -149,8 +151,6 @@ def test_a_tab_that_is_closed_while_it_sends_takes_its_case_along(app: RunningAp
         page.route("**/scan/*", lambda route: None)  # the file is on its way, and never arrives
         page.set_input_files("#files", scans / "Doe.nii.gz")
         page.wait_for_selector("#sending-line:visible")
-        while {row["id"] for row in ask(app, "GET", "/api/cases")[1]} == before:
-            page.wait_for_timeout(50)
+        wait_for(cases)
         page.goto("about:blank")
-        while {row["id"] for row in ask(app, "GET", "/api/cases")[1]} != before:
-            page.wait_for_timeout(50)
+        wait_for(lambda: not cases())
