@@ -130,7 +130,7 @@ def differing(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if a == b else [where]
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=5)
 @given(steps=st.lists(st.integers(1, EPOCHS * STEPS), min_size=1, max_size=2))
 def test_training_equals_training_stopped_at_any_steps_and_continued(
     steps: list[int], uninterrupted: Path, overrides: dict[str, Any]

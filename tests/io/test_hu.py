@@ -176,7 +176,7 @@ def test_padding_is_apart_and_shares_are_of_the_rest() -> None:
     assert distribution(np.where(hu == -2000, -1050, hu)).airy == 0.5  # no padding: air could be as low
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
     slope=st.floats(-100, 100, width=32).filter(lambda v: v != 0),

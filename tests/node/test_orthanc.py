@@ -28,7 +28,9 @@ from liver_pipeline.node.stow import stow
 from tests.conftest import ORTHANC_WEB
 from tests.dicom_files import body
 from tests.dicom_results.test_results import program
-from tests.node.nodes import LOOPBACK, RESULTS, Site, free_port, listens, node, scan, segment, wait_for
+from tests.node.nodes import RESULTS, Site, listens, node, scan, segment
+from tests.ports import LOOPBACK, free_port
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.orthanc
 

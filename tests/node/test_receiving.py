@@ -24,7 +24,9 @@ from liver_pipeline.node.inbox import Inbox
 from liver_pipeline.node.peers import Peer, association, senders
 from liver_pipeline.node.receiving import receive
 from liver_pipeline.node.sending import send
-from tests.node.nodes import LOOPBACK, RESULTS, Site, archive, free_port, kinds, node, scan, wait_for
+from tests.node.nodes import RESULTS, Site, archive, kinds, node, scan
+from tests.ports import LOOPBACK, free_port
+from tests.waiting import wait_for
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 

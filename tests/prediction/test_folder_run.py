@@ -39,6 +39,7 @@ from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
 from liver_pipeline.transforms.load import LoadScand
 from tests.dicom_files import body, one_slice, series
+from tests.waiting import PATIENCE_S
 
 AFFINE = np.diag([-0.8, 0.8, 2.5, 1.0])
 
@@ -238,7 +239,7 @@ def test_the_next_case_is_read_while_the_network_runs_and_no_more_than_one(tmp_p
         def __call__(self, inputs: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
             Waits.calls += 1
             with reading:
-                assert reading.wait_for(lambda: len(read) >= min(Waits.calls + 1, 4), timeout=10)
+                assert reading.wait_for(lambda: len(read) >= min(Waits.calls + 1, 4), timeout=PATIENCE_S)
                 assert not reading.wait_for(lambda: len(read) > Waits.calls + 1, timeout=0.05)
             return super().__call__(inputs, network)
 
@@ -585,7 +586,7 @@ def killed(scans: Path, masks: Path, kill_at: int | None, seconds: float | None)
             time.sleep(0.001)
         time.sleep(seconds)
         process.kill()
-    process.join(60)
+    process.join(PATIENCE_S)
     assert process.exitcode in (0, -signal.SIGKILL)  # anything else never began
     return process.exitcode == -signal.SIGKILL
 
