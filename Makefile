@@ -7,7 +7,7 @@ setup:    ## install with test tools and the versions tested together
 check:    ## lint, types, floors
 	ruff check . && ruff format --check . && mypy && lint-imports
 test:     ## the tests that CI runs
-	pytest
+	pytest -n auto --dist worksteal
 slow:     ## the long tests as well
 	pytest -m 'slow or not slow'
 bundle:   ## write bundle/configs from configs/, and docs/reference from the code

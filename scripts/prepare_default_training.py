@@ -75,7 +75,7 @@ def fine(scan: Path, coarse: dict[str, Volume]) -> dict[str, Volume]:
     grid = axis_map(
         stored.affine, stored.array.shape, *model_grid_for_spacing(stored.affine, stored.array.shape, (1.5,) * 3)
     )
-    image = resample_linear(stored.array, grid, slope=stored.slope, intercept=stored.intercept)
+    image = resample_linear(stored.array, grid, slope=stored.slope, intercept=stored.intercept).numpy()
     shape = (image.shape[0], image.shape[1], image.shape[2])
     liver, codes = upsampled(coarse["lab"], shape), upsampled(coarse["codes"], shape)
     box = []

@@ -9,9 +9,10 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
+from tests.waiting import PATIENCE_S
+
 SOFTWARE_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 NO_WEBGL = ("--disable-gpu", "--disable-3d-apis")
-SECONDS = 60  # software WebGL on one busy core
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def browser_page(*, webgl: bool, **context: Any) -> Iterator[Page]:
         )
         try:
             page = browser.new_context(**context).new_page()
-            page.set_default_timeout(SECONDS * 1000)
+            page.set_default_timeout(PATIENCE_S * 1000)
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("request", lambda request: errors.append(request.url) if _goes_out(request.url) else None)
             yield page

@@ -226,7 +226,7 @@ def test_binary_cross_entropy_obeys_include_background() -> None:
     torch.testing.assert_close(loss(logits, target), expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(2, 4), st.sampled_from(["softmax", "sigmoid"]))
 def test_losses_are_finite_positive_and_the_same_for_one_hot_targets(seed: int, classes: int, activation: str) -> None:
     logits, target = random_case(seed, classes)

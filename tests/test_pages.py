@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from liver_pipeline.cli import main
 from tests.dicom_files import ct
 from tests.pages import NOT_RUN, REPO, blocks_of, write_clients
 from tests.small import COARSE, NETWORKS, make_phantoms
+from tests.waiting import wait_for
 
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs" / "how-to").glob("*.md"))]
 
@@ -99,10 +99,7 @@ def commands(material: Path) -> Iterator[str]:
     address = material / "s"
     write_clients(material / "bin", str(address))
     server = subprocess.Popen([sys.executable, "-m", "tests.pages", str(address), str(material / "weights")], cwd=REPO)
-    for _ in range(600):
-        if address.exists() or server.poll() is not None:
-            break
-        time.sleep(0.1)
+    wait_for(lambda: address.exists() or server.poll() is not None)
     yield f"{material / 'bin'}{os.pathsep}{os.environ['PATH']}"
     server.terminate()
     server.wait()

@@ -1,4 +1,4 @@
-"""An app that runs, and a run whose masks are known: liver from 0 HU, tumor from 150 HU."""
+"""One app for all tests of a session, and a run whose masks are known: liver from 0 HU, tumor from 150 HU."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from urllib.parse import urlsplit
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from liver_pipeline.bundle.compose import compose
+from tests.app.gated import Gated
+from tests.dicom_files import ct
 from tests.small import threshold_run
+from tests.waiting import PATIENCE_S, wait_for
 
 RUN = "run=threshold"
 LIVER_FROM, TUMOR_FROM = 0.0, 150.0  # HU; the window maps -175 to 250 HU to 0 to 1
@@ -58,12 +63,12 @@ def app_at(work: Path, runs: Path, *options: str) -> Iterator[RunningApp]:
         yield RunningApp(found[1], found[2], work, log, process)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_S)
 
 
 def ask(app: RunningApp, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     """Send one request, with the token unless ``headers`` say otherwise; JSON comes back as values."""
-    connection = http.client.HTTPConnection(urlsplit(app.address).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(app.address).netloc, timeout=PATIENCE_S)
     try:
         connection.request(method, path, body, {**app.header, **{k.replace("_", "-"): v for k, v in headers.items()}})
         answer = connection.getresponse()
@@ -74,23 +79,27 @@ def ask(app: RunningApp, method: str, path: str, body: Any = None, **headers: st
     return answer.status, json.loads(content) if kind == "application/json" and content else content
 
 
-def finished(app: RunningApp, case: str, seconds: float = 60) -> dict[str, Any]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        _, row = ask(app, "GET", f"/api/cases/{case}")
-        if row["state"] not in ("waiting", "running"):
-            return dict(row)
-        time.sleep(0.2)
-    raise AssertionError("the case does not end")
+def finished(app: RunningApp, case: str) -> dict[str, Any]:
+    return wait_for(lambda: row if (row := row_of(app, case))["state"] not in ("waiting", "running") else None)
+
+
+def row_of(app: RunningApp, case: str) -> dict[str, Any]:
+    return dict(ask(app, "GET", f"/api/cases/{case}")[1])
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs whose networks see one voxel: ``threshold``, ``fine`` on a finer grid, the 2D one ``deeper/flat``."""
+    """Runs whose networks see one voxel: ``threshold``, the 2D one ``deeper/flat``; ``gated`` waits for its gate."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, spacing_mm in (("threshold", 8.0), ("fine", 2.5), ("deeper/flat", 8.0)):
-        values = {"liver_from": LIVER_FROM, "tumor_from": TUMOR_FROM, "spacing_mm": spacing_mm}
-        threshold_run(folder / name, **values, slicewise=name == "deeper/flat")
+    for name in ("threshold", "deeper/flat"):
+        threshold_run(folder / name, liver_from=LIVER_FROM, tumor_from=TUMOR_FROM, slicewise=name == "deeper/flat")
+    gate = folder / "gate"
+    layer = folder / "gated.yaml"
+    layer.write_text(f"network_def: {{_target_: tests.app.gated.Gated, gate: {gate}}}\nroi_size: [16, 16, 16]\n")
+    settings = {"spacing": [8.0] * 3, "sw_batch_size": 1, "crops_per_case": 1, "device": "cpu", "backend": "torch"}
+    run = compose(folder / "gated", {"network": str(layer)}, overrides=settings)
+    (run / "models").mkdir(exist_ok=True)
+    torch.save(Gated(str(gate)).state_dict(), run / "models" / "model.pt")
     return folder
 
 
@@ -114,7 +123,30 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Iterator[RunningApp]:
-    with app_at(tmp_path_factory.mktemp("app") / "work", runs) as running:
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
+    """An archive with a scan, a series, and links that lead out of it and inside it."""
+    folder = tmp_path_factory.mktemp("archive")
+    data = folder / "data"
+    ct(data / "a" / "series")
+    (data / "a" / "Doe.nii.gz").write_bytes((scans / "Doe.nii.gz").read_bytes())
+    for name in ("notes.txt", "a/header.hdr", "a/header.img", "../secret.nii.gz", ".hidden.nii.gz"):
+        (data / name).write_text("x")
+    (data / "link.nii.gz").symlink_to(folder / "secret.nii.gz")
+    (data / "away").symlink_to(folder)
+    (data / "same").symlink_to(data / "a")
+    return data
+
+
+@pytest.fixture(scope="session")
+def running_app(tmp_path_factory: pytest.TempPathFactory, runs: Path, data: Path) -> Iterator[RunningApp]:
+    with app_at(tmp_path_factory.mktemp("app") / "work", runs, "--data", str(data)) as running:
         yield running
+
+
+@pytest.fixture
+def app(running_app: RunningApp) -> Iterator[RunningApp]:
+    """The app, without a case; it takes seconds to start, and more until its worker has its first mask."""
+    yield running_app
+    for row in ask(running_app, "GET", "/api/cases")[1]:
+        assert ask(running_app, "DELETE", f"/api/cases/{row['id']}")[0] == 204

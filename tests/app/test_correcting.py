@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -17,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.app.conftest import RUN, RunningApp, ask, finished
+from tests.app.conftest import RUN, RunningApp, ask, finished, row_of
+from tests.waiting import wait_for
 
 # Shares of a panel's width and height, near the middle of voxels
 STROKE, WRONG, LIVER, TUMOR = (
@@ -28,12 +28,12 @@ STROKE, WRONG, LIVER, TUMOR = (
 )
 
 
-@pytest.fixture(scope="module")
-def doe(app: RunningApp, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture
+def doe(app: RunningApp, scans: Path, tmp_path: Path) -> str:
     """A finished case whose scan lies on disk along left, inferior, posterior."""
     image = nib.load(scans / "Doe.nii.gz")
     turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("LIP"))
-    path = tmp_path_factory.mktemp("turned") / "Doe.nii.gz"
+    path = tmp_path / "Doe.nii.gz"
     nib.save(image.as_reoriented(turn), path)
     case = str(ask(app, "POST", f"/api/cases?name=Doe.nii.gz&{RUN}", path.read_bytes())[1]["id"])
     assert finished(app, case)["state"] == "done"
@@ -49,12 +49,7 @@ def labels_of(app: RunningApp, case: str, name: str = "edited.nii.gz") -> tuple[
 
 
 def measured(app: RunningApp, case: str) -> dict[str, Any]:
-    for _ in range(200):
-        _, row = ask(app, "GET", f"/api/cases/{case}")
-        if row["stage"] != "measuring":
-            return dict(row)
-        time.sleep(0.1)
-    raise AssertionError("the correction is not measured")
+    return wait_for(lambda: row if (row := row_of(app, case))["stage"] != "measuring" else None)
 
 
 @contextmanager
@@ -229,8 +224,9 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         drag(page, view, LIVER)
         answers.append(False)
         page.close(run_before_unload=True)  # as one closes a tab
-        page.wait_for_timeout(500)
-        assert not answers and not page.is_closed()
+        while answers:
+            page.wait_for_timeout(50)
+        assert not page.is_closed()
         answers.append(False)
         page.click("#back")
         assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)

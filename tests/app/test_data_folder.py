@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from liver_pipeline.app.data_folder import MAX_LISTED, DataFolder
-from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
-from tests.dicom_files import ct
+from tests.app.conftest import RUN, RunningApp, ask, finished
 
 OUTSIDE = ("../secret.nii.gz", "/etc/passwd", "a/../../secret.nii.gz", "link.nii.gz", "away", "away/secret.nii.gz",
            "x\x00y", "n" * 300, ".hidden.nii.gz", "a/nowhere.nii.gz", "", ".")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
-    """An archive with a scan, a series, and links that lead out of it and inside it."""
-    folder = tmp_path_factory.mktemp("archive")
-    data = folder / "data"
-    ct(data / "a" / "series")
-    (data / "a" / "Doe.nii.gz").write_bytes((scans / "Doe.nii.gz").read_bytes())
-    for name in ("notes.txt", "a/header.hdr", "a/header.img", "../secret.nii.gz", ".hidden.nii.gz"):
-        (data / name).write_text("x")
-    (data / "link.nii.gz").symlink_to(folder / "secret.nii.gz")
-    (data / "away").symlink_to(folder)
-    (data / "same").symlink_to(data / "a")
-    return data
 
 
 def test_a_folder_is_listed_with_its_folders_scans_and_series(data: Path) -> None:
@@ -53,40 +36,34 @@ def test_no_path_leads_out(data: Path, path: str) -> None:
         DataFolder(data).find(path)
 
 
-@pytest.fixture(scope="module")
-def archive_app(tmp_path_factory: pytest.TempPathFactory, runs: Path, data: Path) -> Iterator[RunningApp]:
-    with app_at(tmp_path_factory.mktemp("app") / "work", runs, "--data", str(data)) as running:
-        yield running
-
-
 def test_a_scan_of_the_archive_is_segmented_where_it_lies_with_a_reference_that_is_sent(
-    archive_app: RunningApp, data: Path, scans: Path
+    app: RunningApp, data: Path, scans: Path
 ) -> None:
-    assert ask(archive_app, "GET", "/api/data?path=a")[1]["scans"] == ["Doe.nii.gz", "header.hdr"]
-    status, row = ask(archive_app, "POST", f"/api/cases?source=a/Doe.nii.gz&name=Doe&wait=true&{RUN}")
+    assert ask(app, "GET", "/api/data?path=a")[1]["scans"] == ["Doe.nii.gz", "header.hdr"]
+    status, row = ask(app, "POST", f"/api/cases?source=a/Doe.nii.gz&name=Doe&wait=true&{RUN}")
     assert (status, row["state"]) == (201, "uploading")
     at = f"/api/cases/{row['id']}"
-    assert ask(archive_app, "PUT", f"{at}/reference/r.nii.gz", (scans / "Doe-reference.nii.gz").read_bytes())[0] == 201
-    ask(archive_app, "POST", f"{at}/start")
-    row = finished(archive_app, row["id"])
+    assert ask(app, "PUT", f"{at}/reference/r.nii.gz", (scans / "Doe-reference.nii.gz").read_bytes())[0] == 201
+    ask(app, "POST", f"{at}/start")
+    row = finished(app, row["id"])
     assert row["state"] == "done" and row["scores"]["liver_dice"] == 1.0, row
-    assert ask(archive_app, "DELETE", at)[0] == 204 and (data / "a" / "Doe.nii.gz").exists()
+    assert ask(app, "DELETE", at)[0] == 204 and (data / "a" / "Doe.nii.gz").exists()
 
 
-def test_over_http_no_path_leads_out(archive_app: RunningApp) -> None:
+def test_over_http_no_path_leads_out(app: RunningApp) -> None:
     for path in map(quote, OUTSIDE):
-        assert ask(archive_app, "POST", f"/api/cases?source={path}&{RUN}")[0] == 400, path
+        assert ask(app, "POST", f"/api/cases?source={path}&{RUN}")[0] == 400, path
     for path in map(quote, OUTSIDE[:-2]):
-        assert ask(archive_app, "GET", f"/api/data?path={path}")[0] == 404, path
-    assert ask(archive_app, "GET", "/api/cases")[1] == []
+        assert ask(app, "GET", f"/api/data?path={path}")[0] == 404, path
+    assert ask(app, "GET", "/api/cases")[1] == []
 
 
 @pytest.mark.browser
-def test_scans_are_picked_without_typing(archive_app: RunningApp) -> None:
+def test_scans_are_picked_without_typing(app: RunningApp) -> None:
     from tests.browser import browser_page
 
     with browser_page(webgl=False, viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
-        page.goto(archive_app.link)
+        page.goto(app.link)
         page.click("#archive")
         page.select_option("#run", "threshold", force=True)
         page.click("#data-list button:has-text('a/')")

@@ -39,7 +39,7 @@ def drawn_runs(page: npt.NDArray[np.uint8], drawn: npt.NDArray[np.uint8]) -> lis
     return [(int(k), 1, int(new[k])) for k in np.flatnonzero(old != new)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_each_voxel_takes_the_label_of_the_page_voxel_over_it_or_stays(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

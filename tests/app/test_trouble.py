@@ -18,6 +18,7 @@ from liver_pipeline.app.access import LOOPBACK
 from liver_pipeline.app.cases import ENDED, STARTED, UPLOADING, CaseFolder
 from liver_pipeline.commands import app as app_command
 from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
+from tests.waiting import wait_for
 
 
 @contextmanager
@@ -77,13 +78,8 @@ def test_an_upload_that_breaks_off_is_not_kept(app: RunningApp) -> None:
         head = f"PUT /api/cases/{case}/scan/a.nii HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n"
         connection.sendall(f"{head}Authorization: Bearer {app.token}\r\n\r\n".encode() + bytes(1000))
         folder = app.work / "uploads" / case / "scan"
-        end = time.monotonic() + 30
-        while not (folder.exists() and any(folder.iterdir())):  # it has begun
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    while any(folder.iterdir()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        wait_for(lambda: folder.exists() and any(folder.iterdir()))  # it has begun
+    wait_for(lambda: not any(folder.iterdir()))
 
 
 def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays(tmp_path: Path) -> None:
@@ -92,6 +88,9 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays
     for state, case in kept.items():
         cases.amend(case, state=state)
         (cases.folder(case, "scan") / "scan-00001.nii").touch()
+    (cases.uploads / "patients").mkdir()  # --work named a folder that had uploads/ of its own
+    for name in ("patients/scan.nii", ".DS_Store"):
+        (cases.uploads / name).write_text("mine")
     cases.drop_abandoned(3600)
     assert sorted(cases.ids()) == sorted(kept.values())
     an_hour_ago = time.time() - 3700
@@ -102,6 +101,7 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays
     assert sorted(cases.ids()) == sorted(kept.values())
     cases.drop_abandoned(0.0)  # a new start
     assert sorted(cases.ids()) == sorted([kept[STARTED], kept[ENDED]]) and cases.unfinished() == [kept[STARTED]]
+    assert (cases.uploads / "patients/scan.nii").read_text() == (cases.uploads / ".DS_Store").read_text() == "mine"
 
 
 @pytest.mark.parametrize("opens", [True, False], ids=["a browser that fails", "no screen"])
@@ -129,6 +129,8 @@ def test_another_host_lets_in_its_own_name_and_tunnels_with_the_token_and_warns(
             assert ask(app, "GET", "/api/cases", Host=host, Authorization="")[0] == 401
             assert ask(app, "POST", f"/api/cases?{RUN}", Host=host, Origin=f"http://{host}")[0] == 201
             assert ask(app, "POST", f"/api/cases?{RUN}", Host=host, Origin="http://evil.example")[0] == 403
+        assert ask(app, "GET", "/api/data")[1]["code"] == "NO_DATA"  # it was started without
+        assert ask(app, "POST", f"/api/cases?source=a/Doe.nii.gz&{RUN}")[0] == 400
         for host in ("evil.example", f"127.0.0.3:{port}", socket.gethostname(), "localhost.evil.example", ""):
             assert ask(app, "GET", "/api/cases", Host=host)[1]["code"] == "FOREIGN_HOST"
 
@@ -143,7 +145,9 @@ def test_every_address_means_the_names_of_this_machine() -> None:
 def test_a_tab_that_is_closed_while_it_sends_takes_its_case_along(app: RunningApp, scans: Path) -> None:
     from tests.browser import browser_page
 
-    before = {row["id"] for row in ask(app, "GET", "/api/cases")[1]}
+    def cases() -> set[str]:
+        return {row["id"] for row in ask(app, "GET", "/api/cases")[1]}
+
     with browser_page(webgl=False) as page:
         page.goto(app.link)
         page.wait_for_selector("#run option", state="attached")
@@ -151,12 +155,6 @@ def test_a_tab_that_is_closed_while_it_sends_takes_its_case_along(app: RunningAp
         page.route("**/scan/*", lambda route: None)  # the file is on its way, and never arrives
         page.set_input_files("#files", scans / "Doe.nii.gz")
         page.wait_for_selector("#sending-line:visible")
-        while {row["id"] for row in ask(app, "GET", "/api/cases")[1]} == before:
-            page.wait_for_timeout(50)
+        wait_for(cases)
         page.goto("about:blank")
-        for _ in range(200):
-            if {row["id"] for row in ask(app, "GET", "/api/cases")[1]} == before:
-                break
-            page.wait_for_timeout(50)
-        else:
-            raise AssertionError("the case is still there")
+        wait_for(lambda: not cases())

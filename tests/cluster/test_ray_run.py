@@ -28,6 +28,7 @@ from liver_pipeline.prediction.folder_run import Summary
 from liver_pipeline.prediction.provenance import VOLATILE
 from tests.cluster.stand_in import SLEEP
 from tests.small import BRIEF, make_phantoms
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = {"_target_": "tests.cluster.stand_in.StandIn"}
@@ -84,7 +85,7 @@ def predict(run: Path, scans: Path, masks: Path, *options: str, **env: str) -> s
 
 
 def said(process: subprocess.Popen[str], code: int) -> str:
-    text, _ = process.communicate(timeout=240)
+    text, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, text
     return text
 

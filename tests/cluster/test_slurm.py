@@ -17,7 +17,9 @@ import pytest
 
 from tests.cluster.stand_in import SLEEP
 from tests.cluster.test_ray_run import ROOT, make_run, make_scans, outcome, predict, rows, said
+from tests.ports import free_port
 from tests.small import make_phantoms
+from tests.waiting import PATIENCE_S, wait_for
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 PAGE = ROOT / "docs" / "how-to" / "cluster.md"
@@ -56,13 +58,6 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Start SLURM; the environment that its programs need."""
@@ -87,24 +82,17 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
             log = (folder / f"{command[0]}.log").open("wb")
             daemons.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
             time.sleep(1)
-        wait_for(lambda: "idle" in ask(env, "sinfo"), 30)
+        wait_for(lambda: "idle" in ask(env, "sinfo"), 0.5)
         yield env
     finally:
         for daemon in reversed(daemons):
             daemon.send_signal(signal.SIGTERM)
-            daemon.wait(30)
+            daemon.wait(PATIENCE_S)
 
 
 def ask(env: dict[str, str], *command: str) -> str:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
-
-
-def wait_for(ready: object, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
-        assert time.monotonic() < end, "SLURM did not come to it in time"
-        time.sleep(0.5)
 
 
 def test_the_array_of_the_docs_with_a_job_requeued_in_the_middle_loses_nothing(
@@ -127,10 +115,10 @@ def test_the_array_of_the_docs_with_a_job_requeued_in_the_middle_loses_nothing(
     submitted = ask(env, "sbatch", f"--chdir={ROOT}", f"--output={tmp_path}/%a.txt", str(tmp_path / "array.sh"))
     job = submitted.split()[-1]
     shard = masks / "ledger.1.jsonl"
-    wait_for(lambda: shard.exists() and shard.stat().st_size > 0, 120)
+    wait_for(lambda: shard.exists() and shard.stat().st_size > 0, 0.5)
     said_of_requeue = ask(env, "scontrol", "requeue", f"{job}_1")
     assert not said_of_requeue.strip(), said_of_requeue
-    wait_for(lambda: job not in ask(env, "squeue", "--noheader", "--array"), 240)
+    wait_for(lambda: job not in ask(env, "squeue", "--noheader", "--array"), 0.5)
 
     logs = "".join(path.read_text() for path in sorted(tmp_path.glob("?.txt")))
     text = said(predict(run, scans, masks), 3)

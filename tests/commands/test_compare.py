@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from liver_pipeline.reports.charts import interval_bars, line_chart
 from liver_pipeline.reports.comparison_charts import sizes
 from liver_pipeline.reports.html import shown_number
 from tests.small import make_phantoms
+from tests.waiting import wait_for
 
 COMMON: dict[str, Any] = {
     "spacing": [12.0, 12.0, 19.0],
@@ -206,22 +206,14 @@ def wait(pid_file: Path) -> None:
     time.sleep(600)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("waited two minutes")
-
-
 @pytest.mark.slow
 def test_a_run_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     command = get_context("spawn").Process(target=wait_in_a_process, args=(pid_file,))
     command.start()
-    until(lambda: pid_file.exists() and bool(pid_file.read_text()))
+    wait_for(lambda: pid_file.exists() and bool(pid_file.read_text()))
     command.kill()
-    until(lambda: not Path(f"/proc/{pid_file.read_text()}").exists())
+    wait_for(lambda: not Path(f"/proc/{pid_file.read_text()}").exists())
 
 
 # --- the page, from planted results ---

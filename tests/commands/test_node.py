@@ -17,8 +17,10 @@ from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.node.inbox import hashed
 from liver_pipeline.node.peers import Peer
 from liver_pipeline.node.sending import send
-from tests.node.nodes import LOOPBACK, RESULTS, archive, free_port, kinds, listens, scan, wait_for
+from tests.node.nodes import RESULTS, archive, kinds, listens, scan
+from tests.ports import LOOPBACK, free_port
 from tests.small import threshold_run
+from tests.waiting import PATIENCE_S, wait_for
 
 PATIENT: dict[str, Any] = {
     "PatientName": "Doe^Jane", "PatientID": "ID-77", "PatientBirthDate": "19700101", "AccessionNumber": "ACC-9",
@@ -34,22 +36,24 @@ def test_nothing_of_a_patient_is_in_the_log_or_in_names_whatever_becomes_of_the_
         tag(file, EchoTime=4.6 + number % 2, ImagePositionPatient=[-7, 5, 3 * (number // 2)])
     for file in nameless:
         tag(file, StudyInstanceUID=None)  # type 1: nothing can refer to it
-    options = ["--port", str(port), "--from", "SCANNER", "--send-to", f"ARCHIVE@{LOOPBACK}:{peer_port}"]
+    peer = f"{LOOPBACK}:{peer_port}"
+    options = ["--port", str(port), "--from", f"SCANNER@{peer}", "--send-to", f"ARCHIVE@{peer}"]
     command = [sys.executable, "-m", "liver_pipeline", "node", str(run), "--aet", "LIVER", *options]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--folder", str(folder), "--quiet-seconds", "1"], stdout=log, stderr=subprocess.STDOUT
+            [*command, "--folder", str(folder), "--quiet-seconds", "5"], stdout=log, stderr=subprocess.STDOUT
         )
         try:
             wait_for(lambda: listens(port))
-            with archive(peer_port) as kept:
+            lengths = {f"1.2.3.4{number}": 12 for number in (0, 2, 3)} | {"1.2.3.41": 10}
+            with archive(peer_port, counts=lengths) as kept:
                 for files in (whole, gap[:5] + gap[7:], overlap, nameless):
                     send(files, "SCANNER", Peer("LIVER", LOOPBACK, port))
                 wait_for(lambda: kinds(kept) == RESULTS)
                 wait_for(lambda: len(ended(folder / "masks")) == 4)
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE_S) == 0
     rows = read_ledger(folder / "masks" / LEDGER)[0]
     assert rows[hashed("1.2.3.41")]["code"] == "UNEVEN_SLICE_GAPS"
     assert rows[hashed("1.2.3.43")]["dicom"]["code"] == "DICOM_REFERENCE"

@@ -130,7 +130,7 @@ def differing(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if a == b else [where]
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=5)
 @given(steps=st.lists(st.integers(1, EPOCHS * STEPS), min_size=1, max_size=2))
 def test_training_equals_training_stopped_at_any_steps_and_continued(
     steps: list[int], uninterrupted: Path, overrides: dict[str, Any]
@@ -258,6 +258,8 @@ def everything(run: Path) -> dict[str, bytes]:
         ({"dataset_dir": "/misspelt"}, "no such folder"),
         ({"sed": 1}, "did you mean 'seed'"),
         ({"split_fractions": [0.0, 0.5, 0.5]}, "split_fractions"),
+        ({"initial_weights": "/misspelt.pt"}, "no weights at /misspelt.pt"),
+        ({"device": "cuda:99"}, "devices; device=cpu works"),
     ],
 )
 @pytest.mark.parametrize("layers", [{}, {"network": "unet3d"}], ids=["own config", "layers named again"])

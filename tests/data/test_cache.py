@@ -24,6 +24,7 @@ from liver_pipeline.data.cache_room import CacheError
 from liver_pipeline.data.loaders import BatchLoader
 from liver_pipeline.data.phantoms import make_phantom_dataset
 from liver_pipeline.data.prepare import usable_cases
+from tests.waiting import PATIENCE_S
 
 ROUNDING = 2.0**-11  # of a value, in float16
 Case = dict[str, str]
@@ -217,7 +218,7 @@ def test_processes_that_share_a_cache_build_each_case_once(tmp_path: Path) -> No
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE_S)
     assert [process.exitcode for process in processes] == [0, 0]
     assert sorted(builds(tmp_path)) == ["c0", "c1", "c2"]
     cache = make_cache(tmp_path, wait_s=0.2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
 from liver_pipeline.data.loaders import BatchLoader, EpochSampler, seed_of
+from tests.waiting import wait_for
 
 
 def loader(num_threads: int, **options: Any) -> BatchLoader:
@@ -56,9 +56,7 @@ def test_the_next_epoch_is_begun_while_one_ends() -> None:
     load = batches._load
     batches._load = lambda draws: loaded.append(draws) or load(draws)  # type: ignore[method-assign,func-returns-value]
     epoch(batches, 1)
-    deadline = time.monotonic() + 10
-    while len(loaded) < len(batches) + 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(loaded) >= len(batches) + 2)
     assert len(loaded) == len(batches) + 2
     for number in (2, 7):  # the one that was begun, and another one
         for a, b in zip(epoch(batches, number), epoch(loader(0), number), strict=True):

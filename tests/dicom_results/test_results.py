@@ -23,6 +23,7 @@ from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.volumes import read_scan, write_label_map
 from tests.dicom_files import ct, one_slice, series
 from tests.orientations import ORIENTATIONS
+from tests.waiting import PATIENCE_S
 
 ALL = DicomResults(("seg", "sr", "sc"))
 PATIENT: dict[str, Any] = {
@@ -37,7 +38,7 @@ NAMED: dict[str, Any] = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "M
 
 def program(name: str, *words: Any) -> str:
     """What a program prints."""
-    ended = subprocess.run([name, *map(str, words)], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([name, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     return ended.stdout + ended.stderr
 
 

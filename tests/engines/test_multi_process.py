@@ -14,6 +14,7 @@ import torch
 import liver_pipeline as lp
 from liver_pipeline.bundle.workflow import run_workflow
 from tests.small import COARSE, NETWORKS, make_phantoms
+from tests.waiting import PATIENCE_S
 
 # Group normalization and cross-entropy: the mean over two batches is the figure of both together. Plain SGD:
 # Adam blows up what rounding leaves of a gradient that should be zero.
@@ -50,7 +51,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(two)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert finished.returncode == 0, finished.stderr[-3000:]
 
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)

@@ -81,7 +81,7 @@ def test_a_box_survives_being_written_as_text(box: Box | None) -> None:
 sides = st.tuples(st.integers(0, 5), st.integers(1, 6)).map(lambda s: slice(s[0], s[0] + s[1]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     box=st.tuples(sides, sides, sides),
     spacing=st.tuples(*[st.floats(0.6, 3.0)] * 3),

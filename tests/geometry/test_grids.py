@@ -79,7 +79,7 @@ def test_resampled_scan_is_the_same_to_the_bit_in_any_axis_order(
     np.testing.assert_array_equal(results[0], results[1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(*[st.integers(1, 17)] * 3),
     own=st.tuples(*[st.floats(0.3, 5.0)] * 3),

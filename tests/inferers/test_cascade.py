@@ -136,7 +136,7 @@ def unbounded(
     return labels
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.tuples(*[st.integers(10, 34)] * 3),
     own=st.tuples(*[st.floats(0.9, 3.1)] * 3),

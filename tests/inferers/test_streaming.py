@@ -67,7 +67,7 @@ def on_model_grid(
     return batched(image)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     shape=st.tuples(*[st.integers(5, 34)] * 3),
     own=st.tuples(*[st.floats(0.7, 2.8)] * 3),

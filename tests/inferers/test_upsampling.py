@@ -44,7 +44,7 @@ def paint(probabilities: torch.Tensor, grid: AxisMap, axis: int, parts: int, how
 
 
 @pytest.mark.parametrize("how", ["processor", "device", "handed over"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     scan_shape=st.tuples(*[st.integers(1, 20)] * 3),
     spacing=st.tuples(*[st.sampled_from([0.5, 1.0, 1.3, 2.0, 3.7])] * 3),

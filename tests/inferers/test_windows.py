@@ -14,7 +14,7 @@ from liver_pipeline.geometry.body import body_blocks, decode_blocks, encode_bloc
 from liver_pipeline.inferers.windows import holds_body, padding, streaming_axis, window_shape, windows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(*[st.integers(4, 20)] * 3),
     roi=st.tuples(*[st.integers(4, 12)] * 3),
@@ -60,13 +60,13 @@ def test_streaming_axis_keeps_the_fewest_planes_that_leave_sums_alone(
     assert streaming_axis(shape, roi, [overlap] * 3) == axis
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(blocks=hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9)))
 def test_body_map_comes_back_from_text(blocks: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
     np.testing.assert_array_equal(decode_blocks(encode_blocks(blocks)), blocks)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     voxel=st.tuples(st.integers(0, 19), st.integers(0, 16), st.integers(0, 8)),
     starts=st.tuples(*[st.integers(-3, 18)] * 3),

@@ -27,7 +27,7 @@ def same(contents: dict[str, object]) -> bool:
     return torch.equal(contents["model"]["w"], CONTENTS["model"]["w"]) and contents["rows"] == CONTENTS["rows"]  # type: ignore[index]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_changed_byte_is_found_or_changes_nothing(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -470,7 +470,7 @@ def test_text_that_looks_like_no_header_is_no_scan(tmp_path: Path) -> None:
     assert sniff(meta(tmp_path / "b.mha")) == "metaimage"
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     name=st.sampled_from(sorted(FORMATS)),
     changes=st.lists(st.tuples(st.integers(0, 900), st.binary(max_size=8)), min_size=1, max_size=4),

@@ -17,18 +17,18 @@ from liver_pipeline.io.locks import lock_run
 from tests.small import UNET3D, make_phantoms
 
 HOLD = """
-import sys, time
+import sys
 from liver_pipeline.io.locks import lock_run
 with lock_run(sys.argv[1]):
     print('held', flush=True)
-    time.sleep(100)
+    sys.stdin.read()
 """
 
 
 def hold(run: Path) -> subprocess.Popen[str]:
     """Start another process that holds the lock of a run folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run)], env=os.environ, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(run)], env=os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"

@@ -26,7 +26,7 @@ SHAPE = (12, 11, 10)
 AFFINE = np.eye(4)
 AFFINE[:3, :3] = OBLIQUE @ np.diag([-0.8, 0.7, 2.5])
 PIXDIM, QFORM_CODE, SFORM_CODE, QUATERN, SROW = 76, 252, 254, 256, 280  # byte offsets in a NIfTI-1 header
-MANY = settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def plain(affine: Any = AFFINE, kind: Any = nib.Nifti1Image) -> bytearray:

@@ -181,7 +181,7 @@ def test_reading_allocates_the_volume_once(tmp_path: Path) -> None:
 # --- writing -------------------------------------------------------------------------------------------------------
 
 ORDERS = [(p, f) for p in itertools.permutations(range(3)) for f in itertools.product((1, -1), repeat=3)]
-SMALL = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SMALL = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def rotation(angles: tuple[float, float, float]) -> Any:

@@ -128,7 +128,7 @@ def summary(pred: np.ndarray, label: np.ndarray) -> list[tuple[int, ...]]:
     return sorted((len(g.pred_ids), len(g.label_ids), g.intersection, g.union) for g in groups)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MASKS, MASKS)
 def test_groups_are_the_same_for_all_48_axis_orders_and_flips(pred: np.ndarray, label: np.ndarray) -> None:
     expected = summary(pred, label)
@@ -138,7 +138,7 @@ def test_groups_are_the_same_for_all_48_axis_orders_and_flips(pred: np.ndarray, 
             assert summary(pred.transpose(order)[flip], label.transpose(order)[flip]) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MASKS, MASKS)
 def test_every_lesion_is_in_at_most_one_group_and_counts_add_up(pred: np.ndarray, label: np.ndarray) -> None:
     lesions = find_lesions(pred, label)

@@ -41,7 +41,7 @@ def test_disc_of_radius_10_mm_measures_20_mm_both_ways() -> None:
     assert diameters.perpendicular_mm == pytest.approx(20.0, abs=0.75)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays(np.bool_, (5, 6, 4), elements=st.booleans()))
 def test_longest_diameter_equals_brute_force_over_all_slices(mask: np.ndarray) -> None:
     mask[2, 3, 1] = True

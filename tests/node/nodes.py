@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pydicom
@@ -31,20 +31,15 @@ from liver_pipeline.node.sending import send
 from liver_pipeline.node.service import NodeSettings, serve
 from liver_pipeline.prediction.resume import hash_input
 from tests.dicom_files import blank, ct
+from tests.ports import LOOPBACK, free_port
 from tests.prediction.test_folder_run import folder_run
+from tests.waiting import PATIENCE_S, wait_for
 
 QUIET_S = 0.5
 ALL = DicomResults(("seg", "sr", "sc"))
-LOOPBACK = "127.0.0.1"
 SENDERS = ["SCANNER", "ARCHIVE"]
 NONE: Mapping[str, Any] = {}
 RESULTS = ["OT", "SEG", "SR"]  # modalities
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        return int(one.getsockname()[1])
 
 
 def segment(cases: list[dict[str, Any]], masks: Path) -> None:
@@ -77,9 +72,10 @@ class Site:
         self.folder = folder / "node"
         self.port, self.archive = more.pop("port", None) or free_port(), more.pop("archive", None) or free_port()
         self.received, self.masks = self.folder / "received", self.folder / "masks"
+        self.senders = folder / "senders"
         address, peer = (LOOPBACK, self.port), Peer("ARCHIVE", LOOPBACK, self.archive)
         if more.pop("asks", False):
-            more["ask"] = partial(instances_of, title="LIVER", peers=[peer], timeout_s=5.0)
+            more["ask"] = partial(instances_of, title="LIVER", peers=[peer], timeout_s=PATIENCE_S)
         self.settings = NodeSettings(
             folder=self.folder,
             listen=partial(
@@ -90,8 +86,27 @@ class Site:
             **{"quiet_seconds": QUIET_S} | more,
         )
 
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Let the node not look meanwhile: on a busy machine two slices are further apart than quiet is long."""
+        self.senders.mkdir(exist_ok=True)
+        with NamedTemporaryFile(dir=self.senders):
+            yield
+
     def store(self, files: list[Path], title: str = "SCANNER", **more: Any) -> None:
-        send(files, title, Peer("LIVER", LOOPBACK, self.port), **more)
+        with self.sending():
+            send(files, title, Peer("LIVER", LOOPBACK, self.port), **{"timeout_s": PATIENCE_S} | more)
+
+    def serve(self, work: Any, stop: Any) -> None:
+        """Run the node until ``stop`` is set."""
+
+        def stopped(seconds: float) -> bool:
+            ended = stop.wait(seconds)
+            while not ended and self.senders.exists() and any(self.senders.iterdir()):
+                ended = stop.wait(0.02)
+            return bool(ended)
+
+        serve(self.settings, work, stopped)
 
     def delivered(self) -> list[Path]:
         return list(self.masks.glob("*.delivered.json"))
@@ -100,14 +115,14 @@ class Site:
 @contextmanager
 def node(site: Site, work: Any = stand_in) -> Iterator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=serve, args=(site.settings, work, stop.wait))
+    thread = threading.Thread(target=site.serve, args=(work, stop))
     thread.start()
     try:
         wait_for(lambda: listens(site.port))
         yield
     finally:
         stop.set()
-        thread.join(60)
+        thread.join()
 
 
 @contextmanager
@@ -153,13 +168,6 @@ def archive(
 def listens(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex((LOOPBACK, port)) == 0
-
-
-def wait_for(found: Callable[[], Any], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < end, "nothing came of it"
-        time.sleep(0.05)
 
 
 def scan(folder: Path, number: int = 0, **more: Any) -> list[Path]:

@@ -20,7 +20,9 @@ from liver_pipeline.node.asking import instances_of
 from liver_pipeline.node.peers import Peer
 from liver_pipeline.node.sending import send
 from liver_pipeline.node.stow import checked_url, stow
-from tests.node.nodes import ALL, LOOPBACK, archive, free_port, stand_in
+from tests.node.nodes import ALL, archive, stand_in
+from tests.ports import LOOPBACK, free_port
+from tests.waiting import PATIENCE_S
 
 SEG, SR, CAPTURE = "Segmentation Storage", "Comprehensive 3D SR Storage", "Secondary Capture Image Storage"
 
@@ -84,15 +86,17 @@ def test_a_peer_that_is_silent_or_talks_nonsense_is_unreachable(says: Any, files
 
 
 def test_a_peer_that_stops_in_the_middle_of_an_instance_is_unreachable(files: list[Path]) -> None:
-    port = free_port()
+    port, over = free_port(), threading.Event()
 
     class Slow(dict[str, int]):
         def get(self, *_: Any) -> int:
-            time.sleep(3)
+            over.wait(PATIENCE_S)
             return 0
 
-    with archive(port, Slow()), pytest.raises(IntakeError, match="PEER_UNREACHABLE: the peer stopped answering"):
-        send(files, "LIVER", Peer("ARCHIVE", LOOPBACK, port), timeout_s=0.5)
+    with archive(port, Slow()):
+        with pytest.raises(IntakeError, match="PEER_UNREACHABLE: the peer stopped answering"):
+            send(files, "LIVER", Peer("ARCHIVE", LOOPBACK, port), timeout_s=3.0)  # an association needs 0.01 s
+        over.set()
 
 
 @pytest.mark.parametrize(

@@ -22,21 +22,20 @@ from liver_pipeline.node.peers import Peer, association
 from liver_pipeline.node.sending import send
 from liver_pipeline.node.service import serve
 from tests.node.nodes import (
-    LOOPBACK,
     QUIET_S,
     RESULTS,
     Site,
     archive,
-    free_port,
     kinds,
     listens,
     node,
     scan,
     segment,
     stand_in,
-    wait_for,
 )
+from tests.ports import LOOPBACK, free_port
 from tests.prediction.test_folder_run import CONTEXT
+from tests.waiting import PATIENCE_S, wait_for
 
 
 @pytest.fixture
@@ -68,15 +67,19 @@ def test_a_series_comes_in_and_its_results_go_back_and_nothing_of_the_patient_st
     assert "P1" not in caplog.text and "Doe" not in caplog.text and "1.2.3.4" not in caplog.text
 
 
-def test_two_series_at_a_time_and_one_that_never_ends_hinder_nobody(tmp_path: Path) -> None:
-    site = Site(tmp_path, quiet_seconds=1.0)
+def test_two_series_at_a_time_and_one_that_never_ends_hinder_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, quiet_seconds=3600.0, asks=True)
     endless, stop = scan(tmp_path / "endless", 3), threading.Event()
 
     def go_on() -> None:
         while not stop.wait(0.3):
             site.store(endless[:1])
 
-    with archive(site.archive) as kept, node(site):
+    monkeypatch.setattr("liver_pipeline.node.service.EARLY", 7200)
+    lengths = {"1.2.3.41": 12, "1.2.3.42": 12, "1.2.3.43": 1000}
+    with archive(site.archive, counts=lengths) as kept, node(site):
         thread = threading.Thread(target=go_on)
         thread.start()
         for number in (1, 2):
@@ -93,12 +96,12 @@ def test_a_second_series_is_received_while_the_first_runs(tmp_path: Path) -> Non
 
     def slowly(cases: list[dict[str, Any]], masks: Path) -> None:
         begun.set()
-        assert go_on.wait(60)
+        assert go_on.wait(PATIENCE_S)
         stand_in(cases, masks)
 
     with archive(site.archive) as kept, node(site, slowly):
         site.store(scan(tmp_path / "first", 1))
-        assert begun.wait(60)
+        assert begun.wait(PATIENCE_S)
         site.store(scan(tmp_path / "second", 2))  # answered, on disk
         assert len(list((site.received / hashed("1.2.3.42")).iterdir())) == 12
         go_on.set()
@@ -167,16 +170,19 @@ def test_who_has_the_results_gets_them_once_while_another_destination_is_silent(
 
 def test_results_of_fewer_slices_are_not_sent_for_a_series_that_grew(tmp_path: Path, soon: None) -> None:
     site = Site(tmp_path)
-    files, sent, full = scan(tmp_path / "ct"), [], threading.Event()
+    files, sent, tries = scan(tmp_path / "ct"), [], []
+    full, grown = threading.Event(), threading.Event()
 
     def on_a_disk(cases: list[dict[str, Any]], masks: Path) -> None:
         if full.is_set():
+            tries.append(len(cases))
             raise OSError(errno.ENOSPC, "No space left on device")
         stand_in(cases, masks)
 
     def takes(results: Any) -> dict[str, str]:
         sent.append(len(list(site.received.glob("*/*.dcm"))))
         if len(sent) == 1:
+            assert grown.wait(PATIENCE_S)
             raise TimeoutError
         return {}
 
@@ -186,7 +192,8 @@ def test_results_of_fewer_slices_are_not_sent_for_a_series_that_grew(tmp_path: P
         wait_for(lambda: sent)
         full.set()
         site.store(files[8:])
-        time.sleep(4 * QUIET_S)
+        grown.set()
+        wait_for(lambda: len(tries) >= 2)
         assert sent == [8]  # the row says that the case is done: the one of 8 slices
         full.clear()
         wait_for(site.delivered)
@@ -195,7 +202,7 @@ def test_results_of_fewer_slices_are_not_sent_for_a_series_that_grew(tmp_path: P
 
 def run_node(folder: Path, ports: tuple[int, int]) -> None:
     site = Site(folder, port=ports[0], archive=ports[1])
-    serve(site.settings, segment, threading.Event().wait)
+    site.serve(segment, threading.Event())
 
 
 @pytest.mark.parametrize("moment", ["receiving", pytest.param("masks", marks=pytest.mark.slow), "sending"])
@@ -208,12 +215,12 @@ def test_a_killed_node_goes_on_where_it_was(tmp_path: Path, moment: str) -> None
 
     def kill() -> None:
         os.kill(process.pid or 0, signal.SIGKILL)
-        process.join(60)
+        process.join(PATIENCE_S)
 
     half: dict[str, Any] = {}
     if moment == "receiving":
         peer = Peer("LIVER", LOOPBACK, site.port)
-        with association("SCANNER", peer, [(CTImageStorage, None)], None, 10.0) as opened:
+        with site.sending(), association("SCANNER", peer, [(CTImageStorage, None)], None, PATIENCE_S) as opened:
             for file in files[:7]:
                 assert opened.send_c_store(file).Status == 0  # answered with success: on disk
             kill()
@@ -253,11 +260,18 @@ def test_stragglers_of_a_series_that_was_delivered_are_no_series(tmp_path: Path)
 
 def test_what_is_older_than_the_node_keeps_goes(tmp_path: Path) -> None:
     site = Site(tmp_path, keep_hours=1.0, quiet_seconds=1e6)
+    users = [site.received / "patients" / "a.dcm", site.masks / "a.nii.gz", site.masks / "old" / "b.nii.gz"]
+    for path in users:  # the folder was used for something else before
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (0, 0))
+        os.utime(path.parent, (0, 0))
     with node(site):
         site.store(scan(tmp_path / "ct"))
-        (series,) = site.received.iterdir()
+        (series,) = [path for path in site.received.iterdir() if path.name != "patients"]
         os.utime(series, (0, time.time() - 3700))
         wait_for(lambda: not series.exists())
+    assert [path.read_text() for path in users] == ["mine"] * 3
 
 
 def test_a_series_is_complete_as_soon_as_its_sender_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,11 +311,12 @@ def test_quiet_counts_where_the_sender_does_not_say_how_long_a_series_is(tmp_pat
 
 
 def test_of_a_study_the_series_that_is_asked_for_is_segmented_when_all_of_them_are_there(tmp_path: Path) -> None:
-    site = Site(tmp_path, series="thinnest", quiet_seconds=1.0)
+    site = Site(tmp_path, series="thinnest")
     with archive(site.archive) as kept, node(site):
-        site.store(thick(tmp_path / "thick", 1))
-        site.store(scan(tmp_path / "thin", 2))
-        site.store(thick(tmp_path / "other", 3, study="1.2.9"))  # the only one of its study
+        with site.sending():
+            site.store(thick(tmp_path / "thick", 1))
+            site.store(scan(tmp_path / "thin", 2))
+            site.store(thick(tmp_path / "other", 3, study="1.2.9"))  # the only one of its study
         wait_for(lambda: len(site.delivered()) == 3)
         wait_for(lambda: not list(site.received.iterdir()))
     assert {one.SeriesDescription for one in kept.values()} == {hashed("1.2.3.42"), hashed("1.2.3.43")}

@@ -18,8 +18,10 @@ from liver_pipeline.node.peers import Peer
 from liver_pipeline.node.sending import send
 from liver_pipeline.node.stow import stow
 from liver_pipeline.node.tls import Tls
-from tests.node.nodes import LOOPBACK, RESULTS, Site, archive, free_port, kinds, node, scan, wait_for
+from tests.node.nodes import RESULTS, Site, archive, kinds, node, scan
 from tests.node.test_receiving import receiver
+from tests.ports import LOOPBACK, free_port
+from tests.waiting import wait_for
 
 
 def made(folder: Path, name: str, host: str = LOOPBACK, *, by: trustme.CA | None = None) -> Tls:
@@ -68,7 +70,7 @@ def test_who_shows_no_certificate_of_the_authority_is_not_served(tmp_path: Path,
                 old.wrap_socket(wire, server_hostname=LOOPBACK)
         else:
             with pytest.raises(IntakeError) as caught:
-                send(files, "SCANNER", peer, tls=tls, timeout_s=3.0)
+                send(files, "SCANNER", peer, tls=tls)
             assert caught.value.code == "PEER_UNREACHABLE"
         assert not list((tmp_path / "in").iterdir())
         assert send(files, "SCANNER", peer, tls=ours) == {}  # the port is open to others
@@ -84,9 +86,9 @@ def test_results_go_to_no_peer_whose_certificate_is_not_its_own(tmp_path: Path) 
         port = free_port()
         with archive(port, ssl_context=Tls(theirs.certificate, theirs.key).server()) as kept:
             with pytest.raises(IntakeError, match=r"PEER_UNREACHABLE.*certificate"):
-                send(files, "LIVER", Peer("ARCHIVE", LOOPBACK, port), tls=ours, timeout_s=3.0)
+                send(files, "LIVER", Peer("ARCHIVE", LOOPBACK, port), tls=ours)
             with pytest.raises(IntakeError, match=r"PEER_UNREACHABLE.*SSLError"):
-                stow(files, f"https://{LOOPBACK}:{port}", tls=ours, timeout_s=3.0)
+                stow(files, f"https://{LOOPBACK}:{port}", tls=ours)
         assert not kept
 
 

@@ -23,6 +23,7 @@ from liver_pipeline.io.volumes import read_label_map, write_label_map
 from liver_pipeline.prediction.folder_run import Summary
 from tests.dicom_files import ct
 from tests.prediction.test_folder_run import CONTEXT, TinyInferer, TinyNetwork, files, folder_run, rows, write_scan
+from tests.waiting import PATIENCE_S
 
 ALL = DicomResults(("seg", "sr", "sc"))
 
@@ -152,7 +153,7 @@ def test_a_kill_between_results_loses_none(scans: Path, tmp_path: Path, kill_at:
     folder_run(scans, whole, dicom=ALL).run()
     process = CONTEXT.Process(target=run_until_killed, args=(str(scans), str(masks), kill_at))
     process.start()
-    process.join(120)
+    process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGKILL
     inferer = Never() if {row["case"] for row in rows(masks) if row["event"] == "done"} == {"a", "b"} else TinyInferer()
     assert folder_run(scans, masks, dicom=ALL, inferer=inferer).run().exit_code == 0

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from monai.bundle import ConfigParser
@@ -200,7 +200,6 @@ def test_tumors_of_a_map_without_liver_stay() -> None:
     np.testing.assert_array_equal(drop_tumors_off_liver(label_map, CM, max_distance_mm=1.0), label_map)
 
 
-@settings(deadline=None)
 @given(label_maps, spacings, st.sampled_from([0.0, 1.0, 1.5, 2.5, 4.0]))
 def test_kept_tumors_are_those_that_a_distance_transform_finds(
     label_map: LabelMap, spacing: tuple[float, float, float], limit_mm: float
@@ -226,7 +225,6 @@ def test_scattered_voxels_in_a_map_one_voxel_thick(shape: tuple[int, int, int]) 
 
 
 @all_steps
-@settings(deadline=None)
 @given(label_map=label_maps, spacing=spacings)
 def test_step_is_idempotent_invents_no_label_and_spares_its_input(
     step: Step, label_map: LabelMap, spacing: tuple[float, float, float]
@@ -241,7 +239,6 @@ def test_step_is_idempotent_invents_no_label_and_spares_its_input(
 
 
 @all_steps
-@settings(deadline=None)
 @given(label_map=label_maps, spacing=spacings)
 def test_cutting_the_work_into_slabs_of_one_plane_changes_nothing(
     step: Step, label_map: LabelMap, spacing: tuple[float, float, float]
@@ -252,7 +249,6 @@ def test_cutting_the_work_into_slabs_of_one_plane_changes_nothing(
 
 
 @all_steps
-@settings(deadline=None)
 @given(
     label_map=label_maps,
     spacing=spacings,
