@@ -189,8 +189,8 @@ class Predictor:
         """
         with self.clock(self.device):
             logits = self._within_memory(windows, relieve)
-        for part, output in zip(windows.split(self._compared), logits.split(self._compared), strict=True):
-            self._compare(part, output)
+        for batch in zip(torch.split(windows, self._compared), torch.split(logits, self._compared), strict=True):
+            self._compare(*batch)
             self._batches += 1
         return logits
 

@@ -114,7 +114,7 @@ class OpenVinoNetwork:
             windows = torch.cat([windows, windows.new_zeros((short, *self.shape[1:]))])
         shape = queue[0].get_output_tensor(0).shape
         logits = np.empty((len(windows), *shape[1:]), dtype=np.float32)
-        for part, place in zip(windows.contiguous().split(batch), logits.reshape(-1, *shape), strict=True):
+        for part, place in zip(torch.split(windows.contiguous(), batch), logits.reshape(-1, *shape), strict=True):
             queue.start_async([part.numpy()], place, share_inputs=True)
         queue.wait_all()
         return torch.from_numpy(logits)[:count]
