@@ -20,6 +20,7 @@ from liver_pipeline.io.ledger import LEDGER, read_ledger
 # What a case's note says of it; the ledger says how it ended.
 UPLOADING, STARTED, CANCELLED, ENDED = "uploading", "started", "cancelled", "ended"
 LOST = "PREDICT_FAILED"
+CASE_NAME = "[0-9a-f]{16}"
 EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 
 
@@ -66,7 +67,7 @@ class CaseFolder:
         """
         if source is not None:
             self._below_data(source)
-        case = secrets.token_hex(8)
+        case = secrets.token_hex(8)  # see CASE_NAME
         (self.uploads / case).mkdir(mode=0o700)
         note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}
         try:
@@ -83,6 +84,8 @@ class CaseFolder:
             seconds: Since the last byte.
         """
         for folder in self.uploads.iterdir():
+            if not (folder.is_dir() and re.fullmatch(CASE_NAME, folder.name)):
+                continue  # not of the app
             if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING:
                 last = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
                 if time.time() - last >= seconds:
@@ -94,7 +97,7 @@ class CaseFolder:
         Raises:
             NoSuchCase: If there is no such case.
         """
-        if not re.fullmatch("[0-9a-f]{16}", case):
+        if not re.fullmatch(CASE_NAME, case):
             raise NoSuchCase(case)
         try:
             found: dict[str, Any] = json.loads((self.uploads / case / "case.json").read_bytes())

@@ -36,8 +36,8 @@ def run(
         checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
         contact_sheet: Attached here.
         anew: Train all of the trainer's epochs, with the weights that its handlers load, such as MONAI Label's
-            CheckpointLoader; what an earlier training left goes to ``earlier/<number>``, and its weights stay until
-            a validation gives others.
+            CheckpointLoader; what an earlier training left goes to ``earlier/<number>``, and its weights, validated
+            first, stay until a validation gives better ones.
 
     Raises:
         ValueError: If another process is training in the run folder; see also :meth:`Checkpoint.resume`.
@@ -49,6 +49,8 @@ def run(
     with lock_run(checkpoint.folder.parent) if is_main_process() else contextlib.nullcontext():
         if anew and is_main_process():
             move_aside(checkpoint.folder.parent, BEHIND, copies=[WEIGHTS.as_posix()])
+        if anew:
+            trainer.add_event_handler(Events.STARTED, lambda: checkpoint.parts["best"].defend(log.validator))
         _run(trainer, log, checkpoint, contact_sheet)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,6 +43,7 @@ class RunningCase:
     levels: npt.NDArray[np.uint8] | None = None  # probabilities in eight bits, (X, Y, Z, classes), until written
     label_map: LabelMap | None = None
     effects: Mapping[str, Any] = field(default_factory=dict)  # cleaning step -> voxels it changed
+    accepted: Sequence[str] = ()  # codes found in the scan that the run takes as warnings
     coarse: CoarseScan | None = None  # what judges the mask, where that is asked for
     quality: dict[str, Any] | None = None
     volumes: dict[str, Any] = field(default_factory=dict)  # of the label map: voxels and ml of each label
@@ -59,7 +60,8 @@ class FolderCase(RunningCase):
     input_sha256: str | None = None
     before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
     failure: Finding | None = None
-    refusal: Finding | None = None  # why the case has its mask but not the DICOM results that were asked for
+    refusal: Finding | None = None  # why the case has its mask but not all that was asked for beside it
+    added: bool = False  # a mask of an earlier run got its table or page
     classes: int = 0  # of the probabilities that were written
     probabilities_sha256: str | None = None
 
@@ -153,6 +155,7 @@ def case_record(case: RunningCase) -> dict[str, Any]:
             "mask": _grid(replace(scan, array=label_map)),
         },
         "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
+        "accepted": list(case.accepted),
         "inference": inference,
         "effects": dict(case.effects),
         "quality": case.quality,
