@@ -61,13 +61,13 @@ class OneLineErrors(click.Group):
 
 
 def root_cause(error: BaseException) -> str:
-    """Return what the exception at the bottom of the ``__cause__`` chain says: MONAI wraps errors of configs.
+    """Return what the exception says that MONAI wraps where a config cannot be built; any other speaks for itself.
 
     Of a component of others, whose words do not say what in the config they are about, its name stands before them.
     """
     foreign = ""
-    while error.__cause__ is not None:
-        if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", str(error)):
+    while error.__cause__ is not None and (wrapped := re.match("Failed to (instantiate|evaluate)", str(error))):
+        if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", wrapped.string):
             foreign = f"{built[1]}: "
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
