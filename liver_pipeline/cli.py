@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import liver_pipeline as lp
 from liver_pipeline.commands import completion
-from liver_pipeline.io.screen import hang_up
+from liver_pipeline.io.screen import hang_up, open_streams
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
@@ -81,6 +81,7 @@ def root_cause(error: BaseException) -> str:
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
     warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings
