@@ -340,16 +340,17 @@ def predict_command(
              liver-pipeline predict runs/r34 scans/ masks/
     """
     from liver_pipeline.bundle.entry import parse_overrides
-    from liver_pipeline.bundle.lean import import_monai_for
+    from liver_pipeline.bundle.lean import import_monai_for, uncollected
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
     if dicom is None and (options["seg_type"] or options["seg_deflate"]):
         raise click.UsageError("--seg-type and --seg-deflate are of --dicom seg")
     if dicom is not None:
         values["dicom"] = [kind.strip() for kind in dicom.split(",")]
-    if not ensemble:
-        import_monai_for(run_dir, values)
-    from liver_pipeline.commands.predict import predict
+    with uncollected():
+        if not ensemble:
+            import_monai_for(run_dir, values)
+        from liver_pipeline.commands.predict import predict
 
     spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()

@@ -13,6 +13,7 @@ from threading import RLock
 from typing import Any
 
 from liver_pipeline.app.data_folder import DataFolder
+from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
@@ -116,10 +117,11 @@ class CaseFolder:
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
-    def scan(self, case: str) -> Path | None:
-        """Return the case's scan: a file, or a folder of slices; None if nothing was given."""
-        source = self.note(case)["source"]
-        return self._given(case, "scan") if source is None else self._below_data(source)
+    def scan(self, case: str) -> ScanInput | None:
+        """Return the case's scan: a file or folder of slices, and which series there; None if nothing was given."""
+        note = self.note(case)
+        path = self._given(case, "scan") if note["source"] is None else self._below_data(note["source"])
+        return None if path is None else ScanInput(path, case, note.get("series"), note.get("why", ""))
 
     def reference(self, case: str) -> Path | None:
         """Return the case's reference label map, None without one."""
@@ -164,6 +166,7 @@ class CaseFolder:
         """
         note, ledger = self.note(case), rows.get(case, {})
         row: dict[str, Any] = {"id": case, **{key: note[key] for key in ("name", "run", "created", "verdict", "note")}}
+        row |= {key: note.get(key) for key in ("study", "series")}
         row |= {"state": note["state"], "stage": "", "percent": None, "code": None, "detail": None, "flags": []}
         if case in running:
             return {**row, **running[case]}

@@ -129,6 +129,20 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(there).free < DISK_RESERVE
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name: a hard link where the file system has them, else a copy.
+
+    Raises:
+        OSError: If neither can be made, or ``target`` is there.
+    """
+    try:
+        os.link(source.resolve(), target)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
 class DamagedFileError(ValueError):
     """A file whose content is not what was written."""
 
