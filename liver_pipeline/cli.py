@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import liver_pipeline as lp
 from liver_pipeline.commands import completion
-from liver_pipeline.io.screen import hang_up
+from liver_pipeline.io.screen import hang_up, open_streams
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
@@ -61,13 +61,13 @@ class OneLineErrors(click.Group):
 
 
 def root_cause(error: BaseException) -> str:
-    """Return what the exception at the bottom of the ``__cause__`` chain says: MONAI wraps errors of configs.
+    """Return what the exception says that MONAI wraps where a config cannot be built; any other speaks for itself.
 
     Of a component of others, whose words do not say what in the config they are about, its name stands before them.
     """
     foreign = ""
-    while error.__cause__ is not None:
-        if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", str(error)):
+    while error.__cause__ is not None and (wrapped := re.match("Failed to (instantiate|evaluate)", str(error))):
+        if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", wrapped.string):
             foreign = f"{built[1]}: "
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
@@ -81,6 +81,7 @@ def root_cause(error: BaseException) -> str:
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
     warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings

@@ -340,6 +340,20 @@ def test_a_component_of_others_is_named_before_its_own_words() -> None:
     assert root_cause(chain("liver_pipeline.engines.run")) == "Invalid learning rate: -1"
 
 
+def test_what_names_the_file_is_what_is_said_and_not_what_caused_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert call("compose", run, "--data", "phantom", *TINY).exit_code == 0
+    for name, content, said in (
+        ("train.yaml", ": : :", "is not valid YAML"),
+        ("inference.yaml", "", "is empty"),
+        ("train.yaml", "seed: 1\nseed: 2\n", "sets 'seed' twice"),
+    ):
+        (run / "configs" / name).write_text(content)
+        words = ("train", run) if name == "train.yaml" else ("predict", run, tmp_path, tmp_path / "masks")
+        told = refused(*words)
+        assert said in told and str(run / "configs" / name) in told
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import torch
 from ignite.engine import Engine, Events
@@ -71,7 +72,9 @@ def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint, contact_sheet: 
 
 def _train(trainer: Engine, checkpoint: Checkpoint) -> None:
     try:
-        trainer.run()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`dataloader` is empty")  # no validation cases: said at the end
+            trainer.run()
         checkpoint.wait()
     except Exception as error:
         explained = explain(error, trainer, checkpoint.folder)

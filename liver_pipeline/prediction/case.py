@@ -15,7 +15,7 @@ import torch
 from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput, case_name
-from liver_pipeline.io.files import relative
+from liver_pipeline.io.files import fitting_name, relative
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
 from liver_pipeline.io.probabilities import probabilities_record
@@ -69,9 +69,10 @@ class FolderCase(RunningCase):
     def of(cls, one: ScanInput, root: Path, output_dir: Path, suffix: str = FORMATS["nifti"]) -> FolderCase:
         """Return the case of an input found below ``root``; its mask ends in ``suffix``, that of a picture as one."""
         suffix = PICTURE_MASK if one.path.name.lower().endswith(PICTURE_SUFFIXES) else suffix
+        mask = output_dir / one.case
         return cls(
             one.case, one.path, relative(one.path, root), one.series, one.why,
-            output=output_dir / f"{one.case}{suffix}", suffix=suffix,
+            output=mask.with_name(fitting_name(mask.name, suffix)), suffix=suffix,
         )  # fmt: skip
 
     @property
@@ -101,7 +102,7 @@ class FolderCase(RunningCase):
         return self._beside(PROBABILITIES)
 
     def _beside(self, ending: str) -> Path:
-        return self.output.with_name(case_name(self.output.name) + ending)
+        return self.output.with_name(fitting_name(case_name(self.output.name), ending))
 
     def output_record(self, sha256: str) -> dict[str, Any]:
         """Return what the record says of the files that were written."""

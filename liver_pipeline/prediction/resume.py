@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
 import re
 import shutil
 from collections.abc import Collection
@@ -13,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liver_pipeline.dicom_results.results import result_paths
-from liver_pipeline.io.discovery import STALE, input_sha256
+from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256, folder_sha256, is_there
+from liver_pipeline.io.files import file_sha256, fitting_name, folder_sha256, is_there
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.io.masks import PICTURE_MASK
@@ -23,7 +21,7 @@ from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
 
-NAME_BYTES = 255  # of a file's name, on most file systems
+ENDINGS = (*DICOM_ENDINGS.values(), PROBABILITIES, ".description.json", ".html", ".json")  # beside a mask
 TOLD_MASK = re.compile(rb'"mask_sha256": "([0-9a-f]{64})"')  # in tables, and in the data of pages
 
 
@@ -165,18 +163,10 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     """
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
-    stem = case.output.name.removesuffix(case.suffix)
+    stem = case_name(case.output.name)
     beside = (case.probabilities, case.description, case.page, case.provenance, case.output)
     for path in (*result_paths(case.output).values(), *beside):
         if is_there(path):
-            ending = f"{STALE}{path.name.removeprefix(stem)}"
-            path.replace(path.with_name(f"{_short(stem, NAME_BYTES - len(ending))}{ending}"))
+            ending = next((one for one in ENDINGS if path.name.endswith(one)), case.suffix)
+            path.replace(path.with_name(fitting_name(stem, f"{STALE}{ending}")))
     return True
-
-
-def _short(stem: str, most: int) -> str:
-    """Return a name, its end replaced by a hash of it where the name is longer than so many bytes."""
-    if len(os.fsencode(stem)) <= most:
-        return stem
-    digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:12]
-    return os.fsencode(stem)[: most - 13].decode("utf-8", "ignore") + f"~{digest}"

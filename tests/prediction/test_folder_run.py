@@ -825,9 +825,21 @@ def test_a_broken_device_ends_the_run_and_its_case_is_tried_again(scans: Path, t
 
 
 def test_a_name_as_long_as_a_file_system_allows_is_done(tmp_path: Path) -> None:
-    name = "n" * 236  # and .description.json makes 253 bytes
-    write_scan(tmp_path / "scans" / f"{name}.nii.gz")
-    assert folder_run(tmp_path / "scans", tmp_path / "masks", describe=True).run().exit_code == 0
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    for name in (
+        "n" * 236 + ".nii.gz",
+        "n" * 248 + ".nii.gz",
+        "n" * 251 + ".nii",
+    ):  # of the last not even the mask fits
+        write_scan(scans / name)
+    wanted: Any = {"describe": True, "view": True}
+    assert folder_run(scans, masks, **wanted).run() == Summary(done=3, failed=0, skipped=0, exit_code=0)
+    assert [len(list(masks.glob(f"*{end}"))) for end in (".nii.gz", ".description.json", ".html")] == [3, 3, 3]
+    assert folder_run(scans, masks, **wanted).run() == Summary(done=0, failed=0, skipped=3, exit_code=0)
+    for path in scans.iterdir():
+        path.write_bytes(b"damaged")
+    assert folder_run(scans, masks, **wanted).run().failed == 3
+    assert len(list(masks.glob("*.stale*"))) == len(list(masks.glob("n*"))) == 12
 
 
 def test_what_makes_a_result_doubtful_is_said_on_the_screen_and_what_does_not_is_not(
