@@ -3,7 +3,8 @@
 #
 # FOLDER (a temporary one by default; about 8 GB) gets an environment of its own, since MONAI Label needs other versions of
 # pydicom and numpy than liver-pipeline; the runs; and what the server wrote. `liver-pipeline` of the environment that calls
-# this makes the runs and the masks to compare with. Ends with 1 if a mask differs or a training leaves no new weights.
+# this makes the runs and the masks to compare with. Ends with 1 if a mask differs, or if a training does not leave the better
+# of its weights and those that were there.
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
 work=${1:-$(mktemp -d)}
@@ -28,7 +29,7 @@ fi
 
 # the server's folders: bundles without anything of the cases, and scans with labels to train on
 rm -rf app studies masks
-PATH=$PWD/env/bin:$PATH monailabel apps --name monaibundle --download --output . > apps.log && mv monaibundle app
+PATH=$PWD/env/bin:$PATH PYTHONPATH= monailabel apps --name monaibundle --download --output . > apps.log && mv monaibundle app
 liver-pipeline export runs/demo/run app/model/demo --format bundle
 liver-pipeline export runs/slices app/model/slices --format bundle
 liver-pipeline export default app/model/default --format bundle
@@ -38,7 +39,7 @@ for n in 1 2 3 4; do
   cp runs/demo/data/segmentation-$n.nii.gz studies/labels/final/scan$n.nii.gz
 done
 
-PATH=$PWD/env/bin:$PATH monailabel start_server --app app --studies studies --host 127.0.0.1 --port "$port" \
+PATH=$PWD/env/bin:$PATH PYTHONPATH= monailabel start_server --app app --studies studies --host 127.0.0.1 --port "$port" \
   --conf models demo,default,slices --conf zoo_source local --conf sam2 false > server.log 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
@@ -60,14 +61,25 @@ print(f"{name}: {differing} of {ours.size} voxels differ from predict; {int((our
 sys.exit(differing != 0)
 PY
 }
-train() {  # MODEL: POST /train gives new weights, and those are what the next request is answered with
+train() {  # MODEL: POST /train trains so many epochs; only weights that validate better than those that are there replace them
   before=$(sha256sum < "app/model/$1/models/model.pt")
   curl -sf -X POST "http://127.0.0.1:$port/train/$1?run_sync=true" -H 'Content-Type: application/json' \
     -d '{"device": "cpu", "max_epochs": 2, "val_split": 0.25}' > "train_$1.json" || true
-  rows=$(($(wc -l < "app/model/$1/log.csv") - 1))
   new=no; [ "$before" = "$(sha256sum < "app/model/$1/models/model.pt")" ] || new=yes
-  echo "$1: POST /train: $rows epochs of 2, new weights: $new"
-  [ "$rows" = 2 ] && [ $new = yes ] || failed=1
+  python3 - "$1" "$new" <<'PY' || failed=1
+import csv
+import re
+import sys
+from pathlib import Path
+
+name, new = sys.argv[1:]
+rows = list(csv.DictReader(Path(f"app/model/{name}/log.csv").open()))
+there = float(re.findall(r"weights that are there score ([0-9.]+);", Path("server.log").read_text())[-1])
+best = max(float(row["val_mean_dice"] or "nan") for row in rows)
+print(f"{name}: POST /train: {len(rows)} epochs of 2, Dice {there:.3f} before, {best:.3f} at best, new weights: {new}")
+close = abs(best - there) < 1e-3  # said with three digits
+sys.exit(len(rows) != 2 or not (close or (best > there) == (new == "yes")))
+PY
 }
 
 infer demo runs/demo/run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import torch
 from ignite.engine import Engine, Events
@@ -36,8 +37,8 @@ def run(
         checkpoint: Attached here, after all whose state it saves; its parts ``average`` and ``hard_cases`` are as well.
         contact_sheet: Attached here.
         anew: Train all of the trainer's epochs, with the weights that its handlers load, such as MONAI Label's
-            CheckpointLoader; what an earlier training left goes to ``earlier/<number>``, and its weights stay until
-            a validation gives others.
+            CheckpointLoader; what an earlier training left goes to ``earlier/<number>``, and its weights, validated
+            first, stay until a validation gives better ones.
 
     Raises:
         ValueError: If another process is training in the run folder; see also :meth:`Checkpoint.resume`.
@@ -49,6 +50,8 @@ def run(
     with lock_run(checkpoint.folder.parent) if is_main_process() else contextlib.nullcontext():
         if anew and is_main_process():
             move_aside(checkpoint.folder.parent, BEHIND, copies=[WEIGHTS.as_posix()])
+        if anew:
+            trainer.add_event_handler(Events.STARTED, lambda: checkpoint.parts["best"].defend(log.validator))
         _run(trainer, log, checkpoint, contact_sheet)
 
 
@@ -69,7 +72,9 @@ def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint, contact_sheet: 
 
 def _train(trainer: Engine, checkpoint: Checkpoint) -> None:
     try:
-        trainer.run()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`dataloader` is empty")  # no validation cases: said at the end
+            trainer.run()
         checkpoint.wait()
     except Exception as error:
         explained = explain(error, trainer, checkpoint.folder)

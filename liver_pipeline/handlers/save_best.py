@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from liver_pipeline.distributed import is_main_process
 from liver_pipeline.io.checkpoints import save_checkpoint
+from liver_pipeline.networks.weights import load_weights
 
 
 class SaveBest:
@@ -41,6 +44,25 @@ class SaveBest:
         if metric > (-float("inf") if self.best is None else self.best):
             self.best = metric
             self._save(engine.state.epoch)
+
+    def defend(self, validator: Engine) -> None:
+        """Validate the weights that are at ``path``, if any: only better ones replace them. The network stays as it is.
+
+        Raises:
+            ValueError: If they belong to another network.
+        """
+        if not self.path.is_file():
+            return
+        own = copy.deepcopy(self.network.state_dict())
+        load_weights(self.network, self.path)
+        self.best = math.inf  # nothing is better: they stay as they are
+        validator.run()
+        self.network.load_state_dict(own)
+        validator.state.epoch = 0  # it was none of the training's
+        metric = float(validator.state.metrics[validator.state.key_metric_name])
+        self.best = metric if math.isfinite(metric) else None
+        if self.best is not None:
+            tqdm.write(f"the weights that are there score {metric:.3f}; only better ones replace them")
 
     def keep_last(self, epoch: int) -> None:
         """Save the weights as they are at the end of a training in which no validation gave a score, and say so."""

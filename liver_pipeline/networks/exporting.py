@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from liver_pipeline.networks.instance_norm import spell_out_instance_norms
 from liver_pipeline.networks.openvino import import_openvino
 
 Windows = Callable[[torch.Tensor], torch.Tensor]
@@ -110,7 +111,8 @@ def _read_onnx(path: Path) -> Windows:
 
 def _write_openvino(network: nn.Module, windows: torch.Tensor, path: Path) -> str:
     openvino = import_openvino()
-    model = openvino.convert_model(network, example_input=windows, input=[-1, *windows.shape[1:]])
+    exact = spell_out_instance_norms(network)
+    model = openvino.convert_model(exact, example_input=windows, input=[-1, *windows.shape[1:]])
     model.inputs[0].get_tensor().set_names({IMAGE})
     model.outputs[0].get_tensor().set_names({LOGITS})
     openvino.save_model(model, path, compress_to_fp16=False)

@@ -88,6 +88,9 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays
     for state, case in kept.items():
         cases.amend(case, state=state)
         (cases.folder(case, "scan") / "scan-00001.nii").touch()
+    (cases.uploads / "patients").mkdir()  # --work named a folder that had uploads/ of its own
+    for name in ("patients/scan.nii", ".DS_Store"):
+        (cases.uploads / name).write_text("mine")
     cases.drop_abandoned(3600)
     assert sorted(cases.ids()) == sorted(kept.values())
     an_hour_ago = time.time() - 3700
@@ -98,6 +101,7 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays
     assert sorted(cases.ids()) == sorted(kept.values())
     cases.drop_abandoned(0.0)  # a new start
     assert sorted(cases.ids()) == sorted([kept[STARTED], kept[ENDED]]) and cases.unfinished() == [kept[STARTED]]
+    assert (cases.uploads / "patients/scan.nii").read_text() == (cases.uploads / ".DS_Store").read_text() == "mine"
 
 
 @pytest.mark.parametrize("opens", [True, False], ids=["a browser that fails", "no screen"])
@@ -141,7 +145,9 @@ def test_every_address_means_the_names_of_this_machine() -> None:
 def test_a_tab_that_is_closed_while_it_sends_takes_its_case_along(app: RunningApp, scans: Path) -> None:
     from tests.browser import browser_page
 
-    before = {row["id"] for row in ask(app, "GET", "/api/cases")[1]}
+    def cases() -> set[str]:
+        return {row["id"] for row in ask(app, "GET", "/api/cases")[1]}
+
     with browser_page(webgl=False) as page:
         page.goto(app.link)
         page.wait_for_selector("#run option", state="attached")
@@ -149,8 +155,6 @@ def test_a_tab_that_is_closed_while_it_sends_takes_its_case_along(app: RunningAp
         page.route("**/scan/*", lambda route: None)  # the file is on its way, and never arrives
         page.set_input_files("#files", scans / "Doe.nii.gz")
         page.wait_for_selector("#sending-line:visible")
-        while {row["id"] for row in ask(app, "GET", "/api/cases")[1]} == before:
-            page.wait_for_timeout(50)
+        wait_for(cases)
         page.goto("about:blank")
-        while {row["id"] for row in ask(app, "GET", "/api/cases")[1]} != before:
-            page.wait_for_timeout(50)
+        wait_for(lambda: not cases())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import liver_pipeline as lp
 from tests.small import UNET3D, make_phantoms
 
 
-def ask_to_train(bundle: Path, data: Path, epochs: int) -> list[dict[str, str]]:
+def ask_to_train(bundle: Path, data: Path, epochs: int, learning_rate: float) -> list[dict[str, str]]:
     """Train as its ``BundleTrainTask`` does: the overrides of 0.8.5, a loader of weights first among the handlers."""
     config = bundle / "configs" / "train.yaml"
     handlers: list[dict[str, Any]] = ConfigParser.load_config_file(config)["train"]["handlers"]
@@ -29,6 +30,7 @@ def ask_to_train(bundle: Path, data: Path, epochs: int) -> list[dict[str, str]]:
         "train#trainer#max_epochs": epochs,
         "train#dataset#data": items[:2],
         "device": "cpu",
+        "learning_rate": learning_rate,
         "train#handlers": [{"_target_": "CheckpointLoader", **weights}, *handlers],
         "validate#dataset#data": items[2:],
     }
@@ -41,7 +43,7 @@ def ask_to_train(bundle: Path, data: Path, epochs: int) -> list[dict[str, str]]:
 
 
 def test_each_request_trains_so_many_epochs_more_from_the_weights_that_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_phantoms(tmp_path / "data")
     lp.train(tmp_path / "run", {}, overrides={**UNET3D, "dataset_dir": str(data), "max_epochs": 3})
@@ -54,13 +56,19 @@ def test_each_request_trains_so_many_epochs_more_from_the_weights_that_are_there
         return load(module, state, *args, **options)
 
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", spy)
-    for request in (1, 2):
-        weights = torch.load(tmp_path / "bundle" / "models" / "model.pt", weights_only=True)["model"]
+    model = tmp_path / "bundle" / "models" / "model.pt"
+    for request, learning_rate in ((1, 1e-3), (2, 1e-12)):  # so little moves no label: no better than what is there
+        there = model.read_bytes()
+        weights = torch.load(model, weights_only=True)["model"]
         begun_with.clear()
-        rows = ask_to_train(tmp_path / "bundle", data, epochs=2)
+        rows = ask_to_train(tmp_path / "bundle", data, epochs=2, learning_rate=learning_rate)
         assert [row["epoch"] for row in rows] == ["1", "2"]
         assert float(rows[0]["learning_rate"]) > float(rows[1]["learning_rate"]) > 0  # a schedule of its own
         assert all(torch.equal(begun_with[0][name], weights[name]) for name in weights)
         earlier = tmp_path / "bundle" / "earlier" / str(request) / "models" / "model.pt"
-        kept = torch.load(earlier, weights_only=True)["model"]
-        assert all(torch.equal(kept[name], weights[name]) for name in weights)
+        assert earlier.read_bytes() == there
+        said = re.search(r"the weights that are there score (\S+);", capsys.readouterr().out)
+        assert said
+        better = max(float(row["val_mean_dice"]) for row in rows) > float(said[1]) + 5e-4  # said with three digits
+        assert better or model.read_bytes() == there
+    assert not better

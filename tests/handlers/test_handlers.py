@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from liver_pipeline.handlers.dice import dice_of_each_class, mean_class_dice
 from liver_pipeline.handlers.early_stop import EarlyStop
@@ -115,6 +115,31 @@ def test_only_a_better_validation_replaces_the_weights(tmp_path: Path) -> None:
         handler(engine)
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     assert (saved["epoch"], saved["metric"], float(saved["model"]["weight"])) == (5, 0.7, 5.0)
+
+
+def test_weights_that_are_there_yield_only_to_better_ones(tmp_path: Path) -> None:
+    path, network = tmp_path / "model.pt", torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 0.6)
+    save_checkpoint(path, {"model": network.state_dict(), "epoch": 9, "metric": 0.99})  # of other validation cases
+    there = path.read_bytes()
+    torch.nn.init.constant_(network.weight, 0.1)
+    handler, validator = SaveBest(path, network), Engine(lambda *_: None)
+    validator.state.key_metric_name = "dice"
+    validator.add_event_handler(
+        Events.COMPLETED, lambda engine: engine.state.metrics.update(dice=float(network.weight))
+    )  # the score is the weight
+    handler.attach(validator)
+    validator.run = lambda: Engine.run(validator, [0])
+    handler.defend(validator)
+    assert float(network.weight) == pytest.approx(0.1)  # the training begins with its own
+    assert validator.state.epoch == 0  # no epoch of it was validated
+    for weight in (0.5, 0.6):
+        torch.nn.init.constant_(network.weight, weight)
+        validator.run()
+        assert path.read_bytes() == there
+    torch.nn.init.constant_(network.weight, 0.7)
+    validator.run()
+    assert load_checkpoint(path)["metric"] == pytest.approx(0.7)
 
 
 def test_a_column_that_appears_later_is_blank_before(tmp_path: Path) -> None:
