@@ -289,7 +289,7 @@ def _like(label_map: LabelMap, pred: MetaTensor) -> MetaTensor:
     Its memory order stays: MONAI's convert_to_dst_type turns a large one round, a second for 512 x 512 x 400.
     """
     cleaned = MetaTensor(torch.from_numpy(label_map)[None].to(pred.device))
-    cleaned.copy_meta_from(pred)
+    cleaned.copy_meta_from(pred)  # type: ignore[no-untyped-call]
     return cleaned
 
 
