@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 import time
 import warnings
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 import liver_pipeline as lp
 from liver_pipeline.commands import completion
-from liver_pipeline.io.screen import hang_up
+from liver_pipeline.io.screen import hang_up, open_streams
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
@@ -26,12 +27,12 @@ EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
 
 
 class WithoutEmptyWords(click.Command):
-    """A command that refuses empty words: an unset variable of the shell would be read as the working directory."""
+    """A command that refuses blank words: an unset variable of the shell would name the working directory."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse empty words, then parse as usual."""
+        """Refuse empty words and blanks, then parse as usual."""
         for number, word in enumerate(args, 1):
-            if word == "" or (word.startswith("--") and word.endswith("=")):
+            if not word.strip() or (word.startswith("--") and not word.partition("=")[2].strip() and "=" in word):
                 raise ValueError(f"word {number} after {ctx.info_name} is empty ({word!r}); is a variable unset?")
         return super().parse_args(ctx, args)
 
@@ -53,17 +54,25 @@ class OneLineErrors(click.Group):
         except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
             if ctx.params.get("debug"):
                 raise
-            line = " ".join(str(root_cause(error)).split())
+            line = " ".join(root_cause(error).split())
             own = "; own classes lie in the working directory" if "Cannot locate class" in line else ""
             click.echo(f"liver-pipeline: {line}{own}", err=True)
             sys.exit(EXIT_BAD_USAGE)
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """Return the exception at the bottom of the ``__cause__`` chain: MONAI wraps config errors in RuntimeError."""
-    while error.__cause__ is not None:
+def root_cause(error: BaseException) -> str:
+    """Return what the exception says that MONAI wraps where a config cannot be built; any other speaks for itself.
+
+    Of a component of others, whose words do not say what in the config they are about, its name stands before them.
+    """
+    foreign = ""
+    while error.__cause__ is not None and (wrapped := re.match("Failed to (instantiate|evaluate)", str(error))):
+        if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", wrapped.string):
+            foreign = f"{built[1]}: "
         error = error.__cause__
-    return error
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"  # without Python's number and quotes
+    return f"{foreign}{error}"
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,6 +81,7 @@ def root_cause(error: BaseException) -> BaseException:
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
     warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings
@@ -330,14 +340,17 @@ def predict_command(
              liver-pipeline predict runs/r34 scans/ masks/
     """
     from liver_pipeline.bundle.entry import parse_overrides
-    from liver_pipeline.bundle.lean import import_monai_for
+    from liver_pipeline.bundle.lean import import_monai_for, uncollected
 
     values = parse_overrides(overrides) | {key: value for key, value in options.items() if value}
+    if dicom is None and (options["seg_type"] or options["seg_deflate"]):
+        raise click.UsageError("--seg-type and --seg-deflate are of --dicom seg")
     if dicom is not None:
         values["dicom"] = [kind.strip() for kind in dicom.split(",")]
-    if not ensemble:
-        import_monai_for(run_dir, values)
-    from liver_pipeline.commands.predict import predict
+    with uncollected():
+        if not ensemble:
+            import_monai_for(run_dir, values)
+        from liver_pipeline.commands.predict import predict
 
     spread: Any = {"shard": shard, "ray": ray, "worker_cores": worker_cores}
     predict(run_dir, scans, masks, ensemble=ensemble, partial=partial, overrides=values, **spread).exit()
@@ -690,6 +703,8 @@ def check_command(
     \b
     Example: liver-pipeline check scans/ --labels labels/ --label-map '{6: 1, 7: 2}'
     """
+    if label_map is not None and labels is None:
+        raise click.UsageError("--label-map says what the values of --labels mean")
     from liver_pipeline.commands.check import check_scans, summary_lines
     from liver_pipeline.io.studies import find_volumes
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from liver_pipeline.io.limits import available_bytes, cores
+
 REAL_DATA = "LIVER_PIPELINE_REAL_DATA"
+BYTES_A_WORKER = 5 << 30  # the largest networks, trained
 ORTHANC_WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 # Processes that tests start import their functions from tests/; last, so that the installed package wins.
@@ -20,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 # Tests side by side (pytest -n) share the cores, as do processes that they start; set before anything loads PyTorch.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // int(workers))))
 
 # A key written twice in a YAML file is an error in tests; MONAI only warns by default.
 os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
@@ -30,8 +33,18 @@ settings.register_profile("suite", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("suite")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run as many tests side by side (-n auto) as this job has cores and memory for."""
+    return max(1, min(cores(), available_bytes() // BYTES_A_WORKER))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out tests on real scans where no folder of them is named, and those of programs that are not there."""
+    """Leave out tests of real scans and of programs where there are none; begin with real scans.
+
+    They take longest: what stands last may be divided among the processes of ``-n``, and each would train its own run.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("real_data") is None)
     missing = {
         "real_data": "" if os.environ.get(REAL_DATA) else f"{REAL_DATA} does not name a folder of real scans",
         "orthanc": "" if ORTHANC_WEB.exists() else "there is no Orthanc with DICOMweb; .ci/services installs it",

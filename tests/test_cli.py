@@ -20,7 +20,7 @@ from liver_pipeline.bundle.keys import KEYS
 from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.bundle.roles import MEANING, Role
 from liver_pipeline.bundle.workflow import load_config
-from liver_pipeline.cli import main
+from liver_pipeline.cli import main, root_cause
 from tests.small import make_phantoms
 
 COMMANDS = ("train", "compose", "predict", "evaluate", "list", "keys", "demo", "check", "plan")
@@ -277,6 +277,9 @@ def test_predict_imports_no_library_that_the_run_does_not_use(tmp_path: Path) ->
     [
         ("evaluate", "", "", ""),
         ("train", ""),
+        ("synthesize", " "),
+        ("evaluate", "masks", "labels", "\t"),
+        ("predict", "RUN", "scans", "masks", "--series= "),
         ("predict", "run", ""),
         ("check", ""),
         ("compose", "run", "--network", ""),
@@ -325,3 +328,45 @@ def test_an_option_without_sense_is_refused_by_its_name_before_anything_is_read(
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 2
     assert f"Invalid value for '{words[-2]}'" in done.output
+
+
+def test_a_component_of_others_is_named_before_its_own_words() -> None:
+    def chain(target: str) -> BaseException:
+        error = RuntimeError(f"Failed to instantiate component '{target}' with keywords: params,lr")
+        error.__cause__ = ValueError("Invalid learning rate: -1")
+        return error
+
+    assert root_cause(chain("torch.optim.AdamW")) == "torch.optim.AdamW: Invalid learning rate: -1"
+    assert root_cause(chain("liver_pipeline.engines.run")) == "Invalid learning rate: -1"
+
+
+def test_what_names_the_file_is_what_is_said_and_not_what_caused_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert call("compose", run, "--data", "phantom", *TINY).exit_code == 0
+    for name, content, said in (
+        ("train.yaml", ": : :", "is not valid YAML"),
+        ("inference.yaml", "", "is empty"),
+        ("train.yaml", "seed: 1\nseed: 2\n", "sets 'seed' twice"),
+    ):
+        (run / "configs" / name).write_text(content)
+        words = ("train", run) if name == "train.yaml" else ("predict", run, tmp_path, tmp_path / "masks")
+        told = refused(*words)
+        assert said in told and str(run / "configs" / name) in told
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["predict", "run", "scans", "masks", "--seg-type", "labelmap"], "--dicom"),
+        (["predict", "run", "scans", "masks", "--seg-deflate"], "--dicom"),
+        (["predict", "run", "scans", "masks", "--worker-cores", "2"], "--ray"),
+        (["predict", "run", "scans", "masks", "output_dir=elsewhere"], "output_dir is masks"),
+        (["predict", "run", "scans", "masks", "dataset_dir=elsewhere"], "dataset_dir is scans"),
+        (["check", "scans", "--label-map", "{6: 1}"], "--labels"),
+        (["view", "scan.nii.gz", "--label-map", "{6: 1}"], "reference"),
+        (["evaluate", "a", "b", "c", "--protocol", "lits-official", "--min-lesion-ml", "5"], "lits-official"),
+    ],
+)
+def test_an_option_that_would_be_dropped_is_refused(words: list[str], reason: str) -> None:
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and reason in done.output

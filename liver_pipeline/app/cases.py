@@ -13,12 +13,14 @@ from threading import RLock
 from typing import Any
 
 from liver_pipeline.app.data_folder import DataFolder
+from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
 # What a case's note says of it; the ledger says how it ended.
 UPLOADING, STARTED, CANCELLED, ENDED = "uploading", "started", "cancelled", "ended"
 LOST = "PREDICT_FAILED"
+CASE_NAME = "[0-9a-f]{16}"
 EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 
 
@@ -65,7 +67,7 @@ class CaseFolder:
         """
         if source is not None:
             self._below_data(source)
-        case = secrets.token_hex(8)
+        case = secrets.token_hex(8)  # see CASE_NAME
         (self.uploads / case).mkdir(mode=0o700)
         note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}
         try:
@@ -82,6 +84,8 @@ class CaseFolder:
             seconds: Since the last byte.
         """
         for folder in self.uploads.iterdir():
+            if not (folder.is_dir() and re.fullmatch(CASE_NAME, folder.name)):
+                continue  # not of the app
             if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING:
                 last = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
                 if time.time() - last >= seconds:
@@ -93,7 +97,7 @@ class CaseFolder:
         Raises:
             NoSuchCase: If there is no such case.
         """
-        if not re.fullmatch("[0-9a-f]{16}", case):
+        if not re.fullmatch(CASE_NAME, case):
             raise NoSuchCase(case)
         try:
             found: dict[str, Any] = json.loads((self.uploads / case / "case.json").read_bytes())
@@ -113,10 +117,11 @@ class CaseFolder:
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
-    def scan(self, case: str) -> Path | None:
-        """Return the case's scan: a file, or a folder of slices; None if nothing was given."""
-        source = self.note(case)["source"]
-        return self._given(case, "scan") if source is None else self._below_data(source)
+    def scan(self, case: str) -> ScanInput | None:
+        """Return the case's scan: a file or folder of slices, and which series there; None if nothing was given."""
+        note = self.note(case)
+        path = self._given(case, "scan") if note["source"] is None else self._below_data(note["source"])
+        return None if path is None else ScanInput(path, case, note.get("series"), note.get("why", ""))
 
     def reference(self, case: str) -> Path | None:
         """Return the case's reference label map, None without one."""
@@ -161,6 +166,7 @@ class CaseFolder:
         """
         note, ledger = self.note(case), rows.get(case, {})
         row: dict[str, Any] = {"id": case, **{key: note[key] for key in ("name", "run", "created", "verdict", "note")}}
+        row |= {key: note.get(key) for key in ("study", "series")}
         row |= {"state": note["state"], "stage": "", "percent": None, "code": None, "detail": None, "flags": []}
         if case in running:
             return {**row, **running[case]}

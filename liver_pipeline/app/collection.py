@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from liver_pipeline.app.cases import CaseFolder, json_or_nothing
-from liver_pipeline.app.corrections import reader_of, scan_of
+from liver_pipeline.app.corrections import scan_of
 from liver_pipeline.data.converted import write_volume
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import disk_is_full, whole_folder
+from liver_pipeline.io.files import disk_is_full, link_or_copy, whole_folder
+from liver_pipeline.io.records import reader_of
 
 LINKED = (".nii.gz", ".nii", ".nrrd", ".mha", ".mgz", ".mgh")  # one file that says all, whatever it is called
 
@@ -49,7 +48,7 @@ def collect_cases(cases: CaseFolder, folder: Path) -> dict[str, str]:
                 found = finding_of(reason)
                 told[case] = f"{found.code}: {found.detail}"
                 continue
-            _link(cases.result(case, f"{cases.kind(case)}.nii.gz"), new / "labels" / f"{case}.nii.gz")
+            link_or_copy(cases.result(case, f"{cases.kind(case)}.nii.gz"), new / "labels" / f"{case}.nii.gz")
             scan = json_or_nothing(cases.result(case, ".json")).get("input", {}).get("sha256") or case
             patients.append((case, scan[:16]))
             told[case] = ""
@@ -70,16 +69,9 @@ def _chosen(cases: CaseFolder) -> Iterator[str]:
 
 def _put_scan(cases: CaseFolder, case: str, images: Path) -> None:
     scan = scan_of(cases, case)
-    suffix = next((suffix for suffix in LINKED if scan.name.lower().endswith(suffix)), "")
-    if suffix and scan.is_file():
-        _link(scan, images / f"{case}{suffix}")
+    suffix = next((suffix for suffix in LINKED if scan.path.name.lower().endswith(suffix)), "")
+    if suffix and scan.path.is_file():
+        link_or_copy(scan.path, images / f"{case}{suffix}")
     else:
         reader = reader_of(json_or_nothing(cases.result(case, ".json")))
-        write_volume(images / f"{case}.nii.gz", reader.scan(scan))
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        write_volume(images / f"{case}.nii.gz", reader.scan(scan.path, series=scan.series, why=scan.why))

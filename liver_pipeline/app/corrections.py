@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from liver_pipeline.app.cases import EDITED, CaseFolder, json_or_nothing
 from liver_pipeline.app.edits import Edit, changes, lay_on
 from liver_pipeline.app.judging import score_and_draw
 from liver_pipeline.app.uploads import Refusal, full_disk_refused
+from liver_pipeline.dicom_results.results import DicomResults, result_paths, write_results
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
+from liver_pipeline.io.discovery import DICOM_ENDINGS, ScanInput
 from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.records import reader_of
 from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
 
-MEASURED = (".description.json", ".scores.json", ".html")  # what is made of a corrected mask
+MADE = (".description.json", ".scores.json", ".html", *DICOM_ENDINGS.values())  # of a corrected mask
 
 
 def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
@@ -50,8 +53,7 @@ def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
 
         def announce(sha256: str) -> None:
             """Make the provenance know the mask before it is there; figures of the earlier one go."""
-            for ending in MEASURED:
-                cases.result(case, f"{EDITED}{ending}").unlink(missing_ok=True)
+            _remove(cases, case, MADE)
             record["output"] = {"path": edited.name, "sha256": sha256}
             record["edits"][-1]["output_sha256"] = sha256
             write_json(cases.result(case, f"{EDITED}.json"), plain(record))
@@ -76,6 +78,7 @@ def _record(cases: CaseFolder, case: str, edit: Edit) -> dict[str, Any]:
         "edits": [*steps[: made[-1] if made else 0], {"time": now, **page}],
         "timing": {"started": now},
         "warnings": network.get("warnings", []),
+        "accepted": network.get("accepted", []),
         "weights": network.get("weights", {}),
     }
 
@@ -90,12 +93,21 @@ def take_back(cases: CaseFolder, case: str) -> None:
     with cases.results:
         if not cases.kind(case):
             raise Refusal(404, "NOT_FOUND", "the case has no correction")
-        for ending in (".nii.gz", ".json", *MEASURED):
-            cases.result(case, f"{EDITED}{ending}").unlink(missing_ok=True)
+        _remove(cases, case, (".nii.gz", ".json", *MADE))
 
 
-def measured(cases: CaseFolder, case: str) -> None:
+def _remove(cases: CaseFolder, case: str, endings: Iterable[str]) -> None:
+    for path in (cases.result(case, f"{EDITED}{ending}") for ending in endings):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def measured(cases: CaseFolder, case: str, *, dicom: bool = False) -> None:
     """Write table, scores and page of a correction, where they are not there yet; nothing to do without a correction.
+
+    Args:
+        cases: Of an app.
+        case: Which.
+        dicom: Also those DICOM results that there are of the network's mask: they take longer.
 
     Raises:
         NoSuchCase: If there is no such case.
@@ -103,17 +115,22 @@ def measured(cases: CaseFolder, case: str) -> None:
         OSError: If something cannot be written.
     """
     with cases.results:
-        page, mask = (cases.result(case, f"{EDITED}{ending}") for ending in (".html", ".nii.gz"))
-        if not mask.exists() or page.exists():
+        mask, original = (cases.result(case, f"{kind}.nii.gz") for kind in (EDITED, ""))
+        if not mask.exists():
             return
-        scan = scan_of(cases, case)
-        reader = reader_of(json_or_nothing(cases.result(case, ".json")))
-        table = describe(mask, scan, reader=reader)
-        write_json(cases.result(case, f"{EDITED}.description.json"), plain(table))
-        score_and_draw(mask, scan, cases.reference(case), reader, original=cases.result(case, ".nii.gz"))
+        page, table = (cases.result(case, f"{EDITED}{ending}") for ending in (".html", ".description.json"))
+        network = json_or_nothing(cases.result(case, ".json"))
+        scan, reader = scan_of(cases, case), reader_of(network)
+        if not page.exists():
+            write_json(table, plain(describe(mask, scan.path, reader=reader, series=scan.series)))
+            score_and_draw(mask, scan, cases.reference(case), reader, original=original)
+        wanted = DicomResults([kind for kind, path in result_paths(original).items() if path.exists()])
+        if dicom and not all(path.exists() for path in wanted.paths(mask).values()):
+            told: dict[str, Any] = {"record": network, "table": json_or_nothing(table)}
+            write_results(wanted, mask, scan.path, series=scan.series, reader=reader, **told)
 
 
-def scan_of(cases: CaseFolder, case: str) -> Path:
+def scan_of(cases: CaseFolder, case: str) -> ScanInput:
     """Return the scan of a case that has a mask.
 
     Raises:
@@ -126,9 +143,3 @@ def scan_of(cases: CaseFolder, case: str) -> Path:
     if scan is None:
         raise refuse(case, "NOT_FOUND", "the scan of the case is not there any more")
     return scan
-
-
-def reader_of(record: dict[str, Any]) -> ScanReader:
-    """Return how the scan was read when its mask was made."""
-    told = record.get("config", {}).get("settings", {}).get("reader", {})
-    return ScanReader(**{name: told[name] for name in ScanReader.__dataclass_fields__ if name in told})

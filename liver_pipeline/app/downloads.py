@@ -28,7 +28,8 @@ DOWNLOADS = {  # name: what the file is called behind the case's name, and its t
     "edited.nii.gz": (f"{EDITED}.nii.gz", "application/gzip"),
     "edited.json": (f"{EDITED}.json", "application/json"),
 }
-OF_THE_MASK_NOW = ("table.json", "scores.json", "page.html")  # of the corrected mask, where there is one
+DICOM = ("seg.dcm", "sr.dcm", "captures.zip")
+OF_THE_MASK_NOW = ("table.json", "scores.json", "page.html", *DICOM)  # of the corrected mask, where there is one
 EVERYTHING = "everything.zip"
 
 

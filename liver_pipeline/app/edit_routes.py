@@ -54,15 +54,15 @@ def add_edits(app: FastAPI, cases: CaseFolder, row: Callable[[str], dict[str, An
         return row(case)
 
 
-def require_measured(cases: CaseFolder, case: str) -> None:
-    """Write what is not there yet of a correction's results.
+def require_measured(cases: CaseFolder, case: str, *, dicom: bool) -> None:
+    """Write what is not there yet of a correction's results; its DICOM results where ``dicom`` asks for them.
 
     Raises:
         NoSuchCase: If there is no such case.
         Refusal: With the code of what is wrong with the scan.
     """
     try:
-        measured(cases, case)
+        measured(cases, case, dicom=dicom)
     except (KeyError, Refusal):
         raise
     except Exception as reason:

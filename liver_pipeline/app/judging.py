@@ -6,6 +6,7 @@ from pathlib import Path
 
 from liver_pipeline.evaluation.pairing import CaseError, Pair
 from liver_pipeline.evaluation.scoring import score_as_meant
+from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.findings import IntakeError
@@ -14,7 +15,7 @@ from liver_pipeline.reports.viewer import write_viewer_page
 
 
 def score_and_draw(
-    mask: Path, scan: Path, reference: Path | None, reader: ScanReader, original: Path | None = None
+    mask: Path, scan: ScanInput, reference: Path | None, reader: ScanReader, original: Path | None = None
 ) -> None:
     """Write scores and page beside a mask ``NAME.nii.gz``; a reference that cannot be used ends neither.
 
@@ -39,4 +40,5 @@ def score_and_draw(
             why = reason if isinstance(reason, CaseError) else finding_of(reason)
             scores, reference = {"error": f"The reference was not used ({why.code}): {why.detail}"}, None
         write_json(mask.with_name(f"{stem}.scores.json"), plain(scores))
-    write_viewer_page(mask.with_name(f"{stem}.html"), scan, mask, reference, reader=reader, original=original)
+    page = mask.with_name(f"{stem}.html")
+    write_viewer_page(page, scan.path, mask, reference, reader=reader, series=scan.series, original=original)

@@ -18,11 +18,19 @@ from pydantic import BaseModel, Field
 
 from liver_pipeline.app.access import Guard
 from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder, NoSuchCase
-from liver_pipeline.app.downloads import DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download, downloads_of
+from liver_pipeline.app.downloads import (
+    DICOM,
+    DOWNLOADS,
+    EVERYTHING,
+    OF_THE_MASK_NOW,
+    attachment,
+    download,
+    downloads_of,
+)
 from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.runs import run_choices
+from liver_pipeline.app.supervisor import Supervisor
 from liver_pipeline.app.uploads import MAX_CASES, NO_SPACE, Refusal, refuse_bomb, store
-from liver_pipeline.app.worker import Supervisor
 from liver_pipeline.io.files import DISK_FULL, printable
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
@@ -117,7 +125,7 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
         scan = cases.scan(case)
         if scan is None:
             raise Refusal(409, "NO_SCANS", "nothing was uploaded for the case")
-        for path in (scan, cases.reference(case)):
+        for path in (scan.path, cases.reference(case)):
             refuse_bomb(path)
         supervisor.submit(case)
         return row(case)
@@ -161,7 +169,10 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
             bool, Query(description="for its start, although there is a scan: a reference follows")
         ] = False,
     ) -> dict[str, Any]:
-        """Make a case. With a scan as the request's body, or a source, it starts; else send files, then start it."""
+        """Make a case. With a scan as the request's body, or a source, it starts; else send files, then start it.
+
+        It becomes that of the first series of a study that has several; the others are cases with its id as ``study``.
+        """
         chosen = choices()
         if not chosen or (run and run not in chosen):
             raise Refusal(400, "NO_SUCH_RUN", f"the runs are {', '.join(chosen) or 'none'}")
@@ -239,11 +250,11 @@ def _add_results(app: FastAPI, cases: CaseFolder) -> None:
         """Return one file of a case that is done, of those that it lists as ``results``, or all of them in one zip.
 
         The network's mask and its provenance, the corrected mask and its own; of the corrected mask, else of the
-        network's, the clinical table, scores against a reference, and the viewer's page; of the network's mask of a
-        DICOM series the segmentation, the structured report, and the slices with outlines as secondary captures.
+        network's, the clinical table, scores against a reference, the viewer's page, and of a DICOM series the
+        segmentation, the structured report, and the slices with outlines as secondary captures.
         """
         if result in (*OF_THE_MASK_NOW, EVERYTHING):
-            require_measured(cases, case)
+            require_measured(cases, case, dicom=result in (*DICOM, EVERYTHING))
         return download(cases, case, result)
 
 

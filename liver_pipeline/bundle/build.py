@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from liver_pipeline.bundle.checks import check_values, shown
+from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.layers import component_class, components_in
 from liver_pipeline.bundle.values import is_code
@@ -57,6 +59,25 @@ def check_network(config: Mapping[str, Any]) -> None:
     weights = config.get("deep_supervision_weights")
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
+
+
+def check_start(config: Mapping[str, Any], run_dir: Path) -> None:
+    """Build the network of a training's config as the training will: on its device, with the weights it starts from.
+
+    Weights that an expression names are left out: they are of a stage, or a parent, that comes first.
+
+    Args:
+        config: Merged.
+        run_dir: Of the run, or the stage.
+
+    Raises:
+        FileNotFoundError: If weights are not there.
+        ValueError: If there is no such device, or weights cannot be used.
+    """
+    parser = ConfigParser({**config, "bundle_root": literal(str(run_dir.resolve()))})
+    if is_code(config.get("initial_weights")):
+        parser["initial_weights"] = None
+    parser.get_parsed_content("network")
 
 
 def _parsed(parser: ConfigParser, key: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.ensembles import fold_dirs
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.metadata import metadata
@@ -52,7 +53,7 @@ def compose(
         The run folder.
 
     Raises:
-        FileExistsError: If the folder holds a run and ``overwrite`` is false.
+        FileExistsError: If the folder holds a run and ``overwrite`` is false, or the folds of a cross-validation.
         ValueError: If another process is training in it; see also :func:`~liver_pipeline.bundle.stages.merge_stages`
             and :func:`~liver_pipeline.bundle.build.check_build`.
     """
@@ -63,6 +64,11 @@ def compose(
         check_build(configs["train"])
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file; the run folder needs another name")
+    if folds := fold_dirs(run_dir):
+        raise FileExistsError(
+            f"{run_dir} holds the folds of a cross-validation; choose another folder, or name one fold, such as "
+            f"{folds[0]}, or all with --folds"
+        )
     with lock_run(run_dir):
         if (run_dir / "configs").exists():
             if not overwrite:

@@ -47,11 +47,14 @@ def ensemble_of(run: str | Path, more: Sequence[str | Path] = (), *, partial: bo
 
     Raises:
         FileNotFoundError: If one is no run.
-        ValueError: If a fold is not trained to its end, and ``partial`` is false or none is.
+        ValueError: If a fold is not trained to its end, and ``partial`` is false or none is, or one is named twice.
     """
     folders = [
         folder for one in (run, *more) for folder in trained_folds(run_folder(one), partial) or [run_folder(one)]
     ]
+    for number, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:number]]:
+            raise ValueError(f"{folder} is named twice; the members of an ensemble are different runs")
     return folders[0], folders[1:]
 
 

@@ -74,7 +74,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
     ),
     "reading and intensities": (
         Key("modality", choice("ct", "mr"), "what scans are: their checks, and the chain of intensities", TAKEN),
-        Key("accept", several(CODE), "codes of errors in scans to take as warnings"),
+        Key("accept", several(CODE), "codes of errors in scans to take as warnings", RUNNING),
         Key("orientation", or_null(ORIENTATION), "where the axes of Analyze files run to: they do not say so", MEMBER),
         Key("repair", several(choice("SHEAR")), "codes of errors in scans to repair"),
         Key("hu_window", HU, "values kept of a CT", PLANNED | TAKEN, "HU"),

@@ -28,7 +28,7 @@ class Role(Flag):
 MEANING = {
     Role.PATH: "a path: always text; `~` and relative paths are made absolute where they enter",
     Role.COMMAND: "set by the commands themselves",
-    Role.RUNNING: "says where and how to run an inference, not what its masks are",
+    Role.RUNNING: "says where, how and on which scans to run an inference, not what its masks are",
     Role.LIVE: "may change once a training has begun: it changes no result",
     Role.GROWS: "may grow while a training goes on: it prolongs it",
     Role.STAGE: "one a stage of a cascade: without `liver_` it is the tumor stage's alone",

@@ -19,6 +19,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name, shipped, shipped_runs
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import plain
+from liver_pipeline.io.tables import read_json
 
 
 def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the folder is no run.
-        ValueError: If an earlier version of this package composed it, or these weights take masks.
+        ValueError: If it cannot be used, an earlier version of this package composed it, or these weights take masks.
     """
     path = Path(run_dir) / "configs" / f"{workflow}.yaml"
     if not path.is_file():
@@ -37,6 +38,10 @@ def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
             f"`liver-pipeline train` or `compose` makes one{_meant_run(Path(run_dir))}"
         )
     config = {key: entered(key, value) for key, value in read_config(path).items()}
+    if not config:
+        raise ValueError(
+            f"{path} is empty; copy it again, or compose a new run and copy {Path(run_dir) / 'models'} into it"
+        )
     if gone := _gone(config):
         raise ValueError(
             f"{run_dir} was composed by an earlier version of liver_pipeline ({path.name} has {gone}); its weights "
@@ -108,10 +113,13 @@ def run_workflow(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any
     """
     run_dir = Path(run_dir)
     settings = load_config(run_dir, workflow, overrides)
+    meta_file = run_dir / "configs" / "metadata.json"
+    if meta_file.exists():
+        read_json(meta_file)  # what is wrong with it is told with its name
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that there is no logging.conf
     config = ConfigWorkflow(
         config_file=str(run_dir / "configs" / f"{workflow}.yaml"),
-        meta_file=str(run_dir / "configs" / "metadata.json"),
+        meta_file=str(meta_file),
         logging_file=False,
         workflow_type="train" if workflow == "train" else "infer",
         **settings,

@@ -123,7 +123,7 @@ class _Driver:
         self.total = len(found)
         self.queue = CaseQueue(found)
         self.max_failures = max_failures
-        self.tally = {"done": 0, "failed": 0, "before": 0, "refused": 0}
+        self.tally = {"done": 0, "failed": 0, "before": 0, "refused": 0, "added": 0}
         self.failures = self.stale = 0
         self.broken = ""
 
@@ -188,8 +188,9 @@ class _Driver:
             logger.warning("%s: %s: %s", one.path, end.code, end.detail)
             self.failures += 1
         if end.refusal:
-            logger.warning("%s: no DICOM results: %s", one.path, end.refusal)
+            logger.warning("%s lacks what was asked for beside its mask: %s", one.path, end.refusal)
             self.tally["refused"] += 1
+        self.tally["added"] += end.added
         self.stale += end.stale
         self._count(end.kind, end.seconds)
         self.broken = self.broken or end.broken

@@ -51,12 +51,13 @@ class Errand:
 
 @dataclass(frozen=True)
 class End:
-    """How a case ended: ``kind`` is done, failed or before; ``refusal`` says why it lacks its DICOM results."""
+    """How a case ended: ``kind`` is done, failed or before; ``refusal`` says what it lacks beside its mask, and why."""
 
     kind: str
     code: str
     detail: str
     refusal: str
+    added: bool
     seconds: dict[str, float]
     stale: int
     broken: str
@@ -125,7 +126,7 @@ class Worker:
         kind = "failed" if case.failure is not None else "before" if case.before else "done"
         code, detail = (case.failure.code, case.failure.detail) if case.failure is not None else ("", "")
         refusal = "" if case.refusal is None else f"{case.refusal.code}: {case.refusal.detail}"
-        return End(kind, code, detail, refusal, case.stages.seconds, stale, steps.broken)
+        return End(kind, code, detail, refusal, case.added, case.stages.seconds, stale, steps.broken)
 
 
 def _check_folders(errand: Errand) -> None:

@@ -50,7 +50,7 @@ def run_app(
     from liver_pipeline.app.cases import CaseFolder
     from liver_pipeline.app.data_folder import DataFolder
     from liver_pipeline.app.server import make_app
-    from liver_pipeline.app.worker import Supervisor
+    from liver_pipeline.app.supervisor import Supervisor
 
     for name, folder in (("--runs", runs), ("--data", data)):
         if folder is not None and not Path(folder).is_dir():

@@ -104,6 +104,10 @@ def evaluate(
     options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
     refuse_empty(pred_dir=pred_dir, label_dir=label_dir, output_dir=output_dir)
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only, label_map=label_map)
+    if min_lesion_ml and protocol == "lits-official":
+        raise ValueError(
+            "lits-official counts lesions as the challenge's program does; min_lesion_ml goes with the others"
+        )
     pairs, failures = find_pairs(
         Path(pred_dir),
         Path(label_dir),

@@ -69,6 +69,11 @@ def predict(
             several scans are to go into one file, or another process writes to ``masks``.
     """
     refuse_empty(run=run, scans=scans, masks=masks)
+    for key, named in (("dataset_dir", scans), ("output_dir", masks)):
+        if key in (overrides or {}):
+            raise ValueError(f"{key} is {named}, the argument; leave the key out")
+    if worker_cores is not None and ray is None:
+        raise ValueError("worker_cores is of the workers of a cluster; give --ray, too")
     one_mask = is_mask_file(masks)
     first, others = ensemble_of(run if one_mask else _begun_with(run, masks), ensemble, partial=partial)
     values = {**(overrides or {}), **({"ensemble": [str(other.absolute()) for other in others]} if others else {})}

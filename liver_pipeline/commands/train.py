@@ -9,7 +9,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.build import check_build, check_start
 from liver_pipeline.bundle.compose import compose, set_run_aside, write_stages
 from liver_pipeline.bundle.entry import literal, refuse_empty
 from liver_pipeline.bundle.layers import Configs
@@ -139,11 +139,12 @@ def _begin_anew(run_dir: Path, wanted: dict[str, Configs], split: Mapping[str, A
     """Move what an earlier training wrote aside, once the new one is known to be able to start.
 
     Raises:
-        FileNotFoundError: If its data set is not there.
-        ValueError: If its cases cannot be told or dealt, or its network cannot be built.
+        FileNotFoundError: If its data set is not there, or weights that it starts from are not.
+        ValueError: If its cases cannot be told or dealt, or its network cannot be built on its device.
     """
-    for configs in wanted.values():
+    for stage, configs in wanted.items():
         check_build(configs["train"])
+        check_start(configs["train"], run_dir / stage)
     config = {**wanted[""]["train"], "bundle_root": literal(str(run_dir.resolve()))}
     parser = ConfigParser(config)
     cases, file = (parser.get_parsed_content(key) for key in ("cases", "split_file"))

@@ -37,10 +37,13 @@ def view(
 
     Raises:
         FileExistsError: If the page is there already and ``overwrite`` is not set.
+        ValueError: If there is a ``label_map`` and no reference.
         IntakeError: If a file cannot be used, or a label map lies on another grid than the scan.
     """
     given = {"scan": scan, "mask": mask, "reference": reference, "output": output}
     refuse_empty(**{name: path for name, path in given.items() if path is not None})
+    if label_map is not None and reference is None:
+        raise ValueError("label_map says what the values of the reference mean, and there is none")
     scan_path, mask_path = Path(scan), None if mask is None else Path(mask)
     if output is None:
         name = case_name((mask_path or scan_path.absolute()).name, mask_path is None and scan_path.is_dir())

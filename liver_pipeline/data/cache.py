@@ -62,6 +62,14 @@ class CaseCache:
         """
         return self.folder / f"{digest_of([self.recipe, case_digest(case, self.folder / 'sources')])}{SUFFIX}"
 
+    def scan_digest(self, case: Mapping[str, Any]) -> str:
+        """Return what tells the scan of a case from others: a digest of its files, whatever they are called.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        return case_digest({"image": case["image"]}, self.folder / "sources")
+
     def prepare(self, case: Mapping[str, Any]) -> None:
         """See to it that a case is in the cache, whole; one that is there is compared with its checksums.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def usable_cases(
     parts: Sequence[str] = ("train", "val"),
     held_classes: Callable[[Mapping[str, Any]], Sequence[bool]] | None = None,
     unnamed_labels: Callable[[Mapping[str, Any]], str] | None = None,
+    scan_digest: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Split:
     """Return the split without the cases that cannot be used.
 
@@ -44,6 +46,8 @@ def usable_cases(
             (``cache.CaseCache.held_classes``): what no case holds is said.
         unnamed_labels: Tells of a prepared case which values of its label map became background
             (``cache.CaseCache.unnamed_labels``): that is said.
+        scan_digest: Tells scans apart by what their files hold (``cache.CaseCache.scan_digest``): a scan that is in two
+            parts is named.
 
     Returns:
         The split; parts that were not prepared as they were.
@@ -73,7 +77,26 @@ def usable_cases(
         _say_what_is_left_out([unnamed_labels(case) for part in parts for case in usable[part]])
     if held_classes is not None:
         _say_what_is_missing({part: {case["case"]: held_classes(case) for case in usable[part]} for part in parts})
+    if scan_digest is not None:
+        _say_what_is_twice(usable, scan_digest)
     return usable
+
+
+def _say_what_is_twice(split: Split, scan_digest: Callable[[Mapping[str, Any]], str]) -> None:
+    """Say which cases of different parts are one scan under two names: their scores say nothing."""
+    seen: dict[str, tuple[str, str]] = {}
+    twice = []
+    for part, case in ((part, case) for part, cases in split.items() for case in cases):
+        with contextlib.suppress(OSError):  # of a part that is not prepared
+            other_part, other = seen.setdefault(scan_digest(case), (part, case["case"]))
+            if other_part != part:
+                twice.append(f"{case['case']} ({part}) is {other} ({other_part})")
+    if twice:
+        shown = "; ".join(twice[:5]) + (f"; and {len(twice) - 5} more" if len(twice) > 5 else "")
+        tqdm.write(
+            f"{len(twice)} scans are in two parts of the split, under two names: {shown}; remove one of each, or give "
+            f"both the same patient (patients.csv), and begin anew"
+        )
 
 
 def _say_what_is_left_out(unnamed: Sequence[str]) -> None:

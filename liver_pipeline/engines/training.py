@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import torch
 from ignite.engine import Engine, Events
@@ -81,7 +82,9 @@ def _validate_last(trainer: Engine, validator: Engine) -> None:
 
 def _train(trainer: Engine, checkpoint: Checkpoint) -> None:
     try:
-        trainer.run()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`dataloader` is empty")  # no validation cases: said at the end
+            trainer.run()
         checkpoint.wait()
     except Exception as error:
         explained = explain(error, trainer, checkpoint.folder)

@@ -70,9 +70,13 @@ def find_pairs(
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
-        ValueError: If the folders have no name in common, or neither has one of ``cases``.
+        ValueError: If the folders are one, or have no name in common, or neither has one of ``cases``.
     """
     preds, labels = _by_case(pred_dir), _by_case(label_dir)
+    if pred_dir.samefile(label_dir):
+        raise ValueError(
+            f"{pred_dir} is named for predictions and references alike: each would be scored against itself"
+        )
     if cases is not None:
         wanted, there = {clean_name(case) for case in cases}, preds.keys() | labels.keys()
         preds = {case: files for case, files in preds.items() if case in wanted}

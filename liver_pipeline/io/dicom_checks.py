@@ -23,7 +23,8 @@ GAP_ERROR, GAP_WARNING = 0.05, 0.01  # of the median gap
 PASS_TAGS = (
     "AcquisitionNumber", "ConvolutionKernel", "KVP", "TriggerTime", "NominalPercentageOfCardiacPhase",
     "TemporalPositionIdentifier", "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ComplexImageComponent",
-    "StackID", "ImageType", "ContrastBolusAgent", "SeriesNumber", "SeriesDescription", "SliceThickness",
+    "StackID", "ImageType", "ContrastBolusAgent", "SeriesNumber", "SeriesDescription", "SliceThickness", "ProtocolName",
+    "FilterType", "ReconstructionDiameter", "PatientPosition", "GantryDetectorTilt",
 )  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def conflict_findings(slices: Sequence[Slice]) -> list[Finding]:
     """
     found = []
     for code, tags in (
-        ("MIXED_PATIENTS", ("PatientID", "PatientName", "PatientBirthDate")),
+        ("MIXED_PATIENTS", ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")),
         ("MIXED_FRAMES", ("FrameOfReferenceUID",)),
         ("MIXED_SERIES", ("SeriesInstanceUID", "StudyInstanceUID")),
     ):
@@ -127,7 +128,7 @@ def conflict_findings(slices: Sequence[Slice]) -> list[Finding]:
 
 
 def overlapping_tags(slices: Sequence[Slice]) -> list[str]:
-    """Return the tags of :data:`PASS_TAGS`, or AcquisitionTime, whose groups of slices do not follow each other."""
+    """Return the tags of :data:`PASS_TAGS`, or the time, whose groups of slices do not follow each other."""
     along = positions_along(slices)
     if along is None:
         return []
@@ -135,11 +136,17 @@ def overlapping_tags(slices: Sequence[Slice]) -> list[str]:
     placed = {tag: [(along[i], slices[i].text(tag)) for i in order if slices[i].text(tag)] for tag in PASS_TAGS}
     tags = [tag for tag in PASS_TAGS if _overlap(placed[tag])]
     if not tags and slices[0].modality == "CT":  # MR may take odd slices after even ones, in one acquisition
-        times = [slices[i].text("AcquisitionTime") for i in order]
-        runs = sum(here != there for here, there in pairwise(times)) + 1
-        if "" not in times and 1 < len(set(times)) <= len(times) / 3 and runs > len(times) / 2:
-            return ["AcquisitionTime"]  # few times that alternate; rounding alone does not do that
+        return [
+            tag for tag in ("AcquisitionTime", "AcquisitionDateTime") if _alternates(slices[i].text(tag) for i in order)
+        ][:1]
     return tags
+
+
+def _alternates(found: Iterable[str]) -> bool:
+    """Return whether there are few times, and they alternate along the slices; rounding alone does not do that."""
+    times = list(found)
+    runs = sum(here != there for here, there in pairwise(times)) + 1
+    return "" not in times and 1 < len(set(times)) <= len(times) / 3 and runs > len(times) / 2
 
 
 def _overlap(placed: Sequence[tuple[float, str]]) -> bool:

@@ -49,6 +49,8 @@ TAGS = (
     "EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ComplexImageComponent", "StackID", "Rows", "Columns",
     "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope",
     "RescaleIntercept", "NumberOfFrames", "SeriesNumber", "SliceThickness", "AcquisitionTime",
+    "AcquisitionDateTime", "ProtocolName", "FilterType", "ReconstructionDiameter", "PatientPosition",
+    "GantryDetectorTilt", "PatientSex",
 )  # fmt: skip
 
 SERIES_UID = Tag("SeriesInstanceUID")

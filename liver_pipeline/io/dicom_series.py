@@ -38,10 +38,19 @@ class Series:
     slices: tuple[Slice, ...]
 
     def __str__(self) -> str:
+        return f"{self.uid or 'without UID'}{self._told()}"
+
+    @property
+    def title(self) -> str:
+        """What people tell it by: its number in the study, where it has one, in place of its UID."""
+        words = ("series", self.slices[0].text("SeriesNumber"), self.uid.partition("/")[2])
+        return " ".join(word for word in words if word) + self._told()
+
+    def _told(self) -> str:
         what = f" '{self.description}'" if self.description else ""
         with_contrast = ", contrast" if self.contrast else ""
         count = f"{len(self.slices)} {self.modality or 'unknown'} slices"
-        return f"{self.uid or 'without UID'}{what} ({count}, {self.thickness_mm:.4g} mm{with_contrast})"
+        return f"{what} ({count}, {self.thickness_mm:.4g} mm{with_contrast})"
 
 
 def leave_out_strangers(path: Path, slices: Sequence[Slice]) -> tuple[list[Slice], list[Finding]]:

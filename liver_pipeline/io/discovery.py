@@ -50,12 +50,14 @@ class ScanInput:
         case: Its name: its path below the searched folder, no suffix.
         series: Which of several DICOM series there; see :func:`liver_pipeline.io.dicom_series.choose_series`.
         why: The reason for the record, where that series was chosen.
+        title: What people call that series, where several there are cases of their own.
     """
 
     path: Path
     case: str
     series: str | None = None
     why: str = ""
+    title: str = ""
 
 
 def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = False) -> list[ScanInput]:

@@ -24,6 +24,7 @@ DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # suffix, and they are short even where the target's name is as long as a file system allows. The host and a number that
 # nobody else draws are in them: on a shared file system others write to the same folder.
 TEMPORARY = ".liver-pipeline.{}.part"
+NAME_BYTES = 255  # of a file's name, on most file systems
 EARLIER = "earlier"  # folder for what a newer run takes the place of
 
 
@@ -128,6 +129,20 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(there).free < DISK_RESERVE
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name: a hard link where the file system has them, else a copy.
+
+    Raises:
+        OSError: If neither can be made, or ``target`` is there.
+    """
+    try:
+        os.link(source.resolve(), target)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
 class DamagedFileError(ValueError):
     """A file whose content is not what was written."""
 
@@ -224,6 +239,21 @@ def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()
         else:
             shutil.copy2(path, target)
     return aside
+
+
+def fitting_name(stem: str, ending: str) -> str:
+    """Return ``stem + ending``; where that is longer than file systems allow, a hash takes the place of the stem's end.
+
+    Example:
+        >>> fitting_name("a.1", ".nii.gz"), len(fitting_name("x" * 300, ".nii.gz"))
+        ('a.1.nii.gz', 255)
+    """
+    room = NAME_BYTES - len(os.fsencode(ending))
+    whole = os.fsencode(stem)
+    if len(whole) <= room:
+        return stem + ending
+    digest = hashlib.sha256(whole).hexdigest()[:12]
+    return f"{whole[: room - 13].decode('utf-8', 'ignore')}~{digest}{ending}"
 
 
 def is_there(path: Path) -> bool:

@@ -140,7 +140,7 @@ def _faults(values: Values) -> Iterator[tuple[bool, str]]:
         values.below > NO_HU_SHARE,
         f"{values.below:.0%} of voxels below {NO_HU_BELOW:g} HU; was the intercept applied twice, or the scan scaled?",
     )
-    clipped = values.low > CLIPPED_ABOVE and values.at_low > CLIPPED_SHARE
+    clipped = values.low >= CLIPPED_ABOVE and values.at_low > CLIPPED_SHARE
     yield clipped, f"clipped at {values.low:g} HU ({values.at_low:.0%} of voxels); give the scan without a window"
     yield (
         values.airy > 0.05 and values.peaked > 0.5 and (values.air < AIR[0] or values.air > NO_LUNG_ABOVE),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 
 def say(text: str) -> None:
@@ -16,6 +17,20 @@ def say(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         hang_up()
+
+
+def open_streams() -> None:
+    """Let what is closed of standard input, output and error take everything and give nothing.
+
+    Else a file that is opened later, such as a mask, has the number that libraries print to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def hang_up() -> None:

@@ -69,9 +69,15 @@ def _volumes(one: ScanInput) -> list[ScanInput]:
     volumes = [each for each in found if len(each.slices) >= FEW]
     if len(found) == 1 or not volumes:
         return [one]
+    why = f"one of {len(volumes)} scans there, each a case of its own"
     if few := [each.uid for each in found if each not in volumes]:
-        logger.warning("%s: %d series of fewer than %d slices are no scans: %s", one.path, len(few), FEW, few[0])
-    return [replace(one, case=f"{one.case}/{each.uid}", series=each.uid) for each in volumes]
+        none = f"{len(few)} series of fewer than {FEW} slices are no scans"
+        logger.warning("%s: %s: %s", one.path, none, few[0])
+        why += f"; {none}"
+    return [
+        replace(one, case=f"{one.case}/{each.uid}", series=each.uid, why=f"{each}: {why}", title=each.title)
+        for each in volumes
+    ]
 
 
 def _chosen(found: Sequence[ScanInput], root: Path, which: str) -> Iterator[ScanInput]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.labels import FloatArray
@@ -47,6 +46,8 @@ def fit_temperature(counts: LevelCounts) -> float:
     Args:
         counts: Sum of :func:`level_counts`.
     """
+    from scipy.optimize import minimize_scalar  # here: segmenting a scan fits nothing, and need not import it
+
     filled = counts.any(axis=-1)
     logs, met = _log_probabilities(counts.shape)[filled], counts[filled].astype(np.float64)
     if not met.size:

@@ -16,7 +16,7 @@ from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.node.groups import SeriesGroup
-from liver_pipeline.node.inbox import Inbox
+from liver_pipeline.node.inbox import Inbox, is_hashed
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +83,11 @@ def append_row(masks: Path, row: Mapping[str, Any]) -> None:
 
 
 def remove_expired(inbox: Inbox, masks: Path, hours: float) -> None:
-    """Remove what is older than the node keeps, delivered or not."""
+    """Remove what is older than the node keeps, delivered or not; files of others in its folders stay."""
     for name in inbox.expired(hours):
         logger.warning("%s was received more than %g hours ago and goes", name, hours)
         inbox.remove(name)
     limit = time.time() - 3600 * hours
     for path in masks.iterdir() if masks.is_dir() else ():
-        if not path.name.startswith("ledger") and path.stat().st_mtime < limit:
+        if is_hashed(path.name) and path.stat().st_mtime < limit:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

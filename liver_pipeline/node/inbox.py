@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Collection
@@ -21,6 +22,11 @@ from liver_pipeline.io.files import remove_temporary, sync, whole_file
 
 NAMING: list[str | int] = ["StudyInstanceUID", "SeriesInstanceUID"]
 NAME_DIGITS = 20  # of the hash: two series of a hospital do not meet
+
+
+def is_hashed(name: str) -> bool:
+    """Tell whether a file or folder is named as the node names what it keeps, whatever the ending: others' are not."""
+    return re.fullmatch(rf"[0-9a-f]{{{NAME_DIGITS}}}(\..*)?", name) is not None
 
 
 def hashed(uid: str) -> str:
@@ -42,7 +48,11 @@ class Inbox:
         remove_temporary(folder)  # left by a node that was killed
         self._lock = Lock()
         # What a process finds at its start counts as if it had just come.
-        self._touched = {path.name: time.monotonic() for path in folder.iterdir() if path.is_dir()}
+        self._touched = {path.name: time.monotonic() for path in folder.iterdir() if self._is_series(path)}
+
+    @staticmethod
+    def _is_series(path: Path) -> bool:
+        return is_hashed(path.name) and path.is_dir()
 
     def keep(self, series: str, instance: str, content: bytes) -> None:
         """Write one instance, synced to disk when this returns; the same one again replaces it.
@@ -100,5 +110,5 @@ class Inbox:
     def expired(self, hours: float) -> list[str]:
         """Return the names of the series whose last instance came more than ``hours`` ago, by the clock of the disk."""
         limit = time.time() - 3600 * hours
-        names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        names = [path.name for path in self.folder.iterdir() if self._is_series(path)]
         return [name for name in names if (self.folder / name).stat().st_mtime < limit]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput, case_name
-from liver_pipeline.io.files import relative
+from liver_pipeline.io.files import fitting_name, relative
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
 from liver_pipeline.io.probabilities import probabilities_record
@@ -43,6 +43,7 @@ class RunningCase:
     levels: npt.NDArray[np.uint8] | None = None  # probabilities in eight bits, (X, Y, Z, classes), until written
     label_map: LabelMap | None = None
     effects: Mapping[str, Any] = field(default_factory=dict)  # cleaning step -> voxels it changed
+    accepted: Sequence[str] = ()  # codes found in the scan that the run takes as warnings
     coarse: CoarseScan | None = None  # what judges the mask, where that is asked for
     quality: dict[str, Any] | None = None
     volumes: dict[str, Any] = field(default_factory=dict)  # of the label map: voxels and ml of each label
@@ -59,7 +60,8 @@ class FolderCase(RunningCase):
     input_sha256: str | None = None
     before: str = ""  # terminal state of an earlier run that still holds: "done" or "failed"
     failure: Finding | None = None
-    refusal: Finding | None = None  # why the case has its mask but not the DICOM results that were asked for
+    refusal: Finding | None = None  # why the case has its mask but not all that was asked for beside it
+    added: bool = False  # a mask of an earlier run got its table or page
     classes: int = 0  # of the probabilities that were written
     probabilities_sha256: str | None = None
 
@@ -67,9 +69,10 @@ class FolderCase(RunningCase):
     def of(cls, one: ScanInput, root: Path, output_dir: Path, suffix: str = FORMATS["nifti"]) -> FolderCase:
         """Return the case of an input found below ``root``; its mask ends in ``suffix``, that of a picture as one."""
         suffix = PICTURE_MASK if one.path.name.lower().endswith(PICTURE_SUFFIXES) else suffix
+        mask = output_dir / one.case
         return cls(
             one.case, one.path, relative(one.path, root), one.series, one.why,
-            output=output_dir / f"{one.case}{suffix}", suffix=suffix,
+            output=mask.with_name(fitting_name(mask.name, suffix)), suffix=suffix,
         )  # fmt: skip
 
     @property
@@ -99,7 +102,7 @@ class FolderCase(RunningCase):
         return self._beside(PROBABILITIES)
 
     def _beside(self, ending: str) -> Path:
-        return self.output.with_name(case_name(self.output.name) + ending)
+        return self.output.with_name(fitting_name(case_name(self.output.name), ending))
 
     def output_record(self, sha256: str) -> dict[str, Any]:
         """Return what the record says of the files that were written."""
@@ -153,6 +156,7 @@ def case_record(case: RunningCase) -> dict[str, Any]:
             "mask": _grid(replace(scan, array=label_map)),
         },
         "warnings": [{"code": f.code, "detail": f.detail} for f in scan.findings],
+        "accepted": list(case.accepted),
         "inference": inference,
         "effects": dict(case.effects),
         "quality": case.quality,

@@ -159,6 +159,7 @@ class CaseRunner:
                 picture = None if self.pictures is None else self.pictures.read(scan)
                 scan = picture or self.reader.scan(scan, series=case.series, why=case.why)
         case.scan = scan  # a failure later on still knows what was read
+        case.accepted = sorted({finding.code for finding in scan.findings} & set(self.reader.accept))
         for finding in scan.findings:
             if finding.code not in ONLY_RECORDED:
                 logger.warning("%s: %s: %s", case.name, finding.code, finding.detail)

@@ -13,7 +13,7 @@ from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import is_there
+from liver_pipeline.io.files import file_sha256, is_there
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_files import write_case, write_case_description, write_case_page
 from liver_pipeline.prediction.case_results import write_case_results
@@ -112,20 +112,17 @@ class CaseSteps:
     def finish(self, case: FolderCase) -> None:
         """Clean and write one mask (in a write-behind thread), then its provenance and its row."""
         try:
-            if case.before == "done" and self.describe and not is_there(case.description):
-                write_case_description(case, self.runner.reader)
-            if case.before == "done" and self.view and not is_there(case.page):
-                write_case_page(case, self.runner.reader)
             if not (case.failure or case.before):
                 self.runner.clean(case)
                 self._write(case)
-            if case.failure is None:
-                self._write_results(case)
         except Exception as reason:
             self._fail(case, reason, writing=True)
             with contextlib.suppress(OSError):
                 if not case.output.exists():
                     case.provenance.unlink(missing_ok=True)
+        if case.failure is None:
+            self._write_results(case)
+            self._write_beside(case)
         self._settle(case)
 
     def _write(self, case: FolderCase) -> None:
@@ -134,11 +131,9 @@ class CaseSteps:
         self.earlier.remove_results(case)
         announce = partial(self._record, case, "writing")  # the ledger knows a file before it is there
         sha256 = write_case(case, self.runner, overwrite=True, announce=announce)
-        if self.describe:
-            write_case_description(case, self.runner.reader)
-        if self.view:
-            write_case_page(case, self.runner.reader)
-        more = {"intervals": case.intervals, **({} if case.quality is None else {"quality": case.quality})}
+        more: dict[str, Any] = {"intervals": case.intervals}
+        more |= {} if case.quality is None else {"quality": case.quality}
+        more |= {"accepted": list(case.accepted)} if case.accepted else {}
         self._record(case, "done", output_sha256=sha256, probabilities_sha256=case.probabilities_sha256, **more)
 
     def _write_results(self, case: FolderCase) -> None:
@@ -149,6 +144,23 @@ class CaseSteps:
             write_case_results(self.dicom, case, self.earlier, self.runner.reader)
         if case.refusal is not None:
             logger.warning("%s: no DICOM results: %s: %s", case.path, case.refusal.code, case.refusal.detail)
+
+    def _write_beside(self, case: FolderCase) -> None:
+        """Write table and page of a mask that is done, unless they are there; it stays done where they cannot be."""
+        asked = (
+            (self.describe, case.description, write_case_description),
+            (self.view, case.page, write_case_page),
+        )
+        for path, write in ((path, write) for wanted, path, write in asked if wanted):
+            try:
+                if not self.earlier.has_made(path, file_sha256(case.output)):
+                    write(case, self.runner.reader)
+                    case.added |= bool(case.before) and is_there(path)  # of a picture nothing is written
+            except Exception as reason:
+                logger.debug("%s has no %s", case.name, path.name, exc_info=reason)
+                refusal = finding_of(reason, writing=True)
+                logger.warning("%s: no %s: %s: %s", case.path, path.name, refusal.code, refusal.detail)
+                case.refusal = case.refusal or refusal
 
     def _fail(self, case: FolderCase, reason: BaseException, *, writing: bool = False) -> None:
         case.failure = finding_of(reason, writing=writing)

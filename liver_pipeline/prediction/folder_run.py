@@ -42,7 +42,8 @@ MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahea
 class Summary:
     """How a folder run ended: cases done now, failed (now or before), and skipped (done before, or not reached).
 
-    ``refused`` are those among the done and the skipped that have a mask, but not the DICOM results they should have.
+    ``refused`` are those among the done and the skipped that have a mask, but not all that was asked for
+    beside it; ``added`` are the skipped ones that got a table or a page.
     """
 
     done: int
@@ -50,6 +51,7 @@ class Summary:
     skipped: int
     exit_code: int
     refused: int = 0
+    added: int = 0
 
     def exit(self) -> None:
         """End the process with the exit code if it is not 0: for ``run:`` of a bundle config."""
@@ -121,7 +123,7 @@ class FolderRun:
         self.memory_limit = int(limit)
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
         self.at_once = max(1, min(4, cores() // 4)) if self.runner.device.type == "cuda" else 1
-        self._tally = {"done": 0, "failed": 0, "before": 0, "refused": 0}
+        self._tally = {"done": 0, "failed": 0, "before": 0, "refused": 0, "added": 0}
         self._lock = Lock()
 
     # --- before the first case ---
@@ -163,6 +165,7 @@ class FolderRun:
         earlier = EarlierRuns(
             ledger, self.runner.config_sha256, self.runner.weights_sha256,
             retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
+            judged=self.runner.thresholds is not None, accept=self.runner.reader.accept,
         )  # fmt: skip
         results: Any = {"describe": self.describe, "view": self.view, "dicom": self.dicom}
         return CaseSteps(self.runner, self.output_dir, earlier, memory, **results)
@@ -205,6 +208,7 @@ class FolderRun:
         with self._lock:
             self._tally[kind] += 1
             self._tally["refused"] += case.refusal is not None
+            self._tally["added"] += case.added
             self._bar.update(case.stages.seconds, self._tally["done"], self._tally["failed"])
 
     def _must_stop(self, failure: Finding | None, steps: CaseSteps) -> bool:
@@ -213,13 +217,13 @@ class FolderRun:
         return bool(steps.broken) or (self.max_failures is not None and steps.failures >= self.max_failures)
 
 
-def summary_of(total: int, *, done: int, failed: int, before: int, refused: int = 0) -> Summary:
+def summary_of(total: int, *, done: int, failed: int, before: int, refused: int = 0, added: int = 0) -> Summary:
     """Return how a run over ``total`` cases ended, of which ``before`` were done earlier; ``refused`` lack results."""
     if failed == refused == 0 and done + before == total:
         code = EXIT_DONE
     else:
         code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
-    return Summary(done, failed, total - done - failed, code, refused)
+    return Summary(done, failed, total - done - failed, code, refused, added)
 
 
 def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None:
@@ -232,7 +236,8 @@ def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None
         judged: The runner judges its masks.
     """
     aside = f", {stale} earlier masks set aside as *.stale*" if stale else ""
-    aside += f", {summary.refused} without their DICOM results" if summary.refused else ""
+    aside += f", tables or pages added to {summary.added} of these" if summary.added else ""
+    aside += f", {summary.refused} without all that was asked for beside the mask" if summary.refused else ""
     say(f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}")
     if judged:  # rows of other shards too
         say(write_quality_table(ledger.parent, read_ledger(ledger.parent / LEDGER)[0].values()).rstrip("\n"))

@@ -32,7 +32,8 @@ PACKAGES = (
     "openvino",
 )
 VOLATILE = ("timing", "machine")  # what two runs of the same thing may differ in
-NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R", "probabilities", "quality")
+# What decides no mask; ``accept`` decides whether there is one.
+NOT_SETTINGS = ("device", "progress", "verbose", "cache_dir", "training", "R", "probabilities", "quality", "accept")
 
 
 def versions() -> dict[str, str]:

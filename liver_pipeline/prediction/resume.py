@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
+import re
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from liver_pipeline.dicom_results.results import result_paths
-from liver_pipeline.io.discovery import STALE, input_sha256
+from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256, folder_sha256, is_there
-from liver_pipeline.io.findings import CODES, error, refuse
+from liver_pipeline.io.files import file_sha256, fitting_name, folder_sha256, is_there
+from liver_pipeline.io.findings import CODES, FIRM, error, refuse
 from liver_pipeline.io.ledger import Rows
+from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
 
-NAME_BYTES = 255  # of a file's name, on most file systems
+ENDINGS = (*DICOM_ENDINGS.values(), PROBABILITIES, ".description.json", ".html", ".json")  # beside a mask
+TOLD_MASK = re.compile(rb'"mask_sha256": "([0-9a-f]{64})"')  # in tables, and in the data of pages
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class EarlierRuns:
         retry_failed: Failed cases are run again although nothing has changed.
         overwrite: Files that the ledger does not know may be replaced.
         probabilities: This run writes them; a case that lacks them is run again.
+        judged: This run judges its masks; likewise.
+        accept: Codes of errors that this run takes as warnings. Only the cases that one concerns are run again where
+            an earlier run took others.
     """
 
     ledger: Rows
@@ -43,6 +47,8 @@ class EarlierRuns:
     retry_failed: bool
     overwrite: bool
     probabilities: bool
+    judged: bool = False
+    accept: Collection[str] = ()
 
     def settles(self, case: FolderCase) -> bool:
         """Find out whether an earlier run ended with this case and nothing has changed since; if so, say in it how."""
@@ -52,7 +58,12 @@ class EarlierRuns:
         if (row.get("config_sha256"), row.get("weights_sha256")) != (self.config_sha256, self.weights_sha256):
             return False
         failed = row["event"] == "failed"
-        if failed and (self.retry_failed or row.get("code") not in CODES or row["code"] in PASSING):
+        again = PASSING | (set(self.accept) - FIRM)
+        if failed and (self.retry_failed or row.get("code") not in CODES or row["code"] in again):
+            return False
+        if not failed and not set(row.get("accepted", ())) <= set(self.accept):
+            return False
+        if not failed and self.judged and case.suffix != PICTURE_MASK and row.get("quality") is None:
             return False
         if not failed and not (case.output.exists() and case.provenance.exists()):
             return False
@@ -87,8 +98,22 @@ class EarlierRuns:
             detail = "a file lies where the provenance goes; overwrite replaces it"
             raise refuse(case.provenance, "OUTPUT_EXISTS", detail)
 
+    def has_made(self, path: Path, mask_sha256: str) -> bool:
+        """Tell whether a table or a page is there that was made of the mask with this hash.
+
+        Raises:
+            IntakeError: OUTPUT_EXISTS if something else is there, which may not be replaced.
+            OSError: If it cannot be read.
+        """
+        if not is_there(path):
+            return False
+        told = mask_told_by(path)
+        if told is None and not self.overwrite:
+            raise refuse(path, "OUTPUT_EXISTS", "a file of somebody else's; overwrite replaces it")
+        return told == mask_sha256
+
     def remove_results(self, case: FolderCase) -> None:
-        """Remove the DICOM results of an older mask, before a new one appears; what is not ours stays.
+        """Remove table, page and DICOM results of an older mask, before a new one appears; what is not ours stays.
 
         Raises:
             OSError: If one cannot be removed.
@@ -97,6 +122,19 @@ class EarlierRuns:
         for path in result_paths(case.output).values():
             if is_there(path) and (self.overwrite or content_of(path) in known):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in (case.description, case.page):
+            if is_there(path) and mask_told_by(path) is not None:
+                path.unlink()
+
+
+def mask_told_by(path: Path) -> str | None:
+    """Return the hash of the mask that a table or a page says it was made of; None where it is no such file.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    found = TOLD_MASK.search(path.read_bytes()) if path.is_file() else None
+    return None if found is None else found[1].decode()
 
 
 def content_of(path: Path) -> str:
@@ -125,18 +163,10 @@ def set_aside(case: FolderCase, known: Collection[str]) -> bool:
     """
     if not case.output.is_file() or file_sha256(case.output) not in known:
         return False
-    stem = case.output.name.removesuffix(case.suffix)
+    stem = case_name(case.output.name)
     beside = (case.probabilities, case.description, case.page, case.provenance, case.output)
     for path in (*result_paths(case.output).values(), *beside):
         if is_there(path):
-            ending = f"{STALE}{path.name.removeprefix(stem)}"
-            path.replace(path.with_name(f"{_short(stem, NAME_BYTES - len(ending))}{ending}"))
+            ending = next((one for one in ENDINGS if path.name.endswith(one)), case.suffix)
+            path.replace(path.with_name(fitting_name(stem, f"{STALE}{ending}")))
     return True
-
-
-def _short(stem: str, most: int) -> str:
-    """Return a name, its end replaced by a hash of it where the name is longer than so many bytes."""
-    if len(os.fsencode(stem)) <= most:
-        return stem
-    digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:12]
-    return os.fsencode(stem)[: most - 13].decode("utf-8", "ignore") + f"~{digest}"

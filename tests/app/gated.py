@@ -19,7 +19,7 @@ class Gated(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if image.device.type != "meta":
             self.windows += 1
-            while self.windows > int(self.gate.read_text()):
+            while self.windows > int(self.gate.read_text() or 0):  # empty while the test writes it
                 time.sleep(0.01)
         scores: torch.Tensor = self.scale(image)
         return scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -107,7 +107,9 @@ def shown(cases: CaseFolder, case: str) -> Shown:
 def scan_and_mask(cases: CaseFolder, case: str) -> tuple[Scan, Scan]:
     accept = ("FEW_SLICES", "THICK_SLICE", "HU_SCALE", "UNIT_SPACING_CT")
     mask = read_label_map(cases.result(case, f"{cases.kind(case)}.nii.gz"), accept=accept)
-    return read_scan(cast(Path, cases.scan(case)), accept=accept), mask
+    given = cases.scan(case)
+    assert given is not None
+    return read_scan(given.path, accept=accept), mask
 
 
 def edit_of(page: Shown, sha256: str, drawn: npt.NDArray[np.uint8]) -> Edit:
@@ -280,7 +282,7 @@ def test_corrected_and_accepted_cases_are_a_data_set_rejected_ones_are_not(
 
     before = sorted(path.name for path in cases.training.rglob("*"))
     cases.amend(edited, verdict="reject")
-    monkeypatch.setattr(collection, "_link", full)
+    monkeypatch.setattr(collection, "link_or_copy", full)
     with pytest.raises(OSError, match="full"):
         collect_cases(cases, cases.training)
     assert sorted(path.name for path in cases.training.rglob("*")) == before

@@ -88,6 +88,9 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays
     for state, case in kept.items():
         cases.amend(case, state=state)
         (cases.folder(case, "scan") / "scan-00001.nii").touch()
+    (cases.uploads / "patients").mkdir()  # --work named a folder that had uploads/ of its own
+    for name in ("patients/scan.nii", ".DS_Store"):
+        (cases.uploads / name).write_text("mine")
     cases.drop_abandoned(3600)
     assert sorted(cases.ids()) == sorted(kept.values())
     an_hour_ago = time.time() - 3700
@@ -98,6 +101,7 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays
     assert sorted(cases.ids()) == sorted(kept.values())
     cases.drop_abandoned(0.0)  # a new start
     assert sorted(cases.ids()) == sorted([kept[STARTED], kept[ENDED]]) and cases.unfinished() == [kept[STARTED]]
+    assert (cases.uploads / "patients/scan.nii").read_text() == (cases.uploads / ".DS_Store").read_text() == "mine"
 
 
 @pytest.mark.parametrize("opens", [True, False], ids=["a browser that fails", "no screen"])

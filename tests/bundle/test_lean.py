@@ -43,10 +43,14 @@ def test_python_that_has_monai_already_and_a_run_that_is_none_are_left_alone(tmp
 
 def test_after_a_lean_start_the_spared_packages_and_the_rest_of_monai_are_there() -> None:
     code = """
-import importlib, importlib.util, json, sys
-from liver_pipeline.bundle.lean import SPARED, import_monai_for
-assert import_monai_for("default", {})
-import liver_pipeline.commands.predict
+import gc, importlib, importlib.util, json, sys
+from liver_pipeline.bundle.lean import SPARED, import_monai_for, uncollected
+with uncollected():
+    before = gc.get_stats()
+    assert import_monai_for("default", {})
+    import liver_pipeline.commands.predict
+    assert gc.get_stats() == before, "collected while modules were imported"
+assert gc.isenabled() and gc.get_freeze_count() > 10_000
 early = [name for name in (*SPARED, "torch._dynamo", "scipy.stats") if name in sys.modules]
 import monai.engines, monai.utils.module, pkgutil
 from ignite.engine import Engine

@@ -327,6 +327,9 @@ def test_empty_or_misspelt_folder_is_an_error(tmp_path: Path) -> None:
         evaluate(tmp_path / "typo", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(ValueError, match="protocol"):
         evaluate(tmp_path, tmp_path, tmp_path / "out", protocol="list")
+    (tmp_path / "empty" / "a.nii.gz").touch()
+    with pytest.raises(ValueError, match="against itself"):
+        evaluate(tmp_path / "empty", tmp_path / "empty" / ".", tmp_path / "out")
 
 
 def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:

@@ -159,6 +159,9 @@ def test_more_folds_than_patients_and_folds_in_a_run_are_refused(trained: Path, 
     assert result.exit_code == 2
     assert "not possible with 4 patients" in result.stderr
     assert "is a run itself" in call("train", trained / "fold0", "--folds", 3).stderr
+    for command in ("train", "compose"):  # a run among the folds would hide them
+        assert "holds the folds of a cross-validation" in call(command, trained).stderr
+    assert not (trained / "configs").exists()
 
 
 def test_folds_predict_the_mean_of_their_probabilities(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -233,6 +236,9 @@ def test_runs_on_another_grid_or_without_weights_are_no_members(trained: Path, d
     result = call("predict", trained / "fold0", scan, tmp_path / "masks", "--ensemble", other)
     assert result.exit_code == 2
     assert "they differ in spacing; its members share all but the network" in result.stderr
+    for twice in (trained / "fold0", trained):  # a fold counts once
+        result = call("predict", trained / "fold0", scan, tmp_path / "masks", "--ensemble", twice)
+        assert result.exit_code == 2 and "is named twice" in result.stderr
     untrained = tmp_path / "untrained"
     assert (
         call("compose", untrained, "--network", "segresnet", *(o for o in OPTIONS if "network_def" not in o)).exit_code

@@ -258,6 +258,8 @@ def everything(run: Path) -> dict[str, bytes]:
         ({"dataset_dir": "/misspelt"}, "no such folder"),
         ({"sed": 1}, "did you mean 'seed'"),
         ({"split_fractions": [0.0, 0.5, 0.5]}, "split_fractions"),
+        ({"initial_weights": "/misspelt.pt"}, "no weights at /misspelt.pt"),
+        ({"device": "cuda:99"}, "devices; device=cpu works"),
     ],
 )
 @pytest.mark.parametrize("layers", [{}, {"network": "unet3d"}], ids=["own config", "layers named again"])

@@ -234,6 +234,25 @@ def test_a_training_says_what_became_background_and_what_holds_nothing(
     assert "1 of 2 training cases hold neither liver (1) nor tumor (2): b" in said
 
 
+def test_a_scan_under_two_names_is_told_if_it_is_in_two_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split: Any = {"train": [{"case": "a"}, {"case": "b"}], "val": [{"case": "siteB/a"}], "test": [{"case": "gone"}]}
+
+    def scan_digest(case: Any) -> str:
+        if case["case"] == "gone":
+            raise FileNotFoundError("gone")  # a part that is not prepared may lie elsewhere
+        return str(case["case"][-1])
+
+    for part, twice in (("val", True), ("train", False)):  # twice in one part leaks nothing
+        moved = {**split, "val": [], part: [*split[part], *([] if part == "val" else split["val"])]}
+        usable_cases(
+            moved, lambda case: None, on_bad_case="fail", skipped_file=tmp_path / "s.json", scan_digest=scan_digest
+        )
+        said = "".join(capsys.readouterr())
+        assert ("1 scans are in two parts of the split, under two names: siteB/a (val) is a (train)" in said) == twice
+
+
 def test_another_label_map_is_another_cached_case(tmp_path: Path) -> None:
     keys = lay_out("lits", tmp_path / "data")
     paths = set()

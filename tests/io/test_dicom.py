@@ -183,6 +183,7 @@ def test_rounded_positions_of_many_thin_slices_are_no_bow(tmp_path: Path) -> Non
         ("PatientID", ("P-17", "P-18"), "MIXED_PATIENTS"),
         ("PatientName", ("Doe^Jane", "Roe^Ann"), "MIXED_PATIENTS"),
         ("PatientBirthDate", ("19500101", "19510101"), "MIXED_PATIENTS"),
+        ("PatientSex", ("MALE", "FEMALE"), "MIXED_PATIENTS"),
         ("FrameOfReferenceUID", ("1.2.3.1", "1.2.3.2"), "MIXED_FRAMES"),
         ("StudyInstanceUID", ("1.2.3.1", "1.2.3.2"), "MIXED_SERIES"),
     ],
@@ -220,6 +221,7 @@ PASSES = [
     ("SliceThickness", (1.0, 5.0)),
     ("SeriesNumber", (3, 4)),
     ("SeriesDescription", ("Abd 1", "Abd 5")),
+    ("ProtocolName", ("liver", "chest")),
     ("ImageType", (["DERIVED", "PRIMARY", "AXIAL", "WATER"], ["DERIVED", "PRIMARY", "AXIAL", "FAT"])),
 ]
 
@@ -243,10 +245,12 @@ def test_acquisition_times_that_alternate_are_two_passes_of_a_ct_and_one_of_an_m
         ("two passes", lambda k: ("101500", "101730")[k % 2], "MIXED_PASSES"),
         ("one after the other", lambda k: ("101500", "101730")[k // 6], ""),
         ("each its own", lambda k: f"1015{k:02d}", ""),
+        ("with their date", lambda k: ("20260101101500", "20260101101730")[k % 2], "MIXED_PASSES"),
         ("rounded", lambda k: ("101500", "101501")[k in (5, 7, 8, 9, 10, 11)], ""),
     )
     for name, time, code in times:
-        folder = series(tmp_path / name, [one_slice(k, hu, AcquisitionTime=time(k)) for k in range(12)])
+        tag = "AcquisitionDateTime" if "date" in name else "AcquisitionTime"
+        folder = series(tmp_path / name, [one_slice(k, hu, **{tag: time(k)}) for k in range(12)])
         assert (refusal(folder).code if code else "") == code, name
         if not code:
             assert read_scan(folder).findings == ()

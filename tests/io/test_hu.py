@@ -65,6 +65,7 @@ BAD: dict[str, Change] = {
     "scaled by 10": lambda hu: 10 * hu,
     "negated": lambda hu: -hu,
     "clipped to [-200, 300]": lambda hu: np.clip(hu, -200, 300),
+    "clipped to [-300, 300]": lambda hu: np.clip(hu, -300, 300),
     "clipped to [-160, 240]": lambda hu: np.clip(hu, -160, 240),
     "clipped to [-100, 200]": lambda hu: np.clip(hu, -100, 200),
     "intercept lost": lambda hu: np.maximum(hu, -1024) + 1024,

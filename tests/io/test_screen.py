@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -20,3 +22,16 @@ def test_lines_for_nobody_raise_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     say("nobody reads this")
     say("nor this")
     stream.close()  # what was buffered went to nowhere
+
+
+def test_no_file_gets_the_number_of_a_closed_stream() -> None:
+    """What libraries print to numbers 1 and 2 would go into a mask."""
+    code = (
+        "import sys; from liver_pipeline.io.screen import open_streams; open_streams(); "
+        "print('x'); print('x', file=sys.stderr); sys.exit(open('/dev/null').fileno())"
+    )
+    for closed in (">&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        done = subprocess.run(
+            ["bash", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}"], check=False
+        )
+        assert done.returncode > 2

@@ -84,6 +84,17 @@ def test_a_body_that_jumps_in_the_plane_is_a_warning(mm: int, axis: int) -> None
     assert "19 and 20, 39 and 40" in finding.detail
 
 
+@pytest.mark.parametrize("mm", [6, 12, 60])
+def test_two_passes_that_alternate_are_an_error_whatever_their_tags_say(mm: int) -> None:
+    """Between two slices of one pass lies one of the other, so that the next but one is the nearest."""
+    array = np.repeat(phantom(), 2, axis=2)
+    assert found_in(array) == []  # twice the same pass
+    array[:, :, 1::2] = np.roll(array[:, :, 1::2], mm // 3, axis=0)
+    finding = one(array)
+    assert (finding.code, finding.severity) == ("SLICE_JUMP", Severity.ERROR) and "every other" in finding.detail
+    assert found_in(array, "mr") == []  # odd slices of an MR may be taken after the even ones
+
+
 @every_orientation
 def test_slices_are_found_across_the_slice_axis(tmp_path: Path, permutation: Any, flips: Any) -> None:
     array = liver_phantom((32, 26, 16), (12.0, 12.0, 6.0), noise_hu=5.0)[0]

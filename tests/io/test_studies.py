@@ -19,7 +19,12 @@ KINDS = (("1.2.3.0", 5.0, 6, ""), ("1.2.3.1", 4.0, 8, "Iomeprol"), ("1.2.3.2", 2
 
 def write_study(folder: Path, *, flat: bool, study: str = "1.9", kinds: Any = KINDS) -> Path:
     for number, (uid, gap, slices, agent) in enumerate(kinds):
-        tags = {"SeriesInstanceUID": uid, "StudyInstanceUID": study, "ContrastBolusAgent": agent}
+        tags = {
+            "SeriesInstanceUID": uid,
+            "StudyInstanceUID": study,
+            "ContrastBolusAgent": agent,
+            "SeriesNumber": number,
+        }
         hu = body((20, 16, slices))
         files = [one_slice(k, hu, spacing=(1.5, 1.0, gap), **tags) for k in range(slices)]
         series(folder if flat else folder / f"ser{number}", files, prefix=f"S{number}_")
@@ -33,9 +38,14 @@ def found(root: Path, which: str | None = None, **options: Any) -> list[tuple[st
 def test_each_series_in_one_place_is_a_case_of_its_own_that_can_be_read(tmp_path: Path) -> None:
     study = write_study(tmp_path / "scans" / "p1", flat=True)
     scout().save_as(study / "scout", enforce_file_format=True)
+    two = [one_slice(k, body((20, 16, 2)), SeriesInstanceUID="1.2.3.9") for k in range(2)]
+    series(study, two, prefix="two")
     assert found(tmp_path / "scans") == [(f"p1/{uid}", uid) for uid, *_ in KINDS]
-    for one in find_volumes(study):
-        slices = next(n for uid, _, n, _ in KINDS if uid == one.series)
+    for one, (uid, gap, slices, agent) in zip(find_volumes(study), KINDS, strict=True):
+        told = f"({slices} CT slices, {gap:g} mm{', contrast' if agent else ''})"
+        assert one.title == f"series {KINDS.index((uid, gap, slices, agent))} {told}"
+        assert one.why.startswith(f"{uid} {told}: one of 3 scans there")
+        assert one.why.endswith("1 series of fewer than 3 slices are no scans")
         assert ScanReader().scan(one.path, series=one.series).array.shape == (20, 16, slices)
 
 

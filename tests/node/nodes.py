@@ -33,7 +33,7 @@ from liver_pipeline.prediction.resume import hash_input
 from tests.dicom_files import blank, ct
 from tests.ports import LOOPBACK, free_port
 from tests.prediction.test_folder_run import folder_run
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 QUIET_S = 0.5
 ALL = DicomResults(("seg", "sr", "sc"))
@@ -75,7 +75,7 @@ class Site:
         self.senders = folder / "senders"
         address, peer = (LOOPBACK, self.port), Peer("ARCHIVE", LOOPBACK, self.archive)
         if more.pop("asks", False):
-            more["ask"] = partial(instances_of, title="LIVER", peers=[peer], timeout_s=5.0)
+            more["ask"] = partial(instances_of, title="LIVER", peers=[peer], timeout_s=PATIENCE_S)
         self.settings = NodeSettings(
             folder=self.folder,
             listen=partial(
@@ -95,7 +95,7 @@ class Site:
 
     def store(self, files: list[Path], title: str = "SCANNER", **more: Any) -> None:
         with self.sending():
-            send(files, title, Peer("LIVER", LOOPBACK, self.port), **more)
+            send(files, title, Peer("LIVER", LOOPBACK, self.port), **{"timeout_s": PATIENCE_S} | more)
 
     def serve(self, work: Any, stop: Any) -> None:
         """Run the node until ``stop`` is set."""

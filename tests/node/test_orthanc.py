@@ -30,7 +30,7 @@ from tests.dicom_files import body
 from tests.dicom_results.test_results import program
 from tests.node.nodes import RESULTS, Site, listens, node, scan, segment
 from tests.ports import LOOPBACK, free_port
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.orthanc
 
@@ -48,7 +48,7 @@ class Orthanc:
         query = pydicom.Dataset()
         query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", study
         query.Modality = query.SeriesInstanceUID = query.NumberOfSeriesRelatedInstances = ""
-        with association("SCANNER", self.peer, [(StudyRoot, None)], None, 10.0) as opened:
+        with association("SCANNER", self.peer, [(StudyRoot, None)], None, PATIENCE_S) as opened:
             hits = [one for status, one in opened.send_c_find(query, StudyRoot) if status.Status == 0xFF00]
         return {one.Modality: one for one in hits}
 

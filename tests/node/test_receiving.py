@@ -26,7 +26,7 @@ from liver_pipeline.node.receiving import receive
 from liver_pipeline.node.sending import send
 from tests.node.nodes import RESULTS, Site, archive, kinds, node, scan
 from tests.ports import LOOPBACK, free_port
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 
@@ -45,7 +45,7 @@ def receiver(folder: Path, **more: Any) -> Iterator[Peer]:
 def stored(one: pydicom.Dataset, peer: Peer) -> pydicom.Dataset:
     """What C-STORE answers to an instance that need not be one."""
     with (
-        association("SCANNER", peer, [(CTImageStorage, EXPLICIT)], None, 10.0) as opened,
+        association("SCANNER", peer, [(CTImageStorage, EXPLICIT)], None, PATIENCE_S) as opened,
         pydicom.config.disable_value_validation(),
     ):
         return opened.send_c_store(one)
@@ -124,7 +124,7 @@ def test_a_private_transfer_syntax_is_refused_and_named(tmp_path: Path, caplog: 
     with receiver(tmp_path / "in") as peer:
         with (
             pytest.raises(IntakeError) as caught,
-            association("SCANNER", peer, [(CTImageStorage, "1.2.840.113619.5.2.9")], None, 10.0),
+            association("SCANNER", peer, [(CTImageStorage, "1.2.840.113619.5.2.9")], None, PATIENCE_S),
         ):
             pass
         assert caught.value.code == "PEER_REFUSED"

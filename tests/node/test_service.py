@@ -220,11 +220,11 @@ def test_a_killed_node_goes_on_where_it_was(tmp_path: Path, moment: str) -> None
     half: dict[str, Any] = {}
     if moment == "receiving":
         peer = Peer("LIVER", LOOPBACK, site.port)
-        with site.sending(), association("SCANNER", peer, [(CTImageStorage, None)], None, 10.0) as opened:
+        with site.sending(), association("SCANNER", peer, [(CTImageStorage, None)], None, PATIENCE_S) as opened:
             for file in files[:7]:
                 assert opened.send_c_store(file).Status == 0  # answered with success: on disk
             kill()
-            assert "Status" not in opened.send_c_store(files[7])
+            opened.acse_timeout = 1.0  # nobody answers the goodbye
         assert len(list(site.received.glob("*/*.dcm"))) == 7
     else:
         site.store(files)
@@ -260,11 +260,18 @@ def test_stragglers_of_a_series_that_was_delivered_are_no_series(tmp_path: Path)
 
 def test_what_is_older_than_the_node_keeps_goes(tmp_path: Path) -> None:
     site = Site(tmp_path, keep_hours=1.0, quiet_seconds=1e6)
+    users = [site.received / "patients" / "a.dcm", site.masks / "a.nii.gz", site.masks / "old" / "b.nii.gz"]
+    for path in users:  # the folder was used for something else before
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (0, 0))
+        os.utime(path.parent, (0, 0))
     with node(site):
         site.store(scan(tmp_path / "ct"))
-        (series,) = site.received.iterdir()
+        (series,) = [path for path in site.received.iterdir() if path.name != "patients"]
         os.utime(series, (0, time.time() - 3700))
         wait_for(lambda: not series.exists())
+    assert [path.read_text() for path in users] == ["mine"] * 3
 
 
 def test_a_series_is_complete_as_soon_as_its_sender_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,10 @@ import pytest
 import torch
 from monai.data import Dataset, MetaTensor
 
+from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import temporary_name
+from liver_pipeline.io.files import file_sha256, temporary_name
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger
 from liver_pipeline.io.reader import ScanReader
@@ -358,12 +359,12 @@ def test_the_bundles_inference_config_is_part_of_the_config_but_not_its_folders_
 
 
 def test_settings_name_values_and_classes_and_are_the_same_every_time() -> None:
-    transform = LoadScand("image", reader=ScanReader(accept=["SHEAR"]))
+    transform = LoadScand("image", reader=ScanReader(repair=["SHEAR"]))
     described = settings_of(transform)
-    assert described["class"].endswith(".LoadScand") and described["reader"]["accept"] == ["SHEAR"]
+    assert described["class"].endswith(".LoadScand") and described["reader"]["repair"] == ["SHEAR"]
     assert (
         described
-        == settings_of(LoadScand("image", reader=ScanReader(accept=["SHEAR"])))
+        == settings_of(LoadScand("image", reader=ScanReader(repair=["SHEAR"])))
         != settings_of(LoadScand("image"))
     )
     assert " at 0x" not in json.dumps(described)
@@ -720,7 +721,7 @@ def test_asking_for_descriptions_later_makes_only_these(scans: Path, tmp_path: P
     masks = tmp_path / "masks"
     folder_run(scans, masks).run()
     before = {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)}
-    assert folder_run(scans, masks, describe=True).run() == Summary(done=0, failed=0, skipped=3, exit_code=0)
+    assert folder_run(scans, masks, describe=True).run() == Summary(0, 0, skipped=3, exit_code=0, added=3)
     assert len(list(masks.rglob("*.description.json"))) == 3
     assert folder_run(scans, masks).run().skipped == 3  # forgotten in the next night
     assert {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)} == before
@@ -729,12 +730,58 @@ def test_asking_for_descriptions_later_makes_only_these(scans: Path, tmp_path: P
 def test_a_page_lies_beside_each_mask_and_goes_aside_with_it(scans: Path, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     assert folder_run(scans, masks).run().done == 3
-    assert folder_run(scans, masks, view=True).run() == Summary(done=0, failed=0, skipped=3, exit_code=0)
+    assert folder_run(scans, masks, view=True).run() == Summary(0, 0, skipped=3, exit_code=0, added=3)
     pages = sorted(path.relative_to(masks).as_posix() for path in masks.rglob("*.html"))
     assert pages == ["a.1.html", "a.2.html", "site_b/c.html"]
     write_scan(scans / "a.1.nii.gz", voxel=31000)  # the network fails on it
     assert folder_run(scans, masks, view=True).run().failed == 1
     assert (masks / "a.1.stale.html").exists() and not (masks / "a.1.html").exists()
+
+
+def test_table_and_page_are_those_of_the_mask_beside_them(scans: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    table, page = masks / "a.1.description.json", masks / "a.1.html"
+
+    def is_told_by(path: Path) -> bool:
+        return file_sha256(masks / "a.1.nii.gz") in path.read_text()
+
+    folder_run(scans, masks, describe=True, view=True).run()
+    assert is_told_by(table) and is_told_by(page)
+    folder_run(scans, masks, network=TinyNetwork(40.0)).run()  # another mask, and neither asked for
+    assert not table.exists() and not page.exists()
+    again = folder_run(scans, masks, network=TinyNetwork(40.0), describe=True, view=True)
+    assert again.run() == Summary(0, 0, skipped=3, exit_code=0, added=3)
+    assert is_told_by(table) and is_told_by(page)
+
+
+@pytest.mark.parametrize("name", ["a.1.html", "a.1.description.json"])
+def test_what_a_user_keeps_under_the_name_of_a_table_or_page_stays_and_so_does_the_mask(
+    scans: Path, tmp_path: Path, name: str
+) -> None:
+    masks = tmp_path / "masks"
+    folder_run(scans, masks).run()
+    (masks / name).write_text("mine")
+    wanted: Any = {"describe": name.endswith("json"), "view": name.endswith("html")}
+    before = masks_of(masks)
+    assert folder_run(scans, masks, **wanted).run() == Summary(0, 0, skipped=3, exit_code=3, refused=1, added=2)
+    changed = folder_run(scans, masks, network=TinyNetwork(40.0), **wanted)
+    assert changed.run() == Summary(done=3, failed=0, skipped=0, exit_code=3, refused=1)
+    assert (masks / name).read_text() == "mine" and masks_of(masks).keys() == before.keys()
+    assert folder_run(scans, masks, network=TinyNetwork(40.0), overwrite=True, **wanted).run().refused == 0
+    assert (masks / name).read_text() != "mine"
+
+
+def test_accepting_a_code_concerns_only_the_cases_that_have_it(scans: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    image = nib.load(scans / "a.1.nii.gz")
+    nib.Nifti1Image(np.asarray(image.dataobj).astype(np.float32) * 100, AFFINE).to_filename(scans / "hot.nii.gz")
+    accepting = ScanReader(accept=["HU_SCALE", "MODALITY"])
+    assert folder_run(scans, masks).run() == Summary(done=3, failed=1, skipped=0, exit_code=3)
+    assert folder_run(scans, masks, reader=accepting).run() == Summary(done=1, failed=0, skipped=3, exit_code=0)
+    assert json.loads((masks / "hot.json").read_text())["accepted"] == ["HU_SCALE"]
+    assert folder_run(scans, masks, reader=accepting).run().skipped == 4
+    assert folder_run(scans, masks).run() == Summary(done=0, failed=1, skipped=3, exit_code=3)  # no longer accepted
+    assert (masks / "hot.stale.nii.gz").exists() and not (masks / "hot.nii.gz").exists()
 
 
 def test_one_reader_reads_for_the_mask_and_for_its_description(tmp_path: Path) -> None:
@@ -748,6 +795,10 @@ def test_one_reader_reads_for_the_mask_and_for_its_description(tmp_path: Path) -
     reader = ScanReader(accept=["HU_SCALE"])
     assert folder_run(scans, masks, reader=reader, describe=True).run().exit_code == 0
     assert (masks / "a.description.json").exists()
+    assert describe(masks / "a.nii.gz", scans / "a.nii.gz")["liver"]  # its record says how
+    shutil.copy(masks / "a.nii.gz", tmp_path / "b.nii.gz")
+    with pytest.raises(IntakeError, match="HU_SCALE"):
+        describe(tmp_path / "b.nii.gz", scans / "a.nii.gz")
 
 
 def test_an_unreadable_folder_is_a_row_and_not_the_end(
@@ -779,9 +830,21 @@ def test_a_broken_device_ends_the_run_and_its_case_is_tried_again(scans: Path, t
 
 
 def test_a_name_as_long_as_a_file_system_allows_is_done(tmp_path: Path) -> None:
-    name = "n" * 236  # and .description.json makes 253 bytes
-    write_scan(tmp_path / "scans" / f"{name}.nii.gz")
-    assert folder_run(tmp_path / "scans", tmp_path / "masks", describe=True).run().exit_code == 0
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    for name in (
+        "n" * 236 + ".nii.gz",
+        "n" * 248 + ".nii.gz",
+        "n" * 251 + ".nii",
+    ):  # of the last not even the mask fits
+        write_scan(scans / name)
+    wanted: Any = {"describe": True, "view": True}
+    assert folder_run(scans, masks, **wanted).run() == Summary(done=3, failed=0, skipped=0, exit_code=0)
+    assert [len(list(masks.glob(f"*{end}"))) for end in (".nii.gz", ".description.json", ".html")] == [3, 3, 3]
+    assert folder_run(scans, masks, **wanted).run() == Summary(done=0, failed=0, skipped=3, exit_code=0)
+    for path in scans.iterdir():
+        path.write_bytes(b"damaged")
+    assert folder_run(scans, masks, **wanted).run().failed == 3
+    assert len(list(masks.glob("*.stale*"))) == len(list(masks.glob("n*"))) == 12
 
 
 def test_what_makes_a_result_doubtful_is_said_on_the_screen_and_what_does_not_is_not(

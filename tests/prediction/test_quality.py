@@ -1,4 +1,4 @@
-"""Judged masks: the quality in record, ledger and table; masks, and rows of runs without it, stay as they are."""
+"""Judged masks: the quality in record, ledger and table; masks stay as they are."""
 
 from __future__ import annotations
 
@@ -71,16 +71,19 @@ def test_quality_is_in_record_ledger_and_table(scans: Path, tmp_path: Path, caps
     assert Segmenter(runner(True))(scans / "b/c.nii.gz").record["quality"] == quality
 
 
-def test_masks_are_the_same_and_nothing_is_run_again(scans: Path, tmp_path: Path) -> None:
+def test_a_judgement_that_is_asked_for_later_is_made_and_masks_are_the_same(scans: Path, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     predict(scans, masks, quality=False)
     assert not (masks / "quality.csv").exists()
     assert json.loads((masks / "a.json").read_text())["quality"] is None
-    before = files(masks)
+    before = masks_of(masks)
     predict(scans, masks, quality=True)
-    assert {name: data for name, data in files(masks).items() if name in before} == before
-    predict(scans, tmp_path / "others", quality=True)
-    assert masks_of(tmp_path / "others") == masks_of(masks)
+    assert masks_of(masks) == before and (masks / "quality.csv").exists()
+    assert json.loads((masks / "a.json").read_text())["quality"]["flagged"]
+    judged = files(masks)
+    for quality in (True, False):  # nothing is run again
+        predict(scans, masks, quality=quality)
+        assert files(masks) == judged
 
 
 def test_thresholds_of_the_run_decide(scans: Path, tmp_path: Path) -> None:
