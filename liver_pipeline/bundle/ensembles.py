@@ -107,7 +107,9 @@ def members(
     if not run_dirs:
         weights = Path(bundle_root) / LIVER_STAGE / WEIGHTS
         if key == f"{PREFIX}network" and weights.is_file():
-            load_weights(network, weights)  # programs that build the inferer alone, such as MONAI Label, load the other
+            load_weights(
+                network.eval(), weights
+            )  # programs that build the inferer alone, such as MONAI Label, load the other
         return network
     first = _shared(load_config(bundle_root, "inference"))
     networks = [network]

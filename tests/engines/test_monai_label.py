@@ -80,6 +80,8 @@ def test_each_request_trains_so_many_epochs_more_from_the_weights_that_are_there
 def test_a_cascade_s_inferer_has_its_first_network_s_weights(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "cascade")
     parser = ConfigParser(load_config(run, "inference", {"device": "cpu"}))
-    given = parser.get_parsed_content("inferer").liver_network.state_dict()  # all that it builds besides network_def
+    network = parser.get_parsed_content("inferer").liver_network  # all that such a program builds besides network_def
+    assert not network.training
+    given = network.state_dict()
     trained = torch.load(run / "liver" / "models" / "model.pt", weights_only=True)["model"]
     assert all(torch.equal(given[name], trained[name]) for name in trained)
