@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from liver_pipeline.app.cases import CaseFolder, json_or_nothing
-from liver_pipeline.app.corrections import reader_of, scan_of
+from liver_pipeline.app.corrections import scan_of
 from liver_pipeline.data.converted import write_volume
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import disk_is_full, link_or_copy, whole_folder
+from liver_pipeline.io.records import reader_of
 
 LINKED = (".nii.gz", ".nii", ".nrrd", ".mha", ".mgz", ".mgh")  # one file that says all, whatever it is called
 

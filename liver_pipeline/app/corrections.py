@@ -19,7 +19,7 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import DICOM_ENDINGS, ScanInput
 from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.records import reader_of
 from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
 
 MADE = (".description.json", ".scores.json", ".html", *DICOM_ENDINGS.values())  # of a corrected mask
@@ -78,6 +78,7 @@ def _record(cases: CaseFolder, case: str, edit: Edit) -> dict[str, Any]:
         "edits": [*steps[: made[-1] if made else 0], {"time": now, **page}],
         "timing": {"started": now},
         "warnings": network.get("warnings", []),
+        "accepted": network.get("accepted", []),
         "weights": network.get("weights", {}),
     }
 
@@ -142,9 +143,3 @@ def scan_of(cases: CaseFolder, case: str) -> ScanInput:
     if scan is None:
         raise refuse(case, "NOT_FOUND", "the scan of the case is not there any more")
     return scan
-
-
-def reader_of(record: dict[str, Any]) -> ScanReader:
-    """Return how the scan was read when its mask was made."""
-    told = record.get("config", {}).get("settings", {}).get("reader", {})
-    return ScanReader(**{name: told[name] for name in ScanReader.__dataclass_fields__ if name in told})

@@ -17,7 +17,7 @@ STAGES = {  # of a case, in their order: what people are told, and how much is d
     "start": ("starting", 0), "load": ("loading the network", 10), "series": ("looking for series", 11),
     "read": ("reading", 14), "preprocess": ("reading", 15), "network": ("segmenting", 66),
     "postprocess": ("cleaning the mask", 68), "quality": ("judging the mask", 70), "write": ("writing the mask", 72),
-    "describe": ("measuring", 76), "dicom": ("making DICOM results", 90), "page": ("drawing the page", 100),
+    "dicom": ("making DICOM results", 86), "describe": ("measuring", 90), "page": ("drawing the page", 100),
 }  # fmt: skip
 
 

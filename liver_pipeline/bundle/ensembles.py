@@ -15,9 +15,11 @@ from torch import nn
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder
-from liver_pipeline.bundle.trained import is_trained
+from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
+from liver_pipeline.bundle.trained import WEIGHTS, is_trained
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.io.tables import read_json
+from liver_pipeline.networks.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ def members(
 ) -> nn.Module:
     """Return the network and those of more run folders, as StreamingInferer takes them; their weights come later.
 
+    The first network of one cascade has its weights at once.
+
     Args:
         network: That of ``bundle_root``.
         run_dirs: The other run folders; with none the network is returned as it is.
@@ -101,6 +105,11 @@ def members(
         ValueError: If a run differs in anything but its network.
     """
     if not run_dirs:
+        weights = Path(bundle_root) / LIVER_STAGE / WEIGHTS
+        if key == f"{PREFIX}network" and weights.is_file():
+            load_weights(
+                network.eval(), weights
+            )  # programs that build the inferer alone, such as MONAI Label, load the other
         return network
     first = _shared(load_config(bundle_root, "inference"))
     networks = [network]

@@ -69,8 +69,8 @@ def _means_null(text: str, row: Key) -> bool:
     return row.kind.has_null and text in NULLS
 
 
-def _refuse_doubles(node: yaml.Node, path: Path) -> None:
-    """Refuse a mapping anywhere in the file that has a key twice, for which YAML takes the last."""
+def _refuse_doubles(node: yaml.Node, path: Path | str) -> None:
+    """Refuse a mapping in a file, or in the value of a key, that has a key twice, of which YAML takes the last."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _refuse_doubles(item, path)
@@ -90,13 +90,14 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     A path may begin with ``~`` or be relative, and is always meant as it stands, whatever characters it has.
 
     Raises:
-        ValueError: If a word has no ``=``, or a key is given twice.
+        ValueError: If a word has no ``=``, or a key is given twice, also in a value.
     """
     overrides: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ValueError(f"expected key=value, got '{pair}'")
+        key = key.replace("#", "::")  # two ways to write one key
         if key in overrides:
             raise ValueError(f"'{key}' is given twice")
         overrides[key] = _parse_word(key, text)
@@ -109,6 +110,9 @@ def _parse_word(key: str, text: str) -> Any:
         if _means_null(text, row):
             return None
         return absolute(key, text) if Role.PATH in row.roles else text
+    with contextlib.suppress(yaml.YAMLError):
+        if text.lstrip().startswith(("{", "[")) and (node := yaml.compose(text, _Loader)) is not None:
+            _refuse_doubles(node, key)
     try:
         return ast.literal_eval(text)  # 3e-4 is a number here, text in YAML 1.1
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,10 +51,22 @@ def msd_cases(dataset_dir: str | Path, label_map: LabelValues | None = None) -> 
         )
     found = [(name, _on_disk(image), _on_disk(label)) for name, image, label in found]
     refuse_doubles([name for name, _, _ in found], [str(image) for _, image, _ in found], index)
+    refuse_used_twice([label for _, _, label in found], index)
     missing = [path for _, *paths in found for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{index} names {len(missing)} files that do not exist, such as {missing[0]}")
     return sorted((case_of(*one, label_map=label_map) for one in found), key=lambda case: case["case"])
+
+
+def refuse_used_twice(label_maps: Sequence[Path], where: Path) -> None:
+    """Refuse a label map that two scans have: of one of them it is not.
+
+    Raises:
+        ValueError: Naming the label map.
+    """
+    often = [path for path, count in Counter(label_maps).items() if count > 1]
+    if often:
+        raise ValueError(f"{where} names the label map {often[0]} for two scans; a scan has one of its own")
 
 
 def _listed(root: Path, index: Path, items: Any) -> list[tuple[str, Path, Path]]:

@@ -7,6 +7,7 @@ import warnings
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
 from tqdm import tqdm
 
 from liver_pipeline.bundle.trained import WEIGHTS, is_finished
@@ -52,6 +53,7 @@ def run(
             move_aside(checkpoint.folder.parent, BEHIND, copies=[WEIGHTS.as_posix()])
         if anew:
             trainer.add_event_handler(Events.STARTED, lambda: checkpoint.parts["best"].defend(log.validator))
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: _validate_last(trainer, log.validator))
         _run(trainer, log, checkpoint, contact_sheet)
 
 
@@ -68,6 +70,14 @@ def _run(trainer: Engine, log: EpochLog, checkpoint: Checkpoint, contact_sheet: 
     else:
         _train(trainer, checkpoint)
     checkpoint.parts["best"].keep_last(trainer.state.epoch)
+
+
+def _validate_last(trainer: Engine, validator: Engine) -> None:
+    """Validate the last epoch also where ``val_interval`` is longer than the training."""
+    assert isinstance(validator, Evaluator)
+    epoch = trainer.state.epoch
+    if epoch == trainer.state.max_epochs and validator.state.epoch != epoch:
+        validator.run(epoch)
 
 
 def _train(trainer: Engine, checkpoint: Checkpoint) -> None:

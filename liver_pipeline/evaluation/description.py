@@ -30,7 +30,7 @@ from liver_pipeline.geometry.boxes import Box, touches_border
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
-from liver_pipeline.io.records import record_of
+from liver_pipeline.io.records import reader_of, record_of
 from liver_pipeline.io.volumes import Scan, on_grid, read_label_map, to_ras
 from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues, Mask
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
@@ -76,7 +76,7 @@ def describe(
         segments: Couinaud map (1 to 8) on the same grid; gives shares per segment. "auto" estimates it from the
             liver's shape: see :mod:`liver_pipeline.evaluation.couinaud`.
         resect: Numbers of segments; gives what is left without them.
-        reader: How the run that made the mask reads scans; by default as CT.
+        reader: How the run that made the mask reads scans; by default as its record says, without one as CT.
         series: Which of several DICOM series the scan is.
 
     Returns:
@@ -98,9 +98,9 @@ def describe(
     if truth is not None and (truth.array == LIVER_OR_TUMOR).any():
         raise ValueError(f"{reference} does not tell tumors from liver, so no lesion can be matched; leave it out")
     couinaud, source, doubt = _segments(labels, segments)
-    reader = reader or ScanReader()
-    ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
     record = record_of(Path(mask), labels.sha256)
+    reader = reader or reader_of(record)
+    ct = replace(reader, accept={*reader.accept, *ACCEPTED}).scan(scan, series=series) if scan else None
     sure = lesion_confidence(labels, read_probabilities(confidence), record) if confidence else {}
     if confidence and not sure:
         raise ValueError(f"{confidence} holds no probabilities of tumor: the model knows liver only")

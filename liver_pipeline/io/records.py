@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.reader import ScanReader
 
 
 def record_of(mask: Path, sha256: str) -> dict[str, Any] | None:
@@ -16,3 +18,11 @@ def record_of(mask: Path, sha256: str) -> dict[str, Any] | None:
         return record if record["output"]["sha256"] == sha256 else None
     except (OSError, ValueError, KeyError, TypeError):  # none, or somebody else's file of that name
         return None
+
+
+def reader_of(record: Mapping[str, Any] | None) -> ScanReader:
+    """Return how the scan was read of which a mask was made, by its provenance; without one, as CT."""
+    record = record or {}
+    told = record.get("config", {}).get("settings", {}).get("reader", {})
+    known = {name: told[name] for name in ScanReader.__dataclass_fields__ if name in told}
+    return ScanReader(**{**known, "accept": (*known.get("accept", ()), *record.get("accepted", ()))})

@@ -76,7 +76,9 @@ def _write_torchscript(network: nn.Module, windows: torch.Tensor, path: Path) ->
         module, how = torch.jit.script(network), "scripted"
     except Exception:  # what TorchScript's compiler does not know it says in many ways
         module, how = torch.jit.trace(network, windows[:1], check_trace=False), "traced"  # type: ignore[no-untyped-call]
-    torch.jit.save(module, path)
+    content = io.BytesIO()  # on a full disk torch.jit.save itself ends the process
+    torch.jit.save(module, content)
+    path.write_bytes(content.getbuffer())
     return how
 
 

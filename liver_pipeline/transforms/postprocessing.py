@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 import cc3d
 import numpy as np
 import numpy.typing as npt
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_dst_type
 from nibabel import orientations
 from scipy.spatial import cKDTree
 
@@ -283,6 +283,16 @@ def _surface_points(array: npt.NDArray[Any], inside: Callable[[npt.NDArray[Any]]
     return np.concatenate(points)
 
 
+def _like(label_map: LabelMap, pred: MetaTensor) -> MetaTensor:
+    """Return a label map as a tensor (1, X, Y, Z) with the metadata and on the device of ``pred``.
+
+    Its memory order stays: MONAI's convert_to_dst_type turns a large one round, a second for 512 x 512 x 400.
+    """
+    cleaned = MetaTensor(torch.from_numpy(label_map)[None].to(pred.device))
+    cleaned.copy_meta_from(pred)  # type: ignore[no-untyped-call]
+    return cleaned
+
+
 def _checked_spacing(spacing: Sequence[float]) -> npt.NDArray[np.float64]:
     """Return the voxel size as an array of three positive numbers in mm, or raise ValueError."""
     voxel_mm = np.asarray(spacing, dtype=np.float64)
@@ -325,7 +335,7 @@ class CleanLabelMapd(MapTransform, ABC):
             before = pred[0].numpy(force=True)
             after = self._clean_along_patient_axes(before, pred.affine.numpy(force=True))
             changed += int(np.count_nonzero(before != after))
-            cleaned[key] = convert_to_dst_type(after[None], dst=pred)[0]  # keeps affine and device
+            cleaned[key] = _like(after, pred)
         effects = cleaned.get("effects", {})
         cleaned["effects"] = {**effects, self.name: effects.get(self.name, 0) + changed}
         return cleaned

@@ -98,6 +98,11 @@ def test_yaml_that_does_not_say_one_thing_is_refused(text: str, message: str, tm
 def test_a_word_twice_or_without_equals_sign_is_refused() -> None:
     with pytest.raises(ValueError, match="'seed' is given twice"):
         parse_overrides(["seed=1", "seed=2"])
+    with pytest.raises(ValueError, match="'loss::a' is given twice"):
+        parse_overrides(["loss::a=1", "loss#a=2"])
+    for twice in ("{1: 1, 1: 2}", "[{a: 1, a: 2}]"):
+        with pytest.raises(ValueError, match=r"label_map sets '[1a]' twice"):
+            parse_overrides([f"label_map={twice}"])
     with pytest.raises(ValueError, match="expected key=value, got 'lr'"):
         parse_overrides(["lr"])
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,15 @@ def test_a_format_without_its_libraries_says_what_to_install(tmp_path: Path, mon
         export(make_run(tmp_path / "run", "unet3d"), tmp_path / "out", file_format="onnx")
     assert not (tmp_path / "out").exists()
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # bytes; no file grows beyond, as on a disk that is full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            EXPORTERS["torchscript"].write(torch.nn.Conv3d(1, 8, 3), torch.zeros(1, 1, 8, 8, 8), tmp_path / "a.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)

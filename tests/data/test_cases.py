@@ -72,9 +72,14 @@ def test_an_msd_case_is_its_path_below_imagestr_and_one_that_is_listed_twice_is_
     assert [(case["case"], case["label"]) for case in cases] == [
         (f"{site}/c", str(tmp_path / f"labelsTr/{site}/c.nii.gz")) for site in "ab"
     ]
-    (tmp_path / "dataset.json").write_text(json.dumps({"training": [*pairs, pairs[0]]}))
-    with pytest.raises(ValueError, match="both case a/c"):
-        msd_cases(tmp_path)
+    crossed = {"image": pairs[0]["image"], "label": pairs[1]["label"]}
+    for entries, said in (
+        ([*pairs, pairs[0]], "both case a/c"),
+        ([crossed, pairs[1]], r"labelsTr/b/c\.nii\.gz for two scans"),
+    ):
+        (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}))
+        with pytest.raises(ValueError, match=said):
+            msd_cases(tmp_path)
 
 
 def test_nnunet_data_sets_of_either_kind_are_read(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import pytest
 import torch
 from monai.data import Dataset, MetaTensor
 
+from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import file_sha256, temporary_name
@@ -794,6 +795,10 @@ def test_one_reader_reads_for_the_mask_and_for_its_description(tmp_path: Path) -
     reader = ScanReader(accept=["HU_SCALE"])
     assert folder_run(scans, masks, reader=reader, describe=True).run().exit_code == 0
     assert (masks / "a.description.json").exists()
+    assert describe(masks / "a.nii.gz", scans / "a.nii.gz")["liver"]  # its record says how
+    shutil.copy(masks / "a.nii.gz", tmp_path / "b.nii.gz")
+    with pytest.raises(IntakeError, match="HU_SCALE"):
+        describe(tmp_path / "b.nii.gz", scans / "a.nii.gz")
 
 
 def test_an_unreadable_folder_is_a_row_and_not_the_end(
