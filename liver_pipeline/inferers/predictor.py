@@ -112,7 +112,6 @@ class Predictor:
             well, unless tta makes some, and its passes follow the output along the channels.
 
     Attributes:
-        batch: Windows that one call should have.
         groups: Groups of K channels in the output: the members, then the passes of a single network that is judged.
         first_judged: The first of the groups that are to be compared.
     """
@@ -130,7 +129,7 @@ class Predictor:
         self.networks = list(networks)
         self.engine = engine
         self.device = device
-        self.batch = self._compared = int(batch_shape[0])
+        self.batch = int(batch_shape[0])
         self.one_shape = one_shape
         self.mirrors = [axes for n in range(1, len(engine.tta) + 1) for axes in combinations(engine.tta, n)]
         self.judged = judged and len(self.networks) == 1
@@ -141,8 +140,6 @@ class Predictor:
         self.converted: list[OpenVinoNetwork] = []
         self._batches = 0
         self._choose(tuple(int(n) for n in batch_shape))
-        if self.converted:
-            self.batch = self.converted[0].at_once
 
     def _choose(self, batch_shape: tuple[int, ...]) -> None:
         """Take OpenVINO where it is asked for or pays, and say why not."""
@@ -189,9 +186,8 @@ class Predictor:
         """
         with self.clock(self.device):
             logits = self._within_memory(windows, relieve)
-        for batch in zip(torch.split(windows, self._compared), torch.split(logits, self._compared), strict=True):
-            self._compare(*batch)
-            self._batches += 1
+        self._compare(windows, logits)
+        self._batches += 1
         return logits
 
     def _within_memory(self, windows: torch.Tensor, relieve: Callable[[], bool]) -> torch.Tensor:

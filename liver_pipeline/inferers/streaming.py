@@ -173,9 +173,8 @@ class StreamingInferer(Inferer):
             predictor.record.fallbacks.append("out of memory: stitching on the CPU")
             return True
 
-        at_once = predictor.batch
-        for begin in range(0, len(plan.kept), at_once):
-            batch = plan.kept[begin : begin + at_once]
+        for begin in range(0, len(plan.kept), self.sw_batch_size):
+            batch = plan.kept[begin : begin + self.sw_batch_size]
             logits = predictor(torch.stack([plan.image[(slice(None), *window)] for window in batch]), relieve)
             for window, output in zip(batch, logits, strict=True):
                 stitcher.add(window, output, relieve)

@@ -26,7 +26,6 @@ from torch import nn
 from liver_pipeline.io.files import write_json
 from liver_pipeline.networks.shapes import next_side
 
-STREAMS = 2  # batches that run side by side: threads that share one wait for each other; each takes memory of its own
 MIN_AGREEMENT = 0.999  # labels of random noise that must agree with PyTorch's; a wrong conversion is far below
 
 
@@ -62,7 +61,7 @@ def weights_hash(network: nn.Module) -> str:
 
 
 class OpenVinoNetwork:
-    """A network compiled by OpenVINO for batches of one size, some of which run side by side; short ones are filled up.
+    """A network compiled by OpenVINO for batches of one size; smaller batches are filled up.
 
     Args:
         network: Module in eval mode, on the CPU.
@@ -74,7 +73,6 @@ class OpenVinoNetwork:
         digest: Hash of weights, layers, shape and versions: the name of the converted network.
         cached: Whether it came from ``cache_dir``.
         precision: "f32" also where bf16 was asked for and the processor has none.
-        at_once: Windows that one call should have, so that no processor waits.
 
     Raises:
         ConversionError: If it does not convert, or gives other labels than PyTorch.
@@ -92,10 +90,9 @@ class OpenVinoNetwork:
         self._model = self._kept_model(network, kept) or self._new_model(network, kept)
         self.precision = "bf16" if precision == "bf16" and self._has_bf16() else "f32"
         self._compiled = self._compile(self._model, self.precision)
-        self.at_once = self.shape[0] * len(self._compiled)
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
-        """Run any number of windows (N, C, X, Y, Z); gives (N, K, X, Y, Z)."""
+        """Run at most a batch of windows (N, C, X, Y, Z); the output (N, K, X, Y, Z) is good until the next run."""
         return self._run(self._compiled, windows)
 
     def run_exact(self, windows: torch.Tensor) -> torch.Tensor:
@@ -107,17 +104,13 @@ class OpenVinoNetwork:
         """What labels of bf16 are compared with; compiled when it is first asked for, which a small scan never does."""
         return self._compiled if self.precision == "f32" else self._compile(self._model, "f32")
 
-    def _run(self, queue: Any, windows: torch.Tensor) -> torch.Tensor:
-        """Run windows batch by batch, as many side by side as there are streams; zeros fill up the last batch."""
-        count, batch = windows.shape[0], self.shape[0]
-        if short := -count % batch:
-            windows = torch.cat([windows, windows.new_zeros((short, *self.shape[1:]))])
-        shape = queue[0].get_output_tensor(0).shape
-        logits = np.empty((len(windows), *shape[1:]), dtype=np.float32)
-        for part, place in zip(torch.split(windows.contiguous(), batch), logits.reshape(-1, *shape), strict=True):
-            queue.start_async([part.numpy()], place, share_inputs=True)
-        queue.wait_all()
-        return torch.from_numpy(logits)[:count]
+    def _run(self, compiled: Any, windows: torch.Tensor) -> torch.Tensor:
+        """Run one batch, filled up with zeros where it is short."""
+        count = windows.shape[0]
+        if count < self.shape[0]:
+            windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
+        result = compiled([windows.contiguous().numpy()], share_inputs=True, share_outputs=True)
+        return torch.from_numpy(next(iter(result.values())))[:count]
 
     def _kept_model(self, network: nn.Module, kept: Path | None) -> Any:
         """Return the converted network from the folder ``kept``, None if it is not there; compare if that is due."""
@@ -171,21 +164,16 @@ class OpenVinoNetwork:
         return model
 
     def _compile(self, model: Any, precision: str) -> Any:
-        """Compile for the CPU in the given precision, on the threads PyTorch uses; return its queue of batches."""
-        threads = torch.get_num_threads()
-        streams = min(STREAMS, threads)
+        """Compile for the CPU in the given precision, on as many threads as PyTorch uses."""
         options = {
             "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": str(threads),
-            "NUM_STREAMS": str(streams),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
         }
         try:
-            compiled = self.openvino.Core().compile_model(model, "CPU", options)
-            queue = self.openvino.AsyncInferQueue(compiled, streams)
-            queue.set_callback(lambda request, place: np.copyto(place, request.get_output_tensor(0).data))
+            return self.openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise ConversionError(f"OpenVINO cannot compile it in {precision}: {_first_line(error)}") from error
-        return queue
 
     def _has_bf16(self) -> bool:
         """Whether the processor computes in bf16; where it does not, OpenVINO imitates it and is slower than in f32."""

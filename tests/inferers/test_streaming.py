@@ -436,21 +436,6 @@ def test_a_network_that_differs_on_small_windows_is_traced_on_one_that_is_large_
         torch.testing.assert_close(OpenVinoNetwork(network, shape)(windows), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_windows_that_run_side_by_side_come_back_in_order_and_are_those_of_one_thread(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    network, windows = small_net(), torch.rand(7, 1, 8, 8, 8)  # more batches than run at once, the last one short
-    found = []
-    for threads in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        converted = OpenVinoNetwork(network, (2, 1, 8, 8, 8))
-        assert converted.at_once == 2 * threads
-        found.append(converted(windows))
-    with torch.inference_mode():
-        torch.testing.assert_close(found[0], network(windows), rtol=1e-3, atol=1e-4)
-    assert torch.equal(*found)
-
-
 def test_changed_weights_are_converted_again() -> None:
     image = on_model_grid(smooth_volume((20, 18, 12)), np.eye(4), (1.5, 1.5, 2.0))
     net, inferer = small_net(), StreamingInferer((8, 8, 8))
