@@ -174,15 +174,21 @@ def test_eight_bits_hardly_move_the_area_under_the_curve(tmp_path: Path) -> None
     exact = 1 / (1 + np.exp(-rng.normal(np.where(label == 2, 0.0, -3.0), 2.0)))
     scan = tmp_path / "scan.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((24, 24, 24), np.int16) + label, AFFINE), scan)
-    (tmp_path / "pred").mkdir()
-    nib.save(nib.Nifti1Image(label, AFFINE), tmp_path / "pred" / "a.nii.gz")
+    for folder in ("pred", "label"):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(label, AFFINE), tmp_path / folder / "a.nii.gz")
     levels = np.asfortranarray(np.stack([np.zeros_like(label), np.rint(exact * LEVELS).astype(np.uint8)], axis=-1))
     write_probabilities(tmp_path / "pred" / "a.probabilities.nii.gz", levels, read_scan(scan, accept=("HU_SCALE",)))
     (tmp_path / "exact").mkdir()
     nib.save(nib.Nifti1Image(exact.astype(np.float32), AFFINE), tmp_path / "exact" / "a.nii.gz")
     areas = [
         evaluate(
-            tmp_path / "pred", tmp_path / "pred", tmp_path / "out", probability_dir=folder, overwrite=True, report=False
+            tmp_path / "pred",
+            tmp_path / "label",
+            tmp_path / "out",
+            probability_dir=folder,
+            overwrite=True,
+            report=False,
         )["cases"]["a"]["probabilities"]["tumor"]["auc_roc"]
         for folder in (tmp_path / "pred", tmp_path / "exact")
     ]
