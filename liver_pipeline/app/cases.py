@@ -14,7 +14,7 @@ from typing import Any
 
 from liver_pipeline.app.data_folder import DataFolder
 from liver_pipeline.io.discovery import ScanInput
-from liver_pipeline.io.files import write_json
+from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 
 # What a case's note says of it; the ledger says how it ended.
@@ -206,7 +206,7 @@ class CaseFolder:
         self.note(case)
         for folder in (self.masks, self.corrected):
             for path in folder.glob(f"{case}.*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
 
     def delete(self, case: str) -> None:
         """Remove a case with all that was uploaded and made; its row in the ledger, which names nobody, stays."""

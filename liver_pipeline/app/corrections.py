@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +16,7 @@ from liver_pipeline.dicom_results.results import DicomResults, result_paths, wri
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import DICOM_ENDINGS, ScanInput
-from liver_pipeline.io.files import plain, write_json
+from liver_pipeline.io.files import is_there, plain, remove, write_json
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.records import reader_of
 from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
@@ -98,7 +97,8 @@ def take_back(cases: CaseFolder, case: str) -> None:
 
 def _remove(cases: CaseFolder, case: str, endings: Iterable[str]) -> None:
     for path in (cases.result(case, f"{EDITED}{ending}") for ending in endings):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if is_there(path):
+            remove(path)
 
 
 def measured(cases: CaseFolder, case: str, *, dicom: bool = False) -> None:

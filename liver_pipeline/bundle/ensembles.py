@@ -107,9 +107,8 @@ def members(
     if not run_dirs:
         weights = Path(bundle_root) / LIVER_STAGE / WEIGHTS
         if key == f"{PREFIX}network" and weights.is_file():
-            load_weights(
-                network.eval(), weights
-            )  # programs that build the inferer alone, such as MONAI Label, load the other
+            # Programs that build the inferer alone, such as MONAI Label, load the other network only.
+            load_weights(network.eval(), weights)
         return network
     first = _shared(load_config(bundle_root, "inference"))
     networks = [network]

@@ -41,7 +41,7 @@ class StreamingInferer(Inferer):
 
     Args:
         roi_size: Window size in voxels; values <= 0 take the volume's own size. 2D networks (``Slicewise``): one is 1.
-        sw_batch_size: Windows of a batch; OpenVINO runs two batches at a time where it has two threads.
+        sw_batch_size: Windows that are run at a time.
         overlap: Share of the window that the next one covers again, for all axes or each.
         mode: "gaussian" or "constant" weights.
         sigma_scale: Width of the gaussian, in window sizes.

@@ -197,6 +197,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it.
+
+    Raises:
+        OSError: If it is not there, or cannot be removed.
+    """
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def remove_temporary(folder: str | Path) -> None:
     """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
     for path in Path(folder).rglob(TEMPORARY.format("*")):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults
-from liver_pipeline.io.files import write_json
+from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.tables import read_json
@@ -90,4 +89,4 @@ def remove_expired(inbox: Inbox, masks: Path, hours: float) -> None:
     limit = time.time() - 3600 * hours
     for path in masks.iterdir() if masks.is_dir() else ():
         if is_hashed(path.name) and path.stat().st_mtime < limit:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256, fitting_name, folder_sha256, is_there
+from liver_pipeline.io.files import file_sha256, fitting_name, folder_sha256, is_there, remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.io.masks import PICTURE_MASK
@@ -121,7 +120,7 @@ class EarlierRuns:
         known = self.ledger.written.get(case.name, set())
         for path in result_paths(case.output).values():
             if is_there(path) and (self.overwrite or content_of(path) in known):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
         for path in (case.description, case.page):
             if is_there(path) and mask_told_by(path) is not None:
                 path.unlink()
