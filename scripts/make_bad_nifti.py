@@ -455,6 +455,34 @@ def _(path: Path) -> None:
     save(path, image(column()))
 
 
+@case("voxels_in_disorder.nii.gz", "NOISE")
+def _(path: Path) -> None:
+    volume = column().ravel()
+    save(path, image(np.random.default_rng(0).permutation(volume).reshape(SHAPE)))
+
+
+@case("voxels_that_stand_alone.nii.gz", "NOISE")
+def _(path: Path) -> None:
+    volume = column()
+    volume[np.random.default_rng(0).random(SHAPE) < 0.01] = 3071
+    save(path, image(volume))
+
+
+@case("planes_of_one_value.nii.gz", "SLICE_CONSTANT")
+def _(path: Path) -> None:
+    volume = column()
+    volume[10] = 0
+    save(path, image(volume))
+
+
+@case("slice_upside_down.nii.gz", "SLICE_JUMP")
+def _(path: Path) -> None:
+    volume = column()
+    volume[6:18, 4:6] = -100
+    volume[:, :, 8] = volume[:, ::-1, 8]
+    save(path, image(volume))
+
+
 @case("slices_of_one_value.nii.gz", "SLICE_CONSTANT")
 def _(path: Path) -> None:
     volume = column()

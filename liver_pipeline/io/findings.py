@@ -57,9 +57,10 @@ CODES: dict[str, str] = {
     "PICTURE": "a JPG or PNG: it has no Hounsfield units and no millimetres",
     "CONSTANT": "every voxel has the same value",
     "HU_SCALE": "values cannot be Hounsfield units",
-    "SLICE_CONSTANT": "slices inside the body hold one value",
+    "NOISE": "voxels have nothing in common with those beside them: all of them, or too many",
+    "SLICE_CONSTANT": "slices, or planes across them, hold one value inside the body",
     "SLICE_REPEATED": "slices are copies of the one before",
-    "SLICE_JUMP": "values, or the body, jump between neighbouring slices",
+    "SLICE_JUMP": "values, or the body, jump between neighbouring slices, or a slice is unlike those beside it",
     "LABEL_MAP": "the values are those of a label map, and it is read as a scan",
     "MODALITY": "the file, or its values, are of another modality than the one it is read as",
     # a label map

@@ -1,23 +1,22 @@
 """Can these values be Hounsfield units? Judged by where air, fat and soft tissue lie, with padding apart.
 
 The bounds were set on seven real CTs (abdomen and chest, with and without contrast, two of them crops), 160 random
-crops of them, and each of them shifted, scaled, negated and clipped; see tests/io/test_hu.py.
+crops of them, and each of them shifted, scaled, negated, clipped and otherwise spoilt; see tests/damage.py. Beside each
+bound stands what real scans and crops have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from liver_pipeline.io.distribution import NO_HU_BELOW, NOISY_BELOW, SAMPLE, Values, distribution, sample
 from liver_pipeline.io.findings import Finding, error, warning
 
-SAMPLE = 300_000  # voxels that are looked at
-PADDING_BELOW, PADDING_GAP, PADDING_VALUES = -1100.0, 100.0, 3  # HU, HU, at most so many values: -2000, -3024, ...
-NO_HU_BELOW, NO_HU_SHARE = -1150.0, 0.02
+NO_HU_SHARE = 0.02
 AIR = (-1060.0, -900.0)  # HU; outside the body, or in emphysema
 NO_LUNG_ABOVE = -600.0
 TISSUE_SHARE = 0.65  # of what is denser than lung; real scans have 0.81 and more
@@ -29,37 +28,9 @@ PATCHY_SHARE = (
     0.7  # of voxels equal to their neighbour; label maps of 100 organs have 0.8 and more, scans of 8 bits 0.3
 )
 CLIPPED_ABOVE, CLIPPED_SHARE = -300.0, 0.005
-
-
-@dataclass(frozen=True)
-class Values:
-    """The distribution of values without padding, as shares (0 to 1) and HU.
-
-    Attributes:
-        low: Smallest value.
-        high: Largest value.
-        at_low: Share of voxels at ``low``.
-        below: Share that is lower than HU can be.
-        airy: Share below -300 HU: air, lung, gas.
-        air: Where most airy voxels lie, in HU; nan without any.
-        peaked: Share of airy voxels within 50 HU of ``air``.
-        body: Share from -200 to 300 HU.
-        tissue: Share, of what is above -200 HU, from -150 to 200 HU: fat, water, muscle, organs.
-        uneven: Largest share, of what is above -200 HU, in any 100 HU; without peaks it is small.
-        dense: Share above 700 HU.
-    """
-
-    low: float
-    high: float
-    at_low: float
-    below: float
-    airy: float
-    air: float
-    peaked: float
-    body: float
-    tissue: float
-    uneven: float
-    dense: float
+LOST_BELOW = 250.0  # HU; where less is left above a window, contrast and lesions are lost
+FAT_LOW = 0.8  # real scans have 0.4 and less
+NOISY_SHARE, ONE_PEAK = 0.03, 0.85  # noise that wide in air widens the peaks of a body: 0.001 and 0.83
 
 
 def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, modality: str) -> list[Finding]:
@@ -69,9 +40,9 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         array: Stored voxels, shape (X, Y, Z); value = slope * voxel + intercept.
         slope: See ``array``.
         intercept: See ``array``.
-        modality: "ct": HU_SCALE, an error, where values cannot be HU; a warning where air is missing. "mr": LABEL_MAP,
-            an error, where they are few, whole and small; MODALITY, a warning, where they are HU. "label": NON_FINITE
-            alone.
+        modality: "ct": HU_SCALE, an error, where values cannot be HU; a warning where air is missing, where bone is
+            clipped, or where fat lies too low. "mr": LABEL_MAP, an error, where they are few, whole and small;
+            MODALITY, a warning, where they are HU. "label": NON_FINITE alone.
 
     Returns:
         At most one finding.
@@ -92,10 +63,13 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
     wrong, values = scale_faults(low, high, array, slope, intercept)
     if modality == "ct" and wrong:
         return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}")]
-    if modality == "ct" and values.low > -200:
-        return [
-            warning("HU_SCALE", f"values {low:g} to {high:g}: no air (-1000 HU); was the scan windowed or cropped?")
-        ]
+    doubts = [
+        (values.low > -200, "no air (-1000 HU); was the scan windowed or cropped?"),
+        (values.cut > 0, f"clipped at {values.high:g} HU ({values.cut:.1%} of voxels), so that bone is lost"),
+        (values.fat_low > FAT_LOW, "fat lies below -125 HU instead of at -100; was the body scaled apart from air?"),
+    ]
+    if modality == "ct" and (doubt := next((text for doubtful, text in doubts if doubtful), "")):
+        return [warning("HU_SCALE", f"values {low:g} to {high:g}: {doubt}")]
     if modality == "mr" and not wrong and values.airy > 0.05 and AIR[0] <= values.air <= AIR[1]:
         return [warning("MODALITY", f"values {low:g} to {high:g}, air at {values.air:.0f}: this looks like a CT")]
     return []
@@ -105,7 +79,7 @@ def _few_labels(low: float, high: float, array: npt.NDArray[Any], slope: float, 
     """Return the number of values where they are few, whole and small, as in a label map, else 0."""
     if low < 0 or high > 255:
         return 0
-    for part in (_sample(array), array):
+    for part in (sample(array), array):
         values = np.unique(part) * slope + intercept
         if not np.equal(values, np.rint(values)).all() or (values.size > FEW_VALUES and not _is_patchy(array)):
             return 0
@@ -125,7 +99,7 @@ def scale_faults(
     low: float, high: float, array: npt.NDArray[Any], slope: float, intercept: float
 ) -> tuple[str, Values]:
     """Return what forbids that values are HU ("" if nothing does), and their distribution."""
-    values = distribution(_sample(array) * slope + intercept)
+    values = distribution(sample(array) * slope + intercept)
     faults = [
         (values.low >= 0, "no HU below 0 but padding; was the intercept (-1024) lost, or the scan rescaled?"),
         (high - low < 200, "range too small for HU; was the scan normalised?"),
@@ -142,6 +116,13 @@ def _faults(values: Values) -> Iterator[tuple[bool, str]]:
     )
     clipped = values.low >= CLIPPED_ABOVE and values.at_low > CLIPPED_SHARE
     yield clipped, f"clipped at {values.low:g} HU ({values.at_low:.0%} of voxels); give the scan without a window"
+    cut = values.cut > 0 and values.high < LOST_BELOW
+    yield cut, f"clipped at {values.high:g} HU ({values.cut:.0%} of voxels); give the scan without a window"
+    yield values.high <= 0, "no HU above 0, so no soft tissue; was the scan shifted, clipped or wrapped around?"
+    yield (
+        values.noisy > NOISY_SHARE and values.uneven > ONE_PEAK,
+        f"{values.noisy:.0%} of voxels below {NOISY_BELOW:g} HU, and all else in one peak; was the scan negated?",
+    )
     yield (
         values.airy > 0.05 and values.peaked > 0.5 and (values.air < AIR[0] or values.air > NO_LUNG_ABOVE),
         f"air lies at {values.air:.0f} HU instead of -1000; was the scan shifted or scaled?",
@@ -163,66 +144,6 @@ def _faults(values: Values) -> Iterator[tuple[bool, str]]:
         f"fat and soft tissue are not between -150 and 200 HU ({values.tissue:.0%} of what is denser than lung);"
         " was the scan shifted or scaled?",
     )
-
-
-def distribution(values: npt.NDArray[np.float64]) -> Values:
-    """Describe HU values (any shape) without padding: one to three values far below all others."""
-    values = _without_padding(values.ravel())
-    airy = values[values < -300]
-    air, peaked = _peak(airy)
-    solid = values > -200
-    tissue = (values >= -150) & (values <= 200)
-    low = float(values.min())
-    return Values(
-        low=low,
-        high=float(values.max()),
-        at_low=float((values == low).mean()),
-        below=float((values < NO_HU_BELOW).mean()),
-        airy=airy.size / values.size,
-        air=air,
-        peaked=peaked,
-        body=float(((values >= -200) & (values <= 300)).mean()),
-        tissue=float(tissue.sum() / max(1, solid.sum())),
-        uneven=_fullest_100_hu(values[solid]),
-        dense=float((values > 700).mean()),
-    )
-
-
-def _without_padding(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    lowest = values[values < PADDING_BELOW + PADDING_GAP]
-    known = np.unique(lowest)[: PADDING_VALUES + 1] if lowest.size else lowest
-    edges = [*known.tolist(), float(values[values >= PADDING_BELOW + PADDING_GAP].min(initial=np.inf))]
-    border = -np.inf
-    for value, following in zip(known[:PADDING_VALUES].tolist(), edges[1:], strict=False):
-        if value < PADDING_BELOW and following - value >= PADDING_GAP:
-            border = value
-    kept = values[values > border]
-    return kept if kept.size else values
-
-
-def _peak(airy: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return where most of the values lie (bins of 25 HU) and the share within 50 HU of it."""
-    if airy.size == 0:
-        return float("nan"), 0.0
-    bins = np.floor(airy.clip(-4000.0, None) / 25.0).astype(np.int64)
-    start = int(bins.min())
-    at = (start + int(np.bincount(bins - start).argmax())) * 25.0 + 12.5
-    return at, float((np.abs(airy - at) < 50).mean())
-
-
-def _fullest_100_hu(values: npt.NDArray[np.float64]) -> float:
-    """Return the largest share of ``values`` within 100 HU, in steps of 25."""
-    if values.size == 0:
-        return 0.0
-    counts = np.bincount(np.floor((values.clip(-200.0, 4000.0) + 200.0) / 25.0).astype(np.int64))
-    return float(np.convolve(counts, np.ones(4)).max() / values.size)
-
-
-def _sample(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return every n-th voxel along each axis, about ``SAMPLE`` of them; flat axes are kept whole."""
-    step = max(1, round((array.size / SAMPLE) ** (1 / 3)))
-    steps = [max(1, min(step, n // 8)) for n in array.shape]
-    return np.asarray(array[tuple(slice(s // 2, None, s) for s in steps)], dtype=np.float64)
 
 
 def modality_findings(said: str, asked: str) -> list[Finding]:

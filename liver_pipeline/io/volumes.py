@@ -26,6 +26,7 @@ from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
 from liver_pipeline.io.label_values import PLAIN_LABELS, whole_labels
 from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
+from liver_pipeline.io.noise import noise_findings
 from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.streams import StoredVolume
@@ -258,7 +259,10 @@ def _findings_on_values(scan: Scan, modality: str, slices: int | None) -> list[F
     in_hu = modality == "ct" and not any(f.code == "HU_SCALE" and f.severity is Severity.ERROR for f in found)
     if scan.modality == "MR":  # values of an MR are no failed HU
         found = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in found]
-    if modality != "label" and slices is not None and all(f.code != "NON_FINITE" for f in found):
+    if modality == "label" or any(f.code in ("NON_FINITE", "CONSTANT") for f in found):
+        return found
+    found += noise_findings(scan.array, scan.slope, in_hu=in_hu)
+    if slices is not None:
         found += slice_findings(scan.array, scan.slope, scan.intercept, slices, in_hu=in_hu, names=scan.slice_files)
     return found
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liver_pipeline.data.phantoms import liver_phantom
+from liver_pipeline.io.distribution import distribution
 from liver_pipeline.io.findings import IntakeError, Severity
-from liver_pipeline.io.hu import distribution, value_findings
+from liver_pipeline.io.hu import value_findings
 from liver_pipeline.io.volumes import read_scan
 
 Change = Callable[[Any], Any]
