@@ -105,7 +105,7 @@ def shown(cases: CaseFolder, case: str) -> Shown:
 
 
 def scan_and_mask(cases: CaseFolder, case: str) -> tuple[Scan, Scan]:
-    accept = ("FEW_SLICES", "THICK_SLICE", "HU_SCALE", "UNIT_SPACING_CT")
+    accept = ("FEW_SLICES", "THICK_SLICE", "HU_SCALE", "NOISE", "UNIT_SPACING_CT")
     mask = read_label_map(cases.result(case, f"{cases.kind(case)}.nii.gz"), accept=accept)
     given = cases.scan(case)
     assert given is not None

@@ -13,8 +13,9 @@ from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.io.findings import Finding, IntakeError, Severity
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.volumes import read_scan
+from tests.damage import LENIENT, PHASES, REAL, SLICES, WHOLE, apart, five, of_another, on_slices, thinned
+from tests.damage import one as middle
 from tests.dicom_files import body, ct
-from tests.io.test_hu import LENIENT, REAL
 from tests.orientations import every_orientation
 
 SPACING = (3.0, 3.0, 5.0)
@@ -95,6 +96,40 @@ def test_two_passes_that_alternate_are_an_error_whatever_their_tags_say(mm: int)
     assert found_in(array, "mr") == []  # odd slices of an MR may be taken after the even ones
 
 
+@pytest.mark.parametrize("name", [name for name in SLICES if "flipped" not in name])  # a phantom is symmetric
+def test_damaged_slices_and_planes_are_named_in_any_modality(name: str) -> None:
+    damaged = SLICES[name](phantom())
+    assert on_slices(damaged) and on_slices(damaged + 1024, in_hu=False)
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_two_phases_of_contrast_that_alternate_are_an_error(name: str) -> None:
+    array = PHASES[name](phantom())
+    finding = one(array)
+    assert (finding.code, finding.severity) == ("SLICE_JUMP", Severity.ERROR) and "every other" in finding.detail
+    assert found_in(array, "mr") == []
+
+
+def test_a_plane_across_x_is_named_and_a_gap_between_arm_and_body_is_none() -> None:
+    array = phantom()
+    array[60:62] = -1000
+    finding = one(array)
+    assert finding.code == "SLICE_CONSTANT" and "planes across X 60 to 61:" in finding.detail
+    x, y = np.indices(array.shape[:2])
+    parted = np.full_like(array, -1000)
+    for centre, radius in ((40, 30), (100, 12)):  # air without noise, in all planes between x = 70 and 88
+        disc = (x - centre) ** 2 + (y - 50) ** 2 < radius**2
+        parted[disc] = 40 + np.random.default_rng(centre).integers(-9, 10, (disc.sum(), array.shape[2]))
+    assert found_in(parted) == []
+
+
+def test_a_slice_unlike_both_neighbours_is_one_finding_that_names_it() -> None:
+    array = phantom()
+    array[:, :, 30] = array[::-1, :, 30]
+    finding = one(array)
+    assert (finding.code, finding.severity) == ("SLICE_JUMP", Severity.WARNING) and "slices 30:" in finding.detail
+
+
 @every_orientation
 def test_slices_are_found_across_the_slice_axis(tmp_path: Path, permutation: Any, flips: Any) -> None:
     array = liver_phantom((32, 26, 16), (12.0, 12.0, 6.0), noise_hu=5.0)[0]
@@ -155,6 +190,37 @@ def test_slices_of_real_scans_are_right_and_damage_is_told(real_data: Path, name
     changed = array.copy()
     changed[:, :, depth // 3] = -1000
     assert found_in(changed) == [("SLICE_CONSTANT", Severity.WARNING)]
+
+
+@pytest.mark.real_data
+def test_damaged_slices_of_real_scans_and_slices_of_other_patients_are_named(real_data: Path) -> None:
+    volumes = {}
+    for name in [name for name in REAL if name not in ("dcmqi", "gstt")]:
+        scan = read_scan(real_data / REAL[name])
+        volumes[name] = thinned(scan.array.astype(np.float32) * scan.slope + scan.intercept)
+    for name, hu in volumes.items():
+        assert not [change for change, apply in WHOLE.items() if on_slices(apply(hu))], name
+        assert not [change for change, apply in (SLICES | PHASES).items() if not on_slices(apply(hu))], name
+        other = volumes["tcia" if name == "ircadb" else "ircadb"]
+        assert not [which for which in (middle, five, apart) if not on_slices(of_another(hu, other, which))], name
+
+
+@pytest.mark.real_data
+def test_damaged_slices_of_a_real_mr_are_named(real_data: Path) -> None:
+    mr = read_scan(real_data / "totalsegmentator_examples" / "example_mr_sm.nii.gz", modality="mr").array
+    assert not [change for change, apply in SLICES.items() if not on_slices(apply(mr.astype(float)), in_hu=False)]
+
+
+@pytest.mark.real_data
+def test_slices_of_crops_of_real_scans_are_right(real_data: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("ircadb", "tcia", "totalsegmentator", "totalsegmentator dicom"):
+        volume = read_scan(real_data / REAL[name]).array
+        for _ in range(25):
+            size = [max(10, int(n * rng.uniform(0.25, 0.6))) for n in volume.shape]
+            start = [rng.integers(0, n - s + 1) for n, s in zip(volume.shape, size, strict=True)]
+            crop = volume[tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))]
+            assert on_slices(crop) == [], (name, start, size)
 
 
 def test_four_constant_slices_of_a_series_are_named_by_file(tmp_path: Path) -> None:
