@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SAMPLE = 300_000  # voxels that are looked at
+VOXELS = 300_000  # voxels that are looked at
 PADDING_BELOW, PADDING_GAP, PADDING_VALUES = -1100.0, 100.0, 3  # HU, HU, at most so many values: -2000, -3024, ...
 NO_HU_BELOW, NOISY_BELOW = -1150.0, -1060.0  # HU
 # At the largest value: ten voxels, this share, three times what any HU below it has, of which several are there. Real
@@ -127,8 +127,8 @@ def _fullest_100_hu(values: npt.NDArray[np.float64]) -> float:
     return float(np.convolve(counts, np.ones(4)).max() / values.size)
 
 
-def sample(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return every n-th voxel along each axis, about ``SAMPLE`` of them; flat axes are kept whole."""
-    step = max(1, round((array.size / SAMPLE) ** (1 / 3)))
+def sampled(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return every n-th voxel along each axis, about ``VOXELS`` of them; flat axes are kept whole."""
+    step = max(1, round((array.size / VOXELS) ** (1 / 3)))
     steps = [max(1, min(step, n // 8)) for n in array.shape]
     return np.asarray(array[tuple(slice(s // 2, None, s) for s in steps)], dtype=np.float64)

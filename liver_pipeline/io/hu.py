@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.io.distribution import NO_HU_BELOW, NOISY_BELOW, SAMPLE, Values, distribution, sample
+from liver_pipeline.io.distribution import NO_HU_BELOW, NOISY_BELOW, VOXELS, Values, distribution, sampled
 from liver_pipeline.io.findings import Finding, error, warning
 
 NO_HU_SHARE = 0.02
@@ -79,7 +79,7 @@ def _few_labels(low: float, high: float, array: npt.NDArray[Any], slope: float, 
     """Return the number of values where they are few, whole and small, as in a label map, else 0."""
     if low < 0 or high > 255:
         return 0
-    for part in (sample(array), array):
+    for part in (sampled(array), array):
         values = np.unique(part) * slope + intercept
         if not np.equal(values, np.rint(values)).all() or (values.size > FEW_VALUES and not _is_patchy(array)):
             return 0
@@ -88,7 +88,7 @@ def _few_labels(low: float, high: float, array: npt.NDArray[Any], slope: float, 
 
 def _is_patchy(array: npt.NDArray[Any]) -> bool:
     """Tell whether most voxels that are not 0 are equal to their neighbour along X: organs of one number each."""
-    step = max(1, round((array.size / SAMPLE) ** 0.5))
+    step = max(1, round((array.size / VOXELS) ** 0.5))
     rows = array[:, step // 2 :: step, step // 2 :: step]
     here, there = rows[:-1], rows[1:]
     filled = here != 0
@@ -99,7 +99,7 @@ def scale_faults(
     low: float, high: float, array: npt.NDArray[Any], slope: float, intercept: float
 ) -> tuple[str, Values]:
     """Return what forbids that values are HU ("" if nothing does), and their distribution."""
-    values = distribution(sample(array) * slope + intercept)
+    values = distribution(sampled(array) * slope + intercept)
     faults = [
         (values.low >= 0, "no HU below 0 but padding; was the intercept (-1024) lost, or the scan rescaled?"),
         (high - low < 200, "range too small for HU; was the scan normalised?"),

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from liver_pipeline.io.findings import Finding, error, warning
 
-SAMPLE = 100_000  # voxels that are looked at, with four neighbours of each
-FEWEST = 1000
+BESIDE = 100_000  # voxels that are looked at, with four neighbours of each
+FEWEST_VOXELS = 1000
 ALIKE = 0.2  # correlation of neighbours
 OUT_HU, OUT_SHARE = 500.0, 0.002
 
@@ -30,7 +30,7 @@ def noise_findings(array: npt.NDArray[Any], slope: float, *, in_hu: bool) -> lis
     Returns:
         NOISE: an error where neighbours have nothing in common, a warning where too many voxels stand alone.
     """
-    if array.size < FEWEST or min(array.shape[:2]) < 3:
+    if array.size < FEWEST_VOXELS or min(array.shape[:2]) < 3:
         return []
     before, here, after = _rows(array)
     low, high = np.percentile(here, (5, 95))
@@ -47,8 +47,8 @@ def noise_findings(array: npt.NDArray[Any], slope: float, *, in_hu: bool) -> lis
 
 
 def _rows(array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
-    """Return about ``SAMPLE`` voxels in rows along X, between the rows before and after them along Y."""
-    step = max(1, round((array.size / SAMPLE) ** 0.5))
+    """Return about ``BESIDE`` voxels in rows along X, between the rows before and after them along Y."""
+    step = max(1, round((array.size / BESIDE) ** 0.5))
     y, z = max(1, min(step, array.shape[1] // 8)), max(1, min(step, array.shape[2] // 8))
     middle = np.arange(1 + min(y // 2, array.shape[1] - 3), array.shape[1] - 1, y)
     planes = array[:, :, z // 2 :: z]

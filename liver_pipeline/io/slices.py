@@ -34,7 +34,8 @@ PLACE_JUMP, PLACE_HU = 2.4, 12.0  # times the differences around, HU
 ODD, ODD_USUAL, ODD_HU = 1.0, 2.2, 6.0  # times the difference of its neighbours, times what is usual, HU
 WITHOUT_SCALE = 1.6  # times these bounds, where values are no HU: an MR moves more, and lungs are not left out
 ALIKE, APART_HU = 0.8, 8.0  # the next slice but one against the next one, and what these differ by at least
-BRIGHTER_HU, BRIGHTER_SHARE = 4.0, 0.9  # every other slice: soft tissue, in so many of the slices
+# Every other slice: soft tissue by so many HU, times their scatter, in so many of at least so many slices.
+BRIGHTER_HU, BRIGHTER_SCATTER, BRIGHTER_SHARE, BRIGHTER_SLICES = 4.0, 1.5, 0.9, 16
 AROUND = 5  # slices on either side
 COPIED_SHARE, DRAWN_SHARE = 0.5, 0.7  # of slices; of voxels equal to the next one, 0.3 in scans of 8 bits
 
@@ -215,11 +216,14 @@ def _alternate(change: npt.NDArray[np.float64], skipping: npt.NDArray[np.float64
 
 def _brighter(soft: npt.NDArray[np.bool_], between: npt.NDArray[np.floating], least: float) -> bool:
     """Tell whether every other slice is brighter in soft tissue than those beside it: two phases of contrast."""
+    if len(soft) < BRIGHTER_SLICES:
+        return False
     shared = soft[1:-1] & soft[2:] & soft[:-2]
     above = (between * shared).sum(axis=1) / np.maximum(shared.sum(axis=1), least / 2)
     above[::2] *= -1
+    usual = abs(float(np.median(above)))
     most = max((above > 0).mean(), (above < 0).mean())
-    return bool(abs(np.median(above)) > BRIGHTER_HU and most > BRIGHTER_SHARE)
+    return bool(usual > max(BRIGHTER_HU, BRIGHTER_SCATTER * above.std()) and most > BRIGHTER_SHARE)
 
 
 def _pairs(between: npt.NDArray[np.bool_], kept: npt.NDArray[np.intp], names: Sequence[str]) -> str:
