@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 import zipfile
@@ -27,7 +28,7 @@ from liver_pipeline.io.dicom_checks import (
     refuse_mixed,
     rescale_findings,
 )
-from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quick_series_uid, quietly, read_headers
+from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quick_series_uid, quietly, read_headers, sop_class
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
 from liver_pipeline.io.files import file_sha256
@@ -152,7 +153,7 @@ def _volume(
     findings = _ignored(len(files) - len(candidates), len(files))
     slices, notes = leave_out_strangers(path, read_headers(path, candidates))
     chosen, reason = _one_series(path, slices, series, accept)
-    findings += [*notes, *reason]
+    findings += [*notes, *reason, *_lost_slices(path, files, chosen)]
     refuse_missing(path, chosen)
     refuse_mixed(path, chosen)
     findings += conflict_findings(chosen)
@@ -165,9 +166,9 @@ def _volume(
 
 @contextlib.contextmanager
 def _files(path: Path) -> Iterator[list[Path]]:
-    """Give the files of a folder, the unpacked members of a zip, or the file itself."""
+    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file."""
     if path.is_dir():
-        yield sorted(file for file in path.iterdir() if file.is_file())
+        yield sorted(file for file in path.iterdir() if not file.is_dir())
         return
     if may_be_slice(path):
         yield [path]
@@ -188,7 +189,7 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
                 files.append(scratch / f"{number:06d}")
                 with archive.open(member) as source, files[-1].open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-    except (IntakeError, OSError):
+    except (IntakeError, OSError, MemoryError):
         raise
     except Exception as reason:  # a damaged zip makes zipfile fail in any of a dozen ways
         raise refuse(path, "ZIP_DAMAGED", f"{reason}; copy the zip again") from reason
@@ -196,7 +197,7 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
 
 
 def _candidates(path: Path, files: Sequence[Path]) -> list[Path]:
-    candidates = [file for file in files if may_be_slice(file)]
+    candidates = [file for file in files if file.is_file() and may_be_slice(file)]  # to open a pipe waits for ever
     if not candidates:
         kind = "folder" if path.is_dir() else "zip file"
         raise refuse(path, "NOT_A_SCAN", f"a {kind} without DICOM slices; name the folder that holds them")
@@ -206,6 +207,20 @@ def _candidates(path: Path, files: Sequence[Path]) -> list[Path]:
 def _ignored(count: int, total: int) -> list[Finding]:
     detail = f"{count} of {total} files are no slices and were left out"
     return [warning("IGNORED_FILES", detail)] if count else []
+
+
+def _lost_slices(path: Path, files: Sequence[Path], slices: Sequence[Slice]) -> list[Finding]:
+    """Find files that are named as the slices are, but for the digits, and cannot be read as DICOM.
+
+    At the end of a stack they would leave no gap.
+    """
+    if path.is_file():  # of a zip, whose members were numbered
+        return []
+    kinds = {re.sub(r"\d+", "#", one.path.name) for one in slices}
+    alike = [file for file in files if re.sub(r"\d+", "#", file.name) in kinds]
+    lost = [file.name for file in alike if not file.is_file() or sop_class(file) is None]
+    detail = f"{len(lost)} files named like the slices cannot be read as such ({', '.join(lost[:3])}); copy them again"
+    return [error("DICOM_DAMAGED", detail)] if lost else []
 
 
 def _one_series(

@@ -170,7 +170,7 @@ def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:
         try:
             header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
             slices += _planes(file, name, header)
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as reason:  # pydicom reads values late, and fails in many ways
             line = " ".join(f"{type(reason).__name__}: {reason}".split())[:200]

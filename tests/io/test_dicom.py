@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -539,3 +540,41 @@ def test_no_value_of_a_damaged_header_is_quoted(tmp_path: Path, recwarn: pytest.
     file.write_bytes(file.read_bytes().replace(b"1.2.3.4", b"Jane^Do"))
     refusal(folder)
     assert not [warning for warning in recwarn if "Jane" in str(warning.message)]
+
+
+@pytest.mark.parametrize("kind", ["empty", "garbage", "nowhere", "circle", "pipe"])
+def test_a_last_slice_that_cannot_be_read_is_missed_although_it_leaves_no_gap(tmp_path: Path, kind: str) -> None:
+    folder = ct(tmp_path / "ct")
+    (folder / "VERSION").write_bytes(b"")  # as on the disks that hospitals hand out
+    (folder / "notes.txt").symlink_to(tmp_path / "gone")
+    whole = read_scan(folder)
+    assert whole.stored.shape[2] == SHAPE[2]
+    last = max(folder.glob("IM*"))
+    last.unlink()
+    make = {
+        "empty": lambda: last.write_bytes(b""),
+        "garbage": lambda: last.write_bytes(bytes(5000)),
+        "nowhere": lambda: last.symlink_to(tmp_path / "gone"),
+        "circle": lambda: last.symlink_to(last),
+        "pipe": lambda: os.mkfifo(last),
+    }
+    make[kind]()
+    with pytest.raises(IntakeError, match=f"cannot be read as such .{last.name}") as caught:
+        read_scan(folder)
+    assert caught.value.code == "DICOM_DAMAGED"
+    assert read_scan(folder, accept=["DICOM_DAMAGED"]).stored.shape[2] == SHAPE[2] - 1
+
+
+def test_too_little_memory_for_a_series_is_no_fault_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ct(tmp_path / "ct")
+
+    def no_memory(*args: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    for place_of_it in ("pydicom.dcmread", "pydicom.pixels.iter_pixels"):  # headers, pixels
+        with monkeypatch.context() as patch, pytest.raises(IntakeError) as caught:
+            patch.setattr(place_of_it, no_memory)
+            read_scan(folder)
+        assert caught.value.code == "OUT_OF_MEMORY"
