@@ -548,7 +548,7 @@ def test_a_last_slice_that_cannot_be_read_is_missed_although_it_leaves_no_gap(tm
     (folder / "VERSION").write_bytes(b"")  # as on the disks that hospitals hand out
     (folder / "notes.txt").symlink_to(tmp_path / "gone")
     whole = read_scan(folder)
-    assert whole.stored.shape[2] == SHAPE[2]
+    assert whole.array.shape[2] == SHAPE[2]
     last = max(folder.glob("IM*"))
     last.unlink()
     make = {
@@ -562,7 +562,7 @@ def test_a_last_slice_that_cannot_be_read_is_missed_although_it_leaves_no_gap(tm
     with pytest.raises(IntakeError, match=f"cannot be read as such .{last.name}") as caught:
         read_scan(folder)
     assert caught.value.code == "DICOM_DAMAGED"
-    assert read_scan(folder, accept=["DICOM_DAMAGED"]).stored.shape[2] == SHAPE[2] - 1
+    assert read_scan(folder, accept=["DICOM_DAMAGED"]).array.shape[2] == SHAPE[2] - 1
 
 
 def test_too_little_memory_for_a_series_is_no_fault_of_its_files(
