@@ -20,7 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_inference import processor
+import torch
+
+from liver_pipeline.prediction.provenance import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 PREDICTS = {"predict quality=false": ["quality=false"], "predict": []}
@@ -83,14 +85,14 @@ def main() -> None:
                 figures.setdefault(f"--help, {tree.revision}", []).append(tree.timed("-m", "liver_pipeline", "--help"))
             for name, overrides in PREDICTS.items():
                 for tree in trees:
-                    seconds = tree.predict(options.run, scan, overrides)
-                    figures.setdefault(f"{name}, {tree.revision}", []).append(seconds)
+                    once = tree.predict(options.run, scan, overrides)
+                    figures.setdefault(f"{name}, {tree.revision}", []).append(once)
         same = len({hashlib.sha256(tree.mask.read_bytes()).hexdigest() for tree in trees}) == 1
-    print(f"{processor()}; load {load:.1f} at first, {os.getloadavg()[0]:.1f} at the end\n")
+    print(f"{machine(torch.device('cpu'))}; load {load:.1f} at first, {os.getloadavg()[0]:.1f} at the end\n")
     print("| what | wall: each | median | of `import monai` | processor: least | median |\n|---|---|---|---|---|---|")
     monai = statistics.median(wall for wall, _ in figures["import monai"])
     for name, seconds in figures.items():
-        walls, cpus = zip(*seconds, strict=True)
+        walls, cpus = [wall for wall, _ in seconds], [cpu for _, cpu in seconds]
         median, each = statistics.median(walls), ", ".join(f"{wall:.2f}" for wall in walls)
         told = [f"{figure:.2f}" for figure in (median, median / monai, min(cpus), statistics.median(cpus))]
         print(f"| {name} | {each} | {' | '.join(told)} |")
