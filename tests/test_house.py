@@ -64,3 +64,16 @@ def test_every_command_has_an_example() -> None:
         assert f"liver-pipeline {name}" in (command.help or "").partition("Example: ")[2], (
             f"{name} --help has no Example:"
         )
+
+
+def test_one_function_removes() -> None:
+    """What removes is found at one place, io/files.py, where its callers' promise stands: only what we made."""
+    calls = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path != PACKAGE / "io" / "files.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and node.attr in {"unlink", "rmtree", "rmdir", "removedirs"})
+        or (isinstance(node, ast.Attribute) and node.attr == "remove" and getattr(node.value, "id", "") == "os")
+    ]
+    assert calls == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +72,7 @@ class CaseFolder:
         try:
             write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
         except OSError:
-            shutil.rmtree(self.uploads / case)
+            remove(self.uploads / case)
             raise
         return case
 
@@ -89,7 +88,7 @@ class CaseFolder:
             if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING:
                 last = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
                 if time.time() - last >= seconds:
-                    shutil.rmtree(folder)
+                    remove(folder)
 
     def note(self, case: str) -> dict[str, Any]:
         """Return what is noted of a case.
@@ -213,8 +212,8 @@ class CaseFolder:
         with self.results:
             self.remove_results(case)
             for path in self.training.glob(f"*/{case}.*"):
-                path.unlink()
-            shutil.rmtree(self.uploads / case)
+                remove(path)
+            remove(self.uploads / case)
 
 
 def json_or_nothing(path: Path) -> dict[str, Any]:

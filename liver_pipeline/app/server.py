@@ -31,7 +31,7 @@ from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.runs import run_choices
 from liver_pipeline.app.supervisor import Supervisor
 from liver_pipeline.app.uploads import MAX_CASES, NO_SPACE, Refusal, refuse_bomb, store
-from liver_pipeline.io.files import DISK_FULL, printable
+from liver_pipeline.io.files import DISK_FULL, printable, remove
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'"
 ASSETS = {
@@ -187,7 +187,7 @@ def _add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices:
             size = await store(cases.folder(case, "scan"), name or "scan", request.stream(), _length(request))
             if size == 0 and source is None:
                 for path in cases.folder(case, "scan").iterdir():
-                    path.unlink()
+                    remove(path)
             return start(case) if (size or source is not None) and not wait else row(case)
         except Refusal:
             cases.delete(case)

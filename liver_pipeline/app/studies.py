@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 
 from liver_pipeline.app.cases import STARTED, CaseFolder, NoSuchCase
 from liver_pipeline.app.uploads import MAX_CASES, Refusal
 from liver_pipeline.io.discovery import ScanInput
-from liver_pipeline.io.files import link_or_copy, printable, write_json
+from liver_pipeline.io.files import link_or_copy, printable, remove, write_json
 
 SHARED = ("scan", "reference")  # what was sent, and every series needs
 
@@ -53,14 +52,14 @@ def split_study(cases: CaseFolder, case: str, volumes: Sequence[ScanInput]) -> l
         cases.amend(case, **told[0])
     except (OSError, NoSuchCase):
         for name in new:
-            shutil.rmtree(cases.uploads / name, ignore_errors=True)
+            remove(cases.uploads / name, strict=False)
         raise
     return new
 
 
 def _add(cases: CaseFolder, study: str, case: str, note: dict[str, object]) -> None:
     folder = cases.uploads / case
-    shutil.rmtree(folder, ignore_errors=True)  # half made by an app that was killed
+    remove(folder, strict=False)  # half made by an app that was killed
     folder.mkdir(mode=0o700)
     for part in SHARED:
         (folder / part).mkdir(mode=0o700)

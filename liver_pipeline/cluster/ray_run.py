@@ -21,7 +21,7 @@ from liver_pipeline.cluster.queue import CaseQueue
 from liver_pipeline.cluster.start import ray_cluster
 from liver_pipeline.cluster.worker import End, Errand
 from liver_pipeline.io.discovery import ScanInput
-from liver_pipeline.io.files import temporary_name
+from liver_pipeline.io.files import remove, temporary_name
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.prediction.case import FolderCase
@@ -68,7 +68,7 @@ def predict_on_ray(
             crew.begin()
             driver.work()
         finally:
-            errand.probe.unlink(missing_ok=True)
+            remove(errand.probe)
             crew.end()
             answer(keeper.close.remote())
     if driver.broken:

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cluster.ledger_actor import RemoteLedger
 from liver_pipeline.io.discovery import ScanInput
+from liver_pipeline.io.files import remove
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_steps import CaseSteps
@@ -141,7 +142,7 @@ def _check_folders(errand: Errand) -> None:
     try:
         beside = errand.probe.with_name(f"{errand.probe.name}.part")  # its ending is that of a temporary file
         beside.write_text("")
-        beside.unlink(missing_ok=True)
+        remove(beside)
     except OSError as reason:
         raise refuse(errand.masks, "OUTPUT_READ_ONLY", f"{host} cannot write there ({reason})") from reason
     if not errand.first.exists():

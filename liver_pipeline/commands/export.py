@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,17 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from liver_pipeline.bundle.clean_copy import write_clean_copy
-from liver_pipeline.bundle.ensembles import fold_dirs
+from liver_pipeline.bundle.folders import WEIGHTS, fold_dirs
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder, run_name
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
-from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.geometry.boxes import bounding_box, widen
 from liver_pipeline.inferers import CascadeInferer
 from liver_pipeline.inferers.predictor import Network
-from liver_pipeline.io.files import TEMPORARY, file_sha256, plain, write_json
+from liver_pipeline.io.files import TEMPORARY, file_sha256, plain, remove, write_json
 from liver_pipeline.io.memory import scan_in_memory
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import CLASS_NAMES, LabelMap
@@ -107,7 +105,7 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
         files = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())
         part.rename(target)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove(part, strict=False)
     return Export(target, tuple(files), *counts)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from liver_pipeline.data.cache_key import case_digest, digest_of, recipe_digest
 from liver_pipeline.data.cache_room import Room, writing_to
 from liver_pipeline.io.discovery import case_name
-from liver_pipeline.io.files import DamagedFileError, verify_archive, whole_file
+from liver_pipeline.io.files import DamagedFileError, remove, verify_archive, whole_file
 
 FORMAT = 1  # of the files
 SUFFIX = ".pt"
@@ -91,7 +91,7 @@ class CaseCache:
             finally:
                 lock.release()
             with writing_to(self.folder):
-                path.with_suffix(".lock").unlink(missing_ok=True)
+                remove(path.with_suffix(".lock"))
         self._paths[case["case"]] = path
 
     def load(self, case: Mapping[str, Any]) -> Item:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from liver_pipeline.io.files import disk_is_full
+from liver_pipeline.io.files import disk_is_full, remove
 
 
 class CacheError(RuntimeError):
     """The cache, not a case, is why the work cannot go on."""
+
+
+ENTRY_NAME = "[0-9a-f]" * 32  # a pattern for what this package names
 
 
 @contextlib.contextmanager
@@ -44,7 +47,8 @@ class Room:
 
     Args:
         folder: Of the files.
-        suffix: Of the files that count and may be removed.
+        suffix: Of the files that count and may be removed, after a name of 32 hexadecimal digits; a user's own
+            weights may lie beside them.
         max_bytes: Of all of them together.
     """
 
@@ -76,7 +80,7 @@ class Room:
             if over <= 0:
                 break
             if path.stem not in needed:
-                path.unlink(missing_ok=True)
+                remove(path)
                 over -= bytes_
         if over > 0:
             raise CacheError(
@@ -85,19 +89,19 @@ class Room:
             )
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob(f"*{self.suffix}"):
+        for path in self.folder.glob(f"{ENTRY_NAME}{self.suffix}"):
             with contextlib.suppress(FileNotFoundError):  # another run may remove it now
                 yield path, path.stat()
 
     def _needed(self) -> set[str]:
         """Return the names that live runs have claimed; what ended runs claimed is forgotten."""
         needed: set[str] = set()
-        for names in (self.folder / "in_use").glob("*.names"):
+        for names in (self.folder / "in_use").glob(f"{ENTRY_NAME}.names"):
             lock = FileLock(names.with_suffix(".lock"))
             try:
                 with lock.acquire(timeout=0):
-                    names.unlink(missing_ok=True)
-                Path(lock.lock_file).unlink(missing_ok=True)
+                    remove(names)
+                remove(Path(lock.lock_file))
             except Timeout:
                 needed.update(names.read_text().split())
         return needed

@@ -13,7 +13,7 @@ from liver_pipeline.data.cache_room import CacheError
 from liver_pipeline.data.cases import Case, Split
 from liver_pipeline.data.loaders import one_core_each
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import write_json
+from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.labels import CLASS_NAMES
 
 _CHOICES = ("fail", "skip")
@@ -62,7 +62,7 @@ def usable_cases(
     if bad and on_bad_case == "fail":
         named = "; ".join(f"{entry['case']} ({entry['found']})" for entry in bad)
         raise ValueError(f"{len(bad)} bad cases: {named}; mend them, or set on_bad_case=skip to train without them")
-    Path(skipped_file).unlink(missing_ok=True)
+    remove(Path(skipped_file))
     if bad:
         write_json(skipped_file, bad)
         tqdm.write(f"{len(bad)} bad cases are left out: {', '.join(e['case'] for e in bad)}; see {skipped_file}")

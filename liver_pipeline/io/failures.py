@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import re
 
-import torch
-
 from liver_pipeline.io.files import DISK_FULL, causes
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, error
 
@@ -46,7 +44,8 @@ def is_device_error(reason: BaseException) -> bool:
 def is_memory_error(reason: BaseException) -> bool:
     """Tell whether there was too little memory, of the machine or of a device; some libraries only say so in words."""
     told = isinstance(reason, RuntimeError) and NO_MEMORY.search(str(reason)) is not None
-    return told or isinstance(reason, MemoryError | torch.OutOfMemoryError)
+    # PyTorch's error by its name: whoever asks need not have imported PyTorch
+    return told or isinstance(reason, MemoryError) or type(reason).__name__ == "OutOfMemoryError"
 
 
 def machine_finding(reason: BaseException) -> Finding | None:

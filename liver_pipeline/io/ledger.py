@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from liver_pipeline.io.files import sync
+from liver_pipeline.io.files import remove, sync
 from liver_pipeline.io.lock_files import LockFile, is_gone, living, lock_file_of, read_lock_file, said
 from liver_pipeline.io.locks import lock_file
 from liver_pipeline.io.shards import Shard
@@ -96,8 +96,8 @@ class Ledger:
         for path in shard_ledgers(self.path):
             rows = path.read_bytes()
             self._write(rows[: rows.rfind(b"\n") + 1])
-            path.unlink()
-            lock_file_of(path).unlink(missing_ok=True)
+            remove(path)
+            remove(lock_file_of(path))
 
     def report(self, progress: Callable[[], Mapping[str, Any]]) -> None:
         """Let the lock file say how far the run is: what ``progress`` gives, ready for JSON, every few seconds."""

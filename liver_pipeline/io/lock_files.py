@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from liver_pipeline.io.files import remove
+
 logger = logging.getLogger(__name__)
 
 BEAT = 10.0  # seconds between two signs of life
@@ -124,7 +126,7 @@ class LockFile:
         }  # fmt: skip
         self._beats = 0
         self._ended = threading.Event()
-        path.unlink(missing_ok=True)  # of a dead writer: the caller has seen to that
+        remove(path)  # of a dead writer: the caller has seen to that
         with path.open("xb"):
             pass
         self.beat()
@@ -151,5 +153,4 @@ class LockFile:
         self._ended.set()
         self._thread.join()
         if not self.lost:
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
+            remove(self.path, strict=False)

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from liver_pipeline.io.files import write_json
+from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.networks.shapes import next_side
 
 MIN_AGREEMENT = 0.999  # labels of random noise that must agree with PyTorch's; a wrong conversion is far below
@@ -119,7 +118,7 @@ class OpenVinoNetwork:
         try:
             model = self.openvino.Core().read_model(kept / "model.xml")
         except RuntimeError:
-            shutil.rmtree(kept, ignore_errors=True)  # damaged: convert again
+            remove(kept, strict=False)  # damaged: convert again
             return None
         self.cached = True
         if not self._checked(kept).is_file():  # on another processor
@@ -248,7 +247,7 @@ def _keep(openvino: Any, model: Any, folder: Path) -> None:
         openvino.save_model(model, part / "model.xml", compress_to_fp16=False)
         part.rename(folder)
     except OSError:
-        shutil.rmtree(part, ignore_errors=True)  # somebody was faster, or the disk is full: the cache only saves time
+        remove(part, strict=False)  # somebody was faster, or the disk is full: the cache only saves time
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -18,7 +17,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from liver_pipeline.io.dicom_headers import quietly
-from liver_pipeline.io.files import remove_temporary, sync, whole_file
+from liver_pipeline.io.files import remove, remove_temporary, sync, whole_file
 
 NAMING: list[str | int] = ["StudyInstanceUID", "SeriesInstanceUID"]
 NAME_DIGITS = 20  # of the hash: two series of a hospital do not meet
@@ -103,7 +102,7 @@ class Inbox:
         with self._lock:
             if instances is not None and self.instances(name) != frozenset(instances):
                 return False
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            remove(self.folder / name, strict=False)
             self._touched.pop(name, None)
             return True
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import file_sha256, is_there
+from liver_pipeline.io.files import file_sha256, is_there, remove
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_files import write_case, write_case_description, write_case_page
 from liver_pipeline.prediction.case_results import write_case_results
@@ -119,7 +119,7 @@ class CaseSteps:
             self._fail(case, reason, writing=True)
             with contextlib.suppress(OSError):
                 if not case.output.exists():
-                    case.provenance.unlink(missing_ok=True)
+                    remove(case.provenance)
         if case.failure is None:
             self._write_results(case)
             self._write_beside(case)
@@ -127,7 +127,7 @@ class CaseSteps:
 
     def _write(self, case: FolderCase) -> None:
         if not self.runner.probabilities and is_there(case.probabilities):  # of an older mask
-            case.probabilities.unlink()  # ours, or overwrite: see EarlierRuns.guard_output
+            remove(case.probabilities)  # ours, or overwrite: see EarlierRuns.guard_output
         self.earlier.remove_results(case)
         announce = partial(self._record, case, "writing")  # the ledger knows a file before it is there
         sha256 = write_case(case, self.runner, overwrite=True, announce=announce)

@@ -123,7 +123,7 @@ class EarlierRuns:
                 remove(path)
         for path in (case.description, case.page):
             if is_there(path) and mask_told_by(path) is not None:
-                path.unlink()
+                remove(path)
 
 
 def mask_told_by(path: Path) -> str | None:

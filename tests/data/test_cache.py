@@ -249,6 +249,22 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
     assert run(1) == ["c0", "c1", "c2", "c1"]
 
 
+def test_weights_that_lie_in_the_cache_s_folder_are_neither_counted_nor_removed(tmp_path: Path) -> None:
+    weights = tmp_path / "cache" / "model.pt"
+    names = tmp_path / "cache" / "in_use" / "patients.names"
+    for mine in (weights, names):
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_bytes(b"mine" * 10_000)
+        os.utime(mine, (0, 0))  # unused for longest
+    cases = make_cases(tmp_path, 2)
+    for case in cases:
+        make_cache(tmp_path, max_gb=ENTRY_GB, shape=(12, 12, 12)).prepare(case)
+    assert [path.name for path in files(tmp_path) if path != weights] == [
+        make_cache(tmp_path, shape=(12, 12, 12)).path(cases[1]).name
+    ]
+    assert weights.read_bytes() == names.read_bytes() == b"mine" * 10_000
+
+
 def test_what_a_live_run_needs_is_never_removed(tmp_path: Path) -> None:
     cases = make_cases(tmp_path, 3)
     live = make_cache(tmp_path, max_gb=2 * ENTRY_GB, shape=(12, 12, 12))

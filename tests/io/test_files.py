@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from liver_pipeline.io.files import TEMPORARY, remove_temporary, whole_file, write_json, write_text
+from liver_pipeline.io.files import TEMPORARY, remove, remove_temporary, whole_file, write_json, write_text
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -51,3 +51,32 @@ def test_only_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "deep" / TEMPORARY.format("17")).write_bytes(b"half")
     remove_temporary(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_link_is_removed_and_what_it_points_to_stays(tmp_path: Path, strict: bool) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "scan.nii.gz").write_bytes(b"scan")
+    for name, target in {"folder": scans, "file": scans / "scan.nii.gz", "nothing": tmp_path / "gone"}.items():
+        (tmp_path / name).symlink_to(target)
+        remove(tmp_path / name, strict=strict)
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "link").symlink_to(scans)
+    remove(made, strict=strict)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["scan.nii.gz", "scans"]
+
+
+def test_what_cannot_be_removed_is_an_error_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError("read only")
+
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(PermissionError):
+            remove(file)
+        remove(file, strict=False)
+    assert file.exists()
