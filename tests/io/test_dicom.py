@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -551,7 +552,7 @@ def test_a_last_slice_that_cannot_be_read_is_missed_although_it_leaves_no_gap(tm
     assert whole.array.shape[2] == SHAPE[2]
     last = max(folder.glob("IM*"))
     last.unlink()
-    make = {
+    make: dict[str, Callable[[], Any]] = {
         "empty": lambda: last.write_bytes(b""),
         "garbage": lambda: last.write_bytes(bytes(5000)),
         "nowhere": lambda: last.symlink_to(tmp_path / "gone"),
