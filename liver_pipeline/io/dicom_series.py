@@ -142,19 +142,19 @@ def _not_next(kept: Sequence[Slice], odd: Sequence[Slice]) -> list[Slice]:
     if along is None or np.ptp(along) == 0:
         return list(odd)
     first, last = kept[int(along.argmin())], kept[int(along.argmax())]
-    assert first.position is not None and last.position is not None and first.directions is not None
-    step = (last.position - first.position) / (len(kept) - 1)
-    left = []
-    for one in odd:
-        like = one.size == first.size and one.position is not None and one.directions is not None
-        if like and np.abs(one.directions - first.directions).max() <= SAME_DIRECTION:
-            steps = (one.position - first.position) @ step / (step @ step)
-            beyond = max(-steps, steps - len(kept) + 1)
-            away = np.linalg.norm(one.position - first.position - round(steps) * step) / np.linalg.norm(step)
-            if 0.5 < beyond < len(odd) + 0.5 and away < GRID_SAME:
-                continue
-        left.append(one)
-    return left
+    start, end, axes = first.position, last.position, first.directions
+    assert start is not None and end is not None and axes is not None, "positions_along has looked"
+    step = (end - start) / (len(kept) - 1)
+
+    def is_next(one: Slice) -> bool:
+        place, turned = one.position, one.directions
+        if place is None or turned is None or one.size != first.size or np.abs(turned - axes).max() > SAME_DIRECTION:
+            return False
+        steps = float((place - start) @ step / (step @ step))
+        away = np.linalg.norm(place - start - round(steps) * step) / np.linalg.norm(step)
+        return 0.5 < max(-steps, steps - len(kept) + 1) < len(odd) + 0.5 and bool(away < GRID_SAME)
+
+    return [one for one in odd if not is_next(one)]
 
 
 def _is_made(one: Slice) -> bool:
