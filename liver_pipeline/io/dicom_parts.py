@@ -17,7 +17,7 @@ from liver_pipeline.io.findings import Finding, IntakeError, error
 
 NUMBER = re.compile(r"(?:[0-9A-Fa-f]{8,}|[0-9])(?:[0-9A-Fa-f]{8,}|[0-9.-])*")
 FOLLOW = 0.9  # of the slices
-LOOKED_AT = 100  # entries of a folder beside, among which its first slice is looked for
+FIRST_ENTRIES = 100  # entries of a folder beside, among which its first slice is looked for
 
 
 def lost_files(files: Collection[Path], slices: Collection[Path]) -> list[Path]:
@@ -96,12 +96,12 @@ def _around(folder: Path) -> Iterator[Path]:
 
 def _next_folder(parent: Path, names: Sequence[str]) -> Iterator[Path]:
     """Yield the first folder among the first few names."""
-    yield from islice((parent / name for name in names[:LOOKED_AT] if (parent / name).is_dir()), 1)
+    yield from islice((parent / name for name in names[:FIRST_ENTRIES] if (parent / name).is_dir()), 1)
 
 
 def _first_uid(folder: Path) -> str:
     """Return SeriesInstanceUID of the first slice in a folder, "" where the first few files are none."""
-    for entry in islice(os.scandir(folder), LOOKED_AT):
+    for entry in islice(os.scandir(folder), FIRST_ENTRIES):
         if entry.is_file() and may_be_slice(Path(entry.path)):
             with Path(entry.path).open("rb") as stream:
                 return quick_series_uid(stream)
