@@ -17,8 +17,8 @@ from monai.utils import ensure_tuple_rep
 from torch.utils.data import default_collate
 
 from liver_pipeline.geometry.affines import spacing_of
+from liver_pipeline.geometry.axes import AxisMap, axis_map
 from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
-from liver_pipeline.geometry.grids import AxisMap, axis_map
 from liver_pipeline.inferers.agreement import PassAgreement
 from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating
 from liver_pipeline.inferers.progress import tell_progress

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from liver_pipeline.geometry.grids import AxisMap, Taps
+from liver_pipeline.geometry.axes import AxisMap, Taps
 from liver_pipeline.geometry.resampling import interpolate
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.labels import LabelMap

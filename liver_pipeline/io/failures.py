@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import re
 
-import torch
-
 from liver_pipeline.io.files import DISK_FULL, causes
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, error
 
@@ -32,9 +30,14 @@ def is_device_error(reason: BaseException) -> bool:
 
     Too little memory is no such error: the next scan may fit.
     """
-    if any(isinstance(link, torch.OutOfMemoryError) for link in causes(reason)):
+    if any(_is_out_of_memory(link) for link in causes(reason)):
         return False
     return any(isinstance(link, RuntimeError) and DEVICE_ERROR.search(str(link)) for link in causes(reason))
+
+
+def _is_out_of_memory(reason: BaseException) -> bool:
+    """Tell PyTorch's error by its name: whoever asks need not have imported PyTorch."""
+    return type(reason).__name__ == "OutOfMemoryError"
 
 
 def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
@@ -52,7 +55,7 @@ def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
     if isinstance(reason, IntakeError):
         return next(f for f in reason.findings if f.severity is Severity.ERROR)
     line = " ".join(f"{type(reason).__name__}: {reason}".split())[:500]
-    if isinstance(reason, MemoryError | torch.OutOfMemoryError) or "allocate memory" in line:
+    if isinstance(reason, MemoryError) or _is_out_of_memory(reason) or "allocate memory" in line:
         return error("OUT_OF_MEMORY", f"{line}; free memory, or choose a coarser grid")
     if is_device_error(reason):
         return error("DEVICE_FAILED", f"{line}; the device needs a new process: run the same command again")

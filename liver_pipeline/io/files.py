@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-import torch
-
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # Names of what a killed process may leave behind: nobody's search for masks or scans takes them, whatever the target's
@@ -318,6 +315,6 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+    if hasattr(value, "tolist"):
         return plain(value.tolist())
     return str(value)
