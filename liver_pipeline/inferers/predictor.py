@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from liver_pipeline.networks.acceleration import AMP_TYPES
-from liver_pipeline.networks.openvino import ConversionError, OpenVinoNetwork
+from liver_pipeline.networks.conversion import ConversionError
+from liver_pipeline.networks.openvino import OpenVinoNetwork
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 

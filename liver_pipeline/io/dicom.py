@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ from liver_pipeline.io.dicom_checks import (
     refuse_mixed,
     rescale_findings,
 )
-from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quick_series_uid, quietly, read_headers, sop_class
+from liver_pipeline.io.dicom_headers import Slice, file_name, may_be_slice, quick_series_uid, quietly, read_headers
+from liver_pipeline.io.dicom_parts import lost_files, parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
 from liver_pipeline.io.files import file_sha256
@@ -85,7 +86,7 @@ def series_uids(path: Path) -> set[str]:
             for member in archive.infolist():
                 with archive.open(member) as stream:
                     head = stream.read(HEAD_BYTES)
-                if head[128:132] == b"DICM" or head[:2] == b"\x08\x00":
+                if head[128:132] == b"DICM" or head[:2] in (b"\x08\x00", b"\x02\x00"):
                     found.add(quick_series_uid(io.BytesIO(head)))
     return found - {""}
 
@@ -153,10 +154,10 @@ def _volume(
     findings = _ignored(len(files) - len(candidates), len(files))
     slices, notes = leave_out_strangers(path, read_headers(path, candidates))
     chosen, reason = _one_series(path, slices, series, accept)
-    findings += [*notes, *reason, *_lost_slices(path, files, chosen)]
+    findings += [*notes, *reason]
     refuse_missing(path, chosen)
     refuse_mixed(path, chosen)
-    findings += conflict_findings(chosen)
+    findings += [*conflict_findings(chosen), *woven_findings(chosen), *parts_elsewhere(path, chosen)]
     chosen = _sorted(chosen)
     findings += place_findings(chosen)
     if len(chosen) < 2:
@@ -178,7 +179,7 @@ def _files(path: Path) -> Iterator[list[Path]]:
 
 
 def _unzip(path: Path, scratch: Path) -> list[Path]:
-    """Unpack members under numbers (never under their own names, which may climb out of the folder)."""
+    """Unpack members under numbers (their own names may climb out of the folder, occur twice, or be too long)."""
     files = []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -186,7 +187,8 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
             if sum(m.file_size for m in members) > MAX_UNZIPPED:
                 raise refuse(path, "ZIP_DAMAGED", f"unzips to more than {MAX_UNZIPPED >> 30} GB; unzip it yourself")
             for number, member in enumerate(members):
-                files.append(scratch / f"{number:06d}")
+                own = re.sub(r"[^\w.-]", "_", PurePosixPath(member.filename).name, flags=re.ASCII)[-40:]
+                files.append(scratch / f"{number:06d}.{own}")
                 with archive.open(member) as source, files[-1].open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
     except (IntakeError, OSError, MemoryError):
@@ -201,26 +203,16 @@ def _candidates(path: Path, files: Sequence[Path]) -> list[Path]:
     if not candidates:
         kind = "folder" if path.is_dir() else "zip file"
         raise refuse(path, "NOT_A_SCAN", f"a {kind} without DICOM slices; name the folder that holds them")
+    if lost := lost_files(files, candidates):
+        names = ", ".join(file_name(path, file) for file in lost[:6])
+        detail = f"{len(lost)} files are named as the slices are, and are no DICOM ({names})"
+        raise refuse(path, "DICOM_DAMAGED", f"{detail}; copy them again, or take them out")
     return candidates
 
 
 def _ignored(count: int, total: int) -> list[Finding]:
     detail = f"{count} of {total} files are no slices and were left out"
     return [warning("IGNORED_FILES", detail)] if count else []
-
-
-def _lost_slices(path: Path, files: Sequence[Path], slices: Sequence[Slice]) -> list[Finding]:
-    """Find files that are named as the slices are, but for the digits, and cannot be read as DICOM.
-
-    At the end of a stack they would leave no gap.
-    """
-    if path.is_file():  # of a zip, whose members were numbered
-        return []
-    kinds = {re.sub(r"\d+", "#", one.path.name) for one in slices}
-    alike = [file for file in files if re.sub(r"\d+", "#", file.name) in kinds]
-    lost = [file.name for file in alike if not file.is_file() or sop_class(file) is None]
-    detail = f"{len(lost)} files named like the slices cannot be read as such ({', '.join(lost[:3])}); copy them again"
-    return [error("DICOM_DAMAGED", detail)] if lost else []
 
 
 def _one_series(
