@@ -13,14 +13,17 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from liver_pipeline.bundle.arguments import check_arguments
 from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import row_of
-from liver_pipeline.bundle.layers import component_class, components_in
+from liver_pipeline.bundle.layers import component_class
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
+
+MADE_UP_STEPS = 100  # of a schedule whose length only the cases tell
 
 
 def check_build(config: Mapping[str, Any]) -> None:
@@ -30,27 +33,31 @@ def check_build(config: Mapping[str, Any]) -> None:
         config: Merged.
 
     Raises:
-        ValueError: If a component's class is not found, the preprocessing reads or resamples with other transforms
-            than ours, or gives another number of channels than ``in_channels``; see also :func:`check_network`.
+        ValueError: If a component does not take its arguments, a step cannot be made of augmentation, optimizer and
+            schedule, the preprocessing reads or resamples with other transforms than ours, or gives another number of
+            channels than ``in_channels``; see also :func:`check_network`.
     """
-    for component in components_in(config):
-        target = component["_target_"]
-        if not is_code(target) and component_class(component) is None:
-            raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
+    check_arguments(config)
     _check_evaluated(config)
     _check_preprocessing(config)
     _check_intensities(config)
-    check_network(config)
+    parser = check_network(config)
+    _check_optimizer(parser)
+    _check_augmentation(parser, config)
 
 
-def check_network(config: Mapping[str, Any]) -> None:
+def check_network(config: Mapping[str, Any]) -> ConfigParser:
     """Check that a config's network suits its windows and classes, without computing.
+
+    Returns:
+        The config, with the network built on the CPU, and nothing that is downloaded.
 
     Raises:
         ValueError: If it cannot be built or does not take windows of ``roi_size``, or it has another number of outputs
             than ``num_classes``, or than ``deep_supervision_weights``.
     """
-    parser = ConfigParser({**config, "encoder_weights": None, "encoder_weights_path": None})  # nothing is downloaded
+    plain = {"encoder_weights": None, "encoder_weights_path": None, "device": "cpu", "on_gpu": False}
+    parser = ConfigParser({**config, **plain, "network": "@network_def", "schedule_length": MADE_UP_STEPS})
     network = _parsed(parser, "network_def")
     roi_size, channels, classes = (_parsed(parser, key) for key in ("roi_size", "in_channels", "num_classes"))
     if fault := window_fault(network, roi_size, channels, classes):
@@ -59,6 +66,37 @@ def check_network(config: Mapping[str, Any]) -> None:
     weights = config.get("deep_supervision_weights")
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
+    return parser
+
+
+def _check_optimizer(parser: ConfigParser) -> None:
+    """Check that loss, optimizer and schedule can be built, and a step be made of them; needs no case."""
+    _parsed(parser, "loss")
+    optimizer, scheduler = _parsed(parser, "optimizer"), _parsed(parser, "lr_scheduler")
+    try:
+        optimizer.step()  # of no gradients: nothing moves
+        scheduler.step()
+    except Exception as error:  # whatever its arguments are wrong for
+        raise ValueError(f"lr_scheduler cannot make a step: {_words(error)}") from error
+
+
+def _check_augmentation(parser: ConfigParser, config: Mapping[str, Any]) -> None:
+    """Check that each step of the augmentation takes a window; one that draws whether it acts does."""
+    steps = config["augmentation"]
+    if isinstance(steps, list):
+        acting = [{**s, "prob": 1.0} if isinstance(s, Mapping) and "prob" in s else s for s in steps]
+        parser["augmentation"] = acting
+    shape = tuple(parser.get_parsed_content("roi_size"))
+    values = torch.linspace(0, 1, math.prod(shape)).reshape(1, *shape)
+    image = values.repeat(parser.get_parsed_content("in_channels"), 1, 1, 1)
+    window: Any = {"image": MetaTensor(image), "label": MetaTensor((values > 0.5).to(torch.uint8))}
+    for number, step in enumerate(_parsed(parser, "augmentation")):
+        try:
+            window = step(window)
+        except Exception as error:
+            raise ValueError(
+                f"augmentation::{number} ({type(step).__name__}) does not take a window: {_words(error)}"
+            ) from error
 
 
 def check_start(config: Mapping[str, Any], run_dir: Path) -> None:
@@ -85,9 +123,15 @@ def _parsed(parser: ConfigParser, key: str) -> Any:
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # whatever a network or an expression raises
-        while error.__cause__ is not None:
-            error = error.__cause__  # type: ignore[assignment]
-        raise ValueError(f"{key} cannot be evaluated or built: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{key} cannot be evaluated or built: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    """Return what the first cause of an error says, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # Python puts it in quotes
+    return " ".join(str(said).split()) or type(error).__name__
 
 
 def _check_evaluated(config: Mapping[str, Any]) -> None:

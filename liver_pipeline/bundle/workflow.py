@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from liver_pipeline.bundle.arguments import check_arguments
 from liver_pipeline.bundle.build import check_network
 from liver_pipeline.bundle.checks import check_references, check_values
 from liver_pipeline.bundle.entry import entered, literal, read_config
@@ -84,6 +85,7 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
     check_references({**dict.fromkeys(config), **pairs})
+    check_arguments({root: config[root] for root in map(root_of, pairs)})
     if {"network_def", "roi_size", "in_channels", "num_classes"} & set(map(root_of, pairs)):
         check_network(config)
     return config

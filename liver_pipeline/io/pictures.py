@@ -53,16 +53,14 @@ class Pictures:
         """
         try:
             drawn, named = is_picture(path), path.name.lower().endswith(PICTURE_SUFFIXES)
-            if named and not drawn:
+            if named and not drawn and path.is_file():
                 raise _no_picture(path)
             if not drawn:
                 return None
             if not self.taken or self.channels not in (1, 3):
                 return read_scan(path)  # which says why not
             if not named:
-                raise refuse(
-                    path, "PICTURE", f"a picture that is not named as one; call it {' or '.join(PICTURE_SUFFIXES)}"
-                )
+                raise refuse(path, "PICTURE", f"it is not named as one; call it {' or '.join(PICTURE_SUFFIXES)}")
             window = self.window if self.channels == 1 else (0.0, 1.0)
             return read_picture(path, channels=self.channels, window=window, pixel_mm=self.spacing)
         except OSError as reason:
@@ -148,7 +146,7 @@ def _unfit(path: Path, image: Image.Image) -> str:
 
 def _no_picture(path: Path) -> IntakeError:
     """Return the error for what is named as a picture and is none."""
-    if path.is_file() and path.stat().st_size == 0:
+    if path.stat().st_size == 0:
         return refuse(path, "EMPTY_FILE", "the file has zero bytes; copy it again")
     return refuse(
         path, "NOT_A_SCAN", "it is named as a picture and is neither PNG nor JPG; save it as PNG, or rename it"

@@ -81,9 +81,9 @@ def test_a_network_that_forgets_the_classes_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        ("{_target_: nowhere.MyNet}", r"no class or function nowhere\.MyNet"),
-        ("{_target_: UNett}", "no class or function UNett"),
-        ("{_target_: UNet, spatial_dims: 3}", "network_def cannot be evaluated or built: .*in_channels"),
+        ("{_target_: nowhere.MyNet}", r"network_def is 'nowhere\.MyNet'; there is no class or function"),
+        ("{_target_: UNett}", "network_def is 'UNett'; there is no class or function"),
+        ("{_target_: UNet, spatial_dims: 3}", "network_def has no 'in_channels', which UNet needs"),
         ("5", "network_def is 5; expected a component"),
     ],
 )

@@ -90,6 +90,8 @@ def test_what_a_key_takes(key: str, accepted: list[Any], refused: list[Any]) -> 
     [
         ({"val_interval": 5, "max_epochs": 3}, "val_interval is 5 and max_epochs is 3; expected at most max_epochs"),
         ({"spacing": None}, "spacing is null and grid_size is null; expected one of the two"),
+        ({"hu_window": [5000, 6000]}, "hu_window is .* expected a window that holds HU of livers"),
+        ({"hu_window": [-1000, -500]}, "expected a window that holds HU of livers"),
         ({"grid_size": [8, 8, 8]}, "expected one of the two"),
         (
             {"class_ratios": [1, 1], "num_classes": 3},
