@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from isal import igzip
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from liver_pipeline.io.dicom import read_series, series_sha256
 from liver_pipeline.io.dicom_headers import sop_class
@@ -146,7 +146,7 @@ def opened_picture(path: Path) -> Iterator[Image.Image]:
             raise refuse(
                 path, "BAD_HEADER", f"more than {million} million pixels; crop or shrink the picture"
             ) from reason
-        except Image.UnidentifiedImageError as reason:
+        except UnidentifiedImageError as reason:
             raise refuse(path, "BAD_HEADER", "the picture's header is damaged; copy it again") from reason
     with image:
         yield image

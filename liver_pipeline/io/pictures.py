@@ -139,7 +139,7 @@ def _unfit(path: Path, image: Image.Image) -> str:
         return f"pixels are {image.mode.partition(';')[0]} of {max(depth, 8)} bits"
     if (frames := getattr(image, "n_frames", 1)) > 1:
         return f"it is a film of {frames} pictures"
-    if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         return "some pixels are transparent, and what lies behind them is not in the file"
     return ""
 
