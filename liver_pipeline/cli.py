@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -74,6 +75,8 @@ def root_cause(error: BaseException) -> str:
         if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", wrapped.string):
             foreign = f"{built[1]}: "
         error = error.__cause__
+    if any(f"[Errno {number}]" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):  # others quote it, too
+        return "no space is left on the disk that is written to; make room, then give the same command again"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"  # without Python's number and quotes
     return f"{foreign}{error}"
