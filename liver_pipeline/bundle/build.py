@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
+from torch import nn
 
 from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
-from liver_pipeline.bundle.keys import row_of
-from liver_pipeline.bundle.layers import component_class, components_in
+from liver_pipeline.bundle.keys import root_of, row_of
+from liver_pipeline.bundle.layers import Configs, component_class, components_in
+from liver_pipeline.bundle.trial import PARTS, TRAINING_PARTS, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
@@ -37,21 +39,51 @@ def check_build(config: Mapping[str, Any]) -> None:
         target = component["_target_"]
         if not is_code(target) and component_class(component) is None:
             raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
-    _check_evaluated(config)
+    check_evaluated(config)
     _check_preprocessing(config)
     _check_intensities(config)
-    check_network(config)
+    try_parts(config, check_network(config))
 
 
-def check_network(config: Mapping[str, Any]) -> None:
-    """Check that a config's network suits its windows and classes, without computing.
+def check_builds(configs: Configs) -> None:
+    """Check what every workflow of a run is built of; see :func:`check_build` for the training's.
+
+    Raises:
+        ValueError: See there.
+    """
+    check_build(configs["train"])
+    for workflow in configs.keys() - {"train"}:
+        try_parts(configs[workflow])
+
+
+def try_parts(config: Mapping[str, Any], network: nn.Module | None = None, roots: Collection[str] = ()) -> None:
+    """Build the components that need no data, on the CPU; see :mod:`liver_pipeline.bundle.trial`.
+
+    Args:
+        config: Merged.
+        network: As built from it; without one, what trains it is left out.
+        roots: Only parts of these top-level keys; empty: all.
+
+    Raises:
+        ValueError: For the first that cannot be built or used, with the arguments to blame.
+    """
+    parts = PARTS if network is None else (*PARTS, *TRAINING_PARTS)
+    stand_ins = {"device": "cpu", "grid_device": "cpu", "network": network, "schedule_length": 100}
+    named = [part for part in parts if not roots or root_of(part) in roots]
+    if named:
+        try_components(config, {key: stand_ins[key] for key in stand_ins if key in config}, named)
+
+
+def check_network(config: Mapping[str, Any]) -> nn.Module:
+    """Check that a config's network suits its windows and classes, without computing; return it.
 
     Raises:
         ValueError: If it cannot be built or does not take windows of ``roi_size``, or it has another number of outputs
             than ``num_classes``, or than ``deep_supervision_weights``.
     """
-    parser = ConfigParser({**config, "encoder_weights": None, "encoder_weights_path": None})  # nothing is downloaded
-    network = _parsed(parser, "network_def")
+    offline = {**config, "encoder_weights": None, "encoder_weights_path": None}  # nothing is downloaded
+    parser = ConfigParser(offline)
+    network: nn.Module = try_components(offline, {}, ["network_def"])["network_def"]
     roi_size, channels, classes = (_parsed(parser, key) for key in ("roi_size", "in_channels", "num_classes"))
     if fault := window_fault(network, roi_size, channels, classes):
         given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
@@ -59,6 +91,7 @@ def check_network(config: Mapping[str, Any]) -> None:
     weights = config.get("deep_supervision_weights")
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
+    return network
 
 
 def check_start(config: Mapping[str, Any], run_dir: Path) -> None:
@@ -90,10 +123,15 @@ def _parsed(parser: ConfigParser, key: str) -> Any:
         raise ValueError(f"{key} cannot be evaluated or built: {' '.join(str(error).split())}") from error
 
 
-def _check_evaluated(config: Mapping[str, Any]) -> None:
-    """Check what expressions give where a key has a value, not a component."""
+def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> None:
+    """Check what expressions give where a key has a value, not a component; of ``roots``, or of all keys.
+
+    Raises:
+        ValueError: For the first that cannot be evaluated, or gives what its key does not accept.
+    """
     parser = ConfigParser(dict(config))
-    plain = [key for key in config if (row := row_of(key)) and not row.kind.is_built]
+    keys = [key for key in config if not roots or key in roots]
+    plain = [key for key in keys if (row := row_of(key)) and not row.kind.is_built]
     values = {key: _parsed(parser, key) for key in plain}
     check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
 

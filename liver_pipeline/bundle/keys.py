@@ -41,6 +41,7 @@ TAKEN = Role.INHERITED
 DEVICE = Kind("cpu, cuda, cuda:N or mps", matching(r"cpu|cuda(:\d{1,3})?|mps(:0)?", "").holds, is_text=True)
 SIDE = Kind("a whole number from 1 to 4096, or -1", lambda v: v == -1 or whole(1, 4096).holds(v))
 COUNT = whole(1, 1000)
+SERIES = matching(r"thinnest|contrast|[0-9][0-9.]*(/.+)?", "thinnest, contrast or a UID")
 CODE = Kind("a code such as HU_SCALE", lambda v: isinstance(v, str) and v in CODES, is_text=True)
 ORIENTATION = Kind(
     "three of R or L, A or P, S or I, such as LAS",
@@ -53,6 +54,13 @@ DATASET = Kind(
     lambda v: isinstance(v, Mapping) and all(isinstance(v.get(k), str) and v[k] for k in ("folder", "layout")),
 )
 HU = rising(-33000, 66000)
+HU_OF_LIVERS = -150, 300  # fatty ones, and vessels and tumors with contrast; a window beyond shows none
+LIVER_WINDOW = Kind(
+    "a list of a lower and a higher number, the lower below {1} and the higher above {0}, as livers lie there".format(
+        *HU_OF_LIVERS
+    ),
+    lambda v: HU.holds(v) and v[0] < HU_OF_LIVERS[1] and v[1] > HU_OF_LIVERS[0],
+)
 ML = number(0, 1e6)
 SEED = whole(0, 2**32 - 1)
 
@@ -62,7 +70,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("num_classes", whole(2, 3), "0 background, 1 liver, 2 tumor; with 2 classes tumor counts as liver",
             STAGE | PLANNED | TAKEN),
         Key("in_channels", whole(1, 64), "channels of the image that the network sees", TAKEN),
-        Key("spacing", or_null(three(number(0.05, 200))), "voxel size that the network sees; or null and `grid_size`",
+        Key("spacing", or_null(three(number(0.05, 50))), "voxel size that the network sees; or null and `grid_size`",
             STAGE | PLANNED | TAKEN, "mm"),
         Key("grid_size", or_null(three(SIDE)),
             "size that the network sees the scan in, -1: its own; or null and `spacing`", STAGE | TAKEN, "voxels"),
@@ -77,7 +85,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("accept", several(CODE), "codes of errors in scans to take as warnings", RUNNING),
         Key("orientation", or_null(ORIENTATION), "where the axes of Analyze files run to: they do not say so", MEMBER),
         Key("repair", several(choice("SHEAR")), "codes of errors in scans to repair"),
-        Key("hu_window", HU, "values kept of a CT", PLANNED | TAKEN, "HU"),
+        Key("hu_window", LIVER_WINDOW, "values kept of a CT", PLANNED | TAKEN, "HU"),
         Key("hu_windows", several(HU, 1, 64), "windows that become the channels of a CT", TAKEN, "HU"),
         Key("hu_mean", number(-33000, 66000), "mean that a CT is standardised by", PLANNED | TAKEN, "HU"),
         Key("hu_std", number_above(0, 66000), "standard deviation that a CT is standardised by", PLANNED | TAKEN, "HU"),
@@ -252,7 +260,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("seg_type", choice("binary", "labelmap"), "of the DICOM segmentation; few archives take labelmap",
             RUNNING | MEMBER),
         Key("seg_deflate", FLAG, "pack the DICOM segmentation, for archives that take it", RUNNING | MEMBER),
-        Key("series", or_null(TEXT),
+        Key("series", or_null(SERIES),
             "thinnest, contrast or a UID: one DICOM series of each study; null: each is a case", RUNNING | MEMBER),
         Key("format", choice("nifti", "nrrd", "mha"), "of the masks; a folder holds one", RUNNING | MEMBER),
         Key("probabilities", FLAG, "also write the probabilities of liver and tumor", RUNNING | MEMBER),
