@@ -14,15 +14,18 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from torch import nn
 
+from liver_pipeline.bundle.arguments import check_arguments
 from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import root_of, row_of
-from liver_pipeline.bundle.layers import Configs, component_class, components_in
+from liver_pipeline.bundle.layers import Configs, component_class
 from liver_pipeline.bundle.trial import PARTS, TRAINING_PARTS, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
+
+MADE_UP_STEPS = 100  # of a schedule whose length only the cases tell
 
 
 def check_build(config: Mapping[str, Any]) -> None:
@@ -32,17 +35,16 @@ def check_build(config: Mapping[str, Any]) -> None:
         config: Merged.
 
     Raises:
-        ValueError: If a component's class is not found, the preprocessing reads or resamples with other transforms
-            than ours, or gives another number of channels than ``in_channels``; see also :func:`check_network`.
+        ValueError: If a component does not take its arguments, a step cannot be made of augmentation, optimizer and
+            schedule, the preprocessing reads or resamples with other transforms than ours, or gives another number of
+            channels than ``in_channels``; see also :func:`check_network`.
     """
-    for component in components_in(config):
-        target = component["_target_"]
-        if not is_code(target) and component_class(component) is None:
-            raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
+    check_arguments(config)
     check_evaluated(config)
     _check_preprocessing(config)
     _check_intensities(config)
     try_parts(config, check_network(config))
+    _check_augmentation(config)
 
 
 def check_builds(configs: Configs) -> None:
@@ -52,7 +54,8 @@ def check_builds(configs: Configs) -> None:
         ValueError: See there.
     """
     check_build(configs["train"])
-    for workflow in configs.keys() - {"train"}:
+    for workflow in sorted(configs.keys() - {"train"}):
+        check_arguments(configs[workflow])
         try_parts(configs[workflow])
 
 
@@ -68,14 +71,17 @@ def try_parts(config: Mapping[str, Any], network: nn.Module | None = None, roots
         ValueError: For the first that cannot be built or used, with the arguments to blame.
     """
     parts = PARTS if network is None else (*PARTS, *TRAINING_PARTS)
-    stand_ins = {"device": "cpu", "grid_device": "cpu", "network": network, "schedule_length": 100}
+    stand_ins = {"device": "cpu", "grid_device": "cpu", "network": network, "schedule_length": MADE_UP_STEPS}
     named = [part for part in parts if not roots or root_of(part) in roots]
     if named:
         try_components(config, {key: stand_ins[key] for key in stand_ins if key in config}, named)
 
 
 def check_network(config: Mapping[str, Any]) -> nn.Module:
-    """Check that a config's network suits its windows and classes, without computing; return it.
+    """Check that a config's network suits its windows and classes, without computing.
+
+    Returns:
+        The network, with nothing that is downloaded.
 
     Raises:
         ValueError: If it cannot be built or does not take windows of ``roi_size``, or it has another number of outputs
@@ -92,6 +98,26 @@ def check_network(config: Mapping[str, Any]) -> nn.Module:
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
     return network
+
+
+def _check_augmentation(config: Mapping[str, Any]) -> None:
+    """Check that each step of the augmentation takes a window; one that draws whether it acts does."""
+    parser = ConfigParser(dict(config))
+    steps = config["augmentation"]
+    if isinstance(steps, list):
+        acting = [{**s, "prob": 1.0} if isinstance(s, Mapping) and "prob" in s else s for s in steps]
+        parser["augmentation"] = acting
+    shape = tuple(parser.get_parsed_content("roi_size"))
+    values = torch.linspace(0, 1, math.prod(shape)).reshape(1, *shape)
+    image = values.repeat(parser.get_parsed_content("in_channels"), 1, 1, 1)
+    window: Any = {"image": MetaTensor(image), "label": MetaTensor((values > 0.5).to(torch.uint8))}
+    for number, step in enumerate(_parsed(parser, "augmentation")):
+        try:
+            window = step(window)
+        except Exception as error:
+            raise ValueError(
+                f"augmentation::{number} ({type(step).__name__}) does not take a window: {_words(error)}"
+            ) from error
 
 
 def check_start(config: Mapping[str, Any], run_dir: Path) -> None:
@@ -118,9 +144,15 @@ def _parsed(parser: ConfigParser, key: str) -> Any:
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # whatever a network or an expression raises
-        while error.__cause__ is not None:
-            error = error.__cause__  # type: ignore[assignment]
-        raise ValueError(f"{key} cannot be evaluated or built: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{key} cannot be evaluated or built: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    """Return what the first cause of an error says, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # Python puts it in quotes
+    return " ".join(str(said).split()) or type(error).__name__
 
 
 def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> None:

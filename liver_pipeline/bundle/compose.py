@@ -11,8 +11,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.build import check_builds
-from liver_pipeline.bundle.ensembles import fold_dirs
 from liver_pipeline.bundle.entry import refuse_empty
+from liver_pipeline.bundle.folders import fold_dirs
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.names import share_dir

@@ -54,13 +54,6 @@ DATASET = Kind(
     lambda v: isinstance(v, Mapping) and all(isinstance(v.get(k), str) and v[k] for k in ("folder", "layout")),
 )
 HU = rising(-33000, 66000)
-HU_OF_LIVERS = -150, 300  # fatty ones, and vessels and tumors with contrast; a window beyond shows none
-LIVER_WINDOW = Kind(
-    "a list of a lower and a higher number, the lower below {1} and the higher above {0}, as livers lie there".format(
-        *HU_OF_LIVERS
-    ),
-    lambda v: HU.holds(v) and v[0] < HU_OF_LIVERS[1] and v[1] > HU_OF_LIVERS[0],
-)
 ML = number(0, 1e6)
 SEED = whole(0, 2**32 - 1)
 
@@ -85,7 +78,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("accept", several(CODE), "codes of errors in scans to take as warnings", RUNNING),
         Key("orientation", or_null(ORIENTATION), "where the axes of Analyze files run to: they do not say so", MEMBER),
         Key("repair", several(choice("SHEAR")), "codes of errors in scans to repair"),
-        Key("hu_window", LIVER_WINDOW, "values kept of a CT", PLANNED | TAKEN, "HU"),
+        Key("hu_window", HU, "values kept of a CT", PLANNED | TAKEN, "HU"),
         Key("hu_windows", several(HU, 1, 64), "windows that become the channels of a CT", TAKEN, "HU"),
         Key("hu_mean", number(-33000, 66000), "mean that a CT is standardised by", PLANNED | TAKEN, "HU"),
         Key("hu_std", number_above(0, 66000), "standard deviation that a CT is standardised by", PLANNED | TAKEN, "HU"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
 import math
 import re
 import warnings
@@ -18,7 +16,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from liver_pipeline.bundle.checks import shown
 from liver_pipeline.bundle.entry import meant
-from liver_pipeline.bundle.layers import component_class
 from liver_pipeline.bundle.values import is_code
 
 # What can be built from a config alone. Of the others the data set, or files of the run, are part.
@@ -39,7 +36,7 @@ def try_components(config: Mapping[str, Any], stand_ins: Mapping[str, Any], part
     """Build the components of a config; its schedule, its loss and each step of its post-processing are used once.
 
     Args:
-        config: Merged; values of its keys are checked already.
+        config: Merged; values of its keys, and what signatures say of arguments, are checked already.
         stand_ins: Objects in place of keys that need files or a device, such as ``network``.
         parts: Paths of what is tried, as far as they are there.
 
@@ -134,10 +131,6 @@ def _refusal(
 ) -> ValueError:
     """Return the error that names the arguments to blame: those without which the component can be built."""
     target = component["_target_"]
-    if component_class(component) is None:
-        return ValueError(f"{path}::_target_ is {shown(target)}; there is no such class or function")
-    if mismatch := _mismatch(component):
-        return ValueError(f"{path} cannot be built: {target}: {mismatch}")
     plain = [name for name, value in component.items() if not name.startswith("_") and _is_plain(value)]
     blamed = [name for name in plain if len(plain) > 1 and _builds(_without(config, path, name), stand_ins, path)]
     given = " and ".join(f"{path}::{name} is {shown(meant(component[name]))}" for name in blamed or plain)
@@ -156,19 +149,6 @@ def _builds(config: Mapping[str, Any], stand_ins: Mapping[str, Any], path: str) 
     except Exception:  # as above
         return False
     return True
-
-
-def _mismatch(component: Mapping[str, Any]) -> str:
-    """Say which argument a component lacks, or has too many; "" if they fit."""
-    called = component_class(component)
-    if component.get("_mode_") in ("callable", "partial"):
-        return ""
-    with contextlib.suppress(ValueError):  # some classes written in C do not say
-        try:
-            inspect.signature(called).bind(**{name: None for name in component if not name.startswith("_")})
-        except TypeError as error:
-            return str(error)
-    return ""
 
 
 def _is_plain(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from liver_pipeline.bundle.arguments import check_arguments
 from liver_pipeline.bundle.build import check_evaluated, check_network, try_parts
 from liver_pipeline.bundle.checks import check_references, check_values
 from liver_pipeline.bundle.entry import entered, literal, read_config
@@ -86,6 +87,7 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
     check_references({**dict.fromkeys(config), **pairs})
     if roots := set(map(root_of, pairs)):
         check_evaluated(config, roots)
+        check_arguments({root: config[root] for root in roots})
         trains = "optimizer" in config
         suits = trains or {"network_def", "roi_size", "in_channels", "num_classes"} & roots
         network = check_network(config) if suits else None

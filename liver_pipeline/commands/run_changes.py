@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.build import check_builds
 from liver_pipeline.bundle.compose import write_config, write_configs
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import PREFIX
-from liver_pipeline.bundle.trained import WEIGHTS, is_started
+from liver_pipeline.bundle.trained import is_started
 from liver_pipeline.bundle.workflow import read_run
 from liver_pipeline.io.checkpoints import refuse_older_names
 from liver_pipeline.io.files import move_aside

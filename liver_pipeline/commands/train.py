@@ -12,11 +12,12 @@ from tqdm import tqdm
 from liver_pipeline.bundle.build import check_builds, check_start
 from liver_pipeline.bundle.compose import compose, set_run_aside, write_stages
 from liver_pipeline.bundle.entry import literal, refuse_empty
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.names import WORKFLOWS
 from liver_pipeline.bundle.parent import Parent, begun_with, forget_parent, install
 from liver_pipeline.bundle.stages import differing_keys, merge_stages, refuse_unused, set_stage_keys
-from liver_pipeline.bundle.trained import WEIGHTS, finished_epoch, stage_folders
+from liver_pipeline.bundle.trained import finished_epoch, stage_folders
 from liver_pipeline.bundle.workflow import read_run, run_workflow
 from liver_pipeline.commands.run_changes import settle_config
 from liver_pipeline.data.splits import check_split, load_split, make_split

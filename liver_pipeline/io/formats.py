@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from isal import igzip
 
 from liver_pipeline.io.dicom import is_series_folder, read_series, series_sha256
 from liver_pipeline.io.dicom_headers import sop_class
+from liver_pipeline.io.files import refuse_pipe
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.metaimage import metaimage_header
 from liver_pipeline.io.mgh import MAGIC as MGH_MAGIC
@@ -102,8 +102,7 @@ def sniff(path: Path) -> str:
     """
     if path.is_dir():
         return "folder"
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise OSError(errno.EINVAL, "a pipe, socket or device is no scan")
+    refuse_pipe(path)
     with path.open("rb") as file:
         head = file.read(64)
     if head[:4] == b"PK\3\4" or (head and sop_class(path) is not None):

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.findings import IntakeError, error, refuse, settle, warning
@@ -100,7 +100,7 @@ def read_picture(
 
 
 def _pixels(path: Path, channels: int) -> npt.NDArray[np.uint8]:
-    """Return pixels (X, Y, channels) in the order in which the file stores them."""
+    """Return pixels (X, Y, channels) as the picture is shown: upright, where its EXIF says how a camera was held."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -108,7 +108,8 @@ def _pixels(path: Path, channels: int) -> npt.NDArray[np.uint8]:
                 if image.mode not in MODES or getattr(image, "n_frames", 1) > 1:
                     detail = f"pixels of kind {image.mode}, {getattr(image, 'n_frames', 1)} frames"
                     raise refuse(path, "UNSUPPORTED_DTYPE", f"{detail}; save one picture of eight bits a channel")
-                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+                turned = ImageOps.exif_transpose(image)  # upright, as every viewer shows it
+                pixels = np.asarray(turned.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
     except IntakeError:
         raise
     except OSError as reason:
@@ -118,5 +119,5 @@ def _pixels(path: Path, channels: int) -> npt.NDArray[np.uint8]:
         raise refuse(path, code, f"{reason}; copy the picture again") from reason
     except Exception as reason:  # a damaged file makes Pillow fail in any of a dozen ways
         raise refuse(path, "BAD_HEADER", f"{type(reason).__name__}: {reason}; copy the picture again") from reason
-    turned: npt.NDArray[np.uint8] = pixels.reshape(*pixels.shape[:2], channels).transpose(1, 0, 2)
-    return turned
+    along_x: npt.NDArray[np.uint8] = pixels.reshape(*pixels.shape[:2], channels).transpose(1, 0, 2)
+    return along_x

@@ -12,7 +12,7 @@ import numpy as np
 
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.io.files import file_sha256
-from liver_pipeline.io.findings import refuse, warning
+from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.streams import (
     CHUNK,
     StoredVolume,
@@ -21,6 +21,7 @@ from liver_pipeline.io.streams import (
     inflated,
     read_exactly,
     read_voxels,
+    trailing_findings,
 )
 
 MAX_HEADER = CHUNK  # bytes; text headers have some hundred
@@ -119,7 +120,7 @@ def read_raw(path: Path, header: RawHeader) -> StoredVolume:
         array = read_voxels(header.data, stream, count, header.dtype, skip=skip, capacity=capacity)
         extra = drain(stream)
         sha256 = hashing.finish()
-    findings = (warning("TRAILING_BYTES", f"{extra} bytes follow the last voxel and were ignored"),) if extra else ()
+    findings = tuple(trailing_findings(array, header.shape, extra))
     return StoredVolume(
         array.reshape(header.shape, order="F"), header.affine, joined_sha256(path, header, sha256), findings,
         modality=header.modality,

@@ -13,8 +13,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
+from liver_pipeline.geometry.axes import AxisMap, axis_map
 from liver_pipeline.geometry.body import body_blocks, encode_blocks
-from liver_pipeline.geometry.grids import AxisMap, axis_map, model_grid_for_size, model_grid_for_spacing
+from liver_pipeline.geometry.grids import model_grid_for_size, model_grid_for_spacing
 from liver_pipeline.geometry.resampling import resample_linear, resample_nearest
 from liver_pipeline.io.limits import total_bytes
 

@@ -205,6 +205,15 @@ def test_bytes_behind_the_voxels_are_a_warning(tmp_path: Path, name: str) -> Non
     assert [f.code for f in read_scan(path).findings] == ["TRAILING_BYTES"]
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
+def test_whole_planes_behind_the_voxels_are_slices_that_the_header_lost(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name) if name in FORMATS else nifti(tmp_path / name, body(), affine_of())
+    plane = int(np.prod(body().shape[:2])) * 2  # int16
+    path.write_bytes(path.read_bytes() + bytes(plane))
+    assert code_of(path) == "TRAILING_BYTES"
+    assert [f.code for f in read_scan(path, accept=["TRAILING_BYTES"]).findings] == ["TRAILING_BYTES"]
+
+
 # --- NRRD ------------------------------------------------------------------------------------------------------------
 
 NRRD = {
