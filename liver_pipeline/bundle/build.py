@@ -19,7 +19,7 @@ from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.layers import Configs, component_class
-from liver_pipeline.bundle.trial import PARTS, TRAINING_PARTS, try_components
+from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
@@ -70,7 +70,7 @@ def try_parts(config: Mapping[str, Any], network: nn.Module | None = None, roots
     Raises:
         ValueError: For the first that cannot be built or used, with the arguments to blame.
     """
-    parts = PARTS if network is None else (*PARTS, *TRAINING_PARTS)
+    parts = TRIED if network is None else (*TRIED, *TRIED_IN_TRAINING)
     stand_ins = {"device": "cpu", "grid_device": "cpu", "network": network, "schedule_length": MADE_UP_STEPS}
     named = [part for part in parts if not roots or root_of(part) in roots]
     if named:

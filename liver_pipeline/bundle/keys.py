@@ -41,7 +41,7 @@ TAKEN = Role.INHERITED
 DEVICE = Kind("cpu, cuda, cuda:N or mps", matching(r"cpu|cuda(:\d{1,3})?|mps(:0)?", "").holds, is_text=True)
 SIDE = Kind("a whole number from 1 to 4096, or -1", lambda v: v == -1 or whole(1, 4096).holds(v))
 COUNT = whole(1, 1000)
-SERIES = matching(r"thinnest|contrast|[0-9][0-9.]*(/.+)?", "thinnest, contrast or a UID")
+ONE_SERIES = matching(r"thinnest|contrast|[0-9][0-9.]*(/.+)?", "thinnest, contrast or a UID")
 CODE = Kind("a code such as HU_SCALE", lambda v: isinstance(v, str) and v in CODES, is_text=True)
 ORIENTATION = Kind(
     "three of R or L, A or P, S or I, such as LAS",
@@ -253,7 +253,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("seg_type", choice("binary", "labelmap"), "of the DICOM segmentation; few archives take labelmap",
             RUNNING | MEMBER),
         Key("seg_deflate", FLAG, "pack the DICOM segmentation, for archives that take it", RUNNING | MEMBER),
-        Key("series", or_null(SERIES),
+        Key("series", or_null(ONE_SERIES),
             "thinnest, contrast or a UID: one DICOM series of each study; null: each is a case", RUNNING | MEMBER),
         Key("format", choice("nifti", "nrrd", "mha"), "of the masks; a folder holds one", RUNNING | MEMBER),
         Key("probabilities", FLAG, "also write the probabilities of liver and tumor", RUNNING | MEMBER),

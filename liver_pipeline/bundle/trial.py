@@ -19,17 +19,17 @@ from liver_pipeline.bundle.entry import meant
 from liver_pipeline.bundle.values import is_code
 
 # What can be built from a config alone. Of the others the data set, or files of the run, are part.
-PARTS = (
+TRIED = (
     "reader", "reading", "gridding", "ct_intensity", "mr_intensity", "pictures", "tumor_inferer", "liver_inferer",
     "inferer", "limits", "postprocessing", "dicom_results",
 )  # fmt: skip
-TRAINING_PARTS = (
+TRIED_IN_TRAINING = (
     "optimizer", "lr_scheduler", "loss", "train::loss", "augmentation", "train::sampling", "train::inferer",
     "validate::inferer", "validate::postprocessing", "validate::key_metric",
 )  # fmt: skip
-MOVES = 2  # of a schedule: with the first it leaves its initial rate
-STEP = re.compile(r"postprocessing::transforms::\d+")
-SIDE = 8  # voxels of a stand-in window, or fewer
+TRIAL_MOVES = 2  # of a schedule: with the first it leaves its initial rate
+CLEANING_STEP = re.compile(r"postprocessing::transforms::\d+")
+TRIAL_SIDE = 8  # voxels of a stand-in window, or fewer
 
 
 def try_components(config: Mapping[str, Any], stand_ins: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _build(parser: ConfigParser, path: str) -> Any:
             _move(built, parser.get_parsed_content("optimizer"))
         elif path == "train::loss":
             _score(built, *(parser.get_parsed_content(key) for key in ("num_classes", "roi_size")))
-        elif STEP.fullmatch(path) and built is not None:
+        elif CLEANING_STEP.fullmatch(path) and built is not None:
             _clean(built)
     return built
 
@@ -100,7 +100,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _move(schedule: Any, optimizer: torch.optim.Optimizer) -> None:
-    for _ in range(MOVES):
+    for _ in range(TRIAL_MOVES):
         optimizer.step()
         schedule.step(*([0.0] if isinstance(schedule, ReduceLROnPlateau) else []))
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -109,13 +109,13 @@ def _move(schedule: Any, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _score(loss: Any, num_classes: int, roi_size: list[int]) -> None:
-    window = [min(SIDE, side) for side in roi_size]
+    window = [min(TRIAL_SIDE, side) for side in roi_size]
     labels = torch.arange(2 * math.prod(window)).reshape(2, 1, *window) % num_classes
     loss(torch.zeros(2, num_classes, *window), labels)
 
 
 def _clean(postprocessing: Any) -> None:
-    label_map = torch.zeros(1, SIDE, SIDE, SIDE, dtype=torch.uint8)
+    label_map = torch.zeros(1, TRIAL_SIDE, TRIAL_SIDE, TRIAL_SIDE, dtype=torch.uint8)
     label_map[:, 2:6, 2:6, 2:6] = 1
     label_map[:, 3:5, 3:5, 3:5] = 2
     scan = MetaTensor(100.0 * (label_map > 0), affine=torch.eye(4, dtype=torch.float64))
