@@ -32,6 +32,7 @@ from liver_pipeline.networks.openvino import OpenVinoNetwork
 from liver_pipeline.transforms.intensity import WindowHud
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
+from tests.no_memory import NoMemory
 from tests.orientations import OBLIQUE, every_orientation, every_rotation
 
 
@@ -341,6 +342,39 @@ def test_labels_painted_as_on_a_gpu_are_the_same_and_go_on_on_the_cpu_without_ro
     expected = "" if breaks_at is None else "out of memory: upsampling on the CPU"
     assert result.meta["inference"]["fallbacks"] == expected
     assert painted[0] > 1 or breaks_at == 0
+
+
+@pytest.mark.parametrize(("members", "tta"), [(1, [0]), (2, [])])
+def test_no_memory_at_any_operation_of_a_case_gives_the_same_labels_and_probabilities(
+    members: int, tta: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = on_model_grid(smooth_volume((20, 18, 12)), np.diag([-1.0, 1.0, 1.0, 1.0]), (1.5, 1.5, 2.0))
+    networks = torch.nn.ModuleList(small_net(seed=seed) for seed in range(members))
+    inferer = StreamingInferer((8, 8, 8), 2, backend="torch", probabilities=True, quality=True, tta=tta)
+    monkeypatch.setattr(
+        inferer, "_canvas", lambda grid, axis, _: DeviceCanvas(grid, axis, "cpu", keep_probabilities=True)
+    )
+    stream = inferer._stream
+
+    def segmented(mode: NoMemory) -> MetaTensor:
+        """Run the case on a device that has no memory for one of its operations."""
+
+        def short_of_memory(*args: Any, **options: Any) -> Any:
+            with mode:
+                return stream(*args, **options)
+
+        monkeypatch.setattr(inferer, "_stream", short_of_memory)
+        return inferer(image, networks)
+
+    counting = NoMemory(0)
+    expected = segmented(counting)
+    assert expected.meta["inference"]["fallbacks"] == ""
+    last = counting.count
+    for at in [*range(1, 40), *range(40, last - 20, last // 40), *range(last - 20, last + 1)]:
+        result = segmented(NoMemory(at))
+        np.testing.assert_array_equal(result.numpy(), expected.numpy(), err_msg=f"operation {at}")
+        np.testing.assert_array_equal(result.meta["probabilities"], expected.meta["probabilities"])
+        assert result.meta["inference"]["agreement"] == expected.meta["inference"]["agreement"]
 
 
 @pytest.mark.gpu
