@@ -11,7 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.build import check_builds
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.folders import fold_dirs
 from liver_pipeline.bundle.layers import Configs
@@ -56,13 +56,13 @@ def compose(
     Raises:
         FileExistsError: If the folder holds a run and ``overwrite`` is false, or the folds of a cross-validation.
         ValueError: If another process is training in it; see also :func:`~liver_pipeline.bundle.stages.merge_stages`
-            and :func:`~liver_pipeline.bundle.build.check_build`.
+            and :func:`~liver_pipeline.bundle.build.check_builds`.
     """
     refuse_empty(run_dir=run_dir)
     run_dir = Path(run_dir)
     stages = merge_stages(layers, experiment=experiment, overrides=overrides)
     for configs in stages.values():
-        check_build(configs["train"])
+        check_builds(configs)
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file; the run folder needs another name")
     if folds := fold_dirs(run_dir):

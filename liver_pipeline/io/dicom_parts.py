@@ -21,7 +21,7 @@ FIRST_ENTRIES = 100  # entries of a folder beside, among which its first slice i
 
 
 def lost_files(files: Collection[Path], slices: Collection[Path]) -> list[Path]:
-    """Return the files that are no DICOM and are named as slices are: empty or overwritten ones.
+    """Return the files that are no DICOM and are named as slices are: empty or overwritten ones, links to nowhere.
 
     A slice lost inside the volume leaves a gap; one lost at its ends leaves nothing. Names are compared with their
     numbers taken out; those without a number, such as README, say nothing.
@@ -29,7 +29,8 @@ def lost_files(files: Collection[Path], slices: Collection[Path]) -> list[Path]:
     known = set(slices)
     patterns = {_pattern(file.name) for file in known}
     alike = [file for file in files if file not in known and _pattern(file.name) in patterns]
-    return [file for file in alike if NUMBER.search(file.name) and sop_class(file) is None]
+    alike = [file for file in alike if NUMBER.search(file.name)]
+    return [file for file in alike if not file.is_file() or sop_class(file) is None]  # to open a pipe waits for ever
 
 
 def _pattern(name: str) -> str:

@@ -168,8 +168,15 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: If it cannot be read.
     """
+    refuse_pipe(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raise OSError for what is there and no regular file: to open a pipe waits for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe, socket or device is no scan", str(path))
 
 
 def folder_sha256(folder: Path) -> str:
@@ -268,6 +275,11 @@ def fitting_name(stem: str, ending: str) -> str:
         return stem + ending
     digest = hashlib.sha256(whole).hexdigest()[:12]
     return f"{whole[: room - 13].decode('utf-8', 'ignore')}~{digest}{ending}"
+
+
+def real_path(path: str | Path) -> Path:
+    """Return where a path leads, links followed; of a circle of links, one (``Path.resolve`` raises)."""
+    return Path(os.path.realpath(path))
 
 
 def is_there(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from liver_pipeline.data.cache_key import case_digest
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.layouts import folder_cases, lits_cases
 from liver_pipeline.data.msd import msd_cases
@@ -317,3 +319,18 @@ def test_linked_folders_of_a_data_set_are_followed_once(tmp_path: Path) -> None:
         (tmp_path / "data" / kind / "site").symlink_to(tmp_path / "elsewhere" / kind)
         (tmp_path / "data" / kind / "loop").symlink_to(tmp_path / "data" / kind)
     assert [case["case"] for case in folder_cases(tmp_path / "data")] == ["a", "site/b"]
+
+
+def test_a_scan_or_label_that_is_a_link_to_nowhere_is_a_case_and_its_reading_says_why(tmp_path: Path) -> None:
+    for name in ("images/a.nii", "labels/b.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "images" / "b.nii").symlink_to(tmp_path / "gone")
+    (tmp_path / "labels" / "a.nii").symlink_to(tmp_path / "labels" / "a.nii")
+    assert [case["case"] for case in folder_cases(tmp_path)] == ["a", "b"]
+
+
+def test_a_pipe_among_the_files_of_a_case_keeps_no_training_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    with pytest.raises(OSError, match="scan"):
+        case_digest({"case": "a", "image": str(tmp_path / "scan.nii.gz")}, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from pydicom.uid import (
     JPEGLSLossless,
     MRImageStorage,
     RLELossless,
+    RTStructureSetStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 
 from liver_pipeline.io.dicom import find_series
@@ -355,6 +358,15 @@ def test_a_folder_of_scouts_and_captures_is_no_scan(tmp_path: Path) -> None:
     assert refusal(series(tmp_path, [scout(), scout()])).code == "NOT_A_SCAN"
 
 
+@pytest.mark.parametrize("kind", [SegmentationStorage, RTStructureSetStorage])
+def test_outlines_in_dicom_are_told_to_be_no_label_map(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "study").mkdir()
+    blank("1.2.3.9", kind).save_as(tmp_path / "study" / "a.dcm")
+    for path in (tmp_path / "study", tmp_path / "study" / "a.dcm"):
+        with pytest.raises(IntakeError, match=r"NOT_A_SCAN: a DICOM segmentation or structure set; export it"):
+            read_label_map(path)
+
+
 def test_a_volume_of_secondary_captures_is_read(tmp_path: Path) -> None:
     hu = body()
     files = [one_slice(k, hu, SOPClassUID=SecondaryCaptureImageStorage) for k in range(12)]
@@ -616,3 +628,34 @@ def test_no_value_of_a_damaged_header_is_quoted(tmp_path: Path, recwarn: pytest.
     file.write_bytes(file.read_bytes().replace(b"1.2.3.4", b"Jane^Do"))
     refusal(folder)
     assert not [warning for warning in recwarn if "Jane" in str(warning.message)]
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "circle", "pipe"])
+def test_a_last_slice_that_is_a_link_to_nowhere_or_a_pipe_is_told(tmp_path: Path, kind: str) -> None:
+    folder = ct(tmp_path / "ct")
+    (folder / "notes.txt").symlink_to(tmp_path / "gone")
+    assert read_scan(folder).array.shape[2] == SHAPE[2]
+    last = max(folder.glob("IM*"))
+    last.unlink()
+    if kind == "pipe":
+        os.mkfifo(last)
+    else:
+        last.symlink_to(last if kind == "circle" else tmp_path / "gone")
+    with pytest.raises(IntakeError, match=last.name) as caught:
+        read_scan(folder)
+    assert caught.value.code == "DICOM_DAMAGED"
+
+
+def test_too_little_memory_for_a_series_is_no_fault_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ct(tmp_path / "ct")
+
+    def no_memory(*args: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    for place_of_it in ("pydicom.dcmread", "pydicom.pixels.iter_pixels"):  # headers, pixels
+        with monkeypatch.context() as patch, pytest.raises(IntakeError) as caught:
+            patch.setattr(place_of_it, no_memory)
+            read_scan(folder)
+        assert caught.value.code == "OUT_OF_MEMORY"
