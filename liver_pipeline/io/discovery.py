@@ -14,12 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import is_picture, peek_stored, stored_sha256
+from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored, stored_sha256
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 
 logger = logging.getLogger(__name__)
@@ -71,7 +69,7 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
         root: A folder to search with all its sub-folders, or one scan.
         label_maps: Label maps are looked for, not scans. Otherwise what this package wrote (masks, probabilities), what
             calls itself a label map, and the references of data sets known by their names are left out, and counted.
-        pictures: Where there is no scan, JPG and PNG files are taken.
+        pictures: Where there is no scan, JPG and PNG files are taken; beside scans they are left out, and counted.
 
     Returns:
         The inputs in order of their case names.
@@ -85,7 +83,12 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
     if root.is_file():
         return [ScanInput(root, case_name(real_path(root).name))]
     paths = _walk(root, set())
-    drawn = [] if paths else _walk(root, set(), PICTURE_SUFFIXES)
+    drawn = _walk(root, set(), PICTURE_SUFFIXES) if pictures or not paths else []
+    if paths and (beside := [path for path in drawn if not is_label_map(path)]):
+        shown = ", ".join(path.relative_to(root).as_posix() for path in beside[:3])
+        logger.warning(
+            "%s: %d pictures are left out beside scans: %s, ...; give them a folder", root, len(beside), shown
+        )
     paths = paths or (drawn if pictures else [])
     labels = set() if label_maps else {path for path in paths if is_label_map(path)}
     if labels:
@@ -291,7 +294,7 @@ def voxel_count(path: Path) -> tuple[int, int]:
         if may_be_slice(path):
             return path.stat().st_size // 2, 2
         if is_picture(path):
-            with Image.open(path) as picture:  # the header alone
+            with opened_picture(path) as picture:  # the header alone
                 return math.prod(picture.size), 3
         shape, dtype = peek_stored(path)
         return math.prod(shape), dtype.itemsize

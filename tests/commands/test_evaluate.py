@@ -184,6 +184,15 @@ def test_bad_case_gets_a_code_and_a_line_and_the_others_go_on(tmp_path: Path, co
     jsonschema.validate(metrics, schema())
 
 
+def test_a_label_map_that_names_no_value_of_the_references_says_which_there_are(tmp_path: Path) -> None:
+    pred, label = scene()
+    pred_dir, label_dir, output = folders(tmp_path, a=(pred, label))
+    failure = evaluate(pred_dir, label_dir, output, label_map={6: 1, 7: 2})["failures"]["a"]
+    assert failure["code"] == "NO_LIVER" and "NO_LIVER" not in failure["detail"]
+    assert "does not name 1, 2, which became background" in failure["detail"]
+    assert "of the values that label_map names (6, 7) none occurs" in failure["detail"]
+
+
 def test_unknown_labels_fail_under_lits_and_are_taken_as_the_program_takes_them_officially(tmp_path: Path) -> None:
     pred, label = scene()
     odd = np.where(pred == 2, 5, pred).astype(np.uint8)
