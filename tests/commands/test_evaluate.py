@@ -249,7 +249,12 @@ def test_memory_for_workers_is_counted_by_the_size_of_references_of_every_format
         write_label_map(label_dir / f"a{suffix}", label_map.array, label_map)
         nifti.unlink()
     sizes: list[int] = []
-    monkeypatch.setattr("liver_pipeline.commands.evaluate._count_workers", lambda voxels, *_: sizes.extend(voxels) or 1)
+
+    def counted(voxels: list[int], *_: Any) -> int:
+        sizes.extend(voxels)
+        return 1
+
+    monkeypatch.setattr("liver_pipeline.commands.evaluate._count_workers", counted)
     assert evaluate(pred_dir, label_dir, out)["n_cases"] == 1
     assert sizes == [label_map.array.size]
 
