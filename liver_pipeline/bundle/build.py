@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
+from torch import nn
 
 from liver_pipeline.bundle.arguments import check_arguments
 from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
-from liver_pipeline.bundle.keys import row_of
-from liver_pipeline.bundle.layers import component_class
+from liver_pipeline.bundle.keys import root_of, row_of
+from liver_pipeline.bundle.layers import Configs, component_class
+from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
@@ -38,27 +40,56 @@ def check_build(config: Mapping[str, Any]) -> None:
             channels than ``in_channels``; see also :func:`check_network`.
     """
     check_arguments(config)
-    _check_evaluated(config)
+    check_evaluated(config)
     _check_preprocessing(config)
     _check_intensities(config)
-    parser = check_network(config)
-    _check_optimizer(parser)
-    _check_augmentation(parser, config)
+    try_parts(config, check_network(config))
+    _check_augmentation(config)
 
 
-def check_network(config: Mapping[str, Any]) -> ConfigParser:
+def check_builds(configs: Configs) -> None:
+    """Check what every workflow of a run is built of; see :func:`check_build` for the training's.
+
+    Raises:
+        ValueError: See there.
+    """
+    check_build(configs["train"])
+    for workflow in sorted(configs.keys() - {"train"}):
+        check_arguments(configs[workflow])
+        try_parts(configs[workflow])
+
+
+def try_parts(config: Mapping[str, Any], network: nn.Module | None = None, roots: Collection[str] = ()) -> None:
+    """Build the components that need no data, on the CPU; see :mod:`liver_pipeline.bundle.trial`.
+
+    Args:
+        config: Merged.
+        network: As built from it; without one, what trains it is left out.
+        roots: Only parts of these top-level keys; empty: all.
+
+    Raises:
+        ValueError: For the first that cannot be built or used, with the arguments to blame.
+    """
+    parts = TRIED if network is None else (*TRIED, *TRIED_IN_TRAINING)
+    stand_ins = {"device": "cpu", "grid_device": "cpu", "network": network, "schedule_length": MADE_UP_STEPS}
+    named = [part for part in parts if not roots or root_of(part) in roots]
+    if named:
+        try_components(config, {key: stand_ins[key] for key in stand_ins if key in config}, named)
+
+
+def check_network(config: Mapping[str, Any]) -> nn.Module:
     """Check that a config's network suits its windows and classes, without computing.
 
     Returns:
-        The config, with the network built on the CPU, and nothing that is downloaded.
+        The network, with nothing that is downloaded.
 
     Raises:
         ValueError: If it cannot be built or does not take windows of ``roi_size``, or it has another number of outputs
             than ``num_classes``, or than ``deep_supervision_weights``.
     """
-    plain = {"encoder_weights": None, "encoder_weights_path": None, "device": "cpu", "on_gpu": False}
-    parser = ConfigParser({**config, **plain, "network": "@network_def", "schedule_length": MADE_UP_STEPS})
-    network = _parsed(parser, "network_def")
+    offline = {**config, "encoder_weights": None, "encoder_weights_path": None}  # nothing is downloaded
+    parser = ConfigParser(offline)
+    network: nn.Module = try_components(offline, {}, ["network_def"])["network_def"]
     roi_size, channels, classes = (_parsed(parser, key) for key in ("roi_size", "in_channels", "num_classes"))
     if fault := window_fault(network, roi_size, channels, classes):
         given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
@@ -66,22 +97,12 @@ def check_network(config: Mapping[str, Any]) -> ConfigParser:
     weights = config.get("deep_supervision_weights")
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
-    return parser
+    return network
 
 
-def _check_optimizer(parser: ConfigParser) -> None:
-    """Check that loss, optimizer and schedule can be built, and a step be made of them; needs no case."""
-    _parsed(parser, "loss")
-    optimizer, scheduler = _parsed(parser, "optimizer"), _parsed(parser, "lr_scheduler")
-    try:
-        optimizer.step()  # of no gradients: nothing moves
-        scheduler.step()
-    except Exception as error:  # whatever its arguments are wrong for
-        raise ValueError(f"lr_scheduler cannot make a step: {_words(error)}") from error
-
-
-def _check_augmentation(parser: ConfigParser, config: Mapping[str, Any]) -> None:
+def _check_augmentation(config: Mapping[str, Any]) -> None:
     """Check that each step of the augmentation takes a window; one that draws whether it acts does."""
+    parser = ConfigParser(dict(config))
     steps = config["augmentation"]
     if isinstance(steps, list):
         acting = [{**s, "prob": 1.0} if isinstance(s, Mapping) and "prob" in s else s for s in steps]
@@ -134,10 +155,15 @@ def _words(error: BaseException) -> str:
     return " ".join(str(said).split()) or type(error).__name__
 
 
-def _check_evaluated(config: Mapping[str, Any]) -> None:
-    """Check what expressions give where a key has a value, not a component."""
+def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> None:
+    """Check what expressions give where a key has a value, not a component; of ``roots``, or of all keys.
+
+    Raises:
+        ValueError: For the first that cannot be evaluated, or gives what its key does not accept.
+    """
     parser = ConfigParser(dict(config))
-    plain = [key for key in config if (row := row_of(key)) and not row.kind.is_built]
+    keys = [key for key in config if not roots or key in roots]
+    plain = [key for key in keys if (row := row_of(key)) and not row.kind.is_built]
     values = {key: _parsed(parser, key) for key in plain}
     check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
 

@@ -28,7 +28,16 @@ from liver_pipeline.io.dicom_checks import (
     refuse_mixed,
     rescale_findings,
 )
-from liver_pipeline.io.dicom_headers import Slice, file_name, may_be_slice, quick_series_uid, quietly, read_headers
+from liver_pipeline.io.dicom_headers import (
+    OUTLINES,
+    Slice,
+    file_name,
+    may_be_slice,
+    quick_series_uid,
+    quietly,
+    read_headers,
+    sop_class,
+)
 from liver_pipeline.io.dicom_parts import lost_files, parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
@@ -40,11 +49,6 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DAMAGED = (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, zlib.error)
 HEAD_BYTES = 1 << 16  # of a member of a zip, in which its series is looked for
 MAX_UNZIPPED = 16 << 30  # bytes; beyond it a zip is taken for a bomb
-
-
-def is_series_folder(folder: Path) -> bool:
-    """Return whether a file directly in ``folder`` may be a slice."""
-    return any(file.is_file() and may_be_slice(file) for file in folder.iterdir())
 
 
 def find_series(path: Path | str) -> list[Series]:
@@ -171,7 +175,7 @@ def _files(path: Path) -> Iterator[list[Path]]:
     if path.is_dir():
         yield sorted(file for file in path.iterdir() if not file.is_dir())
         return
-    if may_be_slice(path):
+    if sop_class(path) is not None:
         yield [path]
         return
     with tempfile.TemporaryDirectory(prefix="liver-pipeline-") as scratch:
@@ -201,13 +205,23 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
 def _candidates(path: Path, files: Sequence[Path]) -> list[Path]:
     candidates = [file for file in files if file.is_file() and may_be_slice(file)]  # to open a pipe waits for ever
     if not candidates:
-        kind = "folder" if path.is_dir() else "zip file"
-        raise refuse(path, "NOT_A_SCAN", f"a {kind} without DICOM slices; name the folder that holds them")
+        raise refuse(path, "NOT_A_SCAN", _why_none(path, files))
     if lost := lost_files(files, candidates):
         names = ", ".join(file_name(path, file) for file in lost[:6])
         detail = f"{len(lost)} files are named as the slices are, and are no DICOM ({names})"
         raise refuse(path, "DICOM_DAMAGED", f"{detail}; copy them again, or take them out")
     return candidates
+
+
+def _why_none(path: Path, files: Sequence[Path]) -> str:
+    """Say what is there instead of slices, and what to do."""
+    if any(file.is_file() and sop_class(file) in OUTLINES for file in files):
+        return "a DICOM segmentation or structure set; export it as a label map (NIfTI, NRRD), such as with 3D Slicer"
+    if path.is_dir():
+        return "a folder without DICOM slices; name the folder that holds them"
+    if len(files) == 1 and files[0] == path:
+        return "a DICOM file of another kind than images; name the folder that holds the slices"
+    return "no DICOM slices in the zip; unzip what is of another format"
 
 
 def _ignored(count: int, total: int) -> list[Finding]:

@@ -14,12 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import is_picture, peek_stored, stored_sha256
+from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored, stored_sha256
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 
 logger = logging.getLogger(__name__)
@@ -296,7 +294,7 @@ def voxel_count(path: Path) -> tuple[int, int]:
         if may_be_slice(path):
             return path.stat().st_size // 2, 2
         if is_picture(path):
-            with Image.open(path) as picture:  # the header alone
+            with opened_picture(path) as picture:  # the header alone
                 return math.prod(picture.size), 3
         shape, dtype = peek_stored(path)
         return math.prod(shape), dtype.itemsize

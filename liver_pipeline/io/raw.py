@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +94,18 @@ def checked_shape(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
 
 
 def voxel_file(path: Path, name: str) -> Path:
-    """Return the file beside ``path`` that holds its voxels.
+    """Return the file beside ``path``, or in a folder there, that holds its voxels.
+
+    A header can come from anywhere: it chooses no other file of the machine, such as what lies above an upload.
 
     Raises:
-        IntakeError: VOXELS_MISSING if it is not there.
+        IntakeError: VOXELS_MISSING if it is not there, or lies elsewhere.
     """
-    data = path.parent / name
+    folder = Path(os.path.normpath(path.parent.absolute()))  # as written: a folder may hold links
+    data = Path(os.path.normpath(folder / name))
+    if not data.is_relative_to(folder):
+        detail = f"the header names {name!r}, outside of its own folder; put that file beside it and name it so there"
+        raise refuse(path, "VOXELS_MISSING", detail)
     if not data.is_file():
         raise refuse(path, "VOXELS_MISSING", f"the header names {name!r}, which is not there; copy both files")
     return data

@@ -25,7 +25,7 @@ def answer(word: str, **layers: str) -> str:
     ("word", "said"),
     [
         ("lr_scheduler::T_max=x", "lr_scheduler::T_max is 'x'; expected"),
-        ("lr_scheduler::T_max=0", "lr_scheduler cannot "),
+        ("lr_scheduler::T_max=0", "lr_scheduler::T_max is 0; torch.optim.lr_scheduler.CosineAnnealingLR cannot be"),
         ("optimizer::lr=x", "optimizer::lr is 'x'; expected a number above 0, at most 100, as 'learning_rate' is"),
         ("optimizer::lr=-1", "optimizer::lr is -1; expected"),
         ("loss::softmax=maybe", "loss::softmax is 'maybe'; expected true or false"),

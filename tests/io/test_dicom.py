@@ -15,7 +15,9 @@ from pydicom.uid import (
     JPEGLSLossless,
     MRImageStorage,
     RLELossless,
+    RTStructureSetStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 
 from liver_pipeline.io.dicom import find_series
@@ -354,6 +356,15 @@ def test_what_is_no_slice_is_left_out_with_a_note(tmp_path: Path, name: str, of_
 
 def test_a_folder_of_scouts_and_captures_is_no_scan(tmp_path: Path) -> None:
     assert refusal(series(tmp_path, [scout(), scout()])).code == "NOT_A_SCAN"
+
+
+@pytest.mark.parametrize("kind", [SegmentationStorage, RTStructureSetStorage])
+def test_outlines_in_dicom_are_told_to_be_no_label_map(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "study").mkdir()
+    blank("1.2.3.9", kind).save_as(tmp_path / "study" / "a.dcm")
+    for path in (tmp_path / "study", tmp_path / "study" / "a.dcm"):
+        with pytest.raises(IntakeError, match=r"NOT_A_SCAN: a DICOM segmentation or structure set; export it"):
+            read_label_map(path)
 
 
 def test_a_volume_of_secondary_captures_is_read(tmp_path: Path) -> None:
