@@ -33,7 +33,7 @@ for _kind, _pattern in (
     ("float", r"[-+]?(\d[\d_]*)?(\d\.|\.\d|\d(?=[eE]))[\d_]*([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789"))
-DEEPEST = 50  # blocks and lists in each other; what an anchor puts into itself is deeper
+MOST_NESTED = 50  # blocks and lists in each other; what an anchor puts into itself is deeper
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -83,8 +83,10 @@ def _means_null(text: str, row: Key) -> bool:
 
 def _refuse_doubles(node: yaml.Node, path: Path | str, depth: int = 0) -> None:
     """Refuse a mapping in a file, or in the value of a key, that has a key twice, of which YAML takes the last."""
-    if depth > DEEPEST:
-        raise ValueError(f"{path}, line {node.start_mark.line + 1}: more than {DEEPEST} lists and blocks in each other")
+    if depth > MOST_NESTED:
+        raise ValueError(
+            f"{path}, line {node.start_mark.line + 1}: more than {MOST_NESTED} lists and blocks in each other"
+        )
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _refuse_doubles(item, path, depth + 1)

@@ -17,7 +17,7 @@ from liver_pipeline.io.files import content_sha256, write_text
 NO_TEXT = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 )  # control characters; of UTF-16 without its mark every other one
-UNSEEN = "\u200b\u200e\u200f\u2060\ufeff"  # what copying from a page or a spreadsheet leaves
+NO_WIDTH = "\u200b\u200e\u200f\u2060\ufeff"  # what copying from a page or a spreadsheet leaves
 SEPARATORS = (",", ";", "\t")
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -40,7 +40,7 @@ def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str
 
 def clean_name(name: str) -> str:
     """Return a name as all names are compared: without blanks around it, seen or not, and accents in one form (NFC)."""
-    return unicodedata.normalize("NFC", name).strip().strip(UNSEEN).strip()
+    return unicodedata.normalize("NFC", name).strip().strip(NO_WIDTH).strip()
 
 
 def read_table(path: str | Path, columns: Sequence[str], *, optional: Collection[str] = ()) -> list[dict[str, str]]:
