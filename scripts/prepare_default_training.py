@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from liver_pipeline.geometry.grids import axis_map, model_grid_for_spacing
+from liver_pipeline.geometry.axes import axis_map
+from liver_pipeline.geometry.grids import model_grid_for_spacing
 from liver_pipeline.geometry.resampling import resample_linear
 from liver_pipeline.io.files import file_sha256, write_json
 from liver_pipeline.io.volumes import read_scan

@@ -19,8 +19,8 @@ from monai.bundle import ConfigParser
 import liver_pipeline
 from liver_pipeline.app.cases import ENDED, CaseFolder
 from liver_pipeline.bundle.compose import compose
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.shipped import run_folder
-from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
 from tests.dicom_files import ct

@@ -9,6 +9,7 @@ from typing import Any
 
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.discovery import SCAN_SUFFIXES, VOXELS_OF_PAIRS
+from liver_pipeline.io.files import real_path
 
 MAX_LISTED = 1000  # names of a folder
 LOOKED_AT = 20  # files of a folder, to see whether they are slices
@@ -61,7 +62,7 @@ class DataFolder:
 
     def _below(self, path: str) -> Path:
         try:
-            found = (self.root / path).resolve()
+            found = real_path(self.root / path)
             there = found.is_relative_to(self.root) and found.exists() and not self._is_hidden(found)
         except (OSError, ValueError):  # a name that no file system holds
             there = False
@@ -74,4 +75,4 @@ class DataFolder:
 
     def _entries(self, folder: Path) -> list[Path]:
         found = [Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith(".")]
-        return [path for path in found if not path.is_symlink() or path.resolve().is_relative_to(self.root)]
+        return [path for path in found if not path.is_symlink() or real_path(path).is_relative_to(self.root)]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from liver_pipeline.bundle.ensembles import fold_dirs
+from liver_pipeline.bundle.folders import WEIGHTS, fold_dirs
 from liver_pipeline.bundle.shipped import shipped
-from liver_pipeline.bundle.trained import WEIGHTS
 
 DEEPEST = 4  # folders below --runs, as in runs/2026/june/liver
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from starlette.requests import ClientDisconnect
 
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES
 from liver_pipeline.io.files import DISK_FULL, whole_file
 
 MAX_BYTES_A_CASE = 4 << 30
@@ -50,7 +51,8 @@ def stored_name(name: str, number: int) -> str:
     Only what its content needs is kept of the name: its suffixes, or all of it where one file names another.
 
     Raises:
-        Refusal: BAD_NAME for names that lead out of the folder, hidden ones, and such that no file system holds.
+        Refusal: BAD_NAME for names that lead out of the folder, hidden ones, and such that no file system holds;
+            PICTURE for a PNG or JPG, whose mask has no volume to show.
 
     Example:
         >>> stored_name("Doe, Jane/portal venous.nii.gz", 1), stored_name("IM0001", 2), stored_name("a/ct.mhd", 1)
@@ -67,6 +69,10 @@ def stored_name(name: str, number: int) -> str:
     if len(parts) > 20 or any(len(os.fsencode(part)) > 200 for part in parts):
         raise Refusal(400, "BAD_NAME", "a file's name is too long")
     last = parts[-1].lower()
+    if last.endswith(PICTURE_SUFFIXES):
+        raise Refusal(
+            415, "PICTURE", "the app takes scans; of a picture: liver-pipeline predict RUN slice.png mask.png"
+        )
     for suffix in (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".mgz", ".mgh", ".dcm"):
         if last.endswith(suffix):
             return f"scan-{number:05d}{suffix}"

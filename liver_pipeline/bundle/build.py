@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,20 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
+from torch import nn
 
+from liver_pipeline.bundle.arguments import check_arguments
 from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
-from liver_pipeline.bundle.keys import row_of
-from liver_pipeline.bundle.layers import component_class, components_in
+from liver_pipeline.bundle.keys import root_of, row_of
+from liver_pipeline.bundle.layers import Configs, component_class
+from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
+
+MADE_UP_STEPS = 100  # of a schedule whose length only the cases tell
 
 
 def check_build(config: Mapping[str, Any]) -> None:
@@ -30,28 +36,62 @@ def check_build(config: Mapping[str, Any]) -> None:
         config: Merged.
 
     Raises:
-        ValueError: If a component's class is not found, the preprocessing reads or resamples with other transforms
-            than ours, or gives another number of channels than ``in_channels``; see also :func:`check_network`.
+        ValueError: If a component does not take its arguments, a step cannot be made of augmentation, optimizer and
+            schedule, the preprocessing reads or resamples with other transforms than ours, or gives another number of
+            channels than ``in_channels``; see also :func:`check_network`.
     """
-    for component in components_in(config):
-        target = component["_target_"]
-        if not is_code(target) and component_class(component) is None:
-            raise ValueError(f"there is no class or function {target}; own ones lie in the working directory")
-    _check_evaluated(config)
+    check_arguments(config)
+    check_evaluated(config)
     _check_preprocessing(config)
     _check_intensities(config)
-    check_network(config)
+    try_parts(config, check_network(config))
+    _check_augmentation(config)
 
 
-def check_network(config: Mapping[str, Any]) -> None:
+def check_builds(configs: Configs) -> None:
+    """Check what every workflow of a run is built of; see :func:`check_build` for the training's.
+
+    Raises:
+        ValueError: See there.
+    """
+    configs = copy.deepcopy(configs)  # a parser of MONAI puts in the place of each %reference what it refers to
+    check_build(configs["train"])
+    for workflow in sorted(configs.keys() - {"train"}):
+        check_arguments(configs[workflow])
+        try_parts(configs[workflow])
+
+
+def try_parts(config: Mapping[str, Any], network: nn.Module | None = None, roots: Collection[str] = ()) -> None:
+    """Build the components that need no data, on the CPU; see :mod:`liver_pipeline.bundle.trial`.
+
+    Args:
+        config: Merged.
+        network: As built from it; without one, what trains it is left out.
+        roots: Only parts of these top-level keys; empty: all.
+
+    Raises:
+        ValueError: For the first that cannot be built or used, with the arguments to blame.
+    """
+    parts = TRIED if network is None else (*TRIED, *TRIED_IN_TRAINING)
+    stand_ins = {"device": "cpu", "grid_device": "cpu", "network": network, "schedule_length": MADE_UP_STEPS}
+    named = [part for part in parts if not roots or root_of(part) in roots]
+    if named:
+        try_components(config, {key: stand_ins[key] for key in stand_ins if key in config}, named)
+
+
+def check_network(config: Mapping[str, Any]) -> nn.Module:
     """Check that a config's network suits its windows and classes, without computing.
+
+    Returns:
+        The network, with nothing that is downloaded.
 
     Raises:
         ValueError: If it cannot be built or does not take windows of ``roi_size``, or it has another number of outputs
             than ``num_classes``, or than ``deep_supervision_weights``.
     """
-    parser = ConfigParser({**config, "encoder_weights": None, "encoder_weights_path": None})  # nothing is downloaded
-    network = _parsed(parser, "network_def")
+    offline = {**config, "encoder_weights": None, "encoder_weights_path": None}  # nothing is downloaded
+    parser = ConfigParser(offline)
+    network: nn.Module = try_components(offline, {}, ["network_def"])["network_def"]
     roi_size, channels, classes = (_parsed(parser, key) for key in ("roi_size", "in_channels", "num_classes"))
     if fault := window_fault(network, roi_size, channels, classes):
         given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
@@ -59,6 +99,27 @@ def check_network(config: Mapping[str, Any]) -> None:
     weights = config.get("deep_supervision_weights")
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
+    return network
+
+
+def _check_augmentation(config: Mapping[str, Any]) -> None:
+    """Check that each step of the augmentation takes a window; one that draws whether it acts does."""
+    parser = ConfigParser(dict(config))
+    steps = config["augmentation"]
+    if isinstance(steps, list):
+        acting = [{**s, "prob": 1.0} if isinstance(s, Mapping) and "prob" in s else s for s in steps]
+        parser["augmentation"] = acting
+    shape = tuple(parser.get_parsed_content("roi_size"))
+    values = torch.linspace(0, 1, math.prod(shape)).reshape(1, *shape)
+    image = values.repeat(parser.get_parsed_content("in_channels"), 1, 1, 1)
+    window: Any = {"image": MetaTensor(image), "label": MetaTensor((values > 0.5).to(torch.uint8))}
+    for number, step in enumerate(_parsed(parser, "augmentation")):
+        try:
+            window = step(window)
+        except Exception as error:
+            raise ValueError(
+                f"augmentation::{number} ({type(step).__name__}) does not take a window: {_words(error)}"
+            ) from error
 
 
 def check_start(config: Mapping[str, Any], run_dir: Path) -> None:
@@ -85,15 +146,26 @@ def _parsed(parser: ConfigParser, key: str) -> Any:
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # whatever a network or an expression raises
-        while error.__cause__ is not None:
-            error = error.__cause__  # type: ignore[assignment]
-        raise ValueError(f"{key} cannot be evaluated or built: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{key} cannot be evaluated or built: {_words(error)}") from error
 
 
-def _check_evaluated(config: Mapping[str, Any]) -> None:
-    """Check what expressions give where a key has a value, not a component."""
+def _words(error: BaseException) -> str:
+    """Return what the first cause of an error says, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # Python puts it in quotes
+    return " ".join(str(said).split()) or type(error).__name__
+
+
+def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> None:
+    """Check what expressions give where a key has a value, not a component; of ``roots``, or of all keys.
+
+    Raises:
+        ValueError: For the first that cannot be evaluated, or gives what its key does not accept.
+    """
     parser = ConfigParser(dict(config))
-    plain = [key for key in config if (row := row_of(key)) and not row.kind.is_built]
+    keys = [key for key in config if not roots or key in roots]
+    plain = [key for key in keys if (row := row_of(key)) and not row.kind.is_built]
     values = {key: _parsed(parser, key) for key in plain}
     check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
 

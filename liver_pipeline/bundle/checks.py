@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 from liver_pipeline.bundle.entry import meant
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
-from liver_pipeline.bundle.values import is_code
+from liver_pipeline.bundle.values import COMPONENT, is_code
 
 _REFERENCE = re.compile(r"(?:@|^%)(\w+)")
+_ONE_KEY = re.compile(r"@\w+(::\w+)*")
 _MACRO_FILE = re.compile(r"%.*\.(json|ya?ml)\b")
 _SHOWN = 80  # characters of a value in a message
 
@@ -26,6 +28,14 @@ class Relation:
     says: str
 
 
+LIVER_HU = (-100, 300)  # of a CT, fat or full of contrast
+SEES_LIVERS = f"that holds HU of livers, some of {LIVER_HU[0]} to {LIVER_HU[1]}, or the network sees nothing"
+
+
+def _sees_livers(hu: tuple[float, float]) -> bool:
+    return hu[0] < LIVER_HU[1] and hu[1] > LIVER_HU[0]
+
+
 # fmt: off
 RELATIONS = (
     Relation(("spacing", "grid_size"), lambda mm, n: (mm is None) != (n is None), "one of the two, null for the other"),
@@ -37,6 +47,9 @@ RELATIONS = (
     Relation(("class_ratios",), lambda ratios: ratios is None or any(ratios), "a number above 0"),
     Relation(("scored_classes", "num_classes"), lambda own, n: own is None or max(own) < n, "classes below it"),
     Relation(("hu_windows", "in_channels"), lambda windows, n: len(windows) == n, "a window for each channel"),
+    Relation(("hu_window", "modality"), lambda hu, name: name != "ct" or _sees_livers(hu), f"a window {SEES_LIVERS}"),
+    Relation(("hu_windows", "modality"), lambda hus, name: name != "ct" or any(map(_sees_livers, hus)),
+             f"one {SEES_LIVERS}"),
     Relation(("min_liver_ml", "max_liver_ml"), lambda low, high: low < high, "the lower volume first"),
     Relation(("tta",), lambda axes: len(set(axes)) == len(axes), "each axis once"),
     Relation(("encoder_weights_path", "encoder_weights_sha256"), lambda path, sha: not path or sha, "the file's hash"),
@@ -67,18 +80,48 @@ def check_values(**values: Any) -> None:
             raise ValueError(f"{given}; expected {relation.says}")
 
 
+def check_replaced(key: str, old: Any, value: Any) -> None:
+    """Check what takes the place of a reference ``@name`` in a component: a value that the key ``name`` takes.
+
+    Raises:
+        ValueError: If it is none; the message has both keys.
+    """
+    if is_code(value) or isinstance(value, Mapping) or not isinstance(old, str) or not _ONE_KEY.fullmatch(old):
+        return
+    name = old[1:]
+    row = row_of(name)
+    if row is not None and not row.kind.is_built:
+        if not row.kind.holds(value):
+            raise ValueError(f"{key} is {shown(value)}; expected {row.kind.says}, as '{name}' is: {row.what}")
+    elif isinstance(value, (str, bool)):  # a number may be what the component gives
+        raise ValueError(f"{key} is {shown(value)}; expected what '{name}' is, {COMPONENT.says}, or null")
+
+
 def check_references(*configs: Mapping[str, Any]) -> None:
     """Check that what configs refer to (``@key``, ``%key``) is in one of them.
 
     Raises:
-        ValueError: For the first that is not; the message has both keys.
+        ValueError: For the first that is not, with both keys; or for an expression that cannot be read.
     """
     known = {key for config in configs for key in config}
     for key, value in (item for config in configs for item in config.items()):
         for text in filter(is_code, _texts(value)):
+            if fault := _syntax_fault(text):
+                raise ValueError(f"{key} has {shown(text)}; it is no expression of Python: {fault}")
             for name in () if _MACRO_FILE.match(text) else _REFERENCE.findall(text):
                 if name not in known:
                     raise ValueError(f"{key} has {shown(text)}; there is no key '{name}' to refer to")
+
+
+def _syntax_fault(code: str) -> str:
+    """Say what is wrong with an expression ``$...`` as it is written; "" for nothing."""
+    if not code.startswith("$"):
+        return ""
+    try:
+        ast.parse(re.sub(r"@[\w:]+", "_", code[1:]).strip())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return str(error.msg if isinstance(error, SyntaxError) else error)
+    return ""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -11,10 +11,11 @@ import torch
 
 from liver_pipeline.bundle.compose import MULTI_GPU, write_config
 from liver_pipeline.bundle.entry import meant, read_config
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.names import WORKFLOWS, default_values, share_dir
 from liver_pipeline.bundle.roles import Role
-from liver_pipeline.bundle.trained import WEIGHTS, stage_folders
+from liver_pipeline.bundle.trained import stage_folders
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.networks.weights import open_weights, read_weights

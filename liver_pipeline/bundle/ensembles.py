@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from liver_pipeline.bundle.folders import WEIGHTS, fold_dirs
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
-from liver_pipeline.bundle.trained import WEIGHTS, is_trained
+from liver_pipeline.bundle.trained import is_trained
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.networks.weights import load_weights
@@ -24,17 +24,6 @@ from liver_pipeline.networks.weights import load_weights
 logger = logging.getLogger(__name__)
 
 FOLDS = "folds.json"  # of a cross-validation: the cases that each fold holds out
-
-
-def fold_dirs(run_dir: str | Path) -> list[Path]:
-    """List the run folders ``fold0``, ``fold1``, ... in a folder, by number; none if it is a run folder itself."""
-    run_dir = Path(run_dir)
-    if (run_dir / "configs").is_dir():
-        return []
-    numbered = {
-        int(match[1]): path for path in run_dir.glob("fold*") if (match := re.fullmatch(r"fold(\d+)", path.name))
-    }
-    return [numbered[number] for number in sorted(numbered)]
 
 
 def ensemble_of(run: str | Path, more: Sequence[str | Path] = (), *, partial: bool = False) -> tuple[Path, list[Path]]:

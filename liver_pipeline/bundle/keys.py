@@ -41,6 +41,7 @@ TAKEN = Role.INHERITED
 DEVICE = Kind("cpu, cuda, cuda:N or mps", matching(r"cpu|cuda(:\d{1,3})?|mps(:0)?", "").holds, is_text=True)
 SIDE = Kind("a whole number from 1 to 4096, or -1", lambda v: v == -1 or whole(1, 4096).holds(v))
 COUNT = whole(1, 1000)
+ONE_SERIES = matching(r"thinnest|contrast|[0-9][0-9.]*(/.+)?", "thinnest, contrast or a UID")
 CODE = Kind("a code such as HU_SCALE", lambda v: isinstance(v, str) and v in CODES, is_text=True)
 ORIENTATION = Kind(
     "three of R or L, A or P, S or I, such as LAS",
@@ -62,7 +63,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("num_classes", whole(2, 3), "0 background, 1 liver, 2 tumor; with 2 classes tumor counts as liver",
             STAGE | PLANNED | TAKEN),
         Key("in_channels", whole(1, 64), "channels of the image that the network sees", TAKEN),
-        Key("spacing", or_null(three(number(0.05, 200))), "voxel size that the network sees; or null and `grid_size`",
+        Key("spacing", or_null(three(number(0.05, 50))), "voxel size that the network sees; or null and `grid_size`",
             STAGE | PLANNED | TAKEN, "mm"),
         Key("grid_size", or_null(three(SIDE)),
             "size that the network sees the scan in, -1: its own; or null and `spacing`", STAGE | TAKEN, "voxels"),
@@ -252,7 +253,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("seg_type", choice("binary", "labelmap"), "of the DICOM segmentation; few archives take labelmap",
             RUNNING | MEMBER),
         Key("seg_deflate", FLAG, "pack the DICOM segmentation, for archives that take it", RUNNING | MEMBER),
-        Key("series", or_null(TEXT),
+        Key("series", or_null(ONE_SERIES),
             "thinnest, contrast or a UID: one DICOM series of each study; null: each is a case", RUNNING | MEMBER),
         Key("format", choice("nifti", "nrrd", "mha"), "of the masks; a folder holds one", RUNNING | MEMBER),
         Key("probabilities", FLAG, "also write the probabilities of liver and tumor", RUNNING | MEMBER),

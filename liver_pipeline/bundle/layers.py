@@ -14,7 +14,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
 
-from liver_pipeline.bundle.checks import check_references, check_values, checking
+from liver_pipeline.bundle.checks import check_references, check_replaced, check_values, checking, shown
 from liver_pipeline.bundle.entry import entered, read_config
 from liver_pipeline.bundle.keys import KEYS, root_of, row_of
 from liver_pipeline.bundle.names import DEFAULT_LAYERS, WORKFLOWS, layer_file, share_dir, users_of
@@ -116,7 +116,7 @@ def merge_into(config: dict[str, Any], layers: Iterable[Source], *, offered: boo
     for source, pairs in layers:
         for key, value in pairs.items():
             if key == root_of(key) or knows(config, key):
-                merge_kv(parser, key, entered(key, value))
+                _set(parser, key, value)
             elif not (offered and root_of(key) in config):
                 refuse_key(key, source, config, items=settable(config, key))
     return config
@@ -128,8 +128,18 @@ def apply_overrides(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str
     known = {key for key in pairs if knows(config, key)}
     for key in pairs:
         if key in known:
-            merge_kv(parser, key, entered(key, pairs[key]))
+            _set(parser, key, pairs[key])
     return known
+
+
+def _set(parser: ConfigParser, key: str, value: Any) -> None:
+    """Set a key as MONAI does, once what it replaces in a component is seen to take the value."""
+    holder, last = _holder(parser.config, key)
+    if holder is not parser.config and isinstance(holder, dict) and last in holder:
+        check_replaced(key, holder[last], value)
+    if key.startswith("+") and isinstance(holder, dict) and not isinstance(there := holder.get(last, []), (list, dict)):
+        raise ValueError(f"{key} is {shown(value)}; + adds to a list or a block, and {key[1:]} is {shown(there)}")
+    merge_kv(parser, key, entered(key, value))
 
 
 def apply_to_all(configs: Configs, pairs: Mapping[str, Any]) -> set[str]:

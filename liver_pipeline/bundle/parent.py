@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import write_config
 from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.keys import keys_with, row_of
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.names import share_dir
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder, run_name
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX, references_in
-from liver_pipeline.bundle.trained import WEIGHTS, is_started, stage_folders
+from liver_pipeline.bundle.trained import is_started, stage_folders
 from liver_pipeline.bundle.workflow import read_run
 from liver_pipeline.io.files import file_sha256, move_aside, whole_file, write_json, write_text
 from liver_pipeline.io.tables import read_json

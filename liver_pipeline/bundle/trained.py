@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.bundle.entry import read_config
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.stages import LIVER_STAGE
 from liver_pipeline.io.checkpoints import LAST, PREVIOUS, peek_latest
-
-WEIGHTS = Path("models") / "model.pt"
 
 
 def is_finished(epoch: int, max_epochs: int, early_stop: Mapping[str, Any], patience: int) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from liver_pipeline.bundle.build import check_network
+from liver_pipeline.bundle.arguments import check_arguments
+from liver_pipeline.bundle.build import check_evaluated, check_network, try_parts
 from liver_pipeline.bundle.checks import check_references, check_values
 from liver_pipeline.bundle.entry import entered, literal, read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
@@ -84,8 +85,13 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
     check_references({**dict.fromkeys(config), **pairs})
-    if {"network_def", "roi_size", "in_channels", "num_classes"} & set(map(root_of, pairs)):
-        check_network(config)
+    if roots := set(map(root_of, pairs)):
+        check_evaluated(config, roots)
+        check_arguments({root: config[root] for root in roots})
+        trains = "optimizer" in config
+        suits = trains or {"network_def", "roi_size", "in_channels", "num_classes"} & roots
+        network = check_network(config) if suits else None
+        try_parts(config, network if trains else None, roots)
     return config
 
 

@@ -14,12 +14,11 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from liver_pipeline.bundle.clean_copy import write_clean_copy
-from liver_pipeline.bundle.ensembles import fold_dirs
+from liver_pipeline.bundle.folders import WEIGHTS, fold_dirs
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder, run_name
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
-from liver_pipeline.bundle.trained import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.geometry.boxes import bounding_box, widen

@@ -11,8 +11,9 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from liver_pipeline.bundle.compose import set_run_aside
-from liver_pipeline.bundle.ensembles import FOLDS, fold_dirs
+from liver_pipeline.bundle.ensembles import FOLDS
 from liver_pipeline.bundle.entry import literal
+from liver_pipeline.bundle.folders import fold_dirs
 from liver_pipeline.bundle.parent import begun_with
 from liver_pipeline.commands.train import finished, train, wanted_configs
 from liver_pipeline.data.splits import make_split, split_content

@@ -14,7 +14,7 @@ from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.dicom_results.results import DicomResults, write_results
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
-from liver_pipeline.io.files import refuse_existing
+from liver_pipeline.io.files import real_path, refuse_existing
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
@@ -182,7 +182,7 @@ def _one_case(scan: Path, mask: Path, *, series: str | None, accept: Sequence[st
     suffix = next(ending for ending in MASK_SUFFIXES if mask.name.endswith(ending))
     if one.path.name.lower().endswith(PICTURE_SUFFIXES) != (suffix == PICTURE_MASK):
         raise ValueError(f"{mask}: the mask of a picture, and of nothing else, is a {PICTURE_MASK}")
-    name = one.path.resolve().name
+    name = real_path(one.path).name
     case = case_name(name, one.path.is_dir())
     return FolderCase(case, one.path, name, one.series, one.why, output=mask, suffix=suffix)
 

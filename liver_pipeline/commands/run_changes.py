@@ -9,13 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.build import check_builds
 from liver_pipeline.bundle.compose import write_config, write_configs
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import PREFIX
-from liver_pipeline.bundle.trained import WEIGHTS, is_started
+from liver_pipeline.bundle.trained import is_started
 from liver_pipeline.bundle.workflow import read_run
 from liver_pipeline.io.checkpoints import refuse_older_names
 from liver_pipeline.io.files import move_aside
@@ -53,7 +54,7 @@ def settle_config(run_dir: Path, wanted: Configs, overrides: Mapping[str, Any], 
         set_by_name = {root_of(key).removeprefix(PREFIX) for key in overrides} | {root_of(key) for key in overrides}
         _change_started(run_dir, there, wanted, set_by_name)
     elif there != wanted:
-        check_build(wanted["train"])
+        check_builds(wanted)
         dealt = ["split.json"] if is_dealt(run_dir / "split.json") else []
         aside = move_aside(run_dir, dealt, copies=["configs"] if named else [])
         write_configs(run_dir / "configs", wanted)

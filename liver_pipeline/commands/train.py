@@ -9,14 +9,15 @@ from typing import Any
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from liver_pipeline.bundle.build import check_build, check_start
+from liver_pipeline.bundle.build import check_builds, check_start
 from liver_pipeline.bundle.compose import compose, set_run_aside, write_stages
 from liver_pipeline.bundle.entry import literal, refuse_empty
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.names import WORKFLOWS
 from liver_pipeline.bundle.parent import Parent, begun_with, forget_parent, install
 from liver_pipeline.bundle.stages import differing_keys, merge_stages, refuse_unused, set_stage_keys
-from liver_pipeline.bundle.trained import WEIGHTS, finished_epoch, stage_folders
+from liver_pipeline.bundle.trained import finished_epoch, stage_folders
 from liver_pipeline.bundle.workflow import read_run, run_workflow
 from liver_pipeline.commands.run_changes import settle_config
 from liver_pipeline.data.splits import check_split, load_split, make_split
@@ -143,7 +144,7 @@ def _begin_anew(run_dir: Path, wanted: dict[str, Configs], split: Mapping[str, A
         ValueError: If its cases cannot be told or dealt, or its network cannot be built on its device.
     """
     for stage, configs in wanted.items():
-        check_build(configs["train"])
+        check_builds(configs)
         check_start(configs["train"], run_dir / stage)
     config = {**wanted[""]["train"], "bundle_root": literal(str(run_dir.resolve()))}
     parser = ConfigParser(config)

@@ -17,7 +17,7 @@ from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.labels import CLASS_NAMES
 
 _CHOICES = ("fail", "skip")
-NOT_OF_A_CASE = ("OUT_OF_MEMORY", "DEVICE_FAILED")
+NOT_OF_A_CASE = ("OUT_OF_MEMORY", "DEVICE_FAILED", "DISK_FULL")
 
 
 def usable_cases(

@@ -10,7 +10,8 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from tqdm import tqdm
 
-from liver_pipeline.bundle.trained import WEIGHTS, is_finished
+from liver_pipeline.bundle.folders import WEIGHTS
+from liver_pipeline.bundle.trained import is_finished
 from liver_pipeline.distributed import is_main_process
 from liver_pipeline.engines.explain import explain
 from liver_pipeline.handlers.checkpoint import Checkpoint

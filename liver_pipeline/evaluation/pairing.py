@@ -8,6 +8,7 @@ from pathlib import Path
 
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name, volume_files
+from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.io.tables import clean_name
 from liver_pipeline.labels import LabelValues
 
@@ -153,7 +154,10 @@ def _by_case(folder: Path, *, volumes: bool = False) -> dict[str, list[Path]]:
         raise FileNotFoundError(f"{folder} is no folder; name a folder of label maps")
     files = [path for path in volume_files(folder) if not path.name.endswith(PROBABILITIES)]
     if not files:
-        raise FileNotFoundError(f"no .nii.gz, .nrrd or the like in {folder.resolve()}; name a folder of label maps")
+        drawn = "; pictures have no millimetres and are not scored" if any(folder.rglob(f"*{PICTURE_MASK}")) else ""
+        raise FileNotFoundError(
+            f"no .nii.gz, .nrrd or the like in {folder.resolve()}{drawn}; name a folder of label maps"
+        )
     by_case: dict[str, list[Path]] = {}
     for path in files:
         by_case.setdefault(_name_below(path.relative_to(folder)), []).append(path)

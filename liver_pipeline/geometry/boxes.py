@@ -8,11 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from monai.data import MetaTensor
 
 from liver_pipeline.geometry.affines import Affine
-from liver_pipeline.geometry.grids import AxisMap
+from liver_pipeline.geometry.axes import AxisMap
 from liver_pipeline.labels import Mask
 
 Box: TypeAlias = tuple[slice, slice, slice]  # an index into a volume (X, Y, Z); start and stop are always given
@@ -109,13 +107,6 @@ def box_on_scan(box: Box, grid: AxisMap) -> Box:
         flipped = grid.flipped[axis]
         sides[grid.order[axis]] = slice(length - behind, length - first) if flipped else slice(first, behind)
     return sides[0], sides[1], sides[2]
-
-
-def cut_out(volume: MetaTensor, box: Box) -> MetaTensor:
-    """Return the part of a volume (C, X, Y, Z) inside a box: a view, with the affine of its own corner."""
-    part = volume.as_tensor()[(slice(None), *box)]
-    affine = torch.as_tensor(shifted(np.asarray(volume.affine.cpu().numpy(), dtype=np.float64), box))
-    return MetaTensor(part, affine=affine, meta={key: value for key, value in volume.meta.items() if key != "affine"})
 
 
 def shifted(affine: Affine, box: Box) -> Affine:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from liver_pipeline.geometry.grids import AxisMap, Taps
+from liver_pipeline.geometry.axes import AxisMap, Taps
 
 SLAB_BYTES = 64 * 2**20  # float32 copy of the scan that may exist at a time
 

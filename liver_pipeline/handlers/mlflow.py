@@ -20,7 +20,8 @@ class Tracking:
     """MONAI's MLFlowHandler with the rows of ``log.csv`` as metrics; nothing goes anywhere else.
 
     A training that continues goes on in its own MLflow run, whose id is kept in ``mlflow_run.json``: others
-    may have run folders of the same name. Attach it to the trainer.
+    may have run folders of the same name. A copy of a run folder begins a new one, with all that its log holds;
+    a folder that is moved or renamed is the same. Attach it to the trainer.
 
     Args:
         tracking_uri: Such as ``sqlite:////data/mlflow.db``, or the address of a server.
@@ -67,21 +68,27 @@ class Tracking:
         if own is None:
             handler._set_experiment()
             own = handler.client.create_run(handler.experiment.experiment_id, run_name=self.run_name)
-            write_json(self.id_file, {"run_id": own.info.run_id})
+            write_json(self.id_file, {"run_id": own.info.run_id, "folder": self._folder()})
             if self.sent:
-                tqdm.write(f"MLflow has no run that this training began; a new one begins at epoch {self.sent + 1}")
+                tqdm.write(f"MLflow has no run that this folder began; a new one gets all {self.sent} epochs so far")
+                self.sent = 0
         handler.cur_run = own
         handler.client.update_run(own.info.run_id, status="RUNNING")
 
     def _own_run(self) -> Any:
-        """Return the MLflow run that this training began, if it is at this address and was not deleted; else None."""
-        if not self.id_file.is_file():
+        """Return the MLflow run that this folder began, if it is at this address and was not deleted; else None."""
+        kept = read_json(self.id_file) if self.id_file.is_file() else {}
+        if kept.get("folder") != self._folder():
             return None
         try:
-            run = self.handler.client.get_run(read_json(self.id_file)["run_id"])
+            run = self.handler.client.get_run(kept["run_id"])
         except self.no_such_run:
             return None
         return run if run.info.lifecycle_stage == "active" else None
+
+    def _folder(self) -> int:
+        """Return what tells the run folder from copies of it, and stays when it is renamed: its inode."""
+        return self.id_file.parent.stat().st_ino
 
     def __call__(self, engine: Engine) -> None:  # noqa: D102 (attach says it)
         run: Any = self.handler.cur_run

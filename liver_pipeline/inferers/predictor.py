@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from liver_pipeline.networks.acceleration import AMP_TYPES
-from liver_pipeline.networks.openvino import ConversionError, OpenVinoNetwork
+from liver_pipeline.networks.conversion import ConversionError
+from liver_pipeline.networks.openvino import OpenVinoNetwork
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -197,7 +198,7 @@ class Predictor:
                 parts = [self._run(part.to(self.device)) for part in torch.split(windows, self.batch)]
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
             except torch.OutOfMemoryError:
-                _free_cache()
+                free_cache()
             if self.batch > 1:
                 self.batch = max(1, min(self.batch, windows.shape[0]) // 2)
                 self.record.fallbacks.append(f"out of memory: {self.batch} windows at a time")
@@ -211,7 +212,7 @@ class Predictor:
         self.networks = [_on_cpu(network) for network in self.networks]
         self.device = torch.device("cpu")
         self.record.fallbacks.append("out of memory: network on the CPU")
-        _free_cache()
+        free_cache()
 
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         """Run one batch through all members."""
@@ -308,7 +309,7 @@ def _on_cpu(network: Network) -> Network:
     return copy.deepcopy(network).cpu() if isinstance(network, nn.Module) else network
 
 
-def _free_cache() -> None:
+def free_cache() -> None:
     """Give memory that PyTorch keeps on the GPU back."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ from monai.utils import ensure_tuple_rep
 from torch.utils.data import default_collate
 
 from liver_pipeline.geometry.affines import spacing_of
+from liver_pipeline.geometry.axes import AxisMap, axis_map
 from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
-from liver_pipeline.geometry.grids import AxisMap, axis_map
 from liver_pipeline.inferers.agreement import PassAgreement
-from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating
+from liver_pipeline.inferers.predictor import Clock, Engine, Network, Predictor, device_of, evaluating, free_cache
 from liver_pipeline.inferers.progress import tell_progress
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
 from liver_pipeline.inferers.upsampling import DeviceCanvas, LabelCanvas, softmax, upsample_whole
@@ -134,7 +135,13 @@ class StreamingInferer(Inferer):
         image = inputs.as_tensor()[0] if isinstance(inputs, MetaTensor) else inputs[0]
         grid = self._grid(meta, tuple(image.shape[1:]))
         with evaluating(members), torch.inference_mode():
-            canvas, record = self._stream(image, members, grid, meta)
+            streamed = None
+            with contextlib.suppress(torch.OutOfMemoryError):  # at a step that cannot make room by itself
+                streamed = self._stream(image, members, grid, meta)
+            if streamed is None:  # what the first attempt held is free by now
+                free_cache()
+                streamed = self._stream(image.cpu(), members, grid, meta, on_cpu=True)
+        canvas, record = streamed
         affine = meta.get("scan_affine" if self.grid == "scan" else "affine", meta.get("affine", np.eye(4)))
         return as_result(canvas.labels, canvas.levels, record, meta, inputs, affine=affine)
 
@@ -146,9 +153,15 @@ class StreamingInferer(Inferer):
         return axis_map(np.asarray(meta["scan_affine"]), scan_shape, np.asarray(meta["affine"]), model_shape)
 
     def _stream(
-        self, image: torch.Tensor, members: Sequence[Network], grid: AxisMap, meta: dict[str, Any]
+        self,
+        image: torch.Tensor,
+        members: Sequence[Network],
+        grid: AxisMap,
+        meta: dict[str, Any],
+        *,
+        on_cpu: bool = False,
     ) -> tuple[LabelCanvas | DeviceCanvas, dict[str, Any]]:
-        """Visit the windows slab by slab; return what was painted and the record."""
+        """Visit the windows slab by slab, all but the network on the CPU if asked for; return canvas and record."""
         plan = self._plan(image, meta)
         predictor = Predictor(
             members,
@@ -159,7 +172,9 @@ class StreamingInferer(Inferer):
             judged=self.quality,
         )
         weights = importance_map(plan.roi, self.mode, self.sigma_scale)
-        device = torch.device(self.device or predictor.device)
+        device = torch.device("cpu" if on_cpu else self.device or predictor.device)
+        if on_cpu:
+            predictor.record.fallbacks.append("out of memory: all but the network on the CPU")
         agreement = PassAgreement(predictor.groups, predictor.first_judged) if self.quality else None
         upsampler = _Upsampler(self._canvas(grid, plan.axis, device), plan, len(members), predictor.groups, agreement)
         stitcher = SlabStitcher(plan.image.shape[1:], plan.axis, weights, upsampler, device)
@@ -194,7 +209,7 @@ class StreamingInferer(Inferer):
             try:
                 return DeviceCanvas(grid, axis, device, keep_probabilities=self.probabilities)
             except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+                free_cache()
         return LabelCanvas(grid, axis, keep_probabilities=self.probabilities)
 
     def _plan(self, image: torch.Tensor, meta: dict[str, Any]) -> _Plan:
@@ -316,7 +331,7 @@ class _Upsampler:
             return False
         self.canvas = self.canvas.on_cpu()
         self.fallbacks.append("out of memory: upsampling on the CPU")
-        torch.cuda.empty_cache()
+        free_cache()
         return True
 
     def _paint(self, sums: torch.Tensor, counts: torch.Tensor) -> None:

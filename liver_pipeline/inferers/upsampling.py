@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from liver_pipeline.geometry.grids import AxisMap, Taps
+from liver_pipeline.geometry.axes import AxisMap, Taps
 from liver_pipeline.geometry.resampling import interpolate
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.labels import LabelMap
@@ -331,8 +331,10 @@ class DeviceCanvas:
         """Foreground probabilities in eight bits, uint8 (X, Y, Z, K - 1), Fortran-ordered; None unless kept."""
         if not self.keep:
             return None
-        planes = self._levels or [self._empty() for _ in range(2)]
-        return _downloaded(torch.stack(planes))
+        levels = np.zeros((*self.grid.scan_shape, len(self._levels) or 2), dtype=np.uint8, order="F")
+        for k, one in enumerate(self._levels):
+            levels[..., k] = _downloaded(one)  # one by one: there may be no room on the GPU for another copy of all
+        return levels
 
     def on_cpu(self) -> LabelCanvas:
         """Return a canvas on the CPU that goes on where this one is."""

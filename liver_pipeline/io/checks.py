@@ -26,7 +26,7 @@ def affine_findings(shape: Sequence[int], affine: Affine) -> list[Finding]:
     """Check the affine of a volume: usable, plausible voxel edges, right angles.
 
     Shear counts by how far it makes an axis wander over the volume: silent up to a tenth of a voxel, a warning up to
-    half of one, an error beyond, as :func:`liver_pipeline.geometry.grids.axis_map` will refuse it.
+    half of one, an error beyond, as :func:`liver_pipeline.geometry.axes.axis_map` will refuse it.
     """
     if not affine_is_usable(affine):
         rows = np.round(affine[:3], 4).tolist()

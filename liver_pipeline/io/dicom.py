@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,17 @@ from liver_pipeline.io.dicom_checks import (
     refuse_mixed,
     rescale_findings,
 )
-from liver_pipeline.io.dicom_headers import Slice, may_be_slice, quick_series_uid, quietly, read_headers
+from liver_pipeline.io.dicom_headers import (
+    OUTLINES,
+    Slice,
+    file_name,
+    may_be_slice,
+    quick_series_uid,
+    quietly,
+    read_headers,
+    sop_class,
+)
+from liver_pipeline.io.dicom_parts import lost_files, parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
 from liver_pipeline.io.files import file_sha256
@@ -38,11 +49,6 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DAMAGED = (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, zlib.error)
 HEAD_BYTES = 1 << 16  # of a member of a zip, in which its series is looked for
 MAX_UNZIPPED = 16 << 30  # bytes; beyond it a zip is taken for a bomb
-
-
-def is_series_folder(folder: Path) -> bool:
-    """Return whether a file directly in ``folder`` may be a slice."""
-    return any(file.is_file() and may_be_slice(file) for file in folder.iterdir())
 
 
 def find_series(path: Path | str) -> list[Series]:
@@ -84,7 +90,7 @@ def series_uids(path: Path) -> set[str]:
             for member in archive.infolist():
                 with archive.open(member) as stream:
                     head = stream.read(HEAD_BYTES)
-                if head[128:132] == b"DICM" or head[:2] == b"\x08\x00":
+                if head[128:132] == b"DICM" or head[:2] in (b"\x08\x00", b"\x02\x00"):
                     found.add(quick_series_uid(io.BytesIO(head)))
     return found - {""}
 
@@ -155,7 +161,7 @@ def _volume(
     findings += [*notes, *reason]
     refuse_missing(path, chosen)
     refuse_mixed(path, chosen)
-    findings += conflict_findings(chosen)
+    findings += [*conflict_findings(chosen), *woven_findings(chosen), *parts_elsewhere(path, chosen)]
     chosen = _sorted(chosen)
     findings += place_findings(chosen)
     if len(chosen) < 2:
@@ -165,11 +171,11 @@ def _volume(
 
 @contextlib.contextmanager
 def _files(path: Path) -> Iterator[list[Path]]:
-    """Give the files of a folder, the unpacked members of a zip, or the file itself."""
+    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file."""
     if path.is_dir():
-        yield sorted(file for file in path.iterdir() if file.is_file())
+        yield sorted(file for file in path.iterdir() if not file.is_dir())
         return
-    if may_be_slice(path):
+    if sop_class(path) is not None:
         yield [path]
         return
     with tempfile.TemporaryDirectory(prefix="liver-pipeline-") as scratch:
@@ -177,7 +183,7 @@ def _files(path: Path) -> Iterator[list[Path]]:
 
 
 def _unzip(path: Path, scratch: Path) -> list[Path]:
-    """Unpack members under numbers (never under their own names, which may climb out of the folder)."""
+    """Unpack members under numbers (their own names may climb out of the folder, occur twice, or be too long)."""
     files = []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -185,10 +191,11 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
             if sum(m.file_size for m in members) > MAX_UNZIPPED:
                 raise refuse(path, "ZIP_DAMAGED", f"unzips to more than {MAX_UNZIPPED >> 30} GB; unzip it yourself")
             for number, member in enumerate(members):
-                files.append(scratch / f"{number:06d}")
+                own = re.sub(r"[^\w.-]", "_", PurePosixPath(member.filename).name, flags=re.ASCII)[-40:]
+                files.append(scratch / f"{number:06d}.{own}")
                 with archive.open(member) as source, files[-1].open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-    except (IntakeError, OSError):
+    except (IntakeError, OSError, MemoryError):
         raise
     except Exception as reason:  # a damaged zip makes zipfile fail in any of a dozen ways
         raise refuse(path, "ZIP_DAMAGED", f"{reason}; copy the zip again") from reason
@@ -196,11 +203,25 @@ def _unzip(path: Path, scratch: Path) -> list[Path]:
 
 
 def _candidates(path: Path, files: Sequence[Path]) -> list[Path]:
-    candidates = [file for file in files if may_be_slice(file)]
+    candidates = [file for file in files if file.is_file() and may_be_slice(file)]  # to open a pipe waits for ever
     if not candidates:
-        kind = "folder" if path.is_dir() else "zip file"
-        raise refuse(path, "NOT_A_SCAN", f"a {kind} without DICOM slices; name the folder that holds them")
+        raise refuse(path, "NOT_A_SCAN", _why_none(path, files))
+    if lost := lost_files(files, candidates):
+        names = ", ".join(file_name(path, file) for file in lost[:6])
+        detail = f"{len(lost)} files are named as the slices are, and are no DICOM ({names})"
+        raise refuse(path, "DICOM_DAMAGED", f"{detail}; copy them again, or take them out")
     return candidates
+
+
+def _why_none(path: Path, files: Sequence[Path]) -> str:
+    """Say what is there instead of slices, and what to do."""
+    if any(file.is_file() and sop_class(file) in OUTLINES for file in files):
+        return "a DICOM segmentation or structure set; export it as a label map (NIfTI, NRRD), such as with 3D Slicer"
+    if path.is_dir():
+        return "a folder without DICOM slices; name the folder that holds them"
+    if len(files) == 1 and files[0] == path:
+        return "a DICOM file of another kind than images; name the folder that holds the slices"
+    return "no DICOM slices in the zip; unzip what is of another format"
 
 
 def _ignored(count: int, total: int) -> list[Finding]:

@@ -19,6 +19,8 @@ SAME_PLACE_MM = 1e-3
 SAME_DIRECTION = 1e-3  # of a unit vector: a quarter of a pixel over half of 512
 SAME_SPACING = 1e-4  # relative: a twentieth of a pixel over 512
 GAP_ERROR, GAP_WARNING = 0.05, 0.01  # of the median gap
+# What the values of a CT can be instead (PS3.3 C.11.1.1.2): optical density, mg/ml, atomic number, electron density, %.
+NOT_HU = frozenset(("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"))
 # Slices of one volume may differ in these where one group follows the other, such as two scans end to end.
 PASS_TAGS = (
     "AcquisitionNumber", "ConvolutionKernel", "KVP", "TriggerTime", "NominalPercentageOfCardiacPhase",
@@ -57,8 +59,14 @@ def refuse_missing(path: Path, slices: Sequence[Slice]) -> None:
 
 
 def rescale_findings(slices: Sequence[Slice]) -> list[Finding]:
-    """Return RESCALE_MISSING for a CT without RescaleSlope and RescaleIntercept: its values need not be HU."""
-    if slices[0].modality != "CT" or slices[0].rescale is not None:
+    """Return why the values of a CT need not be HU: RESCALE_MISSING, or HU_SCALE where they are another quantity."""
+    if slices[0].modality != "CT":
+        return []
+    if other := [one for one in slices if one.text("RescaleType").upper() in NOT_HU]:
+        kinds = ", ".join(sorted({one.text("RescaleType") for one in other}))
+        detail = f"RescaleType is {kinds} in {len(other)} of {len(slices)} slices ({named(other, 3)}), not HU"
+        return [error("HU_SCALE", f"{detail}; give the CT itself, not a map made of it")]
+    if slices[0].rescale is not None:
         return []
     detail = f"no slice has RescaleSlope and RescaleIntercept ({named(slices, 3)}): stored values need not be HU"
     return [error("RESCALE_MISSING", f"{detail}; export the series again")]

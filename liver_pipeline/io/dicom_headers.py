@@ -34,6 +34,7 @@ IMAGE_CLASSES = {  # SOP classes whose files can be slices; segmentations, repor
     f"{SECONDARY_CAPTURE}.2": "",  # many frames of 8 bits
     f"{SECONDARY_CAPTURE}.3": "",  # many frames of 16 bits
 }
+OUTLINES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3")  # segmentation, structure set
 # Of the file, or of a frame's functional groups (PS3.3 C.7.6.16), where they go by these names.
 FRAME_NAMES = {
     "FrameAcquisitionNumber": "AcquisitionNumber",
@@ -51,6 +52,7 @@ TAGS = (
     "RescaleIntercept", "NumberOfFrames", "SeriesNumber", "SliceThickness", "AcquisitionTime",
     "AcquisitionDateTime", "ProtocolName", "FilterType", "ReconstructionDiameter", "PatientPosition",
     "GantryDetectorTilt", "PatientSex",
+    "RescaleType", "InstanceNumber",
 )  # fmt: skip
 
 SERIES_UID = Tag("SeriesInstanceUID")
@@ -133,8 +135,8 @@ def sop_class(path: Path) -> str | None:
     """Return the SOP class in the file's DICOM preamble, "" if it has none, ``None`` for a file that is not DICOM."""
     with path.open("rb") as file:
         head = file.read(1024)
-    if head[128:132] != b"DICM":
-        return "" if head[:2] == b"\x08\x00" and head[3:4] == b"\x00" else None  # group 0008 without preamble
+    if head[128:132] != b"DICM" and head[:6] != b"\x02\x00\x00\x00UL":  # without preamble: group 0002, or 0008
+        return "" if head[:2] == b"\x08\x00" and head[3:4] == b"\x00" else None
     at = head.find(b"\x02\x00\x02\x00UI")
     if at < 0:
         return ""
@@ -170,7 +172,7 @@ def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:
         try:
             header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
             slices += _planes(file, name, header)
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as reason:  # pydicom reads values late, and fails in many ways
             line = " ".join(f"{type(reason).__name__}: {reason}".split())[:200]
@@ -182,15 +184,20 @@ def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:
 
 def file_name(path: Path, file: Path) -> str:
     """Return what messages call a file: members of a zip were numbered when they were unpacked."""
-    return f"member {int(file.name) + 1}" if path.is_file() and path != file else file.name
+    return f"member {int(file.name.partition('.')[0]) + 1}" if path.is_file() and path != file else file.name
 
 
 def _planes(file: Path, name: str, header: Dataset) -> Iterator[Slice]:
     shared = _filled(header)
     shared["TransferSyntaxUID"] = str(getattr(header.file_meta, "TransferSyntaxUID", ""))
+    shared.setdefault("SOPClassUID", str(getattr(header.file_meta, "MediaStorageSOPClassUID", "")))
+    if shared["SOPClassUID"] in IMAGE_CLASSES and not {"Rows", "Columns"} <= shared.keys():
+        raise ValueError("an image without Rows and Columns: it was cut short")
     if "PerFrameFunctionalGroupsSequence" not in header:
         yield Slice(file, name, None, shared)
         return
+    if (told := len(header.PerFrameFunctionalGroupsSequence)) != int(shared.get("NumberOfFrames", 1)):
+        raise ValueError(f"NumberOfFrames is {shared.get('NumberOfFrames')}, and {told} frames are described")
     for group in header.get("SharedFunctionalGroupsSequence", []):
         shared |= _of_groups(group)
     for number, group in enumerate(header.PerFrameFunctionalGroupsSequence):

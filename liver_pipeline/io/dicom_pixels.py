@@ -39,7 +39,7 @@ def _decoded(path: Path, file: Path, slices: Sequence[Slice]) -> Iterator[npt.ND
         syntax = UID(slices[0].text("TransferSyntaxUID"))
         plain = not syntax or syntax == RLELossless or not syntax.is_encapsulated
         yield from _plain(file, slices) if plain else _compressed(file, slices)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as reason:  # decoders fail in many ways
         line = " ".join(f"{type(reason).__name__}: {reason}".split())[:200]

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from liver_pipeline.io.dicom_checks import most_common, named, overlapping_tags, positions_along, usual
+from liver_pipeline.geometry.affines import GRID_SAME
+from liver_pipeline.io.dicom_checks import (
+    SAME_DIRECTION,
+    most_common,
+    named,
+    overlapping_tags,
+    positions_along,
+    usual,
+)
 from liver_pipeline.io.dicom_headers import IMAGE_CLASSES, SECONDARY_CAPTURE, Slice
 from liver_pipeline.io.findings import Finding, refuse, warning
 
@@ -81,6 +89,7 @@ def leave_out_strangers(path: Path, slices: Sequence[Slice]) -> tuple[list[Slice
     by_series = _by_series(likely)
     for group in by_series.values():
         odd = _odd_ones(group, among_others=len(by_series) > 1)
+        odd = _not_next([one for one in group if one not in odd], odd)
         reasons["not slices of the volume"] += odd
         kept += [one for one in group if one not in odd]
     left = [f"{len(ones)} {reason} ({named(ones, 3)})" for reason, ones in reasons.items() if ones]
@@ -122,6 +131,30 @@ def _odd_ones(group: Sequence[Slice], *, among_others: bool) -> list[Slice]:
         ):
             odd.append(one)
     return odd if len(odd) <= max(FEW, len(group) // 10) and len(odd) < len(placed) else []
+
+
+def _not_next(kept: Sequence[Slice], odd: Sequence[Slice]) -> list[Slice]:
+    """Return those of ``odd`` that do not lie where the next planes of the volume would, below or above it.
+
+    A plane of the volume that looks otherwise, inside of it, leaves a gap that is refused; at its ends nothing would.
+    """
+    along = positions_along(kept) if len(kept) >= FEW else None
+    if along is None or np.ptp(along) == 0:
+        return list(odd)
+    first, last = kept[int(along.argmin())], kept[int(along.argmax())]
+    start, end, axes = first.position, last.position, first.directions
+    assert start is not None and end is not None and axes is not None, "positions_along has looked"
+    step = (end - start) / (len(kept) - 1)
+
+    def is_next(one: Slice) -> bool:
+        place, turned = one.position, one.directions
+        if place is None or turned is None or one.size != first.size or np.abs(turned - axes).max() > SAME_DIRECTION:
+            return False
+        steps = float((place - start) @ step / (step @ step))
+        away = np.linalg.norm(place - start - round(steps) * step) / np.linalg.norm(step)
+        return 0.5 < max(-steps, steps - len(kept) + 1) < len(odd) + 0.5 and bool(away < GRID_SAME)
+
+    return [one for one in odd if not is_next(one)]
 
 
 def _is_made(one: Slice) -> bool:

@@ -14,12 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from liver_pipeline.io.dicom_headers import may_be_slice
-from liver_pipeline.io.files import is_there
+from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import is_picture, peek_stored, stored_sha256
+from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored, stored_sha256
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 
 logger = logging.getLogger(__name__)
@@ -71,7 +69,7 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
         root: A folder to search with all its sub-folders, or one scan.
         label_maps: Label maps are looked for, not scans. Otherwise what this package wrote (masks, probabilities), what
             calls itself a label map, and the references of data sets known by their names are left out, and counted.
-        pictures: Where there is no scan, JPG and PNG files are taken.
+        pictures: Where there is no scan, JPG and PNG files are taken; beside scans they are left out, and counted.
 
     Returns:
         The inputs in order of their case names.
@@ -83,9 +81,14 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
     if not root.exists():
         raise refuse(root, "NOT_FOUND", "there is no such file or folder; is the path spelt right?")
     if root.is_file():
-        return [ScanInput(root, case_name(root.resolve().name))]
+        return [ScanInput(root, case_name(real_path(root).name))]
     paths = _walk(root, set())
-    drawn = [] if paths else _walk(root, set(), PICTURE_SUFFIXES)
+    drawn = _walk(root, set(), PICTURE_SUFFIXES) if pictures or not paths else []
+    if paths and (beside := [path for path in drawn if not is_label_map(path)]):
+        shown = ", ".join(path.relative_to(root).as_posix() for path in beside[:3])
+        logger.warning(
+            "%s: %d pictures are left out beside scans: %s, ...; give them a folder", root, len(beside), shown
+        )
     paths = paths or (drawn if pictures else [])
     labels = set() if label_maps else {path for path in paths if is_label_map(path)}
     if labels:
@@ -117,19 +120,19 @@ def volume_files(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yield the files below a folder, no hidden ones."""
-    if (real := folder.resolve()) in seen:
+    """Yield what is no folder below a folder, nothing hidden; a link to nowhere is for the reader to refuse."""
+    if (real := real_path(folder)) in seen:
         return
     seen.add(real)
     try:
-        entries = [(entry, entry.is_dir(), entry.is_file()) for entry in _entries(folder)]
+        entries = [(entry, entry.is_dir()) for entry in _entries(folder)]
     except OSError as reason:
         logger.warning("%s cannot be looked into, and is passed over: %s", folder, reason.strerror)
         return
-    for entry, is_folder, is_file in entries:
+    for entry, is_folder in entries:
         if is_folder:
             yield from _files_below(entry, seen)
-        elif is_file:
+        else:
             yield entry
 
 
@@ -179,7 +182,7 @@ def same_names(inputs: Iterable[ScanInput]) -> dict[str, list[Path]]:
 
 def _case_below(root: Path, path: Path) -> str:
     if path == root:
-        return root.resolve().name
+        return real_path(root).name
     return case_name(path.relative_to(root).as_posix(), path.is_dir() and not _named_like_scan(path))
 
 
@@ -218,7 +221,7 @@ def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIX
 
     A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
     """
-    if (real := folder.resolve()) in seen:
+    if (real := real_path(folder)) in seen:
         return []
     seen.add(real)
     try:
@@ -291,7 +294,7 @@ def voxel_count(path: Path) -> tuple[int, int]:
         if may_be_slice(path):
             return path.stat().st_size // 2, 2
         if is_picture(path):
-            with Image.open(path) as picture:  # the header alone
+            with opened_picture(path) as picture:  # the header alone
                 return math.prod(picture.size), 3
         shape, dtype = peek_stored(path)
         return math.prod(shape), dtype.itemsize

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import re
 
-import torch
-
 from liver_pipeline.io.files import DISK_FULL, causes
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, error
 
 # As PyTorch says them; a kernel's fault is told by whatever call comes next, and by every call after it.
-DEVICE_ERROR = re.compile(r"CUDA error|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|HIP error|device-side assert|NCCL error")
+DEVICE_ERROR = re.compile(
+    r"CUDA (driver )?error|Triton Error|cuDNN error|(CUDNN|CUBLAS|CUSOLVER|CUSPARSE)_STATUS|CUFFT_|HIP error"
+    r"|device-side assert|device.lost|NCCL error|No CUDA GPUs",
+    re.IGNORECASE,
+)
+NO_MEMORY = re.compile(r"out of (host )?memory|allocate memory|ALLOC_FAILED|bad.?alloc", re.IGNORECASE)
+NO_THREAD = "can't start new thread"  # as Python says it
 # Failures that say nothing about the scan: the next run tries again without being asked.
 PASSING = frozenset(
     (
@@ -32,9 +36,32 @@ def is_device_error(reason: BaseException) -> bool:
 
     Too little memory is no such error: the next scan may fit.
     """
-    if any(isinstance(link, torch.OutOfMemoryError) for link in causes(reason)):
+    if any(is_memory_error(link) for link in causes(reason)):
         return False
     return any(isinstance(link, RuntimeError) and DEVICE_ERROR.search(str(link)) for link in causes(reason))
+
+
+def is_memory_error(reason: BaseException) -> bool:
+    """Tell whether there was too little memory, of the machine or of a device; some libraries only say so in words."""
+    told = isinstance(reason, RuntimeError) and NO_MEMORY.search(str(reason)) is not None
+    # PyTorch's error by its name: whoever asks need not have imported PyTorch
+    return told or isinstance(reason, MemoryError) or type(reason).__name__ == "OutOfMemoryError"
+
+
+def machine_finding(reason: BaseException) -> Finding | None:
+    """Return the finding for an exception that says nothing about the scan; its code is PASSING. None for any other."""
+    line = _line(reason)
+    if is_memory_error(reason):
+        return error("OUT_OF_MEMORY", f"{line}; free memory, or choose a coarser grid")
+    if is_device_error(reason):
+        return error("DEVICE_FAILED", f"{line}; the device needs a new process: run the same command again")
+    if isinstance(reason, OSError) and reason.errno in DISK_FULL:
+        return error("DISK_FULL", f"{line}; free space and run the same command again")
+    if isinstance(reason, OSError) and reason.errno is not None:
+        return error("READ_FAILED", f"{reason.strerror or reason}; is the file readable?")
+    if isinstance(reason, RuntimeError) and NO_THREAD in line:
+        return error("READ_FAILED", f"{line}: too many processes or threads (ulimit -u); run the same command again")
+    return None
 
 
 def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
@@ -51,19 +78,16 @@ def finding_of(reason: BaseException, *, writing: bool = False) -> Finding:
         reason = reason.__cause__
     if isinstance(reason, IntakeError):
         return next(f for f in reason.findings if f.severity is Severity.ERROR)
-    line = " ".join(f"{type(reason).__name__}: {reason}".split())[:500]
-    if isinstance(reason, MemoryError | torch.OutOfMemoryError) or "allocate memory" in line:
-        return error("OUT_OF_MEMORY", f"{line}; free memory, or choose a coarser grid")
-    if is_device_error(reason):
-        return error("DEVICE_FAILED", f"{line}; the device needs a new process: run the same command again")
-    if writing and isinstance(reason, OSError):
-        return _write_failure(reason, line)
-    return error("PREDICT_FAILED", line)
+    if writing and isinstance(reason, OSError) and reason.errno not in DISK_FULL:
+        return _write_failure(reason, _line(reason))
+    return machine_finding(reason) or error("PREDICT_FAILED", _line(reason))
+
+
+def _line(reason: BaseException) -> str:
+    return " ".join(f"{type(reason).__name__}: {reason}".split())[:500]
 
 
 def _write_failure(reason: OSError, line: str) -> Finding:
-    if reason.errno in DISK_FULL:
-        return error("DISK_FULL", f"{line}; free space and run the same command again")
     if reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return error("OUTPUT_READ_ONLY", f"{line}; choose a folder that can be written to")
     return error("WRITE_FAILED", f"{line}; run the same command again")

@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-import torch
-
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # Names of what a killed process may leave behind: nobody's search for masks or scans takes them, whatever the target's
@@ -171,8 +168,15 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: If it cannot be read.
     """
+    refuse_pipe(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raise OSError for what is there and no regular file: to open a pipe waits for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe, socket or device is no scan", str(path))
 
 
 def folder_sha256(folder: Path) -> str:
@@ -273,6 +277,11 @@ def fitting_name(stem: str, ending: str) -> str:
     return f"{whole[: room - 13].decode('utf-8', 'ignore')}~{digest}{ending}"
 
 
+def real_path(path: str | Path) -> Path:
+    """Return where a path leads, links followed; of a circle of links, one (``Path.resolve`` raises)."""
+    return Path(os.path.realpath(path))
+
+
 def is_there(path: Path) -> bool:
     """Tell whether a file can be found; a name that the file system cannot hold is not there."""
     try:
@@ -318,6 +327,6 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+    if hasattr(value, "tolist"):
         return plain(value.tolist())
     return str(value)

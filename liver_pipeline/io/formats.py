@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Collection
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from isal import igzip
+from PIL import Image, UnidentifiedImageError
 
-from liver_pipeline.io.dicom import is_series_folder, read_series, series_sha256
+from liver_pipeline.io.dicom import read_series, series_sha256
 from liver_pipeline.io.dicom_headers import sop_class
+from liver_pipeline.io.files import refuse_pipe
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.metaimage import metaimage_header
 from liver_pipeline.io.mgh import MAGIC as MGH_MAGIC
@@ -50,8 +53,6 @@ def read_stored(
         detail = "a picture has no HU, no millimetres and one slice: runs of 2D networks (roi_size [X, Y, 1]) take it"
         raise refuse(path, "PICTURE", detail)
     kind = sniff(path)
-    if kind == "folder" and not is_series_folder(path):
-        raise refuse(path, "NOT_A_SCAN", "a folder without DICOM slices; name the folder that holds them")
     if kind in ("folder", "dicom"):
         return read_series(path, accept=accept, series=series, labels=labels)
     if kind in TEXT_HEADERS:
@@ -102,8 +103,7 @@ def sniff(path: Path) -> str:
     """
     if path.is_dir():
         return "folder"
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise OSError(errno.EINVAL, "a pipe, socket or device is no scan")
+    refuse_pipe(path)
     with path.open("rb") as file:
         head = file.read(64)
     if head[:4] == b"PK\3\4" or (head and sop_class(path) is not None):
@@ -127,6 +127,29 @@ def is_picture(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(8).startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+
+
+@contextmanager
+def opened_picture(path: Path) -> Iterator[Image.Image]:
+    """Open a PNG or JPG; its pixels are read when they are asked for.
+
+    Raises:
+        IntakeError: BAD_HEADER where it says more pixels than a slice can have, or cannot be opened.
+        OSError: If it cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(path, formats=("PNG", "JPEG"))
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as reason:
+            million = int(Image.MAX_IMAGE_PIXELS or 0) // 10**6
+            raise refuse(
+                path, "BAD_HEADER", f"more than {million} million pixels; crop or shrink the picture"
+            ) from reason
+        except UnidentifiedImageError as reason:
+            raise refuse(path, "BAD_HEADER", "the picture's header is damaged; copy it again") from reason
+    with image:
+        yield image
 
 
 def _is_metaimage(head: bytes) -> bool:

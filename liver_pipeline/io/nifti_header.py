@@ -17,6 +17,11 @@ from liver_pipeline.io.findings import Finding, error, refuse, warning
 from liver_pipeline.io.streams import read_exactly
 
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+OTHERS = {  # what a scan may be packed in, or taken for
+    b"\x1f\x8b": "what was compressed twice", b"NRRD": "a compressed NRRD", b"BZh": "bzip2", b"PK": "an empty zip",
+    b"\xfd7zX": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF",
+    b"\x89HDF": "HDF5",
+}  # fmt: skip
 QUIET = logging.getLogger(f"{__name__}.quiet")
 QUIET.disabled = True  # nibabel logs each repair; what matters becomes a finding
 
@@ -35,7 +40,14 @@ def read_header_block(path: Path, stream: Any) -> Any:
                 if len(block) < size:
                     raise refuse(path, "TRUNCATED", f"{len(block)} bytes, shorter than a NIfTI header ({size})")
                 return kind(block, endianness=endian, check=False)
-    raise refuse(path, "NOT_A_SCAN", f"not a NIfTI file (it begins with {first!r}); convert it to .nii.gz")
+    raise refuse(
+        path, "NOT_A_SCAN", f"not a NIfTI file (it begins with {first!r}{_known(first)}); convert it to .nii.gz"
+    )
+
+
+def _known(first: bytes) -> str:
+    """Return what else begins so."""
+    return next((f", as {what} does" for magic, what in OTHERS.items() if first.startswith(magic)), "")
 
 
 def checked_header(path: Path, header: Any, *, channels: bool = False) -> tuple[tuple[int, ...], np.dtype[Any]]:

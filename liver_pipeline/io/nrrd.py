@@ -46,13 +46,20 @@ def nrrd_header(path: Path) -> RawHeader:
     """
     lines, length = header_lines(path)
     fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for line in lines[1:]:
         if line and not line.startswith("#"):
             key, colon, value = line.partition(":")
             if not colon:
                 raise refuse(path, "BAD_HEADER", f"{line[:60]!r} is no field of NRRD; copy the file again")
-            fields[key.strip().lower()] = value.lstrip("=").strip()
+            if value.startswith("="):  # a pair of somebody's own, which may be called as a field is
+                pairs[key.strip().lower()] = value[1:].strip()
+            else:
+                fields[key.strip().lower()] = value.strip()
     sizes = _integers(path, fields, "sizes")
+    if "segment0_id" in pairs and len(sizes) == 4:
+        detail = f"3D Slicer's segments overlap, in {sizes[0]} layers; export them to a label map, in which none do"
+        raise refuse(path, "NOT_3D", detail)
     shape = checked_shape(path, sizes)
     if [len(sizes)] != _integers(path, fields, "dimension"):
         raise refuse(path, "BAD_HEADER", f"dimension {fields['dimension']} and sizes {fields['sizes']}")
@@ -63,7 +70,7 @@ def nrrd_header(path: Path) -> RawHeader:
     data, start = _voxels(path, fields, length)
     return RawHeader(
         shape, _dtype(path, fields), _affine(path, fields), encoding, data, start, _skip(path, fields, encoding),
-        MODALITIES.get(fields.get("modality", "").upper(), ""),
+        MODALITIES.get(pairs.get("modality", "").upper(), ""),
     )  # fmt: skip
 
 

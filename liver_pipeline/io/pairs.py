@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.io.files import file_sha256
-from liver_pipeline.io.findings import refuse, warning
+from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.nifti_header import best_affine, checked_header, header_findings, read_header_block, scaling
 from liver_pipeline.io.streams import (
     GZIP_MAGIC,
@@ -22,6 +22,7 @@ from liver_pipeline.io.streams import (
     hashed_file,
     inflated,
     read_voxels,
+    trailing_findings,
 )
 
 _SUFFIXES = {".hdr": ".img", ".hdr.gz": ".img.gz"}
@@ -79,7 +80,7 @@ def read_pair(path: Path, orientation: str | None = None) -> StoredVolume:
         array = read_voxels(data_file, stream, count, dtype, skip=_whole(path, skip), capacity=size * growth)
         extra = drain(stream)
         digests = bytes.fromhex(file_sha256(header_file)) + bytes.fromhex(hashing.finish())
-    findings = [warning("TRAILING_BYTES", f"{extra} bytes follow the last voxel and were ignored")] if extra else []
+    findings = trailing_findings(array, shape, extra)
     affine = best_affine(path, header) if nifti else _named_axes(path, header, shape, str(orientation))
     if nifti:
         findings += header_findings(shape, affine, header)

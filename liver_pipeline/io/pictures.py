@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
+from liver_pipeline.io.discovery import PICTURE_SUFFIXES
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.findings import IntakeError, error, refuse, settle, warning
-from liver_pipeline.io.formats import is_picture
+from liver_pipeline.io.formats import is_picture, opened_picture
 from liver_pipeline.io.volumes import Scan, read_scan
 
 LEVELS_OF_GREY = 255.0
@@ -45,14 +45,22 @@ class Pictures:
     def read(self, path: Path) -> Scan | None:
         """Read a picture, ``None`` for any other file; see :func:`read_picture`.
 
+        The mask's name follows that of the scan, so a picture is named as one, and nothing else is.
+
         Raises:
-            IntakeError: PICTURE if the run takes none, and as :func:`read_picture`.
+            IntakeError: PICTURE if the run takes none, or it is not named as one; NOT_A_SCAN or EMPTY_FILE for what is
+                named so and is none; and as :func:`read_picture`.
         """
         try:
-            if not is_picture(path):
+            drawn, named = is_picture(path), path.name.lower().endswith(PICTURE_SUFFIXES)
+            if named and not drawn and path.is_file():
+                raise _no_picture(path)
+            if not drawn:
                 return None
             if not self.taken or self.channels not in (1, 3):
                 return read_scan(path)  # which says why not
+            if not named:
+                raise refuse(path, "PICTURE", f"a picture not named as one; call it {' or '.join(PICTURE_SUFFIXES)}")
             window = self.window if self.channels == 1 else (0.0, 1.0)
             return read_picture(path, channels=self.channels, window=window, pixel_mm=self.spacing)
         except OSError as reason:
@@ -64,7 +72,8 @@ def read_picture(
 ) -> Scan:
     """Read a picture as a scan of one slice.
 
-    It is taken as radiologists look at an axial slice: the patient's right on the left, the front on top.
+    It is taken as radiologists look at an axial slice, the patient's right on the left, the front on top, and as
+    programs show it: turned where its EXIF says so.
 
     Args:
         path: A JPG or PNG of eight bits.
@@ -100,15 +109,15 @@ def read_picture(
 
 
 def _pixels(path: Path, channels: int) -> npt.NDArray[np.uint8]:
-    """Return pixels (X, Y, channels) in the order in which the file stores them."""
+    """Return pixels (X, Y, channels) in the order in which programs show them."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with path.open("rb") as file, Image.open(file, formats=("PNG", "JPEG")) as image:
-                if image.mode not in MODES or getattr(image, "n_frames", 1) > 1:
-                    detail = f"pixels of kind {image.mode}, {getattr(image, 'n_frames', 1)} frames"
-                    raise refuse(path, "UNSUPPORTED_DTYPE", f"{detail}; save one picture of eight bits a channel")
-                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+        with opened_picture(path) as image:
+            if unfit := _unfit(path, image):
+                raise refuse(
+                    path, "UNSUPPORTED_DTYPE", f"{unfit}; save one grey or RGB picture of eight bits a channel"
+                )
+            shown = ImageOps.exif_transpose(image)
+            pixels = np.asarray(shown.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
     except IntakeError:
         raise
     except OSError as reason:
@@ -120,3 +129,25 @@ def _pixels(path: Path, channels: int) -> npt.NDArray[np.uint8]:
         raise refuse(path, "BAD_HEADER", f"{type(reason).__name__}: {reason}; copy the picture again") from reason
     turned: npt.NDArray[np.uint8] = pixels.reshape(*pixels.shape[:2], channels).transpose(1, 0, 2)
     return turned
+
+
+def _unfit(path: Path, image: Image.Image) -> str:
+    """Return why eight bits of grey or colour are not all that the pixels of a picture hold; "" if they are."""
+    with path.open("rb") as file:
+        depth = file.read(25)[24] if image.format == "PNG" else 8  # Pillow drops the lower eight bits of colours
+    if image.mode not in MODES or depth > 8:
+        return f"pixels are {image.mode.partition(';')[0]} of {max(depth, 8)} bits"
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        return f"it is a film of {frames} pictures"
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        return "some pixels are transparent, and what lies behind them is not in the file"
+    return ""
+
+
+def _no_picture(path: Path) -> IntakeError:
+    """Return the error for what is named as a picture and is none."""
+    if path.stat().st_size == 0:
+        return refuse(path, "EMPTY_FILE", "the file has zero bytes; copy it again")
+    return refuse(
+        path, "NOT_A_SCAN", "it is named as a picture and is neither PNG nor JPG; save it as PNG, or rename it"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.io.files import file_sha256
-from liver_pipeline.io.findings import refuse, warning
+from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.streams import (
     CHUNK,
     StoredVolume,
@@ -21,6 +22,7 @@ from liver_pipeline.io.streams import (
     inflated,
     read_exactly,
     read_voxels,
+    trailing_findings,
 )
 
 MAX_HEADER = CHUNK  # bytes; text headers have some hundred
@@ -92,12 +94,18 @@ def checked_shape(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
 
 
 def voxel_file(path: Path, name: str) -> Path:
-    """Return the file beside ``path`` that holds its voxels.
+    """Return the file beside ``path``, or in a folder there, that holds its voxels.
+
+    A header can come from anywhere: it chooses no other file of the machine, such as what lies above an upload.
 
     Raises:
-        IntakeError: VOXELS_MISSING if it is not there.
+        IntakeError: VOXELS_MISSING if it is not there, or lies elsewhere.
     """
-    data = path.parent / name
+    folder = Path(os.path.normpath(path.parent.absolute()))  # as written: a folder may hold links
+    data = Path(os.path.normpath(folder / name))
+    if not data.is_relative_to(folder):
+        detail = f"the header names {name!r}, outside of its own folder; put that file beside it and name it so there"
+        raise refuse(path, "VOXELS_MISSING", detail)
     if not data.is_file():
         raise refuse(path, "VOXELS_MISSING", f"the header names {name!r}, which is not there; copy both files")
     return data
@@ -119,7 +127,7 @@ def read_raw(path: Path, header: RawHeader) -> StoredVolume:
         array = read_voxels(header.data, stream, count, header.dtype, skip=skip, capacity=capacity)
         extra = drain(stream)
         sha256 = hashing.finish()
-    findings = (warning("TRAILING_BYTES", f"{extra} bytes follow the last voxel and were ignored"),) if extra else ()
+    findings = tuple(trailing_findings(array, header.shape, extra))
     return StoredVolume(
         array.reshape(header.shape, order="F"), header.affine, joined_sha256(path, header, sha256), findings,
         modality=header.modality,

@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip, igzip_lib
 
-from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.findings import Finding, error, refuse, warning
 
 CHUNK = 1 << 20
 MAX_INFLATION = 1032  # deflate cannot expand further: a header that claims more voxels is not worth an allocation
@@ -190,6 +190,21 @@ def read_voxels(
     if not dtype.isnative:
         array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
     return array
+
+
+def trailing_findings(array: npt.NDArray[Any], shape: Sequence[int], extra: int) -> list[Finding]:
+    """Return what to say of ``extra`` bytes behind the voxels: whole planes of them are slices that the header lost.
+
+    Args:
+        array: The voxels that were read.
+        shape: Theirs, the slowest axis last.
+        extra: Number of bytes.
+    """
+    planes = extra // (array.nbytes // shape[-1])
+    if planes:
+        detail = f"{extra} bytes follow the last voxel, {planes} more planes beside the {shape[-1]} of the header"
+        return [error("TRAILING_BYTES", f"{detail}; write the file again with its true shape")]
+    return [warning("TRAILING_BYTES", f"{extra} bytes follow the last voxel and were ignored")] if extra else []
 
 
 def _fill(stream: Any, buffer: memoryview) -> int:

@@ -21,6 +21,7 @@ from liver_pipeline.geometry.affines import (
     spacing_of,
 )
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
+from liver_pipeline.io.failures import machine_finding
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, known_codes, refuse, settle
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
@@ -225,11 +226,9 @@ def _own_errors(path: Path, accept: Collection[str]) -> Iterator[None]:
         raise
     except FileNotFoundError as reason:
         raise refuse(path, "NOT_FOUND", "there is no such file or folder; is the path spelt right?") from reason
-    except OSError as reason:
-        raise refuse(path, "READ_FAILED", f"{reason.strerror or reason}; is the file readable?") from reason
-    except MemoryError as reason:
-        raise refuse(path, "OUT_OF_MEMORY", "the volume does not fit into memory") from reason
     except Exception as reason:  # a damaged file must not end a run of many, however it was damaged
+        if (found := machine_finding(reason)) is not None:
+            raise IntakeError(path, [found]) from reason
         line = " ".join(f"{type(reason).__name__}: {reason}".split())[:300]
         raise refuse(path, "READER_FAILED", f"{line}; write the file again with another program") from reason
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from liver_pipeline.networks.conversion import import_openvino
 from liver_pipeline.networks.instance_norm import spell_out_instance_norms
-from liver_pipeline.networks.openvino import import_openvino
 
 Windows = Callable[[torch.Tensor], torch.Tensor]
 IMAGE, LOGITS = "image", "logits"  # what an ONNX and an OpenVINO file call input and output

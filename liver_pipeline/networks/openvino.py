@@ -1,62 +1,27 @@
-"""Networks on the CPU through OpenVINO: converted once for given weights, kept on disk, checked against PyTorch.
-
-OpenVINO sends usage data when it is imported and when it converts, if its telemetry package is there. It is kept from
-importing that package, so nothing is sent.
-"""
+"""Networks on the CPU through OpenVINO: converted once for given weights, kept on disk, checked against PyTorch."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import logging
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 from torch import nn
 
 from liver_pipeline.io.files import remove, write_json
+from liver_pipeline.io.tables import read_json
+from liver_pipeline.networks.conversion import ConversionError, converted, first_line, import_openvino
 from liver_pipeline.networks.shapes import next_side
+from liver_pipeline.networks.weights import structure_of, weights_hash
 
 MIN_AGREEMENT = 0.999  # labels of random noise that must agree with PyTorch's; a wrong conversion is far below
-
-
-class ConversionError(RuntimeError):
-    """The network cannot be run by OpenVINO; the message says why."""
-
-
-def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry.
-
-    Raises:
-        ConversionError: If it is not installed.
-    """
-    # None in sys.modules makes its import fail; OpenVINO then takes a stub that sends nothing.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError as error:
-        raise ConversionError(f"openvino is not installed ({error})") from error
-    return openvino
-
-
-def weights_hash(network: nn.Module) -> str:
-    """Return the sha256 of the network's weights, buffers, layers and of the libraries that give them their meaning."""
-    digest = hashlib.sha256(f"{torch.__version__} {monai.__version__} {network}".encode())
-    for module in network.modules():
-        digest.update(f"{type(module).__module__}.{type(module).__qualname__};".encode())
-    for name, tensor in network.state_dict().items():
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {array.dtype} {tuple(array.shape)};".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class OpenVinoNetwork:
@@ -82,8 +47,7 @@ class OpenVinoNetwork:
     ) -> None:
         self.openvino = import_openvino()
         self.shape = tuple(int(n) for n in shape)
-        text = f"{weights_hash(network)} {self.shape} {self.openvino.__version__}"
-        self.digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.digest = self._digest(weights_hash(network))
         self.cached = False
         kept = cache_dir / f"openvino-{self.digest}" if cache_dir else None
         self._model = self._kept_model(network, kept) or self._new_model(network, kept)
@@ -122,94 +86,102 @@ class OpenVinoNetwork:
             return None
         self.cached = True
         if not self._checked(kept).is_file():  # on another processor
-            self._note(kept, self._agreement(network, model))
+            self._note(self._checked(kept), self._agreement(network, model, self.shape), compared_on=self.shape)
         return model
 
     def _new_model(self, network: nn.Module, kept: Path | None) -> Any:
         """Convert the network, compare it with PyTorch, keep it.
 
         It is traced on a small window, which takes a fifth of the time of a whole one. A network that does not take
-        small ones, or computes otherwise there, is traced on a larger one: all are compared on the whole window.
+        small ones, or computes otherwise there, is traced on a larger one: all are compared on the whole window. But
+        for those of a structure that was compared there before, on this processor, such as the second network of a
+        cascade: to compare them on the window that they are traced on tells of their weights, and takes a tenth.
         """
-        examples = _examples(self.shape)
-        for example in examples:
+        tries = [(example, self.shape) for example in _examples(self.shape)]
+        proof = None if kept is None else self._proof(kept, network)
+        if proof is not None and (known := _traced_on(proof)) is not None:
+            tries.insert(0, (known, known))
+        for example, compared in tries:
             try:
-                model = self._converted(network, example)
-                agreement = self._agreement(network, model)
+                model = converted(network, example, self.shape)
+                agreement = self._agreement(network, model, compared)
             except ConversionError:
-                if example == examples[-1]:
+                if (example, compared) == tries[-1]:
                     raise
             else:
                 break
-        if kept is not None:
+        if kept is not None and proof is not None:
             _keep(self.openvino, model, kept)
-            self._note(kept, agreement)
+            self._note(self._checked(kept), agreement, compared_on=compared)
+            if compared == self.shape:
+                self._note(proof, agreement, traced_on=example)
         return model
 
-    def _converted(self, network: nn.Module, example: tuple[int, ...]) -> Any:
-        """Return the network as OpenVINO traces it on an example of a shape."""
-        try:
-            from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-            with torch.no_grad(), _own_log_level():
-                # PyTorch would trace a second time to compare: what comes of it is compared anyway
-                traced = TorchScriptPythonDecoder(
-                    network, example_input=torch.zeros(example), trace_kwargs={"check_trace": False}
-                )
-                model = self.openvino.convert_model(traced)
-            model.reshape(list(self.shape))
-        except Exception as error:  # whatever the converter raises, PyTorch can still run the network
-            raise ConversionError(f"OpenVINO cannot convert it: {_first_line(error)}") from error
-        return model
-
-    def _compile(self, model: Any, precision: str) -> Any:
-        """Compile for the CPU in the given precision, on as many threads as PyTorch uses."""
+    def _compile(self, model: Any, precision: str, shape: tuple[int, ...] | None = None) -> Any:
+        """Compile for the CPU in the given precision, on as many threads as PyTorch uses; for batches of a shape."""
         options = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
         }
         try:
+            model.reshape(list(shape or self.shape))
             return self.openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
-            raise ConversionError(f"OpenVINO cannot compile it in {precision}: {_first_line(error)}") from error
+            raise ConversionError(f"OpenVINO cannot compile it in {precision}: {first_line(error)}") from error
 
     def _has_bf16(self) -> bool:
         """Whether the processor computes in bf16; where it does not, OpenVINO imitates it and is slower than in f32."""
         return "BF16" in self.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    def _processor(self) -> dict[str, Any]:
-        """Return what a comparison with PyTorch holds for."""
-        core = self.openvino.Core()
-        return {
-            "processor": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
-            "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
-        }
+    def _digest(self, text: str) -> str:
+        """Return what stands for a text, the shape of windows and the version of OpenVINO in the name of a folder."""
+        text = f"{text} {self.shape} {self.openvino.__version__}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _checked(self, kept: Path) -> Path:
         """Return the file that says that this processor has compared the network in a folder.
 
         The name of the folder stands for weights, layers, shape and versions; the file for the processor.
         """
-        return kept / f"checked-{hashlib.sha256(json.dumps(self._processor()).encode()).hexdigest()[:16]}.json"
+        return kept / f"checked-{self._here}.json"
 
-    def _note(self, kept: Path, agreement: float) -> None:
+    def _proof(self, kept: Path, network: nn.Module) -> Path:
+        """Return the file that says that this processor has compared a network of this structure on whole windows."""
+        return kept.with_name(f"structure-{self._digest(structure_of(network))}-{self._here}.json")
+
+    @cached_property
+    def _processor(self) -> dict[str, Any]:
+        """What a comparison with PyTorch holds for."""
+        core = self.openvino.Core()
+        return {
+            "processor": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+            "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        }
+
+    @property
+    def _here(self) -> str:
+        """What stands for this processor in the name of a file."""
+        return hashlib.sha256(json.dumps(self._processor).encode()).hexdigest()[:16]
+
+    def _note(self, checked: Path, agreement: float, **more: Any) -> None:
         """Write down a comparison; where the folder is read-only it is made again next time."""
         with contextlib.suppress(OSError):
-            write_json(self._checked(kept), {**self._processor(), "label_agreement_with_torch": agreement})
+            write_json(checked, {**self._processor, "label_agreement_with_torch": agreement, **more})
 
-    def _agreement(self, network: nn.Module, model: Any) -> float:
-        """Compare the labels of one batch of noise with PyTorch's; return the share that agrees.
+    def _agreement(self, network: nn.Module, model: Any, shape: tuple[int, ...]) -> float:
+        """Compare the labels of one batch of noise, windows of a shape, with PyTorch's; return the share that agrees.
 
         Raises:
             ConversionError: If it is less than ``MIN_AGREEMENT``, and not for want of any difference in the logits.
         """
-        noise = torch.rand(self.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = network(noise)
         if not isinstance(expected, torch.Tensor):
             raise ConversionError(f"the network returns {type(expected).__name__}, not one tensor")
-        output = self._run(self._compile(model, "f32"), noise)
+        output = self._run(self._compile(model, "f32", shape), noise)
+        model.reshape(list(self.shape))  # what is kept
         if output.shape != expected.shape:
             raise ConversionError(f"OpenVINO gives shape {tuple(output.shape)}, PyTorch {tuple(expected.shape)}")
         agreement = float((output.argmax(1) == expected.argmax(1)).float().mean())
@@ -225,15 +197,12 @@ def _examples(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(parts))
 
 
-@contextlib.contextmanager
-def _own_log_level() -> Iterator[None]:
-    """Keep the level of the root logger: a conversion that fails leaves it at ERROR, and hides everybody's warnings."""
-    root = logging.getLogger()
-    level = root.level
+def _traced_on(checked: Path) -> tuple[int, ...] | None:
+    """Return the shape that a structure was traced on when it was compared on whole windows; None if it was not."""
     try:
-        yield
-    finally:
-        root.setLevel(level)
+        return tuple(int(n) for n in read_json(checked)["traced_on"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _keep(openvino: Any, model: Any, folder: Path) -> None:
@@ -248,9 +217,3 @@ def _keep(openvino: Any, model: Any, folder: Path) -> None:
         part.rename(folder)
     except OSError:
         remove(part, strict=False)  # somebody was faster, or the disk is full: the cache only saves time
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, short enough for a record."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import monai
 import torch
 
 from liver_pipeline.io.files import content_sha256, file_sha256, whole_file
@@ -136,6 +137,21 @@ def network_sha256(network: torch.nn.Module) -> str:
         if isinstance(tensor, torch.Tensor):
             digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def structure_of(network: torch.nn.Module) -> str:
+    """Return, as text, what networks share that differ in nothing but the values of their weights."""
+    kinds = [f"{type(module).__module__}.{type(module).__qualname__}" for module in network.modules()]
+    tensors = [f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in network.state_dict().items()]
+    return "\n".join([torch.__version__, monai.__version__, str(network), *kinds, *tensors])
+
+
+def weights_hash(network: torch.nn.Module) -> str:
+    """Return the sha256 of the network's weights, buffers, layers and of the libraries that give them their meaning."""
+    digest = hashlib.sha256(structure_of(network).encode())
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

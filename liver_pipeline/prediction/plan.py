@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_count
-from liver_pipeline.io.files import file_sha256, is_there
+from liver_pipeline.io.files import file_sha256, is_there, real_path
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.studies import find_volumes
@@ -47,12 +47,12 @@ def plan_cases(
     Raises:
         IntakeError: NO_SCANS if none is left.
     """
-    output = output_dir.resolve()
+    output = real_path(output_dir)
     cases = []
     for item in items:
         path = Path(item["image"])
         root = Path(item.get("root", path.parent))
-        if _inside(output, root.resolve()) and _inside(path.resolve(), output):
+        if _inside(output, real_path(root)) and _inside(real_path(path), output):
             continue
         name = item.get("case", case_name(path.name, path.is_dir()))
         one = ScanInput(path, name, item.get("series"), item.get("why", ""))
@@ -72,9 +72,9 @@ def refuse_collisions(cases: Sequence[FolderCase]) -> None:
     for name, paths in same_names(ScanInput(case.path, case.name) for case in cases).items():
         both = " and ".join(str(path) for path in paths[:2])
         raise refuse(paths[1], "DUPLICATE_NAME", f"{both} would both write the mask {name}; rename one")
-    inputs = {case.path.resolve() for case in cases}
+    inputs = {real_path(case.path) for case in cases}
     for case in cases:
-        if case.output.resolve() in inputs:
+        if real_path(case.output) in inputs:
             raise ValueError(f"the mask of {case.path} would replace a scan; choose another output folder")
 
 

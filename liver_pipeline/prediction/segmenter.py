@@ -16,6 +16,7 @@ from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.files import real_path
 from liver_pipeline.io.memory import scan_in_memory
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.io.volumes import Scan
@@ -87,7 +88,8 @@ class Segmenter:
     def _case(self, source: Any, affine: npt.ArrayLike | None) -> RunningCase:
         if isinstance(source, str | Path):
             path = Path(source)
-            return RunningCase(case_name(path.resolve().name, path.is_dir()), path, path.resolve().name)
+            name = real_path(path).name
+            return RunningCase(case_name(name, path.is_dir()), path, name)
         scan = source if isinstance(source, Scan) else scan_in_memory(source, affine, reader=self.runner.reader)
         return RunningCase(case_name(scan.path.name), scan)
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 
 from liver_pipeline.geometry.affines import spacing_of
-from liver_pipeline.geometry.boxes import Box, bounding_box, box_corners, cut_out, parse_box, widen
+from liver_pipeline.geometry.boxes import Box, bounding_box, box_corners, parse_box, shifted, widen
 
 
 class CropToLiverd(MapTransform):
@@ -92,3 +93,10 @@ def _moved(indices: Any, shape: Sequence[int], box: Box) -> npt.NDArray[np.int64
     inside = ((places >= starts) & (places < stops)).all(axis=0)
     moved = np.ravel_multi_index(tuple((places - starts)[:, inside]), tuple((stops - starts)[:, 0].tolist()))
     return np.asarray(moved, dtype=np.int64)
+
+
+def cut_out(volume: MetaTensor, box: Box) -> MetaTensor:
+    """Return the part of a volume (C, X, Y, Z) inside a box: a view, with the affine of its own corner."""
+    part = volume.as_tensor()[(slice(None), *box)]
+    affine = torch.as_tensor(shifted(np.asarray(volume.affine.cpu().numpy(), dtype=np.float64), box))
+    return MetaTensor(part, affine=affine, meta={key: value for key, value in volume.meta.items() if key != "affine"})

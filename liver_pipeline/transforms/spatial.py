@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
+from liver_pipeline.geometry.axes import AxisMap, axis_map
 from liver_pipeline.geometry.body import body_blocks, encode_blocks
-from liver_pipeline.geometry.grids import AxisMap, axis_map, model_grid_for_size, model_grid_for_spacing
+from liver_pipeline.geometry.grids import model_grid_for_size, model_grid_for_spacing
 from liver_pipeline.geometry.resampling import resample_linear, resample_nearest
+from liver_pipeline.io.limits import total_bytes
 
 GPU_BYTES = 200e6  # of a model grid that is kept on a GPU; a few are there at a time in a folder run
 AIR_HU = -500.0  # below: air outside the body, or empty lung; the liver's neighbours are above
@@ -43,6 +46,8 @@ class ToModelGridd(MapTransform):
 
     Raises:
         ValueError: If not exactly one of ``spacing`` and ``grid_size`` is given, or a mode is unknown.
+
+    Called, it raises MemoryError where the model grid of a scan cannot fit into this job's memory.
     """
 
     def __init__(
@@ -95,6 +100,12 @@ class ToModelGridd(MapTransform):
         array = channels[0]
         scan_affine = np.asarray(volume.affine.cpu().numpy(), dtype=np.float64)
         affine, grid = self.model_grid(scan_affine, array.shape)
+        if (wanted := 4 * math.prod(map(int, grid.model_shape))) > total_bytes():
+            asked = f"spacing {list(self.spacing)} mm" if self.spacing is not None else f"grid_size {self.grid_size}"
+            size = " x ".join(map(str, grid.model_shape))
+            raise MemoryError(
+                f"{asked} makes {size} voxels of this scan, {wanted / 1e9:.0f} GB, more than this job has"
+            )
         meta = {
             "scan_affine": torch.from_numpy(scan_affine),
             "scan_shape": torch.tensor(array.shape),

@@ -195,6 +195,12 @@ def test_names_on_disk_name_no_patient_unless_files_name_each_other() -> None:
     assert stored_name("Doe^Jane.mhd", 1) == "Doe^Jane.mhd"
 
 
+def test_a_picture_is_refused_with_what_takes_it() -> None:
+    with pytest.raises(Refusal, match=r"predict RUN slice\.png mask\.png") as refused:
+        stored_name("slices/A.PNG", 1)
+    assert refused.value.code == "PICTURE"
+
+
 def test_a_crash_is_a_row_a_restart_finds_its_cases_and_two_apps_do_not_share_a_folder(
     runs: Path, scans: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from liver_pipeline.app.access import LOOPBACK
 from liver_pipeline.app.cases import ENDED, STARTED, UPLOADING, CaseFolder
 from liver_pipeline.commands import app as app_command
 from tests.app.conftest import RUN, RunningApp, app_at, ask, finished
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 
 @contextmanager
@@ -153,8 +153,8 @@ def test_a_tab_that_is_closed_while_it_sends_takes_its_case_along(app: RunningAp
         page.wait_for_selector("#run option", state="attached")
         page.on("dialog", lambda dialog: dialog.accept())
         page.route("**/scan/*", lambda route: None)  # the file is on its way, and never arrives
-        page.set_input_files("#files", scans / "Doe.nii.gz")
-        page.wait_for_selector("#sending-line:visible")
-        wait_for(cases)
+        with page.expect_request("**/scan/*", timeout=1000 * PATIENCE_S):  # only now the page knows its case
+            page.set_input_files("#files", scans / "Doe.nii.gz")
+        assert cases()
         page.goto("about:blank")
         wait_for(lambda: not cases())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.build import check_build, check_builds
 from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.networks.shapes import window_fault
 from tests.small import NETWORKS
 
@@ -81,9 +83,9 @@ def test_a_network_that_forgets_the_classes_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
-        ("{_target_: nowhere.MyNet}", r"no class or function nowhere\.MyNet"),
-        ("{_target_: UNett}", "no class or function UNett"),
-        ("{_target_: UNet, spatial_dims: 3}", "network_def cannot be evaluated or built: .*in_channels"),
+        ("{_target_: nowhere.MyNet}", r"network_def is 'nowhere\.MyNet'; there is no class or function"),
+        ("{_target_: UNett}", "network_def is 'UNett'; there is no class or function"),
+        ("{_target_: UNet, spatial_dims: 3}", "network_def has no 'in_channels', which UNet needs"),
         ("5", "network_def is 5; expected a component"),
     ],
 )
@@ -166,12 +168,48 @@ def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("recipe", "key", "value", "message"),
+    [
+        ("default", "lr_scheduler::T_max", "x", "is 'x'; expected what 'schedule_length' is"),
+        ("default", "lr_scheduler::T_max", 0, "is 0; .*CosineAnnealingLR"),
+        ("one_cycle", "lr_scheduler::pct_start", 3, "is 3; .*OneCycleLR .*between 0 and 1"),
+        ("budget", "lr_scheduler::final_share", float("nan"), "is nan; expected a number"),
+        ("budget", "optimizer::betas", 3, "is 3; .*AdamW"),
+        ("budget", "network_def::dropout", 2, "is 2; .*UNet3d"),
+        ("default", "loss::lambda_ce", -1, "is -1; DiceCELoss"),
+        ("default", "postprocessing::transforms::0::keys", "prediction", "is 'prediction'; .*KeepLargestLiverd"),
+        ("default", "inferer::grid", "x", "is 'x'; .*StreamingInferer"),
+    ],
+)
+def test_an_argument_that_a_component_refuses_is_named_by_its_path(
+    recipe: str, key: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"^{key} {message}") as refused:
+        lp.compose(tmp_path / "run", {"recipe": recipe}, overrides={**NETWORKS["unet3d"], key: value})
+    assert "operand" not in str(refused.value) and "object" not in str(refused.value)  # Python's words
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_several_arguments_the_one_to_blame_is_named() -> None:
+    optimizer = {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": 0.1, "eps": -1.0}
+    with pytest.raises(ValueError, match=r"^optimizer::eps is -1\.0; torch\.optim\.AdamW"):
+        built(**NETWORKS["unet3d"], optimizer=optimizer)
+
+
+@pytest.mark.parametrize("recipe", layer_names("recipe"))
+def test_what_every_recipe_builds_can_be_used(recipe: str) -> None:
+    check_build(merge_layers({"recipe": recipe}, overrides=NETWORKS["unet3d"])["train"])
+
+
+@pytest.mark.parametrize(
     ("key", "code", "message"),
     [
         ("learning_rate", "@nothere", "learning_rate has '@nothere'; there is no key 'nothere' to refer to"),
         ("roi_size", "%nothere", "roi_size has '%nothere'; there is no key 'nothere'"),
         ("loss::x", "$@nothere + 1", "no such item"),
         ("batch_size", "$1/0", "batch_size cannot be evaluated or built: division by zero"),
+        ("batch_size", "$[1,", r"batch_size has '\$\[1,'; it is no expression of Python"),
+        ("train::log::path", "$a b", r"train has '\$a b'; it is no expression of Python"),
         ("batch_size", "$1/2", r"batch_size is 0\.5; expected a whole number"),
         ("modality", "$'pet'", "modality is 'pet'; expected ct or mr"),
         ("device", "$torch.device('meta')", "device is 'meta'; expected cpu"),
@@ -183,3 +221,10 @@ def test_code_is_evaluated_and_checked_before_a_run_is_written(
     with pytest.raises(ValueError, match=message):
         lp.compose(tmp_path / "run", {}, overrides={**NETWORKS["unet3d"], key: code})
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_looked_at_stays_as_it_is() -> None:
+    configs = merge_layers({"network": "unet3d"})
+    before = json.dumps(configs)
+    check_builds(configs)
+    assert json.dumps(configs) == before

@@ -59,12 +59,18 @@ def test_strange_words_of_the_command_line_are_answered_alike(row: Any) -> None:
     [
         ("num_classes", [2, 3], [1, 4, 2.0, True, "3"]),
         ("roi_size", [[32, 32, 1], (96, 96, 96)], [32, [32, 32], [32, 32, 0], [32.0, 32, 32], "[32,32,32]"]),
-        ("spacing", [[1.5, 1.5, 2], None], [2, [1.5, 1.5], [0, 1, 1], [1, 1, 201], [1, 1, float("nan")]]),
+        ("spacing", [[1.5, 1.5, 2], None], [2, [1.5, 1.5], [0, 1, 1], [1, 1, 51], [1, 1, float("nan")]]),
+        ("series", [None, "thinnest", "1.2.840.7", "1.2/AcquisitionNumber=2"], ["thinest", "", 5, ["1.2"]]),
         ("grid_size", [[128, 128, -1], None], [[128, 128, 0], [128, 128, -2], 128]),
         ("learning_rate", [1e-3, 1], ["abc", 0, -1, 101, float("inf")]),
         ("overlap", [0, 0.5], [1, 1.5, -0.1, "half"]),
         ("tta", [[], [0, 1, 2]], [True, [3], [0, 0], [-1], 0]),
-        ("hu_window", [[-175, 250]], [[250, -175], [0, 0], [1, 2, 3], 5]),
+        (
+            "hu_window",
+            [[-175, 250]],
+            [[250, -175], [0, 0], [1, 2, 3], 5],
+        ),
+        ("hu_windows", [[[-1000, 0], [500, 900]]], [[[900, 500]], [-175, 250]]),
         ("split_fractions", [[0.7, 0.2, 0.1], [1, 0, 0]], [[0.7, 0.3], [0.5, 0.5, 0.5], [0, 0.5, 0.5], [1.5, -0.5, 0]]),
         ("modality", ["ct", "mr"], ["CT", "pet", None, 1]),
         ("device", ["cpu", "cuda", "cuda:1"], ["gpu", "cuda:", 0, None]),
@@ -90,6 +96,8 @@ def test_what_a_key_takes(key: str, accepted: list[Any], refused: list[Any]) -> 
     [
         ({"val_interval": 5, "max_epochs": 3}, "val_interval is 5 and max_epochs is 3; expected at most max_epochs"),
         ({"spacing": None}, "spacing is null and grid_size is null; expected one of the two"),
+        ({"hu_window": [5000, 6000]}, "hu_window is .* expected a window that holds HU of livers"),
+        ({"hu_window": [-1000, -500]}, "expected a window that holds HU of livers"),
         ({"grid_size": [8, 8, 8]}, "expected one of the two"),
         (
             {"class_ratios": [1, 1], "num_classes": 3},

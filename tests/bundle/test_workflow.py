@@ -59,6 +59,28 @@ def test_paths_with_any_characters_are_those_folders(tmp_path: Path) -> None:
     assert list(cache.glob("*.pt"))
 
 
+@pytest.mark.parametrize(
+    ("workflow", "key", "value", "message"),
+    [
+        ("inference", "overlap", "$1/0", "overlap cannot be evaluated or built: division by zero"),
+        ("inference", "overlap", "@overlap", "overlap cannot be evaluated or built: .*circular"),
+        ("inference", "tta", "$[1,", "tta has .* it is no expression of Python"),
+        ("inference", "overlap", "$2", "overlap is 2; expected"),
+        ("inference", "inferer::overlap", "x", "inferer::overlap is 'x'; expected"),
+        ("inference", "network_def::_target_", "nowhere", "network_def is 'nowhere'; there is no class"),
+        ("inference", "postprocessing::transforms::0::keys", 5, "postprocessing::transforms::0::keys is 5"),
+        ("train", "optimizer::betas", 3, "optimizer::betas is 3; .*AdamW"),
+        ("train", "lr_scheduler::warmup_steps", "x", "lr_scheduler::warmup_steps is 'x'; expected"),
+    ],
+)
+def test_what_is_set_for_a_run_that_is_composed_is_named_where_it_cannot_be_used(
+    workflow: str, key: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    run = lp.compose(tmp_path / "run", {"recipe": "budget"}, overrides=TINY)
+    with pytest.raises(ValueError, match=message):
+        load_config(run, workflow, {key: value})
+
+
 def test_stock_monai_refuses_a_path_that_it_has_mangled(composed: Path, phantoms: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
         monai.bundle.run(

@@ -15,7 +15,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.compose import compose
-from liver_pipeline.bundle.trained import WEIGHTS
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.commands.export import export
 from liver_pipeline.networks.exporting import EXPORTERS, export_network

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from monai.transforms import Compose
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.trained import WEIGHTS
+from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.cli import main
 from liver_pipeline.data.cases import Case

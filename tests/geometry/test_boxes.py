@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from monai.data import MetaTensor
 from nibabel import orientations
 
-from liver_pipeline.geometry.boxes import Box, bounding_box, box_on_scan, box_text, cut_out, parse_box, whole_box, widen
-from liver_pipeline.geometry.grids import axis_map
+from liver_pipeline.geometry.axes import axis_map
+from liver_pipeline.geometry.boxes import Box, bounding_box, box_on_scan, box_text, parse_box, whole_box, widen
 from liver_pipeline.inferers.liver import Limits, find_liver
 from tests.orientations import ORIENTATIONS
 
@@ -114,15 +112,3 @@ def test_a_box_on_the_scan_holds_the_voxels_whose_centres_lie_in_it_however_the_
     if inside.any():
         assert found == bounding_box(turned)
     assert all(0 <= side.start < side.stop <= n for side, n in zip(found, turned.shape, strict=True))
-
-
-def test_a_part_of_a_volume_shares_its_memory_and_knows_where_it_is() -> None:
-    affine = torch.tensor([[0.0, 2.0, 0.0, 5.0], [1.0, 0.0, 0.0, -3.0], [0.0, 0.0, 4.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
-    volume = MetaTensor(torch.arange(24.0).reshape(1, 2, 3, 4), affine=affine, meta={"slope": 2.0})
-    part = cut_out(volume, (slice(1, 2), slice(1, 3), slice(2, 4)))
-    torch.testing.assert_close(part.as_tensor(), volume.as_tensor()[:, 1:2, 1:3, 2:4])
-    corner = affine.double() @ torch.tensor([1.0, 1.0, 2.0, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(part.affine[:, 3], corner)
-    assert part.meta["slope"] == 2.0
-    part[...] = -1.0
-    assert volume[0, 1, 2, 3] == -1.0

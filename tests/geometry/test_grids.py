@@ -14,7 +14,8 @@ from monai.transforms import Compose, Orientation, Resize, Spacing
 from scipy.spatial.transform import Rotation
 
 from liver_pipeline.geometry.affines import Affine
-from liver_pipeline.geometry.grids import axis_map, model_grid_for_size, model_grid_for_spacing
+from liver_pipeline.geometry.axes import axis_map
+from liver_pipeline.geometry.grids import model_grid_for_size, model_grid_for_spacing
 from liver_pipeline.geometry.resampling import resample_linear, resample_nearest, uploaded
 from tests.orientations import ORIENTATIONS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,20 @@ def test_a_training_is_tracked_in_mlflow_and_continues_in_its_run(tmp_path: Path
     steps = {one.info.run_id: len(client.get_metric_history(one.info.run_id, "train_loss")) for one in runs}
     assert steps.pop(run.info.run_id) == 3
     assert list(steps.values()) == [1, 1]
+
+
+def test_a_copied_run_folder_tracks_all_its_epochs_in_a_run_of_its_own(tmp_path: Path, data: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    options = {**UNET3D, "dataset_dir": str(data), "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    lp.train(tmp_path / "trial", {}, overrides=options)
+    shutil.copytree(tmp_path / "trial", tmp_path / "copies/trial")
+    lp.train(tmp_path / "copies/trial", {}, overrides={"max_epochs": 3})
+    (tmp_path / "trial").rename(tmp_path / "renamed")
+    lp.train(tmp_path / "renamed", {}, overrides={"max_epochs": 2})
+    client = mlflow.MlflowClient(tracking_uri=options["tracking_uri"])
+    runs = client.search_runs(client.get_experiment_by_name("liver_pipeline").experiment_id)
+    steps = [[loss.step for loss in client.get_metric_history(one.info.run_id, "train_loss")] for one in runs]
+    assert sorted(steps) == [[1, 2], [1, 2, 3]]
 
 
 def test_tracking_without_mlflow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from liver_pipeline.inferers.stitching import SlabStitcher, blend, importance_map
 from liver_pipeline.inferers.windows import windows
+from tests.no_memory import NoMemory
 
 
 def test_sums_equal_the_sliding_window_to_the_bit_and_only_a_slab_is_kept() -> None:
@@ -53,24 +51,6 @@ def test_ensemble_is_the_mean_of_softmax_over_its_members() -> None:
     logits = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(2))
     expected = (logits[:, :3].softmax(1) + logits[:, 3:].softmax(1)) / 2
     torch.testing.assert_close(blend(logits, torch.ones(2, 1, 3, 3), members=2), expected)
-
-
-VIEWS = ("slice", "permute", "alias", "detach", "view", "select")  # which take no memory
-
-
-class NoMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A device that has no memory for operation number ``at``, and room again once it was relieved."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.at, self.count, self.quiet = at, 0, False
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.quiet and function.__name__.partition(".")[0] not in VIEWS:
-            self.count += 1
-            if self.count == self.at:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-        return function(*args, **(kwargs or {}))
 
 
 def stitched(mode: NoMemory) -> tuple[torch.Tensor, int]:

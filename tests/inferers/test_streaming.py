@@ -27,10 +27,12 @@ from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.inferers.predictor import Engine, Predictor
 from liver_pipeline.inferers.streaming import StreamingInferer, labels_unbounded
 from liver_pipeline.inferers.upsampling import DeviceCanvas
-from liver_pipeline.networks.openvino import ConversionError, OpenVinoNetwork
+from liver_pipeline.networks.conversion import ConversionError
+from liver_pipeline.networks.openvino import OpenVinoNetwork
 from liver_pipeline.transforms.intensity import WindowHud
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
+from tests.no_memory import NoMemory
 from tests.orientations import OBLIQUE, every_orientation, every_rotation
 
 
@@ -342,6 +344,39 @@ def test_labels_painted_as_on_a_gpu_are_the_same_and_go_on_on_the_cpu_without_ro
     assert painted[0] > 1 or breaks_at == 0
 
 
+@pytest.mark.parametrize(("members", "tta"), [(1, [0]), (2, [])])
+def test_no_memory_at_any_operation_of_a_case_gives_the_same_labels_and_probabilities(
+    members: int, tta: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = on_model_grid(smooth_volume((20, 18, 12)), np.diag([-1.0, 1.0, 1.0, 1.0]), (1.5, 1.5, 2.0))
+    networks = torch.nn.ModuleList(small_net(seed=seed) for seed in range(members))
+    inferer = StreamingInferer((8, 8, 8), 2, backend="torch", probabilities=True, quality=True, tta=tta)
+    monkeypatch.setattr(
+        inferer, "_canvas", lambda grid, axis, _: DeviceCanvas(grid, axis, "cpu", keep_probabilities=True)
+    )
+    stream = inferer._stream
+
+    def segmented(mode: NoMemory) -> MetaTensor:
+        """Run the case on a device that has no memory for one of its operations."""
+
+        def short_of_memory(*args: Any, **options: Any) -> Any:
+            with mode:
+                return stream(*args, **options)
+
+        monkeypatch.setattr(inferer, "_stream", short_of_memory)
+        return inferer(image, networks)
+
+    counting = NoMemory(0)
+    expected = segmented(counting)
+    assert expected.meta["inference"]["fallbacks"] == ""
+    last = counting.count
+    for at in [*range(1, 40), *range(40, last - 20, last // 40), *range(last - 20, last + 1)]:
+        result = segmented(NoMemory(at))
+        np.testing.assert_array_equal(result.numpy(), expected.numpy(), err_msg=f"operation {at}")
+        np.testing.assert_array_equal(result.meta["probabilities"], expected.meta["probabilities"])
+        assert result.meta["inference"]["agreement"] == expected.meta["inference"]["agreement"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_resamples_to_the_bit_and_labels_a_scan_as_the_cpu_does() -> None:
@@ -385,25 +420,37 @@ def test_openvino_gives_the_same_labels_and_converts_once(tmp_path: Path) -> Non
 def test_a_converted_network_is_compared_with_pytorch_once_on_each_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared: list[int] = []
+    compared: list[tuple[int, ...]] = []
     check = OpenVinoNetwork._agreement
 
-    def counted(self: OpenVinoNetwork, network: torch.nn.Module, model: object) -> float:
-        compared.append(1)
-        return check(self, network, model)
+    def noted(self: OpenVinoNetwork, network: torch.nn.Module, model: object, shape: tuple[int, ...]) -> float:
+        compared.append(shape)
+        return check(self, network, model, shape)
 
-    monkeypatch.setattr(OpenVinoNetwork, "_agreement", counted)
+    monkeypatch.setattr(OpenVinoNetwork, "_agreement", noted)
+    whole, small = (1, 1, 128, 64, 64), (1, 1, 32, 32, 32)
     for _ in range(2):
-        OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8), cache_dir=tmp_path)
-    assert len(compared) == 1
+        OpenVinoNetwork(small_net(), whole, cache_dir=tmp_path)
+    assert compared == [whole]
     (record,) = tmp_path.glob("openvino-*/checked-*.json")
     assert json.loads(record.read_text())["label_agreement_with_torch"] > 0.999
     record.rename(record.with_name("checked-another-processor.json"))
-    OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8), cache_dir=tmp_path)
-    assert len(compared) == 2
-    OpenVinoNetwork(small_net(seed=5), (1, 1, 8, 8, 8), cache_dir=tmp_path)  # other weights
-    OpenVinoNetwork(small_net(), (1, 1, 8, 8, 8))  # nothing is kept
-    assert len(compared) == 4
+    OpenVinoNetwork(small_net(), whole, cache_dir=tmp_path)
+    assert compared == [whole] * 2
+    other = small_net(seed=5)  # its structure was compared on a whole window; its weights were not
+    windows = torch.rand(whole)
+    with torch.inference_mode():
+        expected = other(windows)
+    for _ in range(2):
+        torch.testing.assert_close(
+            OpenVinoNetwork(other, whole, cache_dir=tmp_path)(windows), expected, rtol=1e-3, atol=1e-3
+        )
+    assert compared == [whole, whole, small]
+    OpenVinoNetwork(small_net(), whole)  # nothing is kept
+    (structure,) = tmp_path.glob("structure-*.json")
+    structure.write_text("damaged")
+    OpenVinoNetwork(small_net(seed=7), whole, cache_dir=tmp_path)
+    assert compared == [whole, whole, small, whole, whole]
 
 
 class LargeOnly(torch.nn.Module):
@@ -425,15 +472,16 @@ class LargeOnly(torch.nn.Module):
 @pytest.mark.parametrize("refuses", [True, False])
 @pytest.mark.parametrize("least", [64, 128])
 def test_a_network_that_differs_on_small_windows_is_traced_on_one_that_is_large_enough(
-    least: int, refuses: bool
+    least: int, refuses: bool, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    network = LargeOnly(least, refuses).eval()
     shape = (1, 1, 128, 32, 1)
     windows = torch.rand(shape)
-    with torch.inference_mode():
-        expected = network(windows)
-        torch.testing.assert_close(OpenVinoNetwork(network, shape)(windows), expected, rtol=1e-3, atol=1e-4)
+    for network in (LargeOnly(least, refuses).eval(), LargeOnly(least, refuses).eval()):  # the same structure
+        with torch.inference_mode():
+            expected = network(windows)
+            converted = OpenVinoNetwork(network, shape, cache_dir=tmp_path)
+            torch.testing.assert_close(converted(windows), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_changed_weights_are_converted_again() -> None:
@@ -517,7 +565,7 @@ def test_engines_that_are_equal_agree_on_every_label_also_when_mirrored(tta: tup
 
 def test_openvino_is_used_without_its_telemetry() -> None:
     code = (
-        "import sys; from liver_pipeline.networks.openvino import import_openvino; ov = import_openvino();"
+        "import sys; from liver_pipeline.networks.conversion import import_openvino; ov = import_openvino();"
         "from openvino.tools.ovc import telemetry_utils; print(telemetry_utils.tm.__name__)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

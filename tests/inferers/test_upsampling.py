@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liver_pipeline.geometry.grids import AxisMap, axis_map, model_grid_for_spacing
+from liver_pipeline.geometry.axes import AxisMap, axis_map
+from liver_pipeline.geometry.grids import model_grid_for_spacing
 from liver_pipeline.geometry.resampling import interpolate
 from liver_pipeline.inferers.upsampling import (
     MIXED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from pydicom.uid import (
     JPEGLSLossless,
     MRImageStorage,
     RLELossless,
+    RTStructureSetStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 
 from liver_pipeline.io.dicom import find_series
@@ -355,6 +358,15 @@ def test_a_folder_of_scouts_and_captures_is_no_scan(tmp_path: Path) -> None:
     assert refusal(series(tmp_path, [scout(), scout()])).code == "NOT_A_SCAN"
 
 
+@pytest.mark.parametrize("kind", [SegmentationStorage, RTStructureSetStorage])
+def test_outlines_in_dicom_are_told_to_be_no_label_map(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "study").mkdir()
+    blank("1.2.3.9", kind).save_as(tmp_path / "study" / "a.dcm")
+    for path in (tmp_path / "study", tmp_path / "study" / "a.dcm"):
+        with pytest.raises(IntakeError, match=r"NOT_A_SCAN: a DICOM segmentation or structure set; export it"):
+            read_label_map(path)
+
+
 def test_a_volume_of_secondary_captures_is_read(tmp_path: Path) -> None:
     hu = body()
     files = [one_slice(k, hu, SOPClassUID=SecondaryCaptureImageStorage) for k in range(12)]
@@ -363,6 +375,83 @@ def test_a_volume_of_secondary_captures_is_read(tmp_path: Path) -> None:
 
 def test_a_slice_left_out_by_mistake_leaves_a_gap_that_is_refused(tmp_path: Path) -> None:
     assert refusal(ct(tmp_path, (5,), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])).code == "UNEVEN_SLICE_GAPS"
+
+
+@pytest.mark.parametrize("odd", [(9, 10, 11), (0, 1, 2), (11,)])
+def test_slices_at_the_ends_that_look_otherwise_belong_to_the_volume(tmp_path: Path, odd: tuple[int, ...]) -> None:
+    scan = read_scan(ct(tmp_path, odd, ImageType=["DERIVED", "SECONDARY", "AXIAL"]))
+    np.testing.assert_array_equal(scan.array, body())
+    assert scan.findings == ()
+
+
+@pytest.mark.parametrize("content", ["empty", "zeros", "cut short"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_slice_at_the_end_that_was_lost_is_told(tmp_path: Path, content: str, zipped: bool) -> None:
+    folder = ct(tmp_path / "scan")
+    last = folder / "IM011"
+    last.write_bytes({"empty": b"", "zeros": bytes(900), "cut short": last.read_bytes()[:330]}[content])
+    (folder / "README").write_text("no slice")
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+            for file in sorted(folder.iterdir()):  # README comes last
+                archive.write(file, f"study/{file.name}")
+        folder = tmp_path / "scan.zip"
+    reason = refusal(folder)
+    assert reason.code == "DICOM_DAMAGED" and ("member 12" if zipped else "IM011") in str(reason)
+
+
+@pytest.mark.parametrize("told", [10, 14])
+def test_an_enhanced_file_describes_each_of_its_frames(tmp_path: Path, told: int) -> None:
+    file = enhanced(body(), range(12))
+    groups = list(file.PerFrameFunctionalGroupsSequence)
+    file.PerFrameFunctionalGroupsSequence = (groups + groups)[:told]
+    reason = refusal(series(tmp_path, [file]))
+    assert reason.code == "DICOM_DAMAGED" and f"{told} frames" in str(reason)
+
+
+def test_values_that_say_they_are_no_hu_are_refused(tmp_path: Path) -> None:
+    assert read_scan(ct(tmp_path / "hu", range(12), RescaleType="HU")).findings == ()
+    assert read_scan(ct(tmp_path / "us", range(12), RescaleType="US")).findings == ()
+    reason = refusal(ct(tmp_path / "map", (3, 4), RescaleType="MGML"))
+    assert reason.code == "HU_SCALE" and "IM003, IM004" in str(reason)
+
+
+@pytest.mark.parametrize("numbers", [lambda k: k // 2, lambda k: k // 2 + 50 * (k % 2), lambda k: k // 3 + 9 * (k % 3)])
+def test_passes_without_any_tag_of_their_own_are_told_by_their_numbers(tmp_path: Path, numbers: Any) -> None:
+    hu = body()
+    folder = series(tmp_path / "ct", [one_slice(k, hu, InstanceNumber=numbers(k)) for k in range(12)])
+    assert refusal(folder).code == "MIXED_PASSES"
+    assert read_scan(folder, accept=["MIXED_PASSES"]).array.shape == SHAPE
+    mr = [one_slice(k, hu, InstanceNumber=numbers(k), Modality="MR", SOPClassUID=MRImageStorage) for k in range(12)]
+    assert codes(read_scan(series(tmp_path / "mr", mr), modality="any")) == []
+
+
+@pytest.mark.parametrize(
+    "numbers", [lambda k: k, lambda k: -k, lambda k: 0, lambda k: k % 6, lambda k: k ^ 1, lambda k: (7 * k) % 12]
+)
+def test_numbers_of_one_pass_may_run_as_they_like(tmp_path: Path, numbers: Any) -> None:
+    hu = body()
+    folder = series(tmp_path, [one_slice(k, hu, InstanceNumber=numbers(k)) for k in range(12)])
+    assert read_scan(folder).findings == ()
+
+
+@pytest.mark.parametrize(
+    "places", [lambda k: "ab"[k // 6], lambda k: "ab"[k % 2], lambda k: (".", "b")[k // 6], lambda k: "abc"[k // 4]]
+)
+def test_a_series_in_several_folders_is_not_several_scans(tmp_path: Path, places: Any) -> None:
+    hu = body()
+    for k in range(12):
+        series(tmp_path / "s" / places(k), [one_slice(k, hu)], prefix=f"{k:02d}_")
+    for folder in {tmp_path / "s" / places(k) for k in range(12)}:
+        reason = refusal(folder)
+        assert reason.code == "MIXED_SERIES" and "more slices of the series" in str(reason)
+        assert read_scan(folder, accept=["MIXED_SERIES", "UNEVEN_SLICE_GAPS"]).array.shape[2] in (4, 6)
+
+
+def test_a_copy_or_another_series_beside_it_is_no_part_of_a_scan(tmp_path: Path) -> None:
+    ct(tmp_path / "a"), ct(tmp_path / "copy")
+    series(tmp_path / "b", [one_slice(k, body(), SeriesInstanceUID="1.2.9") for k in range(5, 12)])
+    assert all(not any(f.code == "MIXED_SERIES" for f in read_scan(tmp_path / name).findings) for name in "ab")
 
 
 # --- several series ------------------------------------------------------------------------------------------------
@@ -539,3 +628,34 @@ def test_no_value_of_a_damaged_header_is_quoted(tmp_path: Path, recwarn: pytest.
     file.write_bytes(file.read_bytes().replace(b"1.2.3.4", b"Jane^Do"))
     refusal(folder)
     assert not [warning for warning in recwarn if "Jane" in str(warning.message)]
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "circle", "pipe"])
+def test_a_last_slice_that_is_a_link_to_nowhere_or_a_pipe_is_told(tmp_path: Path, kind: str) -> None:
+    folder = ct(tmp_path / "ct")
+    (folder / "notes.txt").symlink_to(tmp_path / "gone")
+    assert read_scan(folder).array.shape[2] == SHAPE[2]
+    last = max(folder.glob("IM*"))
+    last.unlink()
+    if kind == "pipe":
+        os.mkfifo(last)
+    else:
+        last.symlink_to(last if kind == "circle" else tmp_path / "gone")
+    with pytest.raises(IntakeError, match=last.name) as caught:
+        read_scan(folder)
+    assert caught.value.code == "DICOM_DAMAGED"
+
+
+def test_too_little_memory_for_a_series_is_no_fault_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ct(tmp_path / "ct")
+
+    def no_memory(*args: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    for place_of_it in ("pydicom.dcmread", "pydicom.pixels.iter_pixels"):  # headers, pixels
+        with monkeypatch.context() as patch, pytest.raises(IntakeError) as caught:
+            patch.setattr(place_of_it, no_memory)
+            read_scan(folder)
+        assert caught.value.code == "OUT_OF_MEMORY"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
-from liver_pipeline.io.failures import is_device_error
+from liver_pipeline.io.failures import PASSING, finding_of, is_device_error
 
 
 @pytest.mark.parametrize(
@@ -15,6 +17,10 @@ from liver_pipeline.io.failures import is_device_error
         (RuntimeError("CUDA error: device-side assert triggered"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (RuntimeError("CUDA driver error: device lost"), True),
+        (RuntimeError("level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"), True),
+        (RuntimeError("CUDA error: out of memory"), False),  # of pinned memory, or of a library's own
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
         (RuntimeError("shape mismatch"), False),
         (ValueError("CUDA error is no RuntimeError here"), False),
     ],
@@ -28,3 +34,25 @@ def test_a_device_that_failed_is_told_from_a_scan_that_did(error: Exception, exp
             raise RuntimeError("applying transform") from inner  # as MONAI wraps it
     except RuntimeError as outer:
         assert is_device_error(outer) is expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (MemoryError(), "OUT_OF_MEMORY"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+            "OUT_OF_MEMORY",
+        ),
+        (RuntimeError("CUDA error: out of memory"), "OUT_OF_MEMORY"),
+        (RuntimeError("std::bad_alloc"), "OUT_OF_MEMORY"),
+        (RuntimeError("can't start new thread"), "READ_FAILED"),
+        (OSError(errno.ESTALE, "Stale file handle"), "READ_FAILED"),
+        (OSError(errno.EMFILE, "Too many open files"), "READ_FAILED"),
+        (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL"),
+    ],
+)
+def test_what_the_machine_lacked_is_tried_again_and_what_a_scan_does_is_not(reason: Exception, code: str) -> None:
+    assert finding_of(reason).code == code
+    assert code in PASSING
+    assert finding_of(ValueError("CUDA is no word of this scan's")).code == "PREDICT_FAILED" not in PASSING

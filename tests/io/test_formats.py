@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -198,11 +199,36 @@ def test_voxels_that_are_not_there_are_told(tmp_path: Path, name: str) -> None:
     assert len(input_sha256(path)) == 64
 
 
+@pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])
+def test_a_header_names_no_file_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "scan" / "below").mkdir(parents=True)
+    path = written(tmp_path / "scan", name)
+    text = path.read_text()
+    for place in (tmp_path / "scan" / "b.raw", tmp_path / "scan" / "below" / "b.raw", tmp_path / "b.raw"):
+        place.write_bytes((tmp_path / "scan" / "a.raw").read_bytes())
+    for inside in ("./b.raw", "below/b.raw", "../scan/b.raw", str(tmp_path / "scan" / "b.raw")):
+        path.write_text(text.replace("a.raw", inside))
+        assert code_of(path) == "", inside
+    for outside in ("../b.raw", "below/../../b.raw", str(tmp_path / "b.raw"), "/etc/passwd"):
+        path.write_text(text.replace("a.raw", outside))
+        with pytest.raises(IntakeError, match=r"VOXELS_MISSING: .* outside of its own folder"):
+            read_scan(path)
+
+
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
 def test_bytes_behind_the_voxels_are_a_warning(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name)
     path.write_bytes(path.read_bytes() + b"12345")
     assert [f.code for f in read_scan(path).findings] == ["TRAILING_BYTES"]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
+def test_whole_planes_behind_the_voxels_are_slices_that_the_header_lost(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name) if name in FORMATS else nifti(tmp_path / name, body(), affine_of())
+    plane = int(np.prod(body().shape[:2])) * 2  # int16
+    path.write_bytes(path.read_bytes() + bytes(plane))
+    assert code_of(path) == "TRAILING_BYTES"
+    assert [f.code for f in read_scan(path, accept=["TRAILING_BYTES"]).findings] == ["TRAILING_BYTES"]
 
 
 # --- NRRD ------------------------------------------------------------------------------------------------------------
@@ -275,6 +301,27 @@ def test_the_space_of_a_nrrd_says_where_its_axes_run(tmp_path: Path, space: str,
 )  # fmt: skip
 def test_what_a_nrrd_lacks_or_has_wrong_gets_a_code(tmp_path: Path, changes: dict[str, Any], code: str) -> None:
     assert code_of(nrrd(tmp_path / "a.nrrd", **changes)) == code
+
+
+def test_somebodys_own_pair_is_no_field_of_a_nrrd(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "a.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"modality:=CT", b"modality:=CT\nspace:=LPS\nsizes:=1 2 3"))
+    np.testing.assert_allclose(read_scan(path).affine[:3, 3], (-31.5, 12.25, 801.125), atol=1e-4)
+
+
+def test_segments_of_slicer_that_overlap_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    labels = (body() > -500).astype(np.uint8)
+    for count, sizes, directions in ((1, "", ""), (2, "2 ", "none ")):
+        voxels = np.stack([labels] * count).tobytes(order="F")
+        path = nrrd(
+            tmp_path / "a.seg.nrrd", voxels, type="uint8", sizes=f"{sizes}14 13 12", dimension=str(2 + count),
+            space_directions=f"{directions}(0.8,0,0) (0,1.1,0) (0,0,2.5)",
+        )  # fmt: skip
+        path.write_bytes(path.read_bytes().replace(b"modality:=CT", b"Segment0_ID:=Segment_1"))
+        if count == 1:
+            np.testing.assert_array_equal(read_label_map(path).array, labels)
+    with pytest.raises(IntakeError, match=r"NOT_3D: .* 2 layers; export them to a label map"):
+        read_label_map(path)
 
 
 def test_encodings_and_skips_of_a_nrrd(tmp_path: Path) -> None:
@@ -456,6 +503,18 @@ def test_every_format_in_a_folder_is_a_case_and_none_is_passed_over(tmp_path: Pa
     codes = {one.case: code_of(one.path) for one in find_inputs(tmp_path)}
     assert codes.pop("analyze/a") == "ANALYZE" and codes.pop("lonely/a") == "VOXELS_MISSING"
     assert set(codes.values()) == {""}
+
+
+def test_what_is_packed_once_more_is_told(tmp_path: Path) -> None:
+    whole = written(tmp_path, "a.nrrd").read_bytes()
+    for data, said in ((gzip.compress(gzip.compress(whole)), "twice"), (gzip.compress(whole), "a compressed NRRD")):
+        (tmp_path / "a.nii.gz").write_bytes(data)
+        with pytest.raises(IntakeError, match=f"NOT_A_SCAN: .*as {said}|NOT_A_SCAN: .*compressed {said}"):
+            read_scan(tmp_path / "a.nii.gz")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.nrrd", whole)
+    with pytest.raises(IntakeError, match=r"NOT_A_SCAN: no DICOM slices in the zip; unzip"):
+        read_scan(tmp_path / "a.zip")
 
 
 def test_text_that_looks_like_no_header_is_no_scan(tmp_path: Path) -> None:

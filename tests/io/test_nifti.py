@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from liver_pipeline.cli import main
 from liver_pipeline.geometry.affines import shear_drift
-from liver_pipeline.geometry.grids import axis_map, model_grid_for_spacing
+from liver_pipeline.geometry.axes import axis_map
+from liver_pipeline.geometry.grids import model_grid_for_spacing
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.nifti_header import best_affine
 from liver_pipeline.io.volumes import read_label_map, read_scan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liver_pipeline.io.discovery import find_inputs, is_label_map
+from liver_pipeline.io.discovery import find_inputs, is_label_map, voxel_count
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.pictures import Pictures, read_picture
 from liver_pipeline.io.volumes import read_scan, write_label_map
@@ -70,8 +72,60 @@ def test_what_is_no_picture_of_eight_bits_has_a_code(tmp_path: Path) -> None:
         for cut in (9, 40, len(data) // 2):
             (tmp_path / name).write_bytes(data[:cut])
             assert code_of(tmp_path / name) in ("TRUNCATED", "BAD_HEADER")
-    (tmp_path / "text.png").write_text("no picture")
-    assert RUN.read(tmp_path / "text.png") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "turn"), [(2, np.fliplr), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1))]
+)
+def test_a_picture_is_taken_as_programs_show_it(tmp_path: Path, said: int, turn: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = said  # orientation: 2 mirrored, 3 upside down, 6 to be turned to the right
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    scan = RUN.read(tmp_path / "a.png")
+    assert scan is not None
+    np.testing.assert_array_equal(scan.array[:, :, 0].T, turn(GREY))
+
+
+def test_what_eight_bits_a_channel_do_not_show_is_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    deep = np.stack([GREY.astype(">u2") * 16] * 3, axis=-1).astype(
+        ">u2"
+    )  # twelve bits in sixteen: nearly black in eight
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    header = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    png(tmp_path / "through.png", np.dstack([GREY] * 3 + [np.where(GREY > 90, 255, 0).astype(np.uint8)]))
+    Image.fromarray(GREY).save(tmp_path / "one_grey.png", transparency=10)
+    Image.fromarray(GREY).save(tmp_path / "film.png", save_all=True, append_images=[Image.fromarray(255 - GREY)])
+    png(tmp_path / "ink.jpg", GREY, "CMYK")
+    for name in ("deep.png", "through.png", "one_grey.png", "film.png", "ink.jpg"):
+        assert code_of(tmp_path / name) == "UNSUPPORTED_DTYPE", name
+
+
+@pytest.mark.parametrize("most", [20, 10])  # Pillow warns of more than the limit, and refuses twice as many
+def test_more_pixels_than_a_slice_has_are_no_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, most: int
+) -> None:
+    path = png(tmp_path / "a.png", GREY)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+    with pytest.raises(IntakeError, match=r"BAD_HEADER: more than 0 million pixels; crop or shrink"):
+        RUN.read(path)
+    assert voxel_count(path) == (0, 0)
+    assert not recwarn.list
+
+
+def test_the_name_tells_a_picture_as_its_content_does(tmp_path: Path) -> None:
+    for name, content, code in (
+        ("text.png", b"no picture", "NOT_A_SCAN"), ("tiff.jpg", b"II*\0 and more", "NOT_A_SCAN"),
+        ("none.png", b"", "EMPTY_FILE"),
+        ("scan.nii.gz", png(tmp_path / "a.png", GREY).read_bytes(), "PICTURE"),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        assert code_of(tmp_path / name) == code
+    assert RUN.read(tmp_path / "gone.nii.gz") is None
 
 
 def test_runs_of_3d_networks_take_no_picture(tmp_path: Path) -> None:

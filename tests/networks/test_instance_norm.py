@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from liver_pipeline.networks.conversion import import_openvino
 from liver_pipeline.networks.exporting import EXPORTERS
 from liver_pipeline.networks.instance_norm import spell_out_instance_norms
-from liver_pipeline.networks.openvino import import_openvino
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -23,6 +23,7 @@ from pynetdicom.sop_class import (
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot
 
 from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.node.asking import instances_of
 from liver_pipeline.node.delivery import append_row
 from liver_pipeline.node.peers import Peer
@@ -94,8 +95,18 @@ class Site:
             yield
 
     def store(self, files: list[Path], title: str = "SCANNER", **more: Any) -> None:
-        with self.sending():
-            send(files, title, Peer("LIVER", LOOPBACK, self.port), **{"timeout_s": PATIENCE_S} | more)
+        """Send files as a scanner does: again, where no answer comes.
+
+        pynetdicom loses an answer that comes while its own thread is held between two statements (its issue 435).
+        """
+        for tries_left in reversed(range(3)):
+            try:
+                with self.sending():
+                    send(files, title, Peer("LIVER", LOOPBACK, self.port), **{"timeout_s": PATIENCE_S / 10} | more)
+                return
+            except IntakeError as reason:
+                if not tries_left or "stopped answering" not in str(reason):
+                    raise
 
     def serve(self, work: Any, stop: Any) -> None:
         """Run the node until ``stop`` is set."""

@@ -891,12 +891,16 @@ def test_one_file_that_cannot_be_read_hides_no_other_scan(
     assert codes == {"a.0": "READ_FAILED", "locked": "READ_FAILED"}
 
 
-def test_a_pipe_named_like_a_scan_is_a_row_and_keeps_nobody_waiting(scans: Path, tmp_path: Path) -> None:
-    os.mkfifo(scans / "b.nii.gz")
+def test_pipes_and_links_to_nowhere_named_like_scans_are_rows_and_keep_nobody_waiting(
+    scans: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(scans / "pipe.nii.gz")
+    (scans / "circle.nii.gz").symlink_to("circle.nii.gz")
+    (scans / "nowhere.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
     for _ in range(2):
         assert folder_run(scans, tmp_path / "masks").run().exit_code == 3
-    (row,) = {(row["case"], row["code"]) for row in rows(tmp_path / "masks") if row["event"] == "failed"}
-    assert row == ("b", "READ_FAILED")
+    found = {row["case"]: row["code"] for row in rows(tmp_path / "masks") if row["event"] == "failed"}
+    assert found == {"pipe": "READ_FAILED", "circle": "READ_FAILED", "nowhere": "NOT_FOUND"}
 
 
 def test_what_is_bound_to_a_function_or_lies_in_slots_identifies_the_config() -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import liver_pipeline as lp
+from liver_pipeline.io.discovery import find_inputs
 from liver_pipeline.prediction.folder_run import Summary
 
 ROWS, COLUMNS = 24, 40
@@ -78,3 +79,19 @@ def test_a_run_of_a_3d_network_says_what_takes_pictures(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"PICTURE.*2D networks"):
         lp.predict(run, tmp_path / "a.png", tmp_path / "mask.png", overrides={"device": "cpu"})
+
+
+def test_a_picture_is_segmented_as_it_is_shown_however_the_camera_was_held(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "ct")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: what is stored is to be turned a quarter, clockwise
+    Image.fromarray(np.rot90(GREY)).save(tmp_path / "turned.png", exif=exif)
+    lp.predict(run, tmp_path / "turned.png", tmp_path / "mask.png", overrides={"device": "cpu", "backend": "torch"})
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), EXPECTED)
+
+
+def test_pictures_beside_scans_are_told_not_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    Image.fromarray(GREY).save(tmp_path / "b.png")
+    assert [one.case for one in find_inputs(tmp_path, pictures=True)] == ["a"]
+    assert "1 pictures are left out beside scans: b.png" in caplog.text

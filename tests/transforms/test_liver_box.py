@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import ClassesToIndicesd
 
 from liver_pipeline.geometry.boxes import Box, box_text
-from liver_pipeline.transforms.liver_box import CropToLiverd, RandNarrowBoxd
+from liver_pipeline.transforms.liver_box import CropToLiverd, RandNarrowBoxd, cut_out
 
 SPACING = (2.0, 2.0, 5.0)
 
@@ -101,3 +101,15 @@ def test_jitter_leaves_at_least_a_voxel_and_is_not_negative() -> None:
         assert min(narrow(case(None))["image"].shape) >= 1
     with pytest.raises(ValueError, match="jitter_mm must be 0 or more"):
         RandNarrowBoxd("image", jitter_mm=-1.0)
+
+
+def test_a_part_of_a_volume_shares_its_memory_and_knows_where_it_is() -> None:
+    affine = torch.tensor([[0.0, 2.0, 0.0, 5.0], [1.0, 0.0, 0.0, -3.0], [0.0, 0.0, 4.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+    volume = MetaTensor(torch.arange(24.0).reshape(1, 2, 3, 4), affine=affine, meta={"slope": 2.0})
+    part = cut_out(volume, (slice(1, 2), slice(1, 3), slice(2, 4)))
+    torch.testing.assert_close(part.as_tensor(), volume.as_tensor()[:, 1:2, 1:3, 2:4])
+    corner = affine.double() @ torch.tensor([1.0, 1.0, 2.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(part.affine[:, 3], corner)
+    assert part.meta["slope"] == 2.0
+    part[...] = -1.0
+    assert volume[0, 1, 2, 3] == -1.0

@@ -97,6 +97,17 @@ def test_exactly_one_way_to_give_the_grid(options: dict[str, Any]) -> None:
         ToModelGridd("image", **options)
 
 
+@pytest.mark.parametrize(
+    ("grid", "asked"), [({"spacing": [0.05] * 3}, "spacing"), ({"grid_size": [9000] * 3}, "grid_size")]
+)
+def test_a_grid_of_terabytes_is_refused_by_the_name_of_its_key(grid: dict[str, Any], asked: str) -> None:
+    scan = MetaTensor(
+        torch.zeros(1, 20, 20, 20), affine=torch.diag(torch.tensor([20.0, 20, 20, 1], dtype=torch.float64))
+    )
+    with pytest.raises(MemoryError, match=rf"^{asked} .* makes (7601|9000) x .* voxels of this scan, \d+ GB"):
+        ToModelGridd(["image"], **grid)({"image": scan})
+
+
 def test_unknown_mode_lists_the_known() -> None:
     with pytest.raises(ValueError, match="known: bilinear, nearest"):
         ToModelGridd("image", spacing=(1, 1, 1), mode="cubic")
