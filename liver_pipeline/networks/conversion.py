@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,7 +46,9 @@ def converted(network: nn.Module, example: tuple[int, ...], shape: tuple[int, ..
     try:
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        with torch.no_grad(), _own_log_level():
+        with torch.no_grad(), _own_log_level(), warnings.catch_warnings():
+            # said to whoever writes networks, of other shapes than this one
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             # PyTorch would trace a second time to compare: what comes of it is compared anyway
             traced = TorchScriptPythonDecoder(
                 network, example_input=torch.zeros(example), trace_kwargs={"check_trace": False}
