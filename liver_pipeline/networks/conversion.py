@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.jit._trace import TracerWarning
 
 
 class ConversionError(RuntimeError):
@@ -48,7 +49,7 @@ def converted(network: nn.Module, example: tuple[int, ...], shape: tuple[int, ..
 
         with torch.no_grad(), _own_log_level(), warnings.catch_warnings():
             # said to whoever writes networks, of other shapes than this one
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", TracerWarning)
             # PyTorch would trace a second time to compare: what comes of it is compared anyway
             traced = TorchScriptPythonDecoder(
                 network, example_input=torch.zeros(example), trace_kwargs={"check_trace": False}

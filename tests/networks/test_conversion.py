@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.jit._trace import TracerWarning
 
 from liver_pipeline.networks.conversion import converted
 
@@ -20,4 +21,4 @@ class Branch(nn.Module):
 def test_what_tracing_says_to_writers_of_networks_reaches_no_user(recwarn: pytest.WarningsRecorder) -> None:
     pytest.importorskip("openvino")
     converted(Branch(), (1, 1, 8, 8), (1, 1, 8, 8))
-    assert not [warned for warned in recwarn if issubclass(warned.category, torch.jit.TracerWarning)]
+    assert not [warned for warned in recwarn if issubclass(warned.category, TracerWarning)]
