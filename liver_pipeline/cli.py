@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 import liver_pipeline as lp
 from liver_pipeline.commands import completion
-from liver_pipeline.io.screen import hang_up, open_streams
+from liver_pipeline.io.screen import hang_up, open_streams, unwritten
 
 EXIT_BAD_USAGE = 2
 EXIT_SOME_FAILED = 3
@@ -45,7 +46,11 @@ class OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            if reason := unwritten():
+                raise OSError(f"what was printed is lost ({reason.strerror}); files are as the command leaves them")
+            return result
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, RuntimeErrors by descent
         except BrokenPipeError:  # as `| head` leaves it
@@ -70,6 +75,8 @@ def root_cause(error: BaseException) -> str:
         if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", wrapped.string):
             foreign = f"{built[1]}: "
         error = error.__cause__
+    if any(f"[Errno {number}]" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):  # others quote it, too
+        return "no space is left on the disk that is written to; make room, then give the same command again"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"  # without Python's number and quotes
     return f"{foreign}{error}"
@@ -85,7 +92,11 @@ def main(debug: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings
-    sys.path.append(str(Path.cwd()))  # own classes are found where `python -m monai.bundle` finds them
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise FileNotFoundError("the working directory is gone; cd to one that is there") from None
+    sys.path.append(here)  # own classes are found where `python -m monai.bundle` finds them
 
 
 def _layers(**named: str | None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -370,3 +371,24 @@ def test_what_names_the_file_is_what_is_said_and_not_what_caused_it(tmp_path: Pa
 def test_an_option_that_would_be_dropped_is_refused(words: list[str], reason: str) -> None:
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 2 and reason in done.output
+
+
+def test_a_full_disk_is_called_so_without_words_of_others() -> None:
+    plain = OSError(errno.ENOSPC, "No space left on device", "/source/that/was/read")
+    quoted = OSError(
+        f"With tag (7FE0,0010) got exception: {OSError(errno.ENOSPC, 'x')}\nTraceback (most recent call ..."
+    )
+    assert root_cause(plain) == root_cause(quoted)
+    assert root_cause(plain).startswith("no space is left on the disk that is written to")
+    assert root_cause(OSError("no space left for r/models; make room")) == "no space left for r/models; make room"
+
+
+def test_a_compose_that_fails_leaves_no_half_of_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("liver_pipeline.bundle.compose.write_config", full)
+    assert "no space is left" in refused("compose", tmp_path / "r", *TINY_NETWORK)
+    assert {path.name for path in (tmp_path / "r").iterdir()} <= {"LICENSE", "docs", "models", ".lock"}
+    monkeypatch.undo()
+    assert call("compose", tmp_path / "r", *TINY_NETWORK).exit_code == 0

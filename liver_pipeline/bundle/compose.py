@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.names import share_dir
 from liver_pipeline.bundle.stages import LIVER_STAGE, merge_stages
 from liver_pipeline.io.checkpoints import LAST, OLDER, PREVIOUS
-from liver_pipeline.io.files import move_aside, temporary_name, whole_file, write_json
+from liver_pipeline.io.files import move_aside, whole_file, whole_folder, write_json
 from liver_pipeline.io.locks import lock_run
 from liver_pipeline.io.tables import is_dealt
 
@@ -104,9 +105,9 @@ def write_bundle(folder: Path, configs: Configs) -> None:
     """Write a bundle without weights: configs, and licence and model card where there are none."""
     (folder / "models").mkdir(parents=True, exist_ok=True)
     for name in ("LICENSE", "docs/README.md"):
-        (folder / name).parent.mkdir(exist_ok=True)
         if not (folder / name).exists():
-            shutil.copyfile(share_dir("bundle") / name, folder / name)
+            with whole_file(folder / name) as temporary:
+                shutil.copyfile(share_dir("bundle") / name, temporary)
     write_configs(folder / "configs", configs)
 
 
@@ -115,14 +116,11 @@ def write_configs(configs: Path, merged: Mapping[str, Mapping[str, Any]]) -> Non
 
     ``train.yaml`` comes last: whoever is interrupted finds the older one, and writes all of them again.
     """
-    target = configs if configs.is_dir() else configs.with_name(temporary_name())
-    target.mkdir(exist_ok=True)
-    shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", target / f"{MULTI_GPU}.yaml")
-    write_json(target / "metadata.json", metadata(merged["inference"]))
-    for workflow in sorted(merged, key=lambda name: name == "train"):
-        write_config(target / f"{workflow}.yaml", merged[workflow])
-    if target != configs:
-        target.rename(configs)
+    with contextlib.nullcontext(configs) if configs.is_dir() else whole_folder(configs) as target:
+        shutil.copyfile(share_dir("configs") / f"{MULTI_GPU}.yaml", target / f"{MULTI_GPU}.yaml")
+        write_json(target / "metadata.json", metadata(merged["inference"]))
+        for workflow in sorted(merged, key=lambda name: name == "train"):
+            write_config(target / f"{workflow}.yaml", merged[workflow])
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:

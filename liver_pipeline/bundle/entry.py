@@ -14,22 +14,26 @@ import yaml
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Key, Role
 from liver_pipeline.bundle.values import is_code
+from liver_pipeline.io.tables import text_of
 
 TEXT_TAG = "tag:yaml.org,2002:str"
 NULLS = ("", "~", "null", "Null", "NULL")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the first is libyaml's
-    """YAML as PyYAML reads it, but ``1e-3`` is a number and ``2020-01-01`` is text."""
+    """YAML as PyYAML reads it, but ``1e-3`` is a number, and ``2020-01-01``, ``1:30`` (90), ``010`` (8) are text."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
+    first: [pair for pair in pairs if not pair[0].endswith((":timestamp", ":int", ":float"))]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+for _kind, _pattern in (
+    ("int", r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$"),
+    ("float", r"[-+]?(\d[\d_]*)?(\d\.|\.\d|\d(?=[eE]))[\d_]*([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789"))
+MOST_NESTED = 50  # blocks and lists in each other; what an anchor puts into itself is deeper
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -40,8 +44,9 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is not valid YAML, holds no keys, or sets one twice; the message has the lines.
     """
+    text = text_of(path)
     try:
-        loader = _Loader(path.read_bytes())
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             return {}
@@ -49,16 +54,23 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} holds no keys; expected lines such as max_epochs: 100")
         _refuse_doubles(root, path)
         for name, node in root.value:
+            if not isinstance(name, yaml.ScalarNode) or name.tag != TEXT_TAG or not name.value.strip():
+                named = name.value or "''" if isinstance(name, yaml.ScalarNode) else "of several values"
+                raise ValueError(f"{path}, line {name.start_mark.line + 1}, has the key {named}; keys are text")
             row = row_of(name.value)
             if row is not None and row.kind.is_text and _is_plain(node) and not _means_null(node.value, row):
                 node.tag = TEXT_TAG
         config: dict[str, Any] = loader.construct_document(root)
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    for key in config:
-        if not isinstance(key, str):
-            raise ValueError(f"{path} has the key {key!r}; keys are text")
+    except yaml.YAMLError as error:
+        raise ValueError(_yaml_fault(path, error)) from error
     return config
+
+
+def _yaml_fault(path: Path, error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    tab = "; indent with blanks, not tabs" if "cannot start any token" in problem else ""
+    return f"{path} is not valid YAML: {where}{problem}{tab}"
 
 
 def _is_plain(node: yaml.Node) -> bool:
@@ -69,11 +81,15 @@ def _means_null(text: str, row: Key) -> bool:
     return row.kind.has_null and text in NULLS
 
 
-def _refuse_doubles(node: yaml.Node, path: Path | str) -> None:
+def _refuse_doubles(node: yaml.Node, path: Path | str, depth: int = 0) -> None:
     """Refuse a mapping in a file, or in the value of a key, that has a key twice, of which YAML takes the last."""
+    if depth > MOST_NESTED:
+        raise ValueError(
+            f"{path}, line {node.start_mark.line + 1}: more than {MOST_NESTED} lists and blocks in each other"
+        )
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_doubles(item, path)
+            _refuse_doubles(item, path, depth + 1)
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for name, value in node.value:
@@ -81,7 +97,7 @@ def _refuse_doubles(node: yaml.Node, path: Path | str) -> None:
             if key in lines:
                 raise ValueError(f"{path} sets '{key}' twice, in lines {lines[key]} and {line}; remove one")
             lines[key] = line
-            _refuse_doubles(value, path)
+            _refuse_doubles(value, path, depth + 1)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:

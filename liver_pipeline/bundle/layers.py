@@ -14,7 +14,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 from monai.bundle.utils import merge_kv
 
-from liver_pipeline.bundle.checks import check_references, check_replaced, check_values, checking
+from liver_pipeline.bundle.checks import check_references, check_replaced, check_values, checking, shown
 from liver_pipeline.bundle.entry import entered, read_config
 from liver_pipeline.bundle.keys import KEYS, root_of, row_of
 from liver_pipeline.bundle.names import DEFAULT_LAYERS, WORKFLOWS, layer_file, share_dir, users_of
@@ -137,6 +137,8 @@ def _set(parser: ConfigParser, key: str, value: Any) -> None:
     holder, last = _holder(parser.config, key)
     if holder is not parser.config and isinstance(holder, dict) and last in holder:
         check_replaced(key, holder[last], value)
+    if key.startswith("+") and isinstance(holder, dict) and not isinstance(there := holder.get(last, []), (list, dict)):
+        raise ValueError(f"{key} is {shown(value)}; + adds to a list or a block, and {key[1:]} is {shown(there)}")
     merge_kv(parser, key, entered(key, value))
 
 

@@ -13,15 +13,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 from tqdm import tqdm
 
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.evaluation.trust import reliability_curves, trust_curves, with_quality
-from liver_pipeline.io.discovery import PROBABILITIES
+from liver_pipeline.io.discovery import PROBABILITIES, voxel_count
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.limits import cores, total_bytes
 from liver_pipeline.io.masks import mask_of
@@ -226,7 +224,7 @@ def _run(
 ) -> Iterator[tuple[str, dict[str, Any] | Failure]]:
     """Score pairs in as many processes as cores and memory allow, each result as it comes."""
     n_cores = cores()
-    voxels = {pair.case: _voxels(pair.label) for pair in pairs}
+    voxels = {pair.case: voxel_count(pair.label)[0] for pair in pairs}
     n_workers = _count_workers(list(voxels.values()), workers or n_cores, memory_gb)
     if workers is None and sum(voxels.values()) < SMALL_JOB_VOXELS:
         n_workers = 1
@@ -257,14 +255,6 @@ def _run_in_pool(
             return
         for pair in unfinished.values():
             yield from _run_in_pool([pair], score, 1)
-
-
-def _voxels(path: Path) -> int:
-    """Voxels by the header; 0 for a file that cannot be read, whose error comes later."""
-    try:
-        return int(np.prod(nib.load(path).shape))
-    except Exception:
-        return 0
 
 
 def _count_workers(voxels: Sequence[int], wanted: int, memory_gb: float | None) -> int:

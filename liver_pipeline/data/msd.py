@@ -76,7 +76,7 @@ def _listed(root: Path, index: Path, items: Any) -> list[tuple[str, Path, Path]]
     for number, item in enumerate(items):
         paths = [item.get(key) if isinstance(item, Mapping) else None for key in ("image", "label")]
         for key, path in zip(("image", "label"), paths, strict=True):
-            if not isinstance(path, str) or not path.strip():
+            if not isinstance(path, str) or not PurePosixPath(path.strip()).name:
                 raise ValueError(f"{index}: training[{number}] is {_shown(item)}; expected a path under '{key}'")
         image, label = (PurePosixPath(str(path).strip()) for path in paths)
         inside = image.parts[1:] if image.parts[0] == "imagesTr" else image.parts

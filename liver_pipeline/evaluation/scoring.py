@@ -15,6 +15,7 @@ from nibabel.filebasedimages import ImageFileError
 from liver_pipeline.evaluation.confidence import probability_case, shown_levels
 from liver_pipeline.evaluation.pairing import CaseError, Failure, Pair
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
+from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.records import record_of
@@ -49,8 +50,10 @@ def score_pair(
         return score_as_meant(
             pair, lits=lits, min_lesion_ml=min_lesion_ml, liver_only=liver_only, pictures=pictures, threads=threads
         )
-    except (IntakeError, CaseError) as error:
-        return Failure(error.code, " ".join(str(error).split()))
+    except CaseError as error:
+        return Failure(error.code, error.detail)
+    except IntakeError as error:
+        return Failure(error.code, f"{error.path}: {' '.join(finding_of(error).detail.split())}")
     except MemoryError:
         return Failure("OUT_OF_MEMORY", f"{pair.label}: not enough memory for this case; use fewer workers")
     except Exception as error:  # a case must never stop the others; the line says what to report
@@ -84,7 +87,8 @@ def score_as_meant(
                 for f in scan.findings if f.code not in ACCEPTED]  # fmt: skip
     warnings += _grid_warnings(pair, pred, label)
     if not label.array.any():
-        raise CaseError("NO_LIVER", f"{pair.label}: the reference holds no liver (labels 1 and 2); nothing to score")
+        why = "; ".join(found.detail for found in label.findings if found.code.startswith("LABEL_"))
+        raise CaseError("NO_LIVER", f"{pair.label}: {why}; nothing to score")
     turned_label, affine = to_ras(label)
     turned_pred, _ = to_ras(pred, like=label)
     figures = case_figures(

@@ -1,9 +1,14 @@
-"""Memory and cores that this process may use: those of its job (cgroup v1 or v2, affinity), not those of the host."""
+"""Memory and cores that this process may use: those of its job, not those of the host.
+
+A job's are told by its cgroup (v1 or v2), its affinity, ``ulimit -v``, and by SLURM, which need not enforce what it
+has promised: other jobs count on it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +21,7 @@ def total_bytes(root: Path = Path("/")) -> int:
     Args:
         root: Of the file system, for tests.
     """
-    limits = [limit for limit, _ in _memory_levels(root)]
+    limits = [limit for limit, _ in (*_memory_levels(root), *_own_limits(root))]
     return min([*limits, _meminfo(root, "MemTotal") or UNKNOWN])
 
 
@@ -28,18 +33,19 @@ def available_bytes(root: Path = Path("/")) -> int:
     Args:
         root: Of the file system, for tests.
     """
-    left = [max(limit - used, 0) for limit, used in _memory_levels(root)]
+    left = [max(limit - used, 0) for limit, used in (*_memory_levels(root), *_own_limits(root))]
     return min([*left, _meminfo(root, "MemAvailable") or UNKNOWN])
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Return how many cores this process may keep busy: the fewer of its affinity and its job's quota; at least 1.
+    """Return how many cores this process may keep busy: the fewest of its affinity and what its job has; at least 1.
 
     Args:
         root: Of the file system, for tests.
     """
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min([own, *_quotas(root)])))
+    asked = _number(os.environ.get("SLURM_CPUS_PER_TASK", "")) or own
+    return max(1, int(min([own, asked, *_quotas(root)])))
 
 
 def limit_threads() -> None:
@@ -68,6 +74,24 @@ def _memory_levels(root: Path) -> Iterator[tuple[int, int]]:
             continue
         counts = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if " " in line)
         yield limit, max(used - (_number(counts.get(names[2], "")) or 0), 0)
+
+
+def _own_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Give limit and use in bytes of this process alone: of its address space, and of what SLURM was asked for."""
+    status = dict(line.split(":", 1) for line in _read(root / "proc/self/status").splitlines() if ":" in line)
+    used = {name: int(status.get(name, "0").split()[0]) * 1024 for name in ("VmSize", "VmRSS")}
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            yield limit, used["VmSize"]
+    megabytes = _number(os.environ.get("SLURM_MEM_PER_NODE", "")) or 0  # 0: all that the node has
+    if not megabytes:
+        each, count = (_number(os.environ.get(f"SLURM_{name}", "")) for name in ("MEM_PER_CPU", "CPUS_ON_NODE"))
+        megabytes = (each or 0) * (count or 0)
+    if megabytes:
+        yield megabytes << 20, used["VmRSS"]
 
 
 def _quotas(root: Path) -> Iterator[float]:

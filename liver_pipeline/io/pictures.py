@@ -60,7 +60,7 @@ class Pictures:
             if not self.taken or self.channels not in (1, 3):
                 return read_scan(path)  # which says why not
             if not named:
-                raise refuse(path, "PICTURE", f"it is not named as one; call it {' or '.join(PICTURE_SUFFIXES)}")
+                raise refuse(path, "PICTURE", f"a picture not named as one; call it {' or '.join(PICTURE_SUFFIXES)}")
             window = self.window if self.channels == 1 else (0.0, 1.0)
             return read_picture(path, channels=self.channels, window=window, pixel_mm=self.spacing)
         except OSError as reason:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+_unwritten: list[OSError] = []
 
 
 def say(text: str) -> None:
@@ -15,12 +19,50 @@ def say(text: str) -> None:
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:  # nobody reads the pipe any more, or the disk of a log is full
         hang_up()
 
 
+class Screen(io.RawIOBase):
+    """Standard output or error whose disk may be full: a log that cannot be written stops no job.
+
+    A pipe that nobody reads still raises BrokenPipeError.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        """Return the number of the stream."""
+        return self._number
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Return whether a person looks at it."""
+        return os.isatty(self._number)
+
+    def write(self, text: Any) -> int:
+        """Write bytes; after the first that cannot be written all go to nowhere, and :func:`unwritten` says why."""
+        try:
+            return os.write(self._number, text)
+        except (BrokenPipeError, BlockingIOError):
+            raise
+        except OSError as reason:
+            _unwritten.append(reason)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._number)
+            return len(text)
+
+
+def unwritten() -> OSError | None:
+    """Return why something could not be printed, if something could not."""
+    return _unwritten[0] if _unwritten else None
+
+
 def open_streams() -> None:
-    """Let what is closed of standard input, output and error take everything and give nothing.
+    """Let what is closed of standard input, output and error take everything and give nothing, and a full disk, too.
 
     Else a file that is opened later, such as a mask, has the number that libraries print to.
     """
@@ -31,6 +73,12 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # not what a test captures
+            stream.flush()
+            kept = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering")}
+            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(Screen(stream.fileno())), **kept))
 
 
 def hang_up() -> None:

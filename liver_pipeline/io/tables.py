@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 
 from liver_pipeline.io.files import content_sha256, write_text
 
+NO_TEXT = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)  # control characters; of UTF-16 without its mark every other one
+NO_WIDTH = "\u200b\u200e\u200f\u2060\ufeff"  # what copying from a page or a spreadsheet leaves
 SEPARATORS = (",", ";", "\t")
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -34,8 +39,8 @@ def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str
 
 
 def clean_name(name: str) -> str:
-    """Return a name as all names are compared: without blanks around it, and accents in one form (NFC)."""
-    return unicodedata.normalize("NFC", name).strip()
+    """Return a name as all names are compared: without blanks around it, seen or not, and accents in one form (NFC)."""
+    return unicodedata.normalize("NFC", name).strip().strip(NO_WIDTH).strip()
 
 
 def read_table(path: str | Path, columns: Sequence[str], *, optional: Collection[str] = ()) -> list[dict[str, str]]:
@@ -81,6 +86,10 @@ def read_table(path: str | Path, columns: Sequence[str], *, optional: Collection
         for name in columns:
             if not named[name]:
                 raise ValueError(f"{path}, line {number}: column '{name}' is empty; fill it in, or remove the line")
+            if "\n" in named[name]:
+                raise ValueError(
+                    f"{path}, line {number}: column '{name}' is {named[name]!r}, of two lines; make it one"
+                )
         key = named[columns[0]]
         if key in seen:
             raise ValueError(
@@ -102,7 +111,7 @@ def read_names(path: str | Path) -> list[str]:
     lines = _cells(path, ["case"])
     if lines and "case" in [name.lower() for name in lines[0][1]]:
         return [row["case"] for row in read_table(path, ["case"])]
-    names = [clean_name(line) for line in _text(path).splitlines() if line.strip()]
+    names = [clean_name(line) for line in text_of(path).splitlines() if line.strip()]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise ValueError(f"{path}: {name} stands there twice; keep one of them")
@@ -117,12 +126,16 @@ def read_json(path: str | Path) -> Any:
         ValueError: Naming file, line and column: it is not valid JSON, or an object has a key twice.
     """
     path = Path(path)
+    text = text_of(path)
     try:
-        return json.loads(_text(path), object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
     except KeyError as error:
         raise ValueError(f"{path}: the key '{error.args[0]}' stands twice in one object; keep one of them") from None
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else "a number of thousands of digits"
+        raise ValueError(f"{path}: not valid JSON: {reason}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,19 +147,30 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Read a text file of UTF-8, or UTF-16 with its mark; lines end in ``\\n``, whatever ends them in the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: Naming file and line of what is no text.
+    """
     content = path.read_bytes()
     encoding = next((name for mark, name in BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not {encoding.upper()} text; save it as UTF-8") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if found := NO_TEXT.search(text):
+        line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
+        raise ValueError(f"{path}, line {line}, column {column}: {found[0]!r} is no text; save it as UTF-8")
+    return text
 
 
 def _cells(path: Path, columns: Collection[str]) -> list[tuple[int, list[str]]]:
     """Return the cells of each line that is not blank, with the line's number; ``columns`` tell how they part."""
-    text = _text(path)
+    text = text_of(path)
     first, _, rest = text.partition("\n")
     told = first.strip().lower().removeprefix("sep=")
     skipped = 1 if first.strip().lower().startswith("sep=") else 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
@@ -79,6 +81,18 @@ def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
     }
 
 
+@given(st.floats(allow_nan=False) | st.integers(-(10**12), 10**12))
+def test_a_number_that_yaml_writes_is_read_as_it_was(value: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        assert read(Path(folder), yaml.safe_dump({"seed": value})) == {"seed": value}
+
+
+def test_a_number_of_base_8_or_60_is_text_so_that_nobody_gets_another_one(tmp_path: Path) -> None:
+    assert read(tmp_path, "a: 010\nb: 1:30\nc: 0x10\nd: 1_000\ne: .5\nf: 0") == {
+        "a": "010", "b": "1:30", "c": 16, "d": 1000, "e": 0.5, "f": 0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -87,6 +101,11 @@ def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
         ("a::b: 1\na#b: 2\n", "sets 'a::b' twice, in lines 1 and 2"),
         ("- a\n", "holds no keys"),
         ("5: 1\n", "has the key 5; keys are text"),
+        ("? [a, b]\n: 1\n", "line 1, has the key of several values; keys are text"),
+        ("seed: 1\n~: 1\n", "line 2, has the key ~; keys are text"),
+        ("a: &a {b: *a}\n", "line 1: more than 50 lists and blocks in each other"),
+        ("a:\n\tb: 1\n", "line 2, column 1: .*indent with blanks, not tabs"),
+        ("a: 1\nb: \0\n", r"line 2, column 4: '.x00' is no text"),
         ("a: [1\n", r"not valid YAML(?s:.)*line 2"),
     ],
 )

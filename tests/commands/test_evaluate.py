@@ -22,7 +22,7 @@ from liver_pipeline.evaluation.pairing import find_pairs
 from liver_pipeline.io.discovery import case_name, lits_case_name
 from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.probabilities import write_probabilities
-from liver_pipeline.io.volumes import read_label_map
+from liver_pipeline.io.volumes import read_label_map, write_label_map
 from liver_pipeline.reports.gallery import CONTOURS
 
 AFFINE = np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 50], [0, 0, 2.5, -300], [0, 0, 0, 1.0]])
@@ -184,6 +184,15 @@ def test_bad_case_gets_a_code_and_a_line_and_the_others_go_on(tmp_path: Path, co
     jsonschema.validate(metrics, schema())
 
 
+def test_a_label_map_that_names_no_value_of_the_references_says_which_there_are(tmp_path: Path) -> None:
+    pred, label = scene()
+    pred_dir, label_dir, output = folders(tmp_path, a=(pred, label))
+    failure = evaluate(pred_dir, label_dir, output, label_map={6: 1, 7: 2})["failures"]["a"]
+    assert failure["code"] == "NO_LIVER" and "NO_LIVER" not in failure["detail"]
+    assert "does not name 1, 2, which became background" in failure["detail"]
+    assert "of the values that label_map names (6, 7) none occurs" in failure["detail"]
+
+
 def test_unknown_labels_fail_under_lits_and_are_taken_as_the_program_takes_them_officially(tmp_path: Path) -> None:
     pred, label = scene()
     odd = np.where(pred == 2, 5, pred).astype(np.uint8)
@@ -227,6 +236,36 @@ def test_missing_and_extra_cases_are_failures_and_the_others_are_scored(tmp_path
     codes = {case: failure["code"] for case, failure in metrics["failures"].items()}
     assert codes == {"a": "NO_PREDICTION", "c": "NO_REFERENCE"}
     jsonschema.validate(metrics, schema())
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_memory_for_workers_is_counted_by_the_size_of_references_of_every_format(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pred_dir, label_dir, out = folders(tmp_path, a=scene())
+    (nifti,) = label_dir.iterdir()
+    label_map = read_label_map(nifti)
+    if suffix != ".nii.gz":
+        write_label_map(label_dir / f"a{suffix}", label_map.array, label_map)
+        nifti.unlink()
+    sizes: list[int] = []
+
+    def counted(voxels: list[int], *_: Any) -> int:
+        sizes.extend(voxels)
+        return 1
+
+    monkeypatch.setattr("liver_pipeline.commands.evaluate._count_workers", counted)
+    assert evaluate(pred_dir, label_dir, out)["n_cases"] == 1
+    assert sizes == [label_map.array.size]
+
+
+def test_a_prediction_that_is_a_link_in_a_circle_costs_its_case_alone(tmp_path: Path) -> None:
+    pred_dir, label_dir, out = folders(tmp_path, a=scene(), b=scene(1))
+    (pred_dir / "b.nii.gz").unlink()
+    (pred_dir / "b.nii.gz").symlink_to("b.nii.gz")
+    metrics = evaluate(pred_dir, label_dir, out)
+    assert (metrics["n_cases"], metrics["n_failed"]) == (1, 1)
+    assert "READ_FAILED" in (out / "metrics.json").read_text()
 
 
 def test_folders_without_a_name_in_common_are_refused(tmp_path: Path) -> None:

@@ -116,6 +116,9 @@ def test_nnunet_data_sets_of_either_kind_are_read(tmp_path: Path) -> None:
         ('{"training": {}}', "'training' is {}; expected a list"),
         ('{"training": ["imagesTr/a.nii.gz"]}', r"training\[0\] is 'imagesTr/a.nii.gz'; expected a path under 'image'"),
         ('{"training": [{"image": "a.nii.gz", "label": 3}]}', r"training\[0\] .* expected a path under 'label'"),
+        ('{"training": [{"image": ".", "label": "a"}]}', r"training\[0\] .* expected a path under 'image'"),
+        ("[" * 100000, "dataset.json: not valid JSON: nested too deep"),
+        ('{"training": ' + "9" * 5000 + "}", "dataset.json: not valid JSON: a number of thousands of digits"),
         ('{"channel_names": {"0": "T1", "1": "T2"}}', "a case of one channel is what can be read"),
         ('{"channel_names": {"0": "CT"}, "dataset": {"a": []}}', r"dataset\[a\] is \[\]; expected one path"),
     ],
@@ -166,6 +169,7 @@ PATIENTS = [("case_0", "A"), ("case_1", "A"), ("case_2", "B, C")]
         b'sep=;\n"case"; "patient"\ncase_0;"A"\ncase_1; A\ncase_2;"B, C";\n',
         'case,patient\ncase_0,A\ncase_1,A\u00a0\ncase_2,"B, C"\n'.encode(),
         'case,patient\ncase_0,A\ncase_1,A\ncase_2,"B, C"\n'.encode("utf-16"),
+        'case,patient\rcase_0,A\rcase_1\u200b,A\rcase_2,"B, C"\r'.encode(),  # an old Mac's; a blank of no width
         b'"case, scan",patient,case\nx,A,case_0\ny,A,case_1\nz,"B, C",case_2\n',
     ],
 )
@@ -188,6 +192,9 @@ def test_patients_csv_is_read_as_spreadsheets_write_it(tmp_path: Path, table: by
         (b"case,patient\ncase_0,A,B\n", "line 2: 3 cells, but line 1 has 2 columns"),
         (b'case,patient\ncase_0,"A\n', "line 2: no table: unexpected end of data; check its quotes"),
         (b"case,patient\ncase_0,A\ncase_1,M\xfcller\n", "line 3: not UTF-8 text; save it as UTF-8"),
+        ("case,patient\ncase_0,A\n".encode("utf-16-le"), r"line 1, column 2: '\x00' is no text; save it as UTF-8"),
+        (b"case,patient\ncase_0,A\0\n", r"line 2, column 9: '\x00' is no text"),
+        (b'case,patient\n"case_0",A\n"x\ny",B\n', r"column 'case' is 'x\ny', of two lines"),
         (b"case,patient\ncase_l,A\n", "no row for case case_0; did you mean 'case_l'"),
     ],
 )

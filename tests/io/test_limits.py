@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +104,26 @@ def test_pytorch_is_held_to_the_cores_and_not_to_more_than_it_was_told(monkeypat
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_slurm_was_asked_for_counts_where_no_cgroup_holds_a_job_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path, {"proc/self/status": f"VmSize:\t{90 * GIB // 1024} kB\nVmRSS:\t{2 * GIB // 1024} kB\n"})
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", str(32 * 1024))
+    assert (total_bytes(root), available_bytes(root), cores(root)) == (32 * GIB, 30 * GIB, 1)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all
+    assert total_bytes(root) == 256 * GIB
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "4096")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    assert (total_bytes(root), available_bytes(root)) == (16 * GIB, 14 * GIB)
+
+
+def test_the_limit_of_the_address_space_counts() -> None:
+    code = "from liver_pipeline.io.limits import available_bytes, total_bytes; print(total_bytes(), available_bytes())"
+    limited = f"ulimit -v {2 * GIB // 1024}; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    shown = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=True, timeout=60).stdout
+    total, left = map(int, shown.split())
+    assert total == 2 * GIB
+    assert 0 < left < 2 * GIB

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,31 @@ def test_no_file_gets_the_number_of_a_closed_stream() -> None:
             ["bash", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}"], check=False
         )
         assert done.returncode > 2
+
+
+def bash(line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", line], check=False, capture_output=True, text=True)
+
+
+def test_a_full_disk_under_a_log_stops_no_job_and_is_told() -> None:
+    code = (
+        "import sys; from liver_pipeline.io.screen import *; open_streams(); [say('x' * 9000) for _ in range(9)]; "
+        "print('y', file=sys.stderr); print('z'); sys.stdout.flush(); sys.exit(unwritten().errno)"
+    )
+    for full in (">/dev/full", ">/dev/full 2>&1"):
+        assert bash(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {full}").returncode == errno.ENOSPC
+    cli = f"{shlex.quote(sys.executable)} -m liver_pipeline"
+    done = bash(f"{cli} list >/dev/full")
+    assert done.returncode == 2
+    assert "what was printed is lost (No space left on device)" in done.stderr and "Traceback" not in done.stderr
+    assert bash(f"{cli} list").stdout.count("\n") > 20
+
+
+def test_a_working_directory_that_is_gone_is_told() -> None:
+    home = shlex.quote(str(Path(__file__).parents[2]))
+    cli = f"PYTHONPATH={home} {shlex.quote(sys.executable)} -m liver_pipeline"
+    done = bash(f"cd $(mktemp -d) && rmdir $PWD && {cli} list")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "liver-pipeline: the working directory is gone; cd to one that is there\n",
+    )
