@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -53,6 +54,7 @@ def check_builds(configs: Configs) -> None:
     Raises:
         ValueError: See there.
     """
+    configs = copy.deepcopy(configs)  # a parser of MONAI puts in the place of each %reference what it refers to
     check_build(configs["train"])
     for workflow in sorted(configs.keys() - {"train"}):
         check_arguments(configs[workflow])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import liver_pipeline as lp
-from liver_pipeline.bundle.build import check_build
+from liver_pipeline.bundle.build import check_build, check_builds
 from liver_pipeline.bundle.layers import merge_layers
 from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.networks.shapes import window_fault
@@ -220,3 +221,10 @@ def test_code_is_evaluated_and_checked_before_a_run_is_written(
     with pytest.raises(ValueError, match=message):
         lp.compose(tmp_path / "run", {}, overrides={**NETWORKS["unet3d"], key: code})
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_looked_at_stays_as_it_is() -> None:
+    configs = merge_layers({"network": "unet3d"})
+    before = json.dumps(configs)
+    check_builds(configs)
+    assert json.dumps(configs) == before
