@@ -88,7 +88,8 @@ def main() -> None:
                     once = tree.predict(options.run, scan, overrides)
                     figures.setdefault(f"{name}, {tree.revision}", []).append(once)
         same = len({hashlib.sha256(tree.mask.read_bytes()).hexdigest() for tree in trees}) == 1
-    print(f"{machine(torch.device('cpu'))}; load {load:.1f} at first, {os.getloadavg()[0]:.1f} at the end\n")
+    here = machine(torch.device("cpu"))
+    print(f"{here['cores']} cores, {here['processor']}; load {load:.1f} before, {os.getloadavg()[0]:.1f} after\n")
     print("| what | wall: each | median | of `import monai` | processor: least | median |\n|---|---|---|---|---|---|")
     monai = statistics.median(wall for wall, _ in figures["import monai"])
     for name, seconds in figures.items():

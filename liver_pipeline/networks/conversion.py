@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.jit._trace import TracerWarning
 
 
 class ConversionError(RuntimeError):
@@ -45,7 +47,9 @@ def converted(network: nn.Module, example: tuple[int, ...], shape: tuple[int, ..
     try:
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        with torch.no_grad(), _own_log_level():
+        with torch.no_grad(), _own_log_level(), warnings.catch_warnings():
+            # said to whoever writes networks, of other shapes than this one
+            warnings.simplefilter("ignore", TracerWarning)
             # PyTorch would trace a second time to compare: what comes of it is compared anyway
             traced = TorchScriptPythonDecoder(
                 network, example_input=torch.zeros(example), trace_kwargs={"check_trace": False}
