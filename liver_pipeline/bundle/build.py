@@ -20,7 +20,7 @@ from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.layers import Configs, component_class
-from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, try_components
+from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, has_own, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
@@ -103,7 +103,14 @@ def check_network(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _check_augmentation(config: Mapping[str, Any]) -> None:
-    """Check that each step of the augmentation takes a window; one that draws whether it acts does."""
+    """Check that each step of the augmentation takes a window; one that draws whether it acts does.
+
+    With a step of the user's own, there or before, nothing is known of a window's keys.
+    """
+    before = [config.get(part) for part in ("reading", "gridding", "ct_intensity", "mr_intensity", "preprocessing")]
+    before += [config["train"].get(part) for part in ("window_centres", "sampling")]
+    if has_own([*before, config["augmentation"]]):
+        return
     parser = ConfigParser(dict(config))
     steps = config["augmentation"]
     if isinstance(steps, list):
