@@ -71,9 +71,9 @@ def components_at(config: Any, path: str) -> Iterator[tuple[str, Mapping[str, An
 
 
 def has_own(config: Any) -> bool:
-    """Tell whether a component in a part of a config is of another package than those that are known."""
+    """Tell whether a component in a part of a config is of no known package; a name without a dot is MONAI's."""
     targets = [str(component["_target_"]) for component in components_in(config)]
-    return any("." in target and target.partition(".")[0] not in KNOWN_PACKAGES for target in targets)  # no dot: MONAI's
+    return any("." in target and target.partition(".")[0] not in KNOWN_PACKAGES for target in targets)
 
 
 def _item(config: Any, path: str) -> Any:

@@ -188,7 +188,7 @@ def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("recipe", "key", "value", "message"),
     [
-        ("default", "lr_scheduler::T_max", "x", "is 'x'; expected what 'schedule_length' is"),
+        ("default", "lr_scheduler::T_max", "x", "is 'x'; expected what 'schedule_length' is, a number$"),
         ("default", "lr_scheduler::T_max", 0, "is 0; .*CosineAnnealingLR"),
         ("one_cycle", "lr_scheduler::pct_start", 3, "is 3; .*OneCycleLR .*between 0 and 1"),
         ("budget", "lr_scheduler::final_share", float("nan"), "is nan; expected a number"),
@@ -197,6 +197,13 @@ def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> N
         ("default", "loss::lambda_ce", -1, "is -1; DiceCELoss"),
         ("default", "postprocessing::transforms::0::keys", "prediction", "is 'prediction'; .*KeepLargestLiverd"),
         ("default", "inferer::grid", "x", "is 'x'; .*StreamingInferer"),
+        ("default", "validate::inferer::mode", "x", "is 'x'; .*StreamingInferer"),
+        ("default", "inferer::padding_mode", "x", "is 'x'; .*StreamingInferer"),
+        ("default", "train::handlers::0", 5, r"is 5; expected a component"),
+        ("default", "train::handlers", 5, r"is 5; expected a list of components"),
+        ("default", "validate::handlers::1", None, r"is null; expected a component"),  # a reference
+        ("default", "train::trainer::max_epochs", "$1/0", "cannot be evaluated or built: division by zero"),
+        ("default", "train::trainer::max_epochs", "$@max_epochs / nothere", "cannot be evaluated .* 'nothere'"),
     ],
 )
 def test_an_argument_that_a_component_refuses_is_named_by_its_path(
