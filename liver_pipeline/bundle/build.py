@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from monai.transforms import Compose
 from torch import nn
 
 from liver_pipeline.bundle.arguments import check_arguments
-from liver_pipeline.bundle.checks import check_values, shown
+from liver_pipeline.bundle.checks import check_values, parsed_code, shown
 from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.layers import Configs, component_class
-from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, try_components
+from liver_pipeline.bundle.stages import references_in
+from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, has_own, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
@@ -103,7 +105,14 @@ def check_network(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _check_augmentation(config: Mapping[str, Any]) -> None:
-    """Check that each step of the augmentation takes a window; one that draws whether it acts does."""
+    """Check that each step of the augmentation takes a window; one that draws whether it acts does.
+
+    With a step of the user's own, there or before, nothing is known of a window's keys.
+    """
+    before = [config.get(part) for part in ("reading", "gridding", "ct_intensity", "mr_intensity", "preprocessing")]
+    before += [config["train"].get(part) for part in ("window_centres", "sampling")]
+    if has_own([*before, config["augmentation"]]):
+        return
     parser = ConfigParser(dict(config))
     steps = config["augmentation"]
     if isinstance(steps, list):
@@ -160,14 +169,30 @@ def _words(error: BaseException) -> str:
 def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> None:
     """Check what expressions give where a key has a value, not a component; of ``roots``, or of all keys.
 
+    Expressions within components are evaluated where that needs plain values alone and calls nothing.
+
     Raises:
         ValueError: For the first that cannot be evaluated, or gives what its key does not accept.
     """
     parser = ConfigParser(dict(config))
     keys = [key for key in config if not roots or key in roots]
-    plain = [key for key in keys if (row := row_of(key)) and not row.kind.is_built]
+    known = {key for key in config if (row := row_of(key)) and not row.kind.is_built}
+    plain = [key for key in keys if key in known]
     values = {key: _parsed(parser, key) for key in plain}
     check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
+    for path, code in _expressions({key: config[key] for key in keys if key not in plain}):
+        calls = any(isinstance(node, ast.Call) for node in ast.walk(parsed_code(code)))
+        if not calls and references_in(code) <= known:
+            _parsed(parser, path)
+
+
+def _expressions(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every expression in a part of a config, with its path."""
+    items = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else ()
+    for name, item in items:
+        yield from _expressions(item, f"{path}::{name}" if path else str(name))
+    if isinstance(part, str) and part.startswith("$"):
+        yield path, part
 
 
 def _check_preprocessing(config: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from liver_pipeline.bundle.entry import meant
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
-from liver_pipeline.bundle.values import COMPONENT, is_code
+from liver_pipeline.bundle.values import COMPONENT, COMPONENTS, is_code
 
 _REFERENCE = re.compile(r"(?:@|^%)(\w+)")
 _ONE_KEY = re.compile(r"@\w+(::\w+)*")
@@ -80,21 +80,39 @@ def check_values(**values: Any) -> None:
             raise ValueError(f"{given}; expected {relation.says}")
 
 
-def check_replaced(key: str, old: Any, value: Any) -> None:
-    """Check what takes the place of a reference ``@name`` in a component: a value that the key ``name`` takes.
+def check_replaced(key: str, holder: Any, old: Any, value: Any) -> None:
+    """Check what takes the place of an item: in a list of components a component, for such a list another one.
+
+    In a component, what takes the place of a reference ``@name`` is a value that the key ``name`` takes.
 
     Raises:
-        ValueError: If it is none; the message has both keys.
+        ValueError: If it is none; the message has the keys.
     """
-    if is_code(value) or isinstance(value, Mapping) or not isinstance(old, str) or not _ONE_KEY.fullmatch(old):
+    if is_code(value):
         return
-    name = old[1:]
+    if _is_chain(holder) and not key.startswith("+") and not COMPONENT.holds(value):
+        raise ValueError(f"{key} is {shown(value)}; expected {COMPONENT.says}")
+    if value is None or isinstance(value, Mapping):
+        return
+    if _is_chain(old) and not COMPONENTS.holds(value):
+        raise ValueError(f"{key} is {shown(value)}; expected {COMPONENTS.says}")
+    if isinstance(holder, Mapping) and isinstance(old, str) and _ONE_KEY.fullmatch(old):
+        _check_dereferenced(key, old[1:], value)
+
+
+def _is_chain(value: Any) -> bool:
+    """Tell whether a value is a list of components, of which some stand there rather than as references."""
+    return COMPONENTS.holds(value) and any(isinstance(item, Mapping) for item in value)
+
+
+def _check_dereferenced(key: str, name: str, value: Any) -> None:
     row = row_of(name)
     if row is not None and not row.kind.is_built:
         if not row.kind.holds(value):
             raise ValueError(f"{key} is {shown(value)}; expected {row.kind.says}, as '{name}' is: {row.what}")
     elif isinstance(value, (str, bool)):  # a number may be what the component gives
-        raise ValueError(f"{key} is {shown(value)}; expected what '{name}' is, {COMPONENT.says}, or null")
+        says = row.kind.gives if row is not None and row.kind.gives else f"{COMPONENT.says}, or null"
+        raise ValueError(f"{key} is {shown(value)}; expected what '{name}' is, {says}")
 
 
 def check_references(*configs: Mapping[str, Any]) -> None:
@@ -113,12 +131,21 @@ def check_references(*configs: Mapping[str, Any]) -> None:
                     raise ValueError(f"{key} has {shown(text)}; there is no key '{name}' to refer to")
 
 
+def parsed_code(code: str) -> ast.Module:
+    """Return the tree of an expression ``$...``, in which references are names.
+
+    Raises:
+        SyntaxError: If it is no Python.
+    """
+    return ast.parse(re.sub(r"@[\w:]+", "_", code[1:]).strip())
+
+
 def _syntax_fault(code: str) -> str:
     """Say what is wrong with an expression ``$...`` as it is written; "" for nothing."""
     if not code.startswith("$"):
         return ""
     try:
-        ast.parse(re.sub(r"@[\w:]+", "_", code[1:]).strip())
+        parsed_code(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return str(error.msg if isinstance(error, SyntaxError) else error)
     return ""

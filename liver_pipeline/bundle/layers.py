@@ -135,8 +135,10 @@ def apply_overrides(config: dict[str, Any], pairs: Mapping[str, Any]) -> set[str
 def _set(parser: ConfigParser, key: str, value: Any) -> None:
     """Set a key as MONAI does, once what it replaces in a component is seen to take the value."""
     holder, last = _holder(parser.config, key)
-    if holder is not parser.config and isinstance(holder, dict) and last in holder:
-        check_replaced(key, holder[last], value)
+    if isinstance(holder, list):
+        check_replaced(key, holder, holder[int(last)], value)
+    elif holder is not parser.config and isinstance(holder, dict) and last in holder:
+        check_replaced(key, holder, holder[last], value)
     if key.startswith("+") and isinstance(holder, dict) and not isinstance(there := holder.get(last, []), (list, dict)):
         raise ValueError(f"{key} is {shown(value)}; + adds to a list or a block, and {key[1:]} is {shown(there)}")
     merge_kv(parser, key, entered(key, value))

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from liver_pipeline.bundle.checks import shown
 from liver_pipeline.bundle.entry import meant
+from liver_pipeline.bundle.layers import components_in
 from liver_pipeline.bundle.values import is_code
 
 # What can be built from a config alone. Of the others the data set, or files of the run, are part.
@@ -29,11 +30,14 @@ TRIED_IN_TRAINING = (
 )  # fmt: skip
 TRIAL_MOVES = 2  # of a schedule: with the first it leaves its initial rate
 CLEANING_STEP = re.compile(r"postprocessing::transforms::\d+")
+KNOWN_PACKAGES = ("liver_pipeline", "monai", "torch", "ignite")  # what their components need of data is in stand-ins
 TRIAL_SIDE = 8  # voxels of a stand-in window, or fewer
 
 
 def try_components(config: Mapping[str, Any], stand_ins: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
     """Build the components of a config; its schedule, its loss and each step of its post-processing are used once.
+
+    What has a component of the user's own in it is built, and not used: it may need what stand-ins of data lack.
 
     Args:
         config: Merged; values of its keys, and what signatures say of arguments, are checked already.
@@ -66,6 +70,12 @@ def components_at(config: Any, path: str) -> Iterator[tuple[str, Mapping[str, An
         yield path, config
 
 
+def has_own(config: Any) -> bool:
+    """Tell whether a component in a part of a config is of no known package; a name without a dot is MONAI's."""
+    targets = [str(component["_target_"]) for component in components_in(config)]
+    return any("." in target and target.partition(".")[0] not in KNOWN_PACKAGES for target in targets)
+
+
 def _item(config: Any, path: str) -> Any:
     for name in path.split("::"):
         config = config[int(name)] if isinstance(config, list) else config.get(name)
@@ -86,11 +96,11 @@ def _build(parser: ConfigParser, path: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         built = parser.get_parsed_content(path)
-        if path == "lr_scheduler":
+        if path == "lr_scheduler" and not has_own([parser.get("optimizer"), parser.get(path)]):
             _move(built, parser.get_parsed_content("optimizer"))
-        elif path == "train::loss":
+        elif path == "train::loss" and not has_own([parser.get("loss"), parser.get(path)]):
             _score(built, *(parser.get_parsed_content(key) for key in ("num_classes", "roi_size")))
-        elif CLEANING_STEP.fullmatch(path) and built is not None:
+        elif CLEANING_STEP.fullmatch(path) and built is not None and not has_own(parser.get("postprocessing")):
             _clean(built)
     return built
 

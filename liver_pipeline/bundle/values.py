@@ -19,6 +19,7 @@ class Kind:
         is_text: A word of the command line, or a plain scalar in YAML, stays text: ``2017``, ``no``, ``1e5``.
         has_null: ``null`` is one of the values.
         is_built: A component, or several: part of what a workflow is built of, rather than a value.
+        gives: What such a component gives where that is a plain value, in words.
     """
 
     says: str
@@ -26,6 +27,7 @@ class Kind:
     is_text: bool = False
     has_null: bool = False
     is_built: bool = False
+    gives: str = ""
 
 
 def is_code(value: Any) -> bool:
@@ -146,6 +148,7 @@ def _is_component(value: Any) -> bool:
 
 
 COMPONENT = Kind("a component ({_target_: ...}) or an expression", _is_component, is_built=True)
+COUNTING = replace(COMPONENT, gives="a number")
 COMPONENTS = Kind(
     "a list of components ({_target_: ...}), or an expression",
     lambda v: is_code(v) or (_is_list(v) and all(map(_is_component, v))),

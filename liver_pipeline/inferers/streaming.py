@@ -95,8 +95,13 @@ class StreamingInferer(Inferer):
             raise ValueError(f"overlap must be at least 0 and below 1, got {self.overlap}")
         if sw_batch_size < 1:
             raise ValueError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
-        if grid not in ("scan", "model"):
-            raise ValueError(f"grid {grid!r} is unknown; known: scan, model")
+        for name, value, known in (
+            ("grid", grid, ("scan", "model")),
+            ("mode", mode, ("gaussian", "constant")),
+            ("padding_mode", padding_mode, ("constant", "reflect", "replicate", "circular")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown; known: {', '.join(known)}")
         self.sw_batch_size = int(sw_batch_size)
         self.mode, self.sigma_scale = mode, sigma_scale
         self.padding_mode, self.cval = padding_mode, cval

@@ -40,6 +40,24 @@ class NeedsValues(OneConvolution):
         return super().forward(image) * (2.0 if image.mean().item() > 0 else 1.0)
 
 
+class WantsMore:
+    """A component of one's own that can be built, and takes no stand-in for what it will be given."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        if options.get("fails"):
+            raise ValueError("it cannot be built")
+
+    def __call__(self, data: Any, *others: Any) -> Any:
+        return data["probabilities"] + data["distance"]
+
+
+class Impatient(torch.optim.SGD):
+    """An optimizer of one's own that steps with a closure alone."""
+
+    def step(self, closure: Any = None) -> Any:
+        return closure()
+
+
 def built(**overrides: Any) -> None:
     layers = {"network": overrides.pop("network")} if "network" in overrides else {}
     check_build(merge_layers(layers, overrides=overrides)["train"])
@@ -170,7 +188,7 @@ def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("recipe", "key", "value", "message"),
     [
-        ("default", "lr_scheduler::T_max", "x", "is 'x'; expected what 'schedule_length' is"),
+        ("default", "lr_scheduler::T_max", "x", "is 'x'; expected what 'schedule_length' is, a number$"),
         ("default", "lr_scheduler::T_max", 0, "is 0; .*CosineAnnealingLR"),
         ("one_cycle", "lr_scheduler::pct_start", 3, "is 3; .*OneCycleLR .*between 0 and 1"),
         ("budget", "lr_scheduler::final_share", float("nan"), "is nan; expected a number"),
@@ -179,6 +197,13 @@ def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> N
         ("default", "loss::lambda_ce", -1, "is -1; DiceCELoss"),
         ("default", "postprocessing::transforms::0::keys", "prediction", "is 'prediction'; .*KeepLargestLiverd"),
         ("default", "inferer::grid", "x", "is 'x'; .*StreamingInferer"),
+        ("default", "validate::inferer::mode", "x", "is 'x'; .*StreamingInferer"),
+        ("default", "inferer::padding_mode", "x", "is 'x'; .*StreamingInferer"),
+        ("default", "train::handlers::0", 5, r"is 5; expected a component"),
+        ("default", "train::handlers", 5, r"is 5; expected a list of components"),
+        ("default", "validate::handlers::1", None, r"is null; expected a component"),  # a reference
+        ("default", "train::trainer::max_epochs", "$1/0", "cannot be evaluated or built: division by zero"),
+        ("default", "train::trainer::max_epochs", "$@max_epochs / nothere", "cannot be evaluated .* 'nothere'"),
     ],
 )
 def test_an_argument_that_a_component_refuses_is_named_by_its_path(
@@ -188,6 +213,27 @@ def test_an_argument_that_a_component_refuses_is_named_by_its_path(
         lp.compose(tmp_path / "run", {"recipe": recipe}, overrides={**NETWORKS["unet3d"], key: value})
     assert "operand" not in str(refused.value) and "object" not in str(refused.value)  # Python's words
     assert not (tmp_path / "run").exists()
+
+
+OWN_STEP = {"_target_": f"{OWN}.WantsMore"}
+AFTER_OWN = {"_target_": "ScaleIntensityd", "keys": ["image", "distance"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "own"),
+    [
+        ("postprocessing::transforms", [OWN_STEP, {"_target_": "FillHolesd", "keys": ["pred", "filled"]}]),
+        ("augmentation", [OWN_STEP, AFTER_OWN]),
+        ("loss", OWN_STEP),
+        ("optimizer", {"_target_": f"{OWN}.Impatient", "params": "$@network.parameters()", "lr": 0.1}),
+    ],
+)
+def test_a_component_of_ones_own_is_built_and_not_used(key: str, own: Any) -> None:
+    given = {**NETWORKS["unet3d"], "optimizer::fused": False}
+    check_builds(merge_layers({}, overrides={**given, key: own}))
+    if own is OWN_STEP:
+        with pytest.raises(ValueError, match="it cannot be built"):
+            check_builds(merge_layers({}, overrides={**given, key: {**own, "fails": True}}))
 
 
 def test_of_several_arguments_the_one_to_blame_is_named() -> None:
