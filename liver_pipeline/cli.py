@@ -27,8 +27,8 @@ EXIT_NONE_DONE = 4
 EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
 
 
-class WithoutEmptyWords(click.Command):
-    """A command that refuses blank words: an unset variable of the shell would name the working directory."""
+class Command(click.Command):
+    """A command that refuses blank words (an unset variable of the shell) and is listed by its whole first sentence."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse empty words and blanks, then parse as usual."""
@@ -37,11 +37,24 @@ class WithoutEmptyWords(click.Command):
                 raise ValueError(f"word {number} after {ctx.info_name} is empty ({word!r}); is a variable unset?")
         return super().parse_args(ctx, args)
 
+    def get_short_help_str(self, limit: int = sys.maxsize) -> str:
+        """Return the first sentence of the help; the list of commands wraps it, where click would cut it."""
+        return super().get_short_help_str(sys.maxsize)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """End the help of a command that takes KEY=VALUE with where the keys are listed."""
+        if any(parameter.name == "overrides" for parameter in self.params):
+            formatter.write_paragraph()
+            formatter.write_text(
+                "KEY=VALUE: `liver-pipeline keys` lists them all, `liver-pipeline keys spacing` tells about one."
+            )
+        super().format_epilog(ctx, formatter)
+
 
 class OneLineErrors(click.Group):
     """A group whose commands end with one line on bad input; ``--debug`` shows the traceback instead."""
 
-    command_class = WithoutEmptyWords
+    command_class = Command
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run on streams that may be closed, or whose disk may be full, and tell if something was not printed."""

@@ -3,7 +3,7 @@
 SCANS holds the public scans: 3dircadb1_01/PATIENT_DICOM.zip (3D-IRCADb), tcia_pancreas_ct_cb_001/dicom.zip (TCIA
 Pancreatic-CT-CBCT-SEG), totalsegmentator_examples/example_ct.nii.gz (3 mm; its liver lies above slice 64, and the dome
 is cut off) and example_mr_sm.nii.gz. OUT gets what is made of them, the masks with their records, and measured.json.
-HU_SCALE and NOISE, for which the MR and noise would be refused as CT, are accepted here.
+HU_SCALE, for which the MR would be refused as CT, is accepted here.
 
 Example: python scripts/measure_quality.py scans out
 """
@@ -81,7 +81,7 @@ def main(scans: Path, out: Path) -> None:
     """Gather, segment, say what was flagged."""
     if not (out / "inputs").is_dir():
         gather(scans, out / "inputs")
-    predict("default", out / "inputs", out / "masks", overrides={"quality": True, "accept": ["HU_SCALE", "NOISE"]})
+    predict("default", out / "inputs", out / "masks", overrides={"quality": True, "accept": ["HU_SCALE"]})
     measured = {}
     for case, row in sorted(read_ledger(out / "masks" / LEDGER)[0].items()):
         quality = row.get("quality") or {"flagged": True, "reasons": [{"code": row.get("code", ""), "message": ""}]}

@@ -53,6 +53,11 @@ def test_help_shows_what_a_command_does(command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 5
+    assert ("KEY=VALUE" in result.output) == ("liver-pipeline keys" in result.output)
+
+
+def test_help_cuts_no_sentence() -> None:
+    assert "..." not in call("--help").output.replace("[ARGS]...", "")
 
 
 def test_list_shows_every_file_that_can_be_named_and_the_weights() -> None:

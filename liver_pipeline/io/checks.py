@@ -42,7 +42,7 @@ def affine_findings(shape: Sequence[int], affine: Affine) -> list[Finding]:
         if drift > GRID_CLOSE:
             found.append(error("SHEAR", f"{angle} (at most {GRID_CLOSE:g}); resample onto an orthogonal grid first"))
         else:
-            found.append(warning("SHEAR", f"{angle} (repair=('SHEAR',) mends it)"))
+            found.append(warning("SHEAR", f"{angle} (repair=[SHEAR] mends it)"))
     return found
 
 

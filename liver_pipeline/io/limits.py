@@ -12,6 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+if sys.platform != "win32":
+    import resource
+
 UNKNOWN = 8 << 30  # bytes where the system tells nothing
 
 
@@ -81,8 +84,6 @@ def _own_limits(root: Path) -> Iterator[tuple[int, int]]:
     status = dict(line.split(":", 1) for line in _read(root / "proc/self/status").splitlines() if ":" in line)
     used = {name: int(status.get(name, "0").split()[0]) * 1024 for name in ("VmSize", "VmRSS")}
     if sys.platform != "win32":
-        import resource
-
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit != resource.RLIM_INFINITY:
             yield limit, used["VmSize"]

@@ -39,7 +39,7 @@ NO_NIIVUE = (
     "or run scripts/build_web.py in a checkout"
 )
 # Values that are no HU are shown all the same, and the page says what they are.
-SHOWN_ANYWAY = (*ACCEPTED, "HU_SCALE", "MODALITY", "NOISE", "UNIT_SPACING_CT")
+SHOWN_ANYWAY = (*ACCEPTED, "HU_SCALE", "MODALITY", "UNIT_SPACING_CT")
 SCRIPTS = ("volumes.js", "slices.js", "gpu.js", "drawing.js", "correcting.js", "viewer.js")
 # Nothing is loaded: what NiiVue has inside are data and blob addresses of the page itself.
 POLICY = (

@@ -178,8 +178,9 @@ def test_shear_is_silent_a_warning_or_an_error_by_its_drift(tmp_path: Path, degr
         with pytest.raises(IntakeError, match=r"SHEAR: .*1\.57 voxels over the volume"):
             read_scan(tmp_path / "a.nii", modality="any", accept=["SHEAR"])  # predict could not go on, either
         return
-    found = [f.code for f in read_scan(tmp_path / "a.nii", modality="any").findings]
-    assert found == ([code] if code else [])
+    found = read_scan(tmp_path / "a.nii", modality="any").findings
+    assert [f.code for f in found] == ([code] if code else [])
+    assert all("(repair=[SHEAR] mends it)" in f.detail for f in found)  # as it is written on the command line
 
 
 # --- random headers and bytes ----------------------------------------------------------------------------------------

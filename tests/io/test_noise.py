@@ -21,10 +21,10 @@ def severity(array: Any, slope: float = 1.0, *, in_hu: bool = True) -> str:
 
 @pytest.mark.parametrize("in_hu", [True, False])
 @pytest.mark.parametrize("shape", [(128, 104, 64), (512, 512, 3), (12, 11, 10)])
-def test_noise_is_an_error_and_its_running_sum_is_an_image(shape: tuple[int, ...], in_hu: bool) -> None:
+def test_noise_is_told_and_its_running_sum_is_an_image(shape: tuple[int, ...], in_hu: bool) -> None:
     rng = np.random.default_rng(0)
     for noise in (rng.normal(0, 100, shape), rng.uniform(-1000, 400, shape), rng.integers(0, 3, shape)):
-        assert severity(noise, in_hu=in_hu) == Severity.ERROR
+        assert severity(noise, in_hu=in_hu) == Severity.WARNING
         image = np.cumsum(noise - noise.mean(), axis=0).cumsum(axis=1)
         assert severity(100 * image / image.std(), in_hu=in_hu) == ""
 
