@@ -24,7 +24,7 @@ from liver_pipeline.bundle.layers import Configs, component_class
 from liver_pipeline.bundle.stages import references_in
 from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, has_own, try_components
 from liver_pipeline.bundle.values import is_code
-from liver_pipeline.networks.shapes import head_count, window_fault
+from liver_pipeline.networks.shapes import forward_heads, head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
 
@@ -89,7 +89,7 @@ def check_network(config: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         ValueError: If it cannot be built or does not take windows of ``roi_size``, or it has another number of outputs
-            than ``num_classes``, or than ``deep_supervision_weights``.
+            than ``num_classes``, or than ``deep_supervision_weights``, or a batch has one voxel at its deepest.
     """
     offline = {**config, "encoder_weights": None, "encoder_weights_path": None}  # nothing is downloaded
     parser = ConfigParser(offline)
@@ -98,10 +98,27 @@ def check_network(config: Mapping[str, Any]) -> nn.Module:
     if fault := window_fault(network, roi_size, channels, classes):
         given = f"roi_size is {shown(roi_size)} (in_channels {channels}, num_classes {classes})"
         raise ValueError(f"{given}; the network of network_def {fault}")
+    _check_norms(config, network, roi_size, channels)
     weights = config.get("deep_supervision_weights")
     if isinstance(weights, list) and len(weights) != (heads := head_count(network, roi_size, channels)):
         raise ValueError(f"deep_supervision_weights is {shown(weights)}; expected {heads}, one for each output")
     return network
+
+
+def _check_norms(config: Mapping[str, Any], network: nn.Module, roi_size: list[int], channels: int) -> None:
+    """Refuse a training on single windows of which a batch normalization would see one voxel, and no spread."""
+    if config.get("freeze") is not None or (config.get("batch_size"), config.get("crops_per_case")) != (1, 1):
+        return
+    try:
+        forward_heads(network, torch.empty(1, channels, *roi_size, device="meta"))
+    except ValueError as error:
+        if "Expected more than 1 value per channel" in str(error):
+            raise ValueError(
+                f"roi_size is {shown(roi_size)}, batch_size is 1 and crops_per_case is 1; a batch normalization of "
+                f"network_def would see a single voxel; expected a larger window, or more than one"
+            ) from error
+    except Exception:  # a network that cannot be looked at like this; see window_fault
+        return
 
 
 def _check_augmentation(config: Mapping[str, Any]) -> None:

@@ -125,6 +125,14 @@ def test_deep_supervision_has_a_weight_for_each_output() -> None:
         built(network="resenc_unet", **small, deep_supervision_weights=[1.0])
 
 
+def test_a_batch_normalization_of_one_voxel_is_refused() -> None:
+    one = {"roi_size": [16, 16, 1], "batch_size": 1, "crops_per_case": 1}  # halved four times
+    with pytest.raises(ValueError, match=r"^roi_size is .16, 16, 1., batch_size is 1 and crops_per_case is 1; a"):
+        built(network="unet2d", **one)
+    for more in ({"roi_size": [32, 16, 1]}, {"batch_size": 2}, {"crops_per_case": 2}):
+        built(network="unet2d", **{**one, **more})
+
+
 STOCK = """\
 preprocessing:
   _target_: Compose
