@@ -56,13 +56,23 @@ class OneLineErrors(click.Group):
 
     command_class = Command
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run on streams that may be closed, or whose disk may be full, and tell if something was not printed."""
+        open_streams()
+        try:
+            return super().main(*args, **extra)
+        except SystemExit as end:
+            if not end.code and (reason := unwritten()):
+                lost = f"what was printed is lost ({reason.strerror}); files are as the command leaves them"
+                click.echo(f"liver-pipeline: {lost}", err=True)
+                sys.exit(EXIT_BAD_USAGE)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
-            if reason := unwritten():
-                raise OSError(f"what was printed is lost ({reason.strerror}); files are as the command leaves them")
             return result
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, RuntimeErrors by descent
@@ -101,7 +111,6 @@ def root_cause(error: BaseException) -> str:
 def main(debug: bool) -> None:
     """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
     warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
-    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings

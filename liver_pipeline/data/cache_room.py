@@ -32,6 +32,8 @@ def writing_to(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if isinstance(error, CacheError):
             raise
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            raise CacheError(f"{folder}, or what it lies in, is a file; name another cache_dir, a folder") from None
         reason = "no space left" if disk_is_full(error, folder) else str(error).partition("\n")[0]
         raise CacheError(
             f"the cache in {folder} cannot be written ({reason}); make room, or name another cache_dir; what is in it "

@@ -153,9 +153,12 @@ def load_split(cases: Sequence[Case], split_file: str | Path) -> Split:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        IsADirectoryError: If it is a folder.
         ValueError: If it names a case that the data set lacks, or leaks.
     """
     split_file = Path(split_file)
+    if split_file.is_dir():
+        raise IsADirectoryError(f"split_file is {split_file}, a folder; expected a file, such as its split.json")
     if not split_file.is_file():
         raise FileNotFoundError(
             f"no split at {split_file.resolve()}; `liver-pipeline train` writes it into the run folder"

@@ -43,8 +43,11 @@ def read_weights(path: Path) -> tuple[str, Mapping[str, torch.Tensor]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        IsADirectoryError: If it is a folder.
         ValueError: If the file holds code, is damaged, or is not the one whose hash was written down.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected a file of weights, such as its models/model.pt")
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; train first, or set ckpt_path")
     sha256, written_down = file_sha256(path), path.with_name(f"{path.name}.sha256")

@@ -259,6 +259,7 @@ def everything(run: Path) -> dict[str, bytes]:
         ({"sed": 1}, "did you mean 'seed'"),
         ({"split_fractions": [0.0, 0.5, 0.5]}, "split_fractions"),
         ({"initial_weights": "/misspelt.pt"}, "no weights at /misspelt.pt"),
+        ({"initial_weights": "/"}, "/ is a folder; expected a file of weights"),
         ({"device": "cuda:99"}, "devices; device=cpu works"),
     ],
 )

@@ -309,8 +309,9 @@ def test_trouble_with_the_cache_is_never_booked_as_a_bad_case(tmp_path: Path, tr
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        with pytest.raises(CacheError, match="name another cache_dir"):
+        with pytest.raises(CacheError, match="name another cache_dir") as caught:
             usable_cases(split, cache.prepare, on_bad_case="skip", skipped_file=tmp_path / "skipped.json")
+        assert ("is a file" in str(caught.value)) == (trouble == "no such folder")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "skipped.json").exists()

@@ -341,3 +341,8 @@ def test_a_pipe_among_the_files_of_a_case_keeps_no_training_waiting(tmp_path: Pa
     os.mkfifo(tmp_path / "scan.nii.gz")
     with pytest.raises(OSError, match="scan"):
         case_digest({"case": "a", "image": str(tmp_path / "scan.nii.gz")}, tmp_path)
+
+
+def test_a_folder_in_place_of_a_split_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=f"split_file is {tmp_path}, a folder"):
+        load_or_make_split([], tmp_path)
