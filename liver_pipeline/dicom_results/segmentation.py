@@ -54,7 +54,7 @@ def build_segmentation(
         content_creator_name=f"{MANUFACTURER}^",
         series_description="Liver and tumor, research, not for diagnosis",
         transfer_syntax_uid=RLELossless if packed else ExplicitVRLittleEndian,
-        omit_empty_frames=True,
+        omit_empty_frames=bool(label_map.any()),  # of an empty mask highdicom keeps all, with words on the screen
     )
     if deflate:  # highdicom knows it not; the pixels are as they were
         segmentation.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian

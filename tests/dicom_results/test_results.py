@@ -149,7 +149,9 @@ def test_the_checkers_find_no_error_in_what_was_written(tmp_path: Path) -> None:
     assert {group["segmentationSOPInstanceUID"] for group in groups} == {seg.SOPInstanceUID}
 
 
-def test_an_empty_mask_has_both_segments_a_report_without_references_and_one_capture(tmp_path: Path) -> None:
+def test_an_empty_mask_has_both_segments_a_report_without_references_and_one_capture(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     mask, scan = masked(tmp_path, np.zeros((20, 16, 12), dtype=np.uint8))
     write_results(ALL, mask, scan)
     seg = pydicom.dcmread(tmp_path / "m.seg.dcm")
@@ -157,6 +159,7 @@ def test_an_empty_mask_has_both_segments_a_report_without_references_and_one_cap
     assert not seg.pixel_array.any()
     assert [path.name for path in (tmp_path / "m.sc").iterdir()] == ["0001.dcm"]
     assert errors(tmp_path / "m.seg.dcm", tmp_path / "m.sr.dcm", tmp_path / "m.sc" / "0001.dcm") == []
+    assert caplog.messages == []  # highdicom's words for who writes programs
 
 
 # --- what they say of patient, source and origin -------------------------------------------------------------------
