@@ -59,7 +59,8 @@ def run_app(
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context((work / ".app.lock").open("ab"))
-        lock_file(lock.fileno(), f"another app works in {work}; end it, or choose another folder with --work")
+        refusal = f"another app works in {work}; end it, or choose another folder with --work"
+        stack.enter_context(lock_file(lock.fileno(), refusal))
         listening = stack.enter_context(_bound(host, port))
         port = listening.getsockname()[1]
         os.umask(0o077)  # what is uploaded is for its owner alone

@@ -79,12 +79,13 @@ class Ledger:
         _refuse_other_count(path, self.shard)
         whole = self._open.enter_context(path.open("a+b", buffering=0))
         lock_files = [lock_file_of(path), *map(lock_file_of, shard_ledgers(path))]
-        trust = lock_file(whole.fileno(), _busy(path, lock_files), shared=self.shard is not None)
+        lock = lock_file(whole.fileno(), _busy(path, lock_files), shared=self.shard is not None)
+        trust = self._open.enter_context(lock)
         self._file = whole
         if self.shard is not None:
             self._file = self._open.enter_context(self.path.open("a+b", buffering=0))
             lock_files = [lock_file_of(path), lock_file_of(self.path)]
-            trust = lock_file(self._file.fileno(), _busy(path, lock_files)) and trust
+            trust = self._open.enter_context(lock_file(self._file.fileno(), _busy(path, lock_files))) and trust
         if (told := living(lock_files, trust_locks=trust)) is not None:
             raise ValueError(_refusal(path, said(told)))
         self._lock_file = LockFile(lock_file_of(self.path), None if self.shard is None else str(self.shard))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +13,19 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems tha
 _held: set[Path] = set()
 
 
-def lock_file(handle: int, refusal: str, *, shared: bool = False) -> bool:
-    """Lock an open file for this process until it is closed; where there are no locks, do nothing.
+@contextlib.contextmanager
+def lock_file(handle: int, refusal: str, *, shared: bool = False) -> Iterator[bool]:
+    """Lock an open file for this process; where there are no locks, do nothing.
+
+    At the end it is unlocked, not only closed: a process that was forked meanwhile, such as a loader of data, has the
+    file open, too, and would keep the lock for as long as it lives.
 
     Args:
         handle: Number of the open file.
         refusal: What to say if another process has locked it.
         shared: Others that ask for a shared lock get it too.
 
-    Returns:
+    Yields:
         Whether the file system keeps locks.
 
     Raises:
@@ -29,7 +34,8 @@ def lock_file(handle: int, refusal: str, *, shared: bool = False) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows: two runs into one folder are not kept apart
-        return False
+        yield False
+        return
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -37,8 +43,14 @@ def lock_file(handle: int, refusal: str, *, shared: bool = False) -> bool:
     except OSError as reason:
         if reason.errno not in NO_LOCKS:
             raise
-        return False
-    return True
+        yield False
+        return
+    owner = os.getpid()
+    try:
+        yield True
+    finally:
+        if os.getpid() == owner:  # in a forked process that ends, too, this would give back the lock of both
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager
@@ -53,8 +65,8 @@ def lock_run(run_dir: str | Path) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        lock_file(file.fileno(), f"another process is training in {run_dir}; wait for it, or choose another folder")
+    refusal = f"another process is training in {run_dir}; wait for it, or choose another folder"
+    with path.open("ab") as file, lock_file(file.fileno(), refusal):
         _held.add(path)
         try:
             yield

@@ -113,12 +113,14 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     before = os.umask(0o077)
-    with (folder / "node.lock").open("a+b") as file:
-        lock_file(file.fileno(), f"another node works in {folder}; name another folder")
-        try:
+    try:
+        with (
+            (folder / "node.lock").open("a+b") as file,
+            lock_file(file.fileno(), f"another node works in {folder}; name another folder"),
+        ):
             yield
-        finally:
-            os.umask(before)
+    finally:
+        os.umask(before)
 
 
 def _reason(reason: BaseException) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 from liver_pipeline.io import lock_files
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.lock_files import lock_file_of, read_lock_file
+from liver_pipeline.io.locks import lock_file, lock_run
 from liver_pipeline.io.shards import Shard
 
 HOLD = """
@@ -129,6 +132,35 @@ def test_who_may_write_beside_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "sleep", None)  # nothing is waited for: a dead process of this host is known to be dead
     Ledger(path).close()
     assert not lock_file_of(path).exists()
+
+
+def begin(folder: Path, work: str) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.closing(Ledger(folder / LEDGER)) if work == "folder" else lock_run(folder)
+
+
+@pytest.mark.parametrize("work", ["folder", "training"])
+def test_a_process_that_was_forked_meanwhile_keeps_no_lock(tmp_path: Path, work: str) -> None:
+    with begin(tmp_path, work):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600.0,))  # a loader that lives on
+        child.start()
+    try:
+        with begin(tmp_path, work):
+            pass
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_a_forked_process_that_ends_gives_back_no_lock_of_ours(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context((tmp_path / "lock").open("ab"))
+        stack.enter_context(lock_file(file.fileno(), "taken"))
+        if (child := os.fork()) == 0:
+            stack.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        with (tmp_path / "lock").open("ab") as other, pytest.raises(ValueError, match="taken"):
+            stack.enter_context(lock_file(other.fileno(), "taken"))
 
 
 def test_a_writer_on_another_host_is_dead_when_it_gives_no_sign_of_life(
