@@ -6,11 +6,12 @@ Changes take HU (X, Y, Z) with slices along Z and return as many, or fewer, slic
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from liver_pipeline.io.findings import Finding, Severity
 from liver_pipeline.io.hu import value_findings
@@ -32,6 +33,17 @@ REAL = {
     "gstt": "gstt_msd_liver14_3slices/ct-test-data.nii.gz",
 }
 LENIENT = ("FEW_SLICES", "THICK_SLICE")
+
+
+def crops(
+    volume: npt.NDArray[Any], rng: np.random.Generator, *, least: int, count: int = 25
+) -> Iterator[tuple[npt.NDArray[Any], tuple[slice, ...]]]:
+    """Yield crops of a quarter to three fifths of a volume along each axis, of at least so many voxels, and where."""
+    for _ in range(count):
+        size = [max(least, int(n * rng.uniform(0.25, 0.6))) for n in volume.shape]
+        start = [rng.integers(0, n - s + 1) for n, s in zip(volume.shape, size, strict=True)]
+        where = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
+        yield volume[where], where
 
 
 def stored(hu: Any) -> Any:

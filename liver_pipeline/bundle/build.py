@@ -22,7 +22,7 @@ from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.layers import Configs, component_class
 from liver_pipeline.bundle.stages import references_in
-from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, has_own, try_components
+from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, first_cause, has_own, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import forward_heads, head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
@@ -177,8 +177,7 @@ def _parsed(parser: ConfigParser, key: str) -> Any:
 
 def _words(error: BaseException) -> str:
     """Return what the first cause of an error says, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = first_cause(error)
     said = error.args[0] if isinstance(error, KeyError) and error.args else error  # Python puts it in quotes
     return " ".join(str(said).split()) or type(error).__name__
 

@@ -57,7 +57,7 @@ def try_components(config: Mapping[str, Any], stand_ins: Mapping[str, Any], part
             try:
                 built[path] = _build(parser, path)
             except Exception as error:  # whatever a component raises
-                raise _refusal(config, stand_ins, path, component, _cause(error)) from error
+                raise _refusal(config, stand_ins, path, component, first_cause(error)) from error
     return built
 
 
@@ -105,8 +105,9 @@ def _build(parser: ConfigParser, path: str) -> Any:
     return built
 
 
-def _cause(error: BaseException) -> BaseException:
-    return error if error.__cause__ is None else _cause(error.__cause__)
+def first_cause(error: BaseException) -> BaseException:
+    """Return the error that all others of a chain were raised from."""
+    return error if error.__cause__ is None else first_cause(error.__cause__)
 
 
 def _move(schedule: Any, optimizer: torch.optim.Optimizer) -> None:

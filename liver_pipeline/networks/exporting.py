@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from liver_pipeline.networks.conversion import import_openvino
+from liver_pipeline.networks.conversion import first_line, import_openvino
 from liver_pipeline.networks.instance_norm import spell_out_instance_norms
 
 Windows = Callable[[torch.Tensor], torch.Tensor]
@@ -60,7 +60,7 @@ def export_network(network: nn.Module, shape: Sequence[int], path: Path, exporte
     except ImportError:
         raise
     except Exception as error:  # whatever a converter raises, the network cannot be had in its format
-        raise ValueError(f"{type(network).__name__} cannot be written as {path.name}: {_first_line(error)}") from error
+        raise ValueError(f"{type(network).__name__} cannot be written as {path.name}: {first_line(error)}") from error
     for count, logits in given.items():
         wanted = expected[count]
         if logits.shape != wanted.shape:
@@ -158,8 +158,3 @@ def _quiet() -> Any:
             yield
     finally:
         logging.disable(before)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

@@ -13,7 +13,7 @@ from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.io.findings import Finding, IntakeError, Severity
 from liver_pipeline.io.slices import slice_axis, slice_findings
 from liver_pipeline.io.volumes import read_scan
-from tests.damage import LENIENT, PHASES, REAL, SLICES, WHOLE, apart, five, of_another, on_slices, thinned
+from tests.damage import LENIENT, PHASES, REAL, SLICES, WHOLE, apart, crops, five, of_another, on_slices, thinned
 from tests.damage import one as middle
 from tests.dicom_files import body, ct
 from tests.orientations import every_orientation
@@ -216,11 +216,8 @@ def test_slices_of_crops_of_real_scans_are_right(real_data: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("ircadb", "tcia", "totalsegmentator", "totalsegmentator dicom"):
         volume = read_scan(real_data / REAL[name]).array
-        for _ in range(25):
-            size = [max(10, int(n * rng.uniform(0.25, 0.6))) for n in volume.shape]
-            start = [rng.integers(0, n - s + 1) for n, s in zip(volume.shape, size, strict=True)]
-            crop = volume[tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))]
-            assert on_slices(crop) == [], (name, start, size)
+        for crop, where in crops(volume, rng, least=10):
+            assert on_slices(crop) == [], (name, where)
 
 
 def test_four_constant_slices_of_a_series_are_named_by_file(tmp_path: Path) -> None:
