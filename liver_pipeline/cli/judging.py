@@ -125,7 +125,8 @@ def describe_command(
     Example: liver-pipeline describe masks/a.nii.gz scans/a.nii.gz
              liver-pipeline describe masks/a.nii.gz --segments auto --resect 5,6
     """
-    from liver_pipeline.evaluation.description import as_text, describe, lesions_csv
+    from liver_pipeline.evaluation.description import describe
+    from liver_pipeline.evaluation.description_text import as_text, lesions_csv
     from liver_pipeline.evaluation.segments import parse_segments
     from liver_pipeline.io.files import refuse_existing, write_text
 
