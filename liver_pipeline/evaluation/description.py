@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.evaluation.confidence import calibrated, why_uncalibrated
-from liver_pipeline.evaluation.lesion_rows import lesion_rows, match_status
+from liver_pipeline.evaluation.lesion_description import describe_lesions, match_status
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.segments import COUINAUD, after_resection, segment_volumes
 from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
@@ -186,7 +186,7 @@ def describe_label_map(
     voxel_ml = float(np.prod(spacing)) / 1000.0
     n_parenchyma, n_tumor = int(np.count_nonzero(label_map == 1)), int(np.count_nonzero(label_map == 2))
     matches, missed = (None, None) if reference is None else match_status(label_map, reference, affine)
-    rows = lesion_rows(
+    rows = describe_lesions(
         label_map,
         affine,
         hu=hu,

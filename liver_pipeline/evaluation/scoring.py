@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 
 from liver_pipeline.evaluation.confidence import probability_case, shown_levels
-from liver_pipeline.evaluation.lesion_rows import centroid_mm
+from liver_pipeline.evaluation.lesion_description import centroid_mm
 from liver_pipeline.evaluation.pairing import CaseError, Failure, Pair
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
 from liver_pipeline.io.failures import finding_of

@@ -20,7 +20,7 @@ from liver_pipeline.metrics.surfaces import border_surface
 FOUND_IOU = 0.5
 
 
-def lesion_rows(
+def describe_lesions(
     label_map: LabelMap,
     affine: Affine,
     *,
