@@ -15,7 +15,8 @@ import click
 
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.commands.predict import predict
-from liver_pipeline.io.files import file_sha256, write_json
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import write_json
 
 MODALITIES = ("ct", "mr")  # folders of scans, and what reads them
 
