@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ import torch
 
 from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
+from liver_pipeline.io.clocks import Beginning
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput, case_name
 from liver_pipeline.io.files import fitting_name, relative
 from liver_pipeline.io.findings import Finding
@@ -36,7 +36,7 @@ class RunningCase:
     series: str | None = None  # which of several DICOM series at the path
     why: str = ""  # that series
     stages: Stages = field(default_factory=Stages)
-    started: float = field(default_factory=time.time)
+    started: Beginning = field(default_factory=Beginning)
     scan: Scan | None = None  # without its voxels once these have been preprocessed
     data: dict[str, Any] = field(default_factory=dict)
     pred: torch.Tensor | None = None
@@ -161,8 +161,8 @@ def case_record(case: RunningCase) -> dict[str, Any]:
         "effects": dict(case.effects),
         "quality": case.quality,
         "timing": {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(case.started)),
-            "seconds": round(time.time() - case.started, 3),
+            "started": case.started.time,
+            "seconds": round(case.started.seconds, 3),
             "stages": case.stages.as_json(),
             **times,
         },

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import time
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.io.clocks import Beginning, now
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import file_sha256, is_there, remove
 from liver_pipeline.prediction.case import FolderCase
@@ -69,12 +69,12 @@ class CaseSteps:
         self.broken = ""
         self._turns = Turns()
         self._lock = Lock()
-        self._running: dict[str, float] = {}  # case name to when it was begun
+        self._running: dict[str, Beginning] = {}
 
     def running(self) -> list[dict[str, Any]]:
-        """Return the cases in flight, for the ledger's lock file: name, host, since when."""
+        """Return the cases in flight, for the ledger's lock file: name, host, for how long."""
         with self._lock:
-            return [{"case": name, "host": HOST, "since": since} for name, since in self._running.items()]
+            return [{"case": name, "host": HOST, "seconds": begun.seconds} for name, begun in self._running.items()]
 
     def prepare(self, numbered: tuple[int, FolderCase]) -> FolderCase:
         """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it.
@@ -84,7 +84,7 @@ class CaseSteps:
         """
         number, case = numbered
         try:
-            case.started = time.time()
+            case.started = Beginning()
             with self._lock:
                 self._running[case.name] = case.started
             with self._turns.of(number):
@@ -201,6 +201,6 @@ class CaseSteps:
                 "weights_sha256": self.runner.weights_sha256,
                 **more,
                 "host": HOST,
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "time": now(),
             }
         )
