@@ -106,11 +106,12 @@ def test_what_cleaning_removed_counts_as_pieces() -> None:
 
 
 def test_a_mask_is_judged_without_a_copy_of_it() -> None:
-    hu, labels = body()
+    hu, _ = body()
     small = coarse_scan(as_scan(hu), "ct")
     fine = np.zeros([4 * n for n in SHAPE], dtype=np.uint8, order="F")  # as it lies in a file: 58 MB
     fine[320:500, 80:320, 40:144] = 1
-    coarse = replace(small, steps=tuple(4 * step for step in small.steps))
+    x, y, z = small.steps
+    coarse = replace(small, steps=(4 * x, 4 * y, 4 * z))
     grid = as_scan(np.broadcast_to(np.uint8(0), fine.shape), AFFINE @ np.diag([0.25, 0.25, 0.25, 1.0]))
     tracemalloc.start()
     facts = plausibility(fine, grid, coarse)
