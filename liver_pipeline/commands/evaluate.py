@@ -19,8 +19,9 @@ from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.evaluation.trust import reliability_curves, trust_curves, with_quality
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.discovery import PROBABILITIES, voxel_count
-from liver_pipeline.io.files import file_sha256, refuse_existing, write_json, write_text
+from liver_pipeline.io.files import refuse_existing, write_json, write_text
 from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.limits import cores, total_bytes
 from liver_pipeline.io.masks import mask_of

@@ -20,6 +20,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from liver_pipeline.geometry.affines import Affine
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.dicom_checks import (
     conflict_findings,
     place_findings,
@@ -41,7 +42,6 @@ from liver_pipeline.io.dicom_headers import (
 from liver_pipeline.io.dicom_parts import lost_files, parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
-from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.findings import Finding, IntakeError, error, refuse, settle, warning
 from liver_pipeline.io.streams import StoredVolume
 
