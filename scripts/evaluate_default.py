@@ -8,27 +8,17 @@ Example: python scripts/evaluate_default.py tests judged
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
-from liver_pipeline.bundle.compose import compose
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.commands.predict import predict
-from liver_pipeline.io.files import file_sha256, write_json
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import write_json
 
 MODALITIES = ("ct", "mr")  # folders of scans, and what reads them
-NETWORKS = {"liver_fp16.pt": "liver/models/model.pt", "tumor_fp16.pt": "models/model.pt"}
-
-
-def assemble(weights: Path, run: Path) -> Path:
-    """Make a run folder of weights that scripts/make_default_weights.py exported."""
-    compose(run, {}, experiment="default")
-    for name, place in NETWORKS.items():
-        shutil.copyfile(weights / name, run / place)
-    return run
 
 
 def judge(run: str | Path, modality: str, tests: Path, out: Path) -> dict[str, Any]:
@@ -43,19 +33,18 @@ def judge(run: str | Path, modality: str, tests: Path, out: Path) -> dict[str, A
 @click.argument("tests", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--weights",
+    "--run",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that scripts/make_default_weights.py exported, instead of the weights in the box.",
+    help="Folder that scripts/pack_default_weights.py wrote, instead of the weights in the box.",
 )
-def main(tests: Path, out: Path, weights: Path | None) -> None:
+def main(tests: Path, out: Path, run: Path | None) -> None:
     """Judge, write the figures."""
-    run = "default" if weights is None else assemble(weights, out / "run")
     card: dict[str, Any] = {"weights": "default"}
-    if weights is not None:
-        card["weights"] = {name: file_sha256(weights / name) for name in NETWORKS}
+    if run is not None:
+        card["weights"] = {str(path.relative_to(run)): file_sha256(path) for path in sorted(run.rglob("model.pt"))}
     for modality in MODALITIES:
         if (tests / modality).is_dir():
-            card[modality] = judge(run, modality, tests / modality, out / modality)
+            card[modality] = judge(run or "default", modality, tests / modality, out / modality)
     write_json(out / "card.json", card)
 
 

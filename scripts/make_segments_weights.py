@@ -41,7 +41,8 @@ from liver_pipeline.evaluation.couinaud import (
     segments_by,
 )
 from liver_pipeline.evaluation.segments import score_segments
-from liver_pipeline.io.files import file_sha256, whole_file, write_json, write_text
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import whole_file, write_json, write_text
 from liver_pipeline.labels import FloatArray, IntArray, LabelMap
 from liver_pipeline.networks.weights import load_weights, save_half
 

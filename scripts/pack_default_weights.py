@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 
 from liver_pipeline.bundle.compose import compose
-from liver_pipeline.io.files import file_sha256, write_json, write_text
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import write_json, write_text
 
 NETWORKS = {"liver_fp16.pt": "liver/models", "tumor_fp16.pt": "models"}
 CONVERTED = ("openvino_dir: $@bundle_root + '/models/openvino'", "openvino_dir: ~/.cache/liver_pipeline/openvino")

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from liver_pipeline.geometry.axes import axis_map
 from liver_pipeline.geometry.grids import model_grid_for_spacing
 from liver_pipeline.geometry.resampling import resample_linear
-from liver_pipeline.io.files import file_sha256, write_json
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import write_json
 from liver_pipeline.io.volumes import read_scan
 from liver_pipeline.synthesis.tissues import CAVITY_BIT, Tissue
 

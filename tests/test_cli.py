@@ -21,7 +21,8 @@ from liver_pipeline.bundle.keys import KEYS
 from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.bundle.roles import MEANING, Role
 from liver_pipeline.bundle.workflow import load_config
-from liver_pipeline.cli import main, root_cause
+from liver_pipeline.cli import main
+from liver_pipeline.cli.group import root_cause
 from tests.small import make_phantoms
 
 COMMANDS = ("train", "compose", "predict", "evaluate", "list", "keys", "demo", "check", "plan")

@@ -24,7 +24,8 @@ from liver_pipeline.bundle.shipped import run_folder, run_name
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX, references_in
 from liver_pipeline.bundle.trained import is_started, stage_folders
 from liver_pipeline.bundle.workflow import read_run
-from liver_pipeline.io.files import file_sha256, move_aside, whole_file, write_json, write_text
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import move_aside, whole_file, write_json, write_text
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.networks.parent import not_fitting
 from liver_pipeline.networks.weights import read_weights

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from liver_pipeline.data.cache_room import writing_to
-from liver_pipeline.io.files import file_sha256, write_json
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import write_json
 
 _NAMES = ("case", "patient")  # fields of a case that never are paths
 BY_VERSION = ("monai", "torch", "numpy", "builtins")  # packages whose code counts by their version

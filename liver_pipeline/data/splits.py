@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from liver_pipeline.data.cases import PARTS, Case, Split
 from liver_pipeline.hints import did_you_mean
-from liver_pipeline.io.files import content_sha256, write_json
+from liver_pipeline.io.checksums import content_sha256
+from liver_pipeline.io.files import write_json
 from liver_pipeline.io.tables import clean_name, is_dealt, read_json
 
 

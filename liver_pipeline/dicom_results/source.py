@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from liver_pipeline.dicom_results.uids import derived_uid
-from liver_pipeline.geometry.affines import GRID_CLOSE, Affine, corner_shift_mm, spacing_of
+from liver_pipeline.geometry.affines import Affine, corner_shift_mm, grids_match
 from liver_pipeline.io.dicom import read_plane_headers
 from liver_pipeline.io.dicom_headers import IMAGE_CLASSES
 from liver_pipeline.io.findings import IntakeError, refuse
@@ -125,10 +125,10 @@ def labels_on(source: SourceSeries, mask: Scan) -> LabelMap:
     turn = nib.orientations.ornt_transform(nib.io_orientation(mask.affine), nib.io_orientation(source.affine))
     labels: Any = nib.apply_orientation(mask.array, turn)
     affine = mask.affine @ nib.orientations.inv_ornt_aff(turn, mask.array.shape)
-    if labels.shape != source.shape:
-        detail = f"shape {labels.shape}, the series {source.shape}"
-    elif (shift := corner_shift_mm(labels.shape, affine, source.affine)) > GRID_CLOSE * min(spacing_of(affine)):
-        detail = f"up to {shift:.3g} mm off the series"
-    else:
+    if grids_match(labels.shape, affine, source.shape, source.affine):
         return np.asarray(labels, dtype=np.uint8)
+    if labels.shape == source.shape:
+        detail = f"up to {corner_shift_mm(labels.shape, affine, source.affine):.3g} mm off the series"
+    else:
+        detail = f"shape {labels.shape}, the series {source.shape}"
     raise refuse(mask.path, "LABEL_GRID_MISMATCH", f"{detail}; name the series that the mask was made of")

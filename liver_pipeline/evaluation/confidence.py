@@ -13,7 +13,7 @@ import numpy.typing as npt
 from liver_pipeline.evaluation.intervals import UNCALIBRATED, gap
 from liver_pipeline.evaluation.pairing import CaseError
 from liver_pipeline.evaluation.run_quality import RunQuality
-from liver_pipeline.geometry.affines import GRID_CLOSE, corner_shift_mm
+from liver_pipeline.geometry.affines import grids_match
 from liver_pipeline.geometry.boxes import Box, bounding_box
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities, region_probability
 from liver_pipeline.io.volumes import Scan, on_grid
@@ -84,8 +84,7 @@ def near_liver(classes: Mapping[str, Scan], label: Scan) -> NearLiver:
         CaseError: PROBABILITY_GRID if they do not lie on the reference's grid, NO_LIVER without liver.
     """
     one = next(iter(classes.values()))
-    same = one.array.shape == label.array.shape
-    if not same or corner_shift_mm(label.array.shape, one.affine, label.affine) > GRID_CLOSE * min(label.spacing):
+    if not grids_match(label.array.shape, label.affine, one.array.shape, one.affine):
         found = f"shape {one.array.shape}; expected the grid of the reference"
         raise CaseError("PROBABILITY_GRID", f"{_file(classes)}: {found}")
     region = grown(label.array >= 1, label.spacing)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,41 +9,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from liver_pipeline.evaluation.confidence import calibrated, why_uncalibrated
-from liver_pipeline.evaluation.intervals import interval_text
+from liver_pipeline.evaluation.lesion_description import describe_lesions, match_status
 from liver_pipeline.evaluation.scoring import ACCEPTED
-from liver_pipeline.evaluation.segments import (
-    COUINAUD,
-    after_resection,
-    segment_lines,
-    segment_shares,
-    segment_volumes,
-    segment_words,
-)
+from liver_pipeline.evaluation.segments import COUINAUD, after_resection, segment_volumes
 from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
 from liver_pipeline.geometry.affines import Affine, spacing_of
-from liver_pipeline.geometry.boxes import Box, touches_border
+from liver_pipeline.geometry.boxes import touches_border
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import reader_of, record_of
 from liver_pipeline.io.volumes import Scan, on_grid, read_label_map, to_ras
-from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues, Mask
-from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
-from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
-from liver_pipeline.metrics.surfaces import border_surface
+from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues
 
-FOUND_IOU = 0.5
 NEED_LIVER = ("liver_with_tumor_ml", "liver_without_tumor_ml", "tumor_burden")
 NO_SEGMENTS = "no Couinaud map was given"
 AUTO = "auto"  # for a Couinaud map: estimate it
-LESION_COLUMNS = (
-    "id", "volume_ml", "diameter_mm", "perpendicular_mm", "slice", "size_class", "centroid_ras_mm", "centroid_lps_mm",
-    "box", "distance_to_surface_mm", "mean_hu", "sd_hu", "mean_confidence", "min_confidence", "touches_border",
-    "below_resolution", "match", "segments", "segments_source",
-)  # fmt: skip
 
 
 def describe(
@@ -204,21 +185,18 @@ def describe_label_map(
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
     n_parenchyma, n_tumor = int(np.count_nonzero(label_map == 1)), int(np.count_nonzero(label_map == 2))
+    matches, missed = (None, None) if reference is None else match_status(label_map, reference, affine)
+    rows = describe_lesions(
+        label_map,
+        affine,
+        hu=hu,
+        hu_scale=hu_scale,
+        confidence=confidence,
+        confidence_scale=confidence_scale,
+        matches=matches,
+        segments=segments,
+    )
     reasons: dict[str, str] = {}
-    lesion_map, _ = components(label_map == 2)
-    shapes = lesion_shapes(lesion_map, spacing)
-    depths = _depths(label_map, lesion_map, shapes, spacing) if n_parenchyma else None
-    matches, missed = _matches(label_map, reference, affine)
-    rows = []
-    for shape in shapes:
-        inside = lesion_map[shape.box] == shape.id
-        row = _row(shape, affine, label_map.shape)
-        row["distance_to_surface_mm"] = None if depths is None else depths[shape.id - 1]
-        row |= _moments("hu", hu, shape.box, inside, hu_scale)
-        row |= _confidence(confidence, shape.box, inside, confidence_scale)
-        row["match"] = None if matches is None else matches[shape.id - 1]
-        row["segments"] = None if segments is None else segment_shares(segments[shape.box][inside])
-        rows.append(row)
     for names, given, what in (
         (("mean_hu", "sd_hu"), hu, "no scan was given"),
         (("mean_confidence", "min_confidence"), confidence, "no probabilities were given"),
@@ -233,7 +211,7 @@ def describe_label_map(
         "liver_without_tumor_ml": n_parenchyma * voxel_ml if n_parenchyma else None,
         "tumor_ml": n_tumor * voxel_ml,
         "tumor_burden": n_tumor / (n_parenchyma + n_tumor) if n_parenchyma else None,
-        "lesion_count": len(shapes),
+        "lesion_count": len(rows),
         "truncated": touches_border(label_map >= 1),
         "segments_ml": None if segments is None else segment_volumes(segments, label_map, voxel_ml),
         "intervals": _intervals(record, reasons),
@@ -267,154 +245,3 @@ def _intervals(record: Mapping[str, Any] | None, reasons: dict[str, str]) -> dic
             why = told["reasons"].get(name, {"message": "no record beside the mask tells them"})
             reasons[f"interval of {name}"] = why["message"]
     return {key: value for key, value in told.items() if key != "reasons"}
-
-
-def _row(shape: LesionShape, affine: Affine, grid: tuple[int, ...]) -> dict[str, Any]:
-    """What follows from the lesion's own voxels."""
-    ras = affine[:3, :3] @ np.array(shape.centroid) + affine[:3, 3]
-    thickness = [axis.stop - axis.start for axis in shape.box]
-    at_edge = [axis.start == 0 or axis.stop == size for axis, size in zip(shape.box, grid, strict=True)]
-    return {
-        "id": shape.id,
-        "volume_ml": shape.volume_ml,
-        "diameter_mm": shape.diameters.longest_mm,
-        "perpendicular_mm": shape.diameters.perpendicular_mm,
-        "slice": shape.diameters.slice_index,
-        "size_class": shape.size_class,
-        "centroid_ras_mm": [float(value) for value in ras],
-        "centroid_lps_mm": [-float(ras[0]), -float(ras[1]), float(ras[2])],
-        "box": [[axis.start, axis.stop - 1] for axis in shape.box],
-        "touches_border": any(at_edge),
-        "below_resolution": min(thickness) < 2,
-    }
-
-
-def _depths(
-    label_map: LabelMap, lesion_map: ComponentMap, shapes: Sequence[LesionShape], spacing: tuple[float, float, float]
-) -> list[float]:
-    """Least distance of each lesion to the outer surface of liver and tumor, in mm; 0 for a lesion that reaches it."""
-    surface = border_surface(label_map >= 1, spacing, 6).points
-    tree = cKDTree(surface)
-    depths = []
-    for shape in shapes:
-        start = np.array([axis.start for axis in shape.box])
-        points = border_surface(lesion_map[shape.box] == shape.id, spacing, 6).points + start * np.array(spacing)
-        depths.append(float(tree.query(points)[0].min()))
-    return depths
-
-
-def _moments(
-    name: str, values: npt.NDArray[Any] | None, box: Box, inside: Mask, scale: tuple[float, float]
-) -> dict[str, float | None]:
-    """Mean and SD (n) of the values inside one lesion."""
-    if values is None:
-        return {f"mean_{name}": None, f"sd_{name}": None}
-    chosen = values[box][inside].astype(np.float64) * scale[0] + scale[1]
-    return {f"mean_{name}": float(chosen.mean()), f"sd_{name}": float(chosen.std())}
-
-
-def _confidence(
-    values: npt.NDArray[Any] | None, box: Box, inside: Mask, scale: tuple[float, float]
-) -> dict[str, float | None]:
-    if values is None:
-        return {"mean_confidence": None, "min_confidence": None}
-    chosen = values[box][inside].astype(np.float64) * scale[0] + scale[1]
-    return {"mean_confidence": float(chosen.mean()), "min_confidence": float(chosen.min())}
-
-
-def _matches(
-    label_map: LabelMap, reference: npt.NDArray[Any] | None, affine: Affine
-) -> tuple[list[str] | None, list[dict[str, Any]] | None]:
-    """Status of each lesion (``found`` above IoU 0.5, ``partial``, ``invented``), and the missed reference lesions."""
-    if reference is None:
-        return None, None
-    lesions = find_lesions(label_map == 2, reference == 2)
-    groups = match_lesions(lesions)
-    status = {i: "found" if group.iou > FOUND_IOU else "partial" for group in groups for i in group.pred_ids}
-    grouped = {i for group in groups for i in group.label_ids}
-    missed = [
-        _row(shape, affine, label_map.shape)
-        for shape in lesion_shapes(lesions.label_map, spacing_of(affine))
-        if shape.id not in grouped
-    ]
-    return [status.get(i, "invented") for i in range(1, lesions.n_pred + 1)], missed
-
-
-def lesions_csv(table: Mapping[str, Any]) -> str:
-    """The lesions of :func:`describe` as CSV, one row each; empty cells are figures that cannot be given."""
-    source = table["segments_source"] or {}
-    named = {"segments_source": f"estimated by {source['weights']}" if "weights" in source else source.get("map")}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, LESION_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in table["lesions"]:
-        writer.writerow({key: _cell((row | named)[key]) for key in LESION_COLUMNS})
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, dict):
-        return " ".join(f"{key}:{share:.3f}" for key, share in value.items())
-    if isinstance(value, list):
-        return " ".join("-".join(map(str, item)) if isinstance(item, list) else f"{item:.2f}" for item in value)
-    return value
-
-
-def as_text(table: Mapping[str, Any]) -> str:
-    """The table for a terminal: one block for the liver, one line per lesion, and why figures are missing."""
-    liver, told = table["liver"], table["liver"]["intervals"]
-    burden = "-" if liver["tumor_burden"] is None else f"{100 * liver['tumor_burden']:.2f} %"
-    cut = "   (cut by the edge of the scan: more outside)" if liver["truncated"] else ""
-    spans = {key: interval_text(told[key], told["level"]) for key in ("liver_ml", "tumor_ml")}
-    spans = {key: f"   {span}" if span else "" for key, span in spans.items()}
-    lines = [
-        f"liver with tumor     {_number(liver['liver_with_tumor_ml']):>10} ml{spans['liver_ml']}{cut}",
-        f"liver without tumor  {_number(liver['liver_without_tumor_ml']):>10} ml",
-        f"tumor                {_number(liver['tumor_ml']):>10} ml{spans['tumor_ml']}   burden {burden}   "
-        f"lesions {liver['lesion_count']}",
-    ]
-    if table["lesions"]:
-        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'sure':>5} {'match':>8}"
-        lines.append(f"{names}  centre, LPS mm")
-    for row in table["lesions"]:
-        size = f"{row['diameter_mm']:.1f} x {row['perpendicular_mm']:.1f}"
-        depth = "-" if row["distance_to_surface_mm"] is None else f"{row['distance_to_surface_mm']:.1f}"
-        sure = "-" if row["mean_confidence"] is None else f"{row['mean_confidence']:.0%}"
-        hu = "-" if row["mean_hu"] is None else f"{row['mean_hu']:.0f} ({row['sd_hu']:.0f})"
-        place = ", ".join(f"{value:.1f}" for value in row["centroid_lps_mm"])
-        marks = "  touches the edge" if row["touches_border"] else ""
-        marks += "  below resolution" if row["below_resolution"] else ""
-        marks += f"  segment {segment_words(row['segments'])}" if row["segments"] else ""
-        lines.append(
-            f"{row['id']:4d} {row['volume_ml']:9.3f} {size:>13} {row['slice']:5d} {depth:>8} {hu:>11} {sure:>5} "
-            f"{row['match'] or '-':>8}  {place}{marks}"
-        )
-    lines += _severity_lines(table) if table["lesions"] else []
-    if liver["segments_ml"]:
-        lines += segment_lines(liver, table["segments_source"] or {}, table["resection"])
-    lines += [f"missed: {len(table['missed'])} reference lesions"] if table["missed"] else []
-    if table["calibration"] is not None and (why := table["calibration"]["reason"]):
-        lines.append(f"how sure the network is, is uncalibrated: {why}")
-    whys = dict.fromkeys(table["reasons"].values())
-    lines += [f"not given: {', '.join(k for k, v in table['reasons'].items() if v == why)}: {why}" for why in whys]
-    return "\n".join(lines)
-
-
-def _severity_lines(table: Mapping[str, Any]) -> list[str]:
-    """Where the tumors lie, and the published classes; the JSON names their sources."""
-    spread, severity = table["spread"], table["severity"]
-    place = f"tumor in the {', '.join(spread['quadrants'])} quadrant of the liver's box"
-    if spread["segments"]:
-        place += f", segments {', '.join(spread['segments'])}"
-    apart = "" if spread["farthest_mm"] is None else f", centres up to {spread['farthest_mm']:.1f} mm apart"
-    score = f"{severity['tumor_burden_score']:.1f} ({severity['tumor_burden_class']})"
-    milan = "inside" if severity["milan_by_size_and_number"] else "outside"
-    measurable, load = severity["measurable_lesions"], severity["hepatic_tumor_load"] or "unknown"
-    return [
-        place + apart,
-        f"tumor burden score {score}, {milan} Milan by size and number, {measurable} measurable lesions, load {load}",
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 
 from liver_pipeline.evaluation.confidence import probability_case, shown_levels
+from liver_pipeline.evaluation.lesion_description import centroid_mm
 from liver_pipeline.evaluation.pairing import CaseError, Failure, Pair
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
 from liver_pipeline.io.failures import finding_of
@@ -98,9 +99,7 @@ def score_as_meant(
     if classes is not None:
         figures["probabilities"] = probability_case(classes, label, record)
     for lesion in figures["lesion_list"]:
-        ras = affine[:3, :3] @ lesion["centroid_index"] + affine[:3, 3]
-        lesion["centroid_ras_mm"] = [float(value) for value in ras]
-        lesion["centroid_lps_mm"] = [-float(ras[0]), -float(ras[1]), float(ras[2])]
+        lesion.update(centroid_mm(lesion["centroid_index"], affine))
     result = {"shape_ras": list(turned_label.shape), **figures, "warnings": warnings}
     if pair.label_map is not None:
         result["label_map"] = {str(value): meaning for value, meaning in pair.label_map.items()}

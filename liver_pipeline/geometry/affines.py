@@ -27,6 +27,12 @@ def corner_shift_mm(shape: Sequence[int], a: Affine, b: Affine) -> float:
     return float(np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max())
 
 
+def grids_match(shape: Sequence[int], affine: Affine, other_shape: Sequence[int], other: Affine) -> bool:
+    """Tell whether a voxel of one grid is the same voxel of another: no corner is off by half the shortest edge."""
+    close = GRID_CLOSE * min(spacing_of(affine))
+    return tuple(shape) == tuple(other_shape) and corner_shift_mm(shape, affine, other) <= close
+
+
 def shear_deg(affine: Affine) -> float:
     """Return by how many degrees the pair of axes that is worst misses a right angle."""
     unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)

@@ -46,6 +46,17 @@ class Taps:
             np.array_equal(self.lower, np.arange(self.source_size)) and not self.weight_upper.any()
         )
 
+    def part(self, span: slice) -> Taps:
+        """Return those of the target voxels in ``span``."""
+        return Taps(
+            self.lower[span], self.upper[span], self.weight_lower[span], self.weight_upper[span], self.source_size
+        )
+
+    def counted_from(self, low: int) -> Taps:
+        """Return the same with source voxel ``low`` as number 0, up to the last one that is used."""
+        size = int(self.upper[-1]) - low + 1
+        return Taps(self.lower - low, self.upper - low, self.weight_lower, self.weight_upper, size)
+
 
 def taps(positions: npt.NDArray[np.float64], source_size: int) -> Taps:
     """Return the linear interpolation taps at ``positions`` (source voxels), clamped to ``[0, source_size - 1]``."""

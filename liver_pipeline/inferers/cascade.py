@@ -17,7 +17,7 @@ from liver_pipeline.geometry.boxes import Box, box_corners, box_on_scan, whole_b
 from liver_pipeline.inferers.liver import Found, Limits, find_liver
 from liver_pipeline.inferers.predictor import Network
 from liver_pipeline.inferers.progress import progress_part
-from liver_pipeline.inferers.streaming import as_result, case_meta
+from liver_pipeline.inferers.results import as_result, case_meta
 from liver_pipeline.labels import LabelMap
 from liver_pipeline.transforms.liver_box import cut_out
 

@@ -285,6 +285,13 @@ def _converted(network: Network, shape: tuple[int, ...], engine: Engine) -> Open
     return found
 
 
+def members_of(network: Network | Sequence[Network]) -> list[Network]:
+    """Return the networks of an ensemble; one network is an ensemble of one."""
+    if isinstance(network, torch.nn.ModuleList):
+        return list(network)
+    return list(network) if isinstance(network, list | tuple) else [network]  # type: ignore[list-item]
+
+
 def device_of(network: Network) -> torch.device:
     """Return the device of a network's first parameter; the CPU if it has none."""
     parameters = network.parameters() if isinstance(network, nn.Module) else iter(())

@@ -1,17 +1,21 @@
-"""Sliding windows on the model grid, and which of them hold only air: plain functions on shapes and tensors.
+"""Sliding windows on the model grid, their order, and which of them hold only air: plain functions.
 
 Order, starts and weights of the windows are MONAI's own (``monai.inferers.sliding_window_inference``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 from monai.data.utils import dense_patch_slices
 
-from liver_pipeline.geometry.body import BLOCK_VOXELS
+from liver_pipeline.geometry.body import BLOCK_VOXELS, decode_blocks
 
 Window = tuple[slice, slice, slice]
 
@@ -66,3 +70,58 @@ def holds_body(window: Window, blocks: npt.NDArray[np.bool_], before: Sequence[i
         for w, b in zip(window, before, strict=True)
     )
     return bool(blocks[box].any())
+
+
+def body_of(meta: Mapping[str, Any], shape: Sequence[int]) -> tuple[npt.NDArray[np.bool_] | None, str]:
+    """Return the body map that the meta of an image of this shape holds, if any, and what to record of it."""
+    if not meta.get("body"):
+        return None, "off: no body map"
+    blocks = decode_blocks(str(meta["body"]))
+    if blocks.shape != tuple(-(-n // BLOCK_VOXELS) for n in shape):
+        return None, "off: the body map is of another grid"  # the image was cropped since
+    return blocks, "on"
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The windows of one case: padded image (C, X, Y, Z), shape before padding, window size, order, what is kept."""
+
+    image: torch.Tensor
+    shape: tuple[int, ...]
+    roi: tuple[int, int, int]
+    pads: tuple[tuple[int, int], ...]
+    axis: int
+    order: list[Window]
+    kept: list[Window]
+
+
+def plan_windows(
+    image: torch.Tensor,
+    roi_size: Sequence[int],
+    overlap: Sequence[float],
+    *,
+    mode: str,
+    value: float,
+    body: npt.NDArray[np.bool_] | None,
+) -> WindowPlan:
+    """Pad the image where it is smaller than a window, order the windows, drop those that hold only air.
+
+    Args:
+        image: Shape (C, X, Y, Z).
+        roi_size: Window size in voxels; values <= 0 take the image's own size.
+        overlap: Share of the window that the next one covers again, by axis.
+        mode: Of padding, as in ``torch.nn.functional.pad``.
+        value: For mode "constant".
+        body: Which blocks hold body; None keeps every window.
+    """
+    shape = tuple(int(n) for n in image.shape[1:])
+    roi = window_shape(roi_size, shape)
+    pads = padding(roi, shape)
+    if any(sum(pad) for pad in pads):
+        flat = [n for pad in reversed(pads) for n in pad]
+        image = F.pad(image[None], flat, mode=mode, value=value)[0]
+    axis = streaming_axis(image.shape[1:], roi, overlap)
+    order = sorted(windows(image.shape[1:], roi, overlap), key=lambda window: int(window[axis].start))
+    before = [pad[0] for pad in pads]
+    kept = order if body is None else [window for window in order if holds_body(window, body, before)]
+    return WindowPlan(image, shape, roi, pads, axis, order, kept)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from liver_pipeline.io.files import DamagedFileError, sync, verify_archive, whole_file
+from liver_pipeline.io.checksums import DamagedFileError, verify_archive
+from liver_pipeline.io.files import sync, whole_file
 
 # Not *.pt: programs such as MONAI Label take any file of that name in models/ for the weights that model.pt holds.
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"

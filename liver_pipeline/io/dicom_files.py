@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.dicom_headers import (
     OUTLINES,
     can_be_slice,
@@ -22,7 +23,6 @@ from liver_pipeline.io.dicom_headers import (
     quick_series_uid,
     sop_class,
 )
-from liver_pipeline.io.files import file_sha256
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.zips import heads, is_zip, unzip
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -140,52 +139,10 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-class DamagedFileError(ValueError):
-    """A file whose content is not what was written."""
-
-
-def verify_archive(path: str | Path) -> None:
-    """Compare every record of a zip file, such as ``torch.save`` writes, with its checksum; torch.load itself does not.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        DamagedFileError: If it was cut short or changed since it was written.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged file makes zipfile fail in any of a dozen ways
-        raise DamagedFileError(str(error)) from None
-    if damaged is not None:
-        raise DamagedFileError(f"checksum of {damaged} is wrong")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, which is read in parts.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    refuse_pipe(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def refuse_pipe(path: Path) -> None:
     """Raise OSError for what is there and no regular file: to open a pipe waits for ever."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "a pipe, socket or device is no scan", str(path))
-
-
-def folder_sha256(folder: Path) -> str:
-    """Return the sha256 over names and contents of the files in a folder.
-
-    Raises:
-        OSError: If one cannot be read.
-    """
-    return content_sha256({path.name: file_sha256(path) for path in folder.iterdir()})
 
 
 def sync(path: Path) -> None:
@@ -310,11 +267,6 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool, *, inputs: Iterable[
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")
-
-
-def content_sha256(value: Any) -> str:
-    """Return the sha256 of a value that JSON can hold, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

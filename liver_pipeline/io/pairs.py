@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.nifti_header import best_affine, checked_header, header_findings, read_header_block, scaling
 from liver_pipeline.io.streams import (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from liver_pipeline.geometry.affines import Affine
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.streams import (
     CHUNK,

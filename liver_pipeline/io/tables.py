@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.files import content_sha256, write_text
+from liver_pipeline.io.checksums import content_sha256
+from liver_pipeline.io.files import write_text
 
 NO_TEXT = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import (
-    GRID_CLOSE,
     Affine,
     affine_is_usable,
     corner_shift_mm,
+    grids_match,
     repair_shear,
     spacing_of,
 )
@@ -294,10 +294,10 @@ def on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
     if other is None:
         return None
     (grid, affine), (array, other_affine) = to_ras(mask), to_ras(other)
+    if grids_match(grid.shape, affine, array.shape, other_affine):
+        return array
     shift = corner_shift_mm(grid.shape, affine, other_affine) if array.shape == grid.shape else None
-    if shift is None or shift > GRID_CLOSE * min(mask.spacing):
-        found = f"shape {other.array.shape}" if shift is None else f"up to {shift:.3g} mm off"
-        raise ValueError(
-            f"{other.path} lies on another grid than {mask.path} ({found}; mask {mask.array.shape}); resample it"
-        )
-    return array
+    found = f"shape {other.array.shape}" if shift is None else f"up to {shift:.3g} mm off"
+    raise ValueError(
+        f"{other.path} lies on another grid than {mask.path} ({found}; mask {mask.array.shape}); resample it"
+    )

@@ -10,7 +10,7 @@ import torch
 from monai.networks.nets import FlexibleUNet
 from torch import nn
 
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.checksums import file_sha256
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import monai
 import torch
 
-from liver_pipeline.io.files import content_sha256, file_sha256, whole_file
+from liver_pipeline.io.checksums import content_sha256, file_sha256
+from liver_pipeline.io.files import whole_file
 
 
 def load_weights(network: torch.nn.Module, path: Path | str) -> str:

@@ -20,7 +20,8 @@ from liver_pipeline.evaluation.intervals import volume_intervals
 from liver_pipeline.evaluation.plausibility import coarse_scan, plausibility
 from liver_pipeline.evaluation.quality import judge
 from liver_pipeline.evaluation.run_quality import read_quality
-from liver_pipeline.io.files import content_sha256, plain
+from liver_pipeline.io.checksums import content_sha256
+from liver_pipeline.io.files import plain
 from liver_pipeline.io.findings import ONLY_RECORDED
 from liver_pipeline.io.pictures import Pictures
 from liver_pipeline.io.reader import ScanReader

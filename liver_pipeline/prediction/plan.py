@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_count
-from liver_pipeline.io.files import file_sha256, is_there, real_path
+from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.studies import find_volumes

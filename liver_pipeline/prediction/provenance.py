@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from liver_pipeline.io.files import content_sha256
+from liver_pipeline.io.checksums import content_sha256
 from liver_pipeline.io.limits import cores
 
 PACKAGES = (

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liver_pipeline.dicom_results.results import result_paths
+from liver_pipeline.io.checksums import file_sha256, folder_sha256
 from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name, input_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import file_sha256, fitting_name, folder_sha256, is_there, remove
+from liver_pipeline.io.files import fitting_name, is_there, remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.io.masks import PICTURE_MASK

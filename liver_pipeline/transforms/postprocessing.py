@@ -4,18 +4,14 @@ Every function takes a label map of shape (X, Y, Z), uint8, with 0 background, 1
 simply has no 2), and returns a new one of the same shape; an empty map comes back empty. "Liver-or-tumor" is the whole
 organ, as LiTS reads it (label >= 1). Voxels of an object are connected over faces, edges and corners (26 neighbours),
 those of the background over faces only (6), so that an object and what it encloses never cross.
-
-All work is done inside the bounding box of what matters, along the memory order of the map (numpy and cc3d are ten
-times slower across it); besides the result, only cc3d's mask and numbers are held, and a few planes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
 
-import cc3d
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,11 +21,17 @@ from monai.transforms import MapTransform
 from nibabel import orientations
 from scipy.spatial import cKDTree
 
-from liver_pipeline.labels import LIVER, TUMOR, LabelMap, Mask
-
-SLAB_VOXELS: Final = 2**22  # worked on at once; temporary arrays of a few times as many bytes
-
-Components: TypeAlias = npt.NDArray[np.unsignedinteger]
+from liver_pipeline.labels import LIVER, TUMOR, LabelMap
+from liver_pipeline.transforms.components import (
+    component_sizes,
+    first_largest,
+    map_window,
+    number_components,
+    numbers_on_faces,
+    relabel,
+    surface_points,
+    touching_liver,
+)
 
 
 def keep_largest_liver(label_map: LabelMap) -> LabelMap:
@@ -52,15 +54,16 @@ def keep_largest_liver(label_map: LabelMap) -> LabelMap:
         >>> keep_largest_liver(row)
         array([[[1, 2, 1, 0, 0, 0]]], dtype=uint8)
     """
-    window = _window(label_map)
-    components, count = _components(window.view(label_map) > 0)
+    window = map_window(label_map)
+    components, count = number_components(window.view(label_map) > 0)
     is_lost = np.ones(count + 1, dtype=bool)
     is_lost[0] = False  # 0 is background already
     if count > 1:
-        is_lost[_first_largest(components.transpose(np.argsort(window.axes)), _sizes(components, count))] = False
+        as_stored = components.transpose(np.argsort(window.axes))
+        is_lost[first_largest(as_stored, component_sizes(components, count))] = False
     else:
         is_lost[:] = False
-    return _relabel(label_map, window, components, is_lost, np.zeros(count + 1, dtype=np.uint8))
+    return relabel(label_map, window, components, is_lost, np.zeros(count + 1, dtype=np.uint8))
 
 
 def fill_liver_holes(label_map: LabelMap) -> LabelMap:
@@ -78,12 +81,12 @@ def fill_liver_holes(label_map: LabelMap) -> LabelMap:
     Raises:
         ValueError: If ``label_map`` is no (X, Y, Z) uint8 array of the labels 0, 1, 2.
     """
-    window = _window(label_map)
-    cavities, count = _components(window.view(label_map) == 0, connectivity=6)
+    window = map_window(label_map)
+    cavities, count = number_components(window.view(label_map) == 0, connectivity=6)
     is_hole = np.ones(count + 1, dtype=bool)
     is_hole[0] = False  # 0 is the organ itself
-    is_hole[_labels_on_faces(cavities)] = False  # the faces lead outside the organ or to the border of the map
-    return _relabel(label_map, window, cavities, is_hole, np.full(count + 1, LIVER, dtype=np.uint8))
+    is_hole[numbers_on_faces(cavities)] = False  # the faces lead outside the organ or to the border of the map
+    return relabel(label_map, window, cavities, is_hole, np.full(count + 1, LIVER, dtype=np.uint8))
 
 
 def drop_small_tumors(label_map: LabelMap, spacing: Sequence[float], *, min_volume_ml: float) -> LabelMap:
@@ -112,14 +115,14 @@ def drop_small_tumors(label_map: LabelMap, spacing: Sequence[float], *, min_volu
     """
     _check_not_negative("min_volume_ml", min_volume_ml)
     voxel_ml = _checked_spacing(spacing).prod() / 1000.0  # 1 ml = 1000 mm^3
-    window = _window(label_map, smallest_label=TUMOR)
+    window = map_window(label_map, smallest_label=TUMOR)
     part = window.view(label_map)
-    tumors, count = _components(part == TUMOR)
-    volumes_ml = _sizes(tumors, count) * voxel_ml
+    tumors, count = number_components(part == TUMOR)
+    volumes_ml = component_sizes(tumors, count) * voxel_ml
     is_small = volumes_ml < min_volume_ml * (1.0 - 1e-9)  # rounding must not drop what is exactly the minimum
     is_small[0] = False  # 0 is not a tumor
-    new_label = np.where(_touch_liver(tumors, count, part), LIVER, 0).astype(np.uint8)
-    return _relabel(label_map, window, tumors, is_small, new_label)
+    new_label = np.where(touching_liver(tumors, count, part), LIVER, 0).astype(np.uint8)
+    return relabel(label_map, window, tumors, is_small, new_label)
 
 
 def drop_tumors_off_liver(label_map: LabelMap, spacing: Sequence[float], *, max_distance_mm: float) -> LabelMap:
@@ -148,139 +151,20 @@ def drop_tumors_off_liver(label_map: LabelMap, spacing: Sequence[float], *, max_
     """
     _check_not_negative("max_distance_mm", max_distance_mm)
     voxel_mm = _checked_spacing(spacing)
-    window = _window(label_map)
+    window = map_window(label_map)
     part = window.view(label_map)
-    tumors, count = _components(part == TUMOR)
-    is_off = ~_touch_liver(tumors, count, part)
+    tumors, count = number_components(part == TUMOR)
+    is_off = ~touching_liver(tumors, count, part)
     is_off[0] = False  # 0 is not a tumor
     if is_off.any():
-        liver_mm = _surface_points(part, lambda slab: slab == LIVER) * voxel_mm[window.axes]
+        liver_mm = surface_points(part, lambda slab: slab == LIVER) * voxel_mm[window.axes]
         if len(liver_mm) == 0:
             return label_map.copy(order="K")
-        off = _surface_points(tumors, lambda slab: is_off[slab])
+        off = surface_points(tumors, lambda slab: is_off[slab])
         # The bound of a k-d tree query is exclusive, and sums of squares round: 1e-6 mm makes the limit inclusive.
         query = cKDTree(liver_mm).query(off * voxel_mm[window.axes], distance_upper_bound=max_distance_mm + 1e-6)
         is_off[tumors[tuple(off[np.isfinite(query[0])].T)]] = False
-    return _relabel(label_map, window, tumors, is_off, np.zeros(count + 1, dtype=np.uint8))
-
-
-class _Window(NamedTuple):
-    """A box of an array whose axes are ordered from the slowest in memory to the fastest."""
-
-    axes: list[int]
-    box: tuple[slice, ...]
-
-    def view(self, array: LabelMap) -> LabelMap:
-        """Return the view of ``array`` that the window shows."""
-        return array.transpose(self.axes)[self.box]
-
-
-def _window(label_map: LabelMap, smallest_label: int = LIVER) -> _Window:
-    """Return the box around all voxels of at least ``smallest_label``, one voxel wider; empty where there are none.
-
-    The margin makes the outside one background component, and shows what touches an object at the edge of the view.
-    Raises ValueError for what is no label map.
-    """
-    if label_map.ndim != 3:
-        raise ValueError(f"label_map must have shape (X, Y, Z), got {label_map.shape}; drop the channel axis first")
-    if label_map.dtype != np.uint8:
-        raise ValueError(f"label_map must be uint8, got {label_map.dtype}; pass the label map, not probabilities")
-    highest = label_map.max(initial=0)
-    if highest > TUMOR:
-        raise ValueError(f"label_map has label {highest}; known are 0 background, {LIVER} liver, {TUMOR} tumor")
-    window = _Window(sorted(range(3), key=lambda axis: -abs(label_map.strides[axis])), ())
-    for others in ((1, 2), (0, 2), (0, 1)):
-        (occupied,) = np.nonzero(window.view(label_map).max(axis=others, initial=0) >= smallest_label)
-        side = slice(max(occupied[0] - 1, 0), occupied[-1] + 2) if len(occupied) else slice(0)
-        window = window._replace(box=(*window.box, side))
-    return window
-
-
-def _slabs(array: npt.NDArray[Any]) -> Iterator[slice]:
-    """Cut the first axis into slabs of at least one plane and about ``SLAB_VOXELS``."""
-    planes = max(1, SLAB_VOXELS // max(1, array[:1].size))
-    return (slice(start, start + planes) for start in range(0, len(array), planes))
-
-
-def _components(mask: Mask, connectivity: int = 26) -> tuple[Components, int]:
-    """Number the components of a mask from 1; return them and how many there are."""
-    # cc3d 4.1.1 allots too few labels to a boolean array that is one voxel thick, and raises; as uint8 it takes longer.
-    labels = mask.view(np.uint8) if 1 in mask.shape else mask
-    components, count = cc3d.connected_components(labels, connectivity=connectivity, return_N=True)
-    return components.astype(components.dtype if mask.size else np.uint16, copy=False), count
-
-
-def _relabel(
-    label_map: LabelMap, window: _Window, components: Components, is_changed: Mask, new_label: LabelMap
-) -> LabelMap:
-    """Return a copy of ``label_map`` in which the changed component numbers have their new label."""
-    cleaned = label_map.copy(order="K")
-    if is_changed.any():
-        part = window.view(cleaned)
-        for slab in _slabs(components):
-            where = is_changed[components[slab]]
-            part[slab][where] = new_label[components[slab][where]]
-    return cleaned
-
-
-def _sizes(components: Components, count: int) -> npt.NDArray[np.int64]:
-    """Return the voxels of each component number from 0 (outside, counted as 0) to ``count``."""
-    sizes = np.zeros(count + 1, dtype=np.int64)
-    for slab in _slabs(components):
-        numbers = components[slab]
-        sizes += np.bincount(numbers[numbers > 0], minlength=count + 1)
-    return sizes
-
-
-def _first_largest(components: Components, sizes: npt.NDArray[np.int64]) -> int:
-    """Return the number of the largest component; of equal ones, that whose first voxel in C order comes first."""
-    is_largest = sizes == sizes.max()
-    if np.count_nonzero(is_largest) == 1:
-        return int(np.argmax(is_largest))
-    first_voxel = np.unravel_index(int(np.argmax(is_largest[components])), components.shape)
-    return int(components[first_voxel])
-
-
-def _labels_on_faces(components: Components) -> npt.NDArray[np.unsignedinteger]:
-    """Return the numbers that occur on the six faces of the array."""
-    if components.size == 0:
-        return np.empty(0, dtype=components.dtype)
-    return np.unique(np.concatenate([np.moveaxis(components, axis, 0)[[0, -1]].ravel() for axis in range(3)]))
-
-
-def _touch_liver(components: Components, count: int, part: LabelMap) -> Mask:
-    """Say of each component number from 0 to ``count`` whether one of its voxels has liver among its 26 neighbours."""
-    touching = np.zeros(count + 1, dtype=bool)
-    for slab in _slabs(components):
-        wider = slice(slab.start, slab.stop + 1)  # each pair of neighbouring planes lies in one slab
-        touching[components[wider][_dilate(part[wider] == LIVER)]] = True
-    return touching
-
-
-def _dilate(mask: Mask) -> Mask:
-    """Return ``mask`` grown by its 26 neighbours; three passes along the axes are far faster than scipy's."""
-    for axis in range(3):
-        before, after = np.moveaxis(mask, axis, 0), np.moveaxis(mask.copy(), axis, 0)
-        after[1:] |= before[:-1]
-        after[:-1] |= before[1:]
-        mask = np.moveaxis(after, 0, axis)
-    return mask
-
-
-def _surface_points(array: npt.NDArray[Any], inside: Callable[[npt.NDArray[Any]], Mask]) -> npt.NDArray[np.int64]:
-    """Return the indices, shape (N, 3), of the voxels inside with a face neighbour outside, and some inner ones."""
-    points = [np.empty((0, 3), dtype=np.int64)]
-    for slab in _slabs(array):  # the planes where slabs meet count as surface; that costs time and changes no distance
-        mask = inside(array[slab])
-        inner = np.zeros_like(mask)
-        inner[1:-1, 1:-1, 1:-1] = mask[1:-1, 1:-1, 1:-1]
-        for axis in range(3):
-            kept, whole = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-            kept[1:] &= whole[:-1]
-            kept[:-1] &= whole[1:]
-        surface = np.flatnonzero(mask & ~inner)  # and unravelled: ten times faster than argwhere
-        points.append(np.stack(np.unravel_index(surface, mask.shape), axis=1) + np.array([slab.start, 0, 0]))
-    return np.concatenate(points)
+    return relabel(label_map, window, tumors, is_off, np.zeros(count + 1, dtype=np.uint8))
 
 
 def _like(label_map: LabelMap, pred: MetaTensor) -> MetaTensor:

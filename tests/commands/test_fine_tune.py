@@ -19,7 +19,7 @@ from liver_pipeline.cli import main
 from liver_pipeline.commands.folds import train_folds
 from liver_pipeline.commands.train import train
 from liver_pipeline.data.phantoms import draw_phantom
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.tables import read_table
 from tests.commands.test_train_cascade import BRIEF as BRIEF_CASCADE
 from tests.small import UNET3D, make_phantoms

@@ -22,7 +22,7 @@ from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
 from liver_pipeline.commands import folds
 from liver_pipeline.commands.folds import SUMMARY
-from liver_pipeline.inferers.streaming import labels_unbounded
+from liver_pipeline.inferers.unbounded import labels_unbounded
 from tests.small import NETWORKS, UNET3D, make_phantoms
 
 PATIENTS = {"a": "0", "b": "0", "c": "1", "d": "2", "e": "3"}  # of five scans; a and b are of one patient

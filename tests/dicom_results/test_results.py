@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from liver_pipeline.cli import main
 from liver_pipeline.dicom_results.results import DicomResults, result_paths, write_report, write_results
 from liver_pipeline.evaluation.description import describe
-from liver_pipeline.io.files import TEMPORARY, file_sha256
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.files import TEMPORARY
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.volumes import read_scan, write_label_map
 from tests.dicom_files import ct, one_slice, series

@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from liver_pipeline.cli import main
-from liver_pipeline.evaluation.description import as_text, describe, describe_label_map, lesions_csv
-from liver_pipeline.io.files import file_sha256
+from liver_pipeline.evaluation.description import describe, describe_label_map
+from liver_pipeline.evaluation.description_text import as_text, lesions_csv
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import read_label_map
 

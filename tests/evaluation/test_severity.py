@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from liver_pipeline.evaluation.description import as_text, describe_label_map
+from liver_pipeline.evaluation.description import describe_label_map
+from liver_pipeline.evaluation.description_text import as_text
 from liver_pipeline.evaluation.severity import SOURCES, tumor_severity, tumor_spread
 
 

@@ -20,7 +20,8 @@ from scipy import ndimage
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.inferers.cascade import CascadeInferer
 from liver_pipeline.inferers.liver import Limits
-from liver_pipeline.inferers.streaming import StreamingInferer, labels_unbounded
+from liver_pipeline.inferers.streaming import StreamingInferer
+from liver_pipeline.inferers.unbounded import labels_unbounded
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
 from tests.orientations import every_orientation, every_rotation

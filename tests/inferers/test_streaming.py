@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 from scipy import ndimage
 
 from liver_pipeline.geometry.affines import Affine
+from liver_pipeline.geometry.axes import AxisMap
+from liver_pipeline.inferers.canvas import LabelCanvas
+from liver_pipeline.inferers.device_canvas import DeviceCanvas
 from liver_pipeline.inferers.predictor import Engine, Predictor
-from liver_pipeline.inferers.streaming import StreamingInferer, labels_unbounded
-from liver_pipeline.inferers.upsampling import DeviceCanvas
+from liver_pipeline.inferers.streaming import StreamingInferer
+from liver_pipeline.inferers.unbounded import labels_unbounded
 from liver_pipeline.networks.conversion import ConversionError
 from liver_pipeline.networks.openvino import OpenVinoNetwork
 from liver_pipeline.transforms.intensity import WindowHud
@@ -334,7 +338,8 @@ def test_labels_painted_as_on_a_gpu_are_the_same_and_go_on_on_the_cpu_without_ro
     inferer = StreamingInferer((16, 16, 8), 2, backend="torch", probabilities=True)
     on_cpu = inferer(image, small_net())
     monkeypatch.setattr(
-        inferer, "_canvas", lambda grid, axis, _: DeviceCanvas(grid, axis, "cpu", keep_probabilities=True)
+        "liver_pipeline.inferers.streaming.empty_canvas",
+        lambda grid, axis, _, **kept: DeviceCanvas(grid, axis, "cpu", **kept),
     )
     result = inferer(image, small_net())
     np.testing.assert_array_equal(result.numpy(), on_cpu.numpy())
@@ -342,6 +347,31 @@ def test_labels_painted_as_on_a_gpu_are_the_same_and_go_on_on_the_cpu_without_ro
     expected = "" if breaks_at is None else "out of memory: upsampling on the CPU"
     assert result.meta["inference"]["fallbacks"] == expected
     assert painted[0] > 1 or breaks_at == 0
+
+
+def test_a_canvas_that_has_no_room_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = on_model_grid(smooth_volume((40, 36, 24)), np.diag([-1.0, 1.0, 1.0, 1.0]), (1.5, 1.5, 2.0))
+    left: list[weakref.ref[DeviceCanvas]] = []
+    gone: list[bool] = []
+    add = LabelCanvas.add
+
+    def first(grid: AxisMap, axis: int, _: torch.device, **kept: bool) -> DeviceCanvas:
+        canvas = DeviceCanvas(grid, axis, "cpu", **kept)
+        left.append(weakref.ref(canvas))
+        return canvas
+
+    def breaking(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def noting(self: LabelCanvas, probabilities: torch.Tensor) -> None:
+        gone.append(left[0]() is None)
+        add(self, probabilities)
+
+    monkeypatch.setattr("liver_pipeline.inferers.streaming.empty_canvas", first)
+    monkeypatch.setattr(DeviceCanvas, "_paint", breaking)
+    monkeypatch.setattr(LabelCanvas, "add", noting)
+    StreamingInferer((8, 8, 8), 2, backend="torch")(image, small_net())
+    assert gone[-1] and not gone[0]  # while the error is handled its frames hold it
 
 
 @pytest.mark.parametrize(("members", "tta"), [(1, [0]), (2, [])])
@@ -352,7 +382,8 @@ def test_no_memory_at_any_operation_of_a_case_gives_the_same_labels_and_probabil
     networks = torch.nn.ModuleList(small_net(seed=seed) for seed in range(members))
     inferer = StreamingInferer((8, 8, 8), 2, backend="torch", probabilities=True, quality=True, tta=tta)
     monkeypatch.setattr(
-        inferer, "_canvas", lambda grid, axis, _: DeviceCanvas(grid, axis, "cpu", keep_probabilities=True)
+        "liver_pipeline.inferers.streaming.empty_canvas",
+        lambda grid, axis, _, **kept: DeviceCanvas(grid, axis, "cpu", **kept),
     )
     stream = inferer._stream
 

@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 from liver_pipeline.geometry.axes import AxisMap, axis_map
 from liver_pipeline.geometry.grids import model_grid_for_spacing
 from liver_pipeline.geometry.resampling import interpolate
-from liver_pipeline.inferers.upsampling import (
-    MIXED,
-    DeviceCanvas,
-    LabelCanvas,
-    argmax,
-    clear_labels,
-    softmax,
-    upsample_whole,
-)
+from liver_pipeline.inferers.canvas import MIXED, LabelCanvas, clear_labels
+from liver_pipeline.inferers.device_canvas import DeviceCanvas
+from liver_pipeline.inferers.upsampling import argmax, softmax, upsample_whole
 from liver_pipeline.io.probabilities import LEVELS
 
 
@@ -99,7 +93,7 @@ def test_labels_lie_in_memory_as_nifti_stores_them(how: str) -> None:
 def test_a_gpu_paints_a_few_planes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = grid_between((20, 18, 16), (1.3, 2.0, 3.7))
     probabilities = softmax(torch.randn(3, *grid.model_shape, generator=torch.Generator().manual_seed(0)), 0)
-    monkeypatch.setattr("liver_pipeline.inferers.upsampling.DEVICE_BYTES", 3 * 4 * 3 * 20 * 18)
+    monkeypatch.setattr("liver_pipeline.inferers.device_canvas.DEVICE_BYTES", 3 * 4 * 3 * 20 * 18)
     canvas = paint(probabilities, grid, 0, 100, "device")
     np.testing.assert_array_equal(canvas.labels, upsample_whole(probabilities, grid))
 

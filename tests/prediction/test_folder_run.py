@@ -25,9 +25,10 @@ import torch
 from monai.data import Dataset, MetaTensor
 
 from liver_pipeline.evaluation.description import describe
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import file_sha256, temporary_name
+from liver_pipeline.io.files import temporary_name
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger
 from liver_pipeline.io.reader import ScanReader

@@ -244,7 +244,7 @@ def test_cutting_the_work_into_slabs_of_one_plane_changes_nothing(
     step: Step, label_map: LabelMap, spacing: tuple[float, float, float]
 ) -> None:
     whole = step(label_map, spacing)
-    with patch("liver_pipeline.transforms.postprocessing.SLAB_VOXELS", 1):
+    with patch("liver_pipeline.transforms.components.SLAB_VOXELS", 1):
         np.testing.assert_array_equal(step(label_map, spacing), whole)
 
 

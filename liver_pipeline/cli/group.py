@@ -1,0 +1,114 @@
+"""The program that commands join: it checks their words, tells errors in one line, and has their exit codes."""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from liver_pipeline.io.screen import hang_up, open_streams, unwritten
+
+EXIT_BAD_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_NONE_DONE = 4
+EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
+
+
+class Command(click.Command):
+    """A command that refuses blank words (an unset variable of the shell) and is listed by its whole first sentence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse empty words and blanks, then parse as usual."""
+        for number, word in enumerate(args, 1):
+            if not word.strip() or (word.startswith("--") and not word.partition("=")[2].strip() and "=" in word):
+                raise ValueError(f"word {number} after {ctx.info_name} is empty ({word!r}); is a variable unset?")
+        return super().parse_args(ctx, args)
+
+    def get_short_help_str(self, limit: int = sys.maxsize) -> str:
+        """Return the first sentence of the help; the list of commands wraps it, where click would cut it."""
+        return super().get_short_help_str(sys.maxsize)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """End the help of a command that takes KEY=VALUE with where the keys are listed."""
+        if any(parameter.name == "overrides" for parameter in self.params):
+            formatter.write_paragraph()
+            formatter.write_text(
+                "KEY=VALUE: `liver-pipeline keys` lists them all, `liver-pipeline keys spacing` tells about one."
+            )
+        super().format_epilog(ctx, formatter)
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands end with one line on bad input; ``--debug`` shows the traceback instead."""
+
+    command_class = Command
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run on streams that may be closed, or whose disk may be full, and tell if something was not printed."""
+        open_streams()
+        try:
+            return super().main(*args, **extra)
+        except SystemExit as end:
+            if not end.code and (reason := unwritten()):
+                lost = f"what was printed is lost ({reason.strerror}); files are as the command leaves them"
+                click.echo(f"liver-pipeline: {lost}", err=True)
+                sys.exit(EXIT_BAD_USAGE)
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors that a user can mend into one line and exit code 2."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (click.exceptions.Exit, click.Abort):
+            raise  # click's own, RuntimeErrors by descent
+        except BrokenPipeError:  # as `| head` leaves it
+            hang_up()
+            sys.exit(EXIT_HUNG_UP)
+        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+            if ctx.params.get("debug"):
+                raise
+            line = " ".join(root_cause(error).split())
+            own = "; own classes lie in the working directory" if "Cannot locate class" in line else ""
+            click.echo(f"liver-pipeline: {line}{own}", err=True)
+            sys.exit(EXIT_BAD_USAGE)
+
+
+def root_cause(error: BaseException) -> str:
+    """Return what the exception says that MONAI wraps where a config cannot be built; any other speaks for itself.
+
+    Of a component of others, whose words do not say what in the config they are about, its name stands before them.
+    """
+    foreign = ""
+    while error.__cause__ is not None and (wrapped := re.match("Failed to (instantiate|evaluate)", str(error))):
+        if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", wrapped.string):
+            foreign = f"{built[1]}: "
+        error = error.__cause__
+    if any(f"[Errno {number}]" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):  # others quote it, too
+        return "no space is left on the disk that is written to; make room, then give the same command again"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"  # without Python's number and quotes
+    return f"{foreign}{error}"
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+@click.version_option(package_name="liver-pipeline")
+def main(debug: bool) -> None:
+    """Segment liver (1) and liver tumors (2) in CT and MR: train, predict and evaluate networks chosen in YAML."""
+    warnings.filterwarnings("ignore", message="`torch.jit")  # said to the developers of monai
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names that are no UTF-8, and narrow encodings
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise FileNotFoundError("the working directory is gone; cd to one that is there") from None
+    sys.path.append(here)  # own classes are found where `python -m monai.bundle` finds them

@@ -1,0 +1,133 @@
+"""The lesions of one label map, a row each: measured, placed, and matched with those of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from liver_pipeline.evaluation.segments import segment_shares
+from liver_pipeline.geometry.affines import Affine, spacing_of
+from liver_pipeline.geometry.boxes import Box
+from liver_pipeline.labels import FloatArray, LabelMap, Mask
+from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
+from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
+from liver_pipeline.metrics.surfaces import border_surface
+
+FOUND_IOU = 0.5
+
+
+def describe_lesions(
+    label_map: LabelMap,
+    affine: Affine,
+    *,
+    hu: npt.NDArray[Any] | None = None,
+    hu_scale: tuple[float, float] = (1.0, 0.0),
+    confidence: npt.NDArray[Any] | None = None,
+    confidence_scale: tuple[float, float] = (1.0, 0.0),
+    matches: Sequence[str] | None = None,
+    segments: npt.NDArray[Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure every lesion (connected component of label 2, 26 neighbours).
+
+    Args:
+        label_map: Labels 0, 1, 2, shape (X, Y, Z), axes along right, anterior, superior.
+        affine: Voxel index to RAS mm.
+        hu: Scan of the same shape.
+        hu_scale: Slope and intercept that make HU of ``hu``.
+        confidence: Tumor probability of the same shape.
+        confidence_scale: Slope and intercept that make probabilities of ``confidence``.
+        matches: Result of :func:`match_status`.
+        segments: Couinaud segments 1 to 8 of the same shape.
+
+    Returns:
+        A row a lesion; None where what a figure needs is not given. Without a liver voxel (label 1) there is no
+        distance to its surface.
+    """
+    spacing = spacing_of(affine)
+    lesion_map, _ = components(label_map == 2)
+    shapes = lesion_shapes(lesion_map, spacing)
+    depths = _depths(label_map, lesion_map, shapes, spacing) if shapes and (label_map == 1).any() else None
+    rows = []
+    for shape in shapes:
+        inside = lesion_map[shape.box] == shape.id
+        units = _values(hu, shape.box, inside, hu_scale)
+        sure = _values(confidence, shape.box, inside, confidence_scale)
+        row = _row(shape, affine, label_map.shape)
+        row["distance_to_surface_mm"] = None if depths is None else depths[shape.id - 1]
+        row["mean_hu"] = None if units is None else float(units.mean())
+        row["sd_hu"] = None if units is None else float(units.std())
+        row["mean_confidence"] = None if sure is None else float(sure.mean())
+        row["min_confidence"] = None if sure is None else float(sure.min())
+        row["match"] = None if matches is None else matches[shape.id - 1]
+        row["segments"] = None if segments is None else segment_shares(segments[shape.box][inside])
+        rows.append(row)
+    return rows
+
+
+def match_status(
+    label_map: LabelMap, reference: npt.NDArray[Any], affine: Affine
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the status of each lesion (``found`` above IoU 0.5, ``partial``, ``invented``), and the missed ones.
+
+    The missed ones are rows of reference lesions that are in no group.
+    """
+    lesions = find_lesions(label_map == 2, reference == 2)
+    groups = match_lesions(lesions)
+    status = {i: "found" if group.iou > FOUND_IOU else "partial" for group in groups for i in group.pred_ids}
+    grouped = {i for group in groups for i in group.label_ids}
+    missed = [
+        _row(shape, affine, label_map.shape)
+        for shape in lesion_shapes(lesions.label_map, spacing_of(affine))
+        if shape.id not in grouped
+    ]
+    return [status.get(i, "invented") for i in range(1, lesions.n_pred + 1)], missed
+
+
+def centroid_mm(index: Sequence[float], affine: Affine) -> dict[str, list[float]]:
+    """Return where a place in voxels lies, in mm: ``centroid_ras_mm``, and ``centroid_lps_mm`` as DICOM has it."""
+    ras = affine[:3, :3] @ np.array(index) + affine[:3, 3]
+    return {
+        "centroid_ras_mm": [float(value) for value in ras],
+        "centroid_lps_mm": [-float(ras[0]), -float(ras[1]), float(ras[2])],
+    }
+
+
+def _row(shape: LesionShape, affine: Affine, grid: tuple[int, ...]) -> dict[str, Any]:
+    """What follows from the lesion's own voxels."""
+    thickness = [axis.stop - axis.start for axis in shape.box]
+    at_edge = [axis.start == 0 or axis.stop == size for axis, size in zip(shape.box, grid, strict=True)]
+    return {
+        "id": shape.id,
+        "volume_ml": shape.volume_ml,
+        "diameter_mm": shape.diameters.longest_mm,
+        "perpendicular_mm": shape.diameters.perpendicular_mm,
+        "slice": shape.diameters.slice_index,
+        "size_class": shape.size_class,
+        **centroid_mm(shape.centroid, affine),
+        "box": [[axis.start, axis.stop - 1] for axis in shape.box],
+        "touches_border": any(at_edge),
+        "below_resolution": min(thickness) < 2,
+    }
+
+
+def _depths(
+    label_map: LabelMap, lesion_map: ComponentMap, shapes: Sequence[LesionShape], spacing: tuple[float, float, float]
+) -> list[float]:
+    """Least distance of each lesion to the outer surface of liver and tumor, in mm; 0 for a lesion that reaches it."""
+    surface = border_surface(label_map >= 1, spacing, 6).points
+    tree = cKDTree(surface)
+    depths = []
+    for shape in shapes:
+        start = np.array([axis.start for axis in shape.box])
+        points = border_surface(lesion_map[shape.box] == shape.id, spacing, 6).points + start * np.array(spacing)
+        depths.append(float(tree.query(points)[0].min()))
+    return depths
+
+
+def _values(values: npt.NDArray[Any] | None, box: Box, inside: Mask, scale: tuple[float, float]) -> FloatArray | None:
+    """Return the scaled values inside one lesion, shape (N,)."""
+    return None if values is None else values[box][inside].astype(np.float64) * scale[0] + scale[1]
