@@ -25,7 +25,7 @@ from liver_pipeline.io.nrrd import nrrd_header
 from liver_pipeline.io.pairs import is_pair, pair_sha256, peek_pair, read_pair
 from liver_pipeline.io.raw import RawHeader, joined_sha256, read_raw
 from liver_pipeline.io.streams import GZIP_MAGIC, StoredVolume
-from liver_pipeline.io.zips import MAGIC as ZIP_MAGIC
+from liver_pipeline.io.zips import ZIP_MAGIC
 
 TEXT_HEADERS: dict[str, Callable[[Path], RawHeader]] = {"nrrd": nrrd_header, "metaimage": metaimage_header}
 

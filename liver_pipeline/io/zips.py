@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.streams import CHUNK
 
-MAGIC = b"PK\3\4"
+ZIP_MAGIC = b"PK\3\4"
 HEAD_BYTES = 1 << 16  # of a member, in which its kind is looked for
 MAX_UNZIPPED = 16 << 30  # bytes; beyond it a zip is taken for a bomb
 MAX_LIST = 16 << 20  # bytes of the list of members, some 100 each: each of them takes memory, and a file when unpacked
 ENCRYPTED = 1  # bit of a member's flags
-WAYS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the others zipfile unpacks in one go what can be 5 GB from 4 kB
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the others zipfile unpacks in one go what can be 5 GB from 4 kB
 
 
 class _ShortReads(io.BufferedReader):
@@ -39,7 +39,7 @@ def is_zip(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+        return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def _refusal(members: list[zipfile.ZipInfo]) -> str:
     """Say why members are not unpacked, though they may be whole; "" where nothing is against it."""
     if any(member.flag_bits & ENCRYPTED for member in members):
         return "it is encrypted"
-    if odd := {member.compress_type for member in members} - set(WAYS):
+    if odd := {member.compress_type for member in members} - set(METHODS):
         return f"its members are packed by method {min(odd)}, neither stored nor deflated"
     if sum(member.file_size for member in members) > MAX_UNZIPPED:
         return f"it unzips to more than {MAX_UNZIPPED >> 30} GB"
