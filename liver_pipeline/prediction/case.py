@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,6 +100,18 @@ class FolderCase(RunningCase):
     def probabilities(self) -> Path:
         """The probabilities beside the mask, where they were asked for."""
         return self._beside(PROBABILITIES)
+
+    def summary(self, labels: Collection[str]) -> str:
+        """Say in one line what was found, and where the record is: ml, or pixels of a picture.
+
+        ``labels`` are those that the network knows, of "1" and "2": what it cannot find is not called absent.
+        """
+        drawn = None in self.volumes["volume_ml"].values()
+        found, unit = (self.volumes["voxels"], "pixels") if drawn else (self.volumes["volume_ml"], "ml")
+        volumes = f"liver {found['1'] + found['2']:.0f} {unit}"
+        if "2" in labels:
+            volumes += f", of it tumors {found['2']:.{0 if drawn else 1}f} {unit}"
+        return f"{self.output}: {volumes}; record: {self.provenance}"
 
     def _beside(self, ending: str) -> Path:
         return self.output.with_name(fitting_name(case_name(self.output.name), ending))
