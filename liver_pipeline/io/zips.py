@@ -18,7 +18,7 @@ HEAD_BYTES = 1 << 16  # of a member, in which its kind is looked for
 MAX_UNZIPPED = 16 << 30  # bytes; beyond it a zip is taken for a bomb
 MAX_LIST = 16 << 20  # bytes of the list of members, some 100 each: each of them takes memory, and a file when unpacked
 ENCRYPTED = 1  # bit of a member's flags
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the others zipfile unpacks in one go what can be 5 GB from 4 kB
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others zipfile unpacks in one go what can be GB from 4 kB
 
 
 class _ShortReads(io.BufferedReader):
