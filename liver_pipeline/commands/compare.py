@@ -22,6 +22,7 @@ from tqdm import tqdm
 from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.commands.evaluate import is_scored
 from liver_pipeline.commands.train import finished, train
 from liver_pipeline.comparison.plan import (
     ComparisonPlan,
@@ -166,8 +167,7 @@ def _evaluate(folder: Path) -> None:
     """Segment the test cases that are not yet segmented, and score anew where a mask has changed."""
     wanted = {"probabilities": True, "describe": True, "overwrite": True}
     run_workflow(folder, "evaluate", {**wanted, "run": ["$@evaluator.run()"]})
-    metrics = folder / METRICS
-    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / MASKS / LEDGER).stat().st_mtime_ns:
+    if not is_scored(folder / METRICS, folder / MASKS / LEDGER):
         run_workflow(folder, "evaluate", {**wanted, "run": ["%score"]})
 
 
