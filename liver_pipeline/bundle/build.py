@@ -6,7 +6,7 @@ import ast
 import copy
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from liver_pipeline.bundle.checks import check_values, parsed_code, shown
 from liver_pipeline.bundle.entry import literal
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.layers import Configs, component_class
-from liver_pipeline.bundle.stages import references_in
+from liver_pipeline.bundle.tree import parts_of, references_in
 from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, first_cause, has_own, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import forward_heads, head_count, window_fault
@@ -196,19 +196,12 @@ def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> N
     plain = [key for key in keys if key in known]
     values = {key: _parsed(parser, key) for key in plain}
     check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
-    for path, code in _expressions({key: config[key] for key in keys if key not in plain}):
+    for path, code in parts_of({key: config[key] for key in keys if key not in plain}):
+        if not isinstance(code, str) or not code.startswith("$"):
+            continue
         calls = any(isinstance(node, ast.Call) for node in ast.walk(parsed_code(code)))
         if not calls and references_in(code) <= known:
             _parsed(parser, path)
-
-
-def _expressions(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every expression in a part of a config, with its path."""
-    items = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else ()
-    for name, item in items:
-        yield from _expressions(item, f"{path}::{name}" if path else str(name))
-    if isinstance(part, str) and part.startswith("$"):
-        yield path, part
 
 
 def _check_preprocessing(config: Mapping[str, Any]) -> None:
