@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import math
 import re
@@ -17,11 +16,12 @@ from monai.transforms import Compose
 from torch import nn
 
 from liver_pipeline.bundle.arguments import check_arguments
-from liver_pipeline.bundle.checks import check_values, parsed_code, shown
+from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
+from liver_pipeline.bundle.expressions import PURE, called_names, expressions_in, imported_names, unknown_name
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.layers import Configs, component_class
-from liver_pipeline.bundle.tree import parts_of, references_in
+from liver_pipeline.bundle.tree import references_in
 from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, first_cause, has_own, try_components
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.networks.shapes import forward_heads, head_count, window_fault
@@ -60,6 +60,7 @@ def check_builds(configs: Configs) -> None:
     check_build(configs["train"])
     for workflow in sorted(configs.keys() - {"train"}):
         check_arguments(configs[workflow])
+        check_evaluated(configs[workflow])
         try_parts(configs[workflow])
 
 
@@ -172,7 +173,12 @@ def _parsed(parser: ConfigParser, key: str) -> Any:
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # whatever a network or an expression raises
-        raise ValueError(f"{key} cannot be evaluated or built: {_words(error)}") from error
+        raise ValueError(f"{_named(key, parser.get(key))} cannot be evaluated or built: {_words(error)}") from error
+
+
+def _named(key: str, value: Any) -> str:
+    """Return a key for a message, with its value where that is code."""
+    return f"{key} is {shown(value)}; it" if is_code(value) else key
 
 
 def _words(error: BaseException) -> str:
@@ -185,7 +191,8 @@ def _words(error: BaseException) -> str:
 def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> None:
     """Check what expressions give where a key has a value, not a component; of ``roots``, or of all keys.
 
-    Expressions within components are evaluated where that needs plain values alone and calls nothing.
+    Expressions within components are evaluated where that needs plain values alone and calls nothing but :data:`PURE`;
+    of the others the names are looked up.
 
     Raises:
         ValueError: For the first that cannot be evaluated, or gives what its key does not accept.
@@ -196,11 +203,11 @@ def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> N
     plain = [key for key in keys if key in known]
     values = {key: _parsed(parser, key) for key in plain}
     check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
-    for path, code in parts_of({key: config[key] for key in keys if key not in plain}):
-        if not isinstance(code, str) or not code.startswith("$"):
-            continue
-        calls = any(isinstance(node, ast.Call) for node in ast.walk(parsed_code(code)))
-        if not calls and references_in(code) <= known:
+    names = {*parser.globals, *imported_names(config)}
+    for path, code in expressions_in({key: config[key] for key in keys if key not in plain}):
+        if unknown := unknown_name(code, names):
+            raise ValueError(f"{path} is {shown(code)}; it knows no '{unknown}': modules come with `imports`")
+        if references_in(code) <= known and called_names(code) <= PURE:
             _parsed(parser, path)
 
 
