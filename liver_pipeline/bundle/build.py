@@ -24,6 +24,7 @@ from liver_pipeline.bundle.layers import Configs, component_class
 from liver_pipeline.bundle.tree import references_in
 from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, first_cause, has_own, try_components
 from liver_pipeline.bundle.values import is_code
+from liver_pipeline.io.limits import total_bytes
 from liver_pipeline.networks.shapes import forward_heads, head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -136,9 +137,14 @@ def _check_augmentation(config: Mapping[str, Any]) -> None:
     if isinstance(steps, list):
         acting = [{**s, "prob": 1.0} if isinstance(s, Mapping) and "prob" in s else s for s in steps]
         parser["augmentation"] = acting
-    shape = tuple(parser.get_parsed_content("roi_size"))
+    shape, channels = (parser.get_parsed_content(key) for key in ("roi_size", "in_channels"))
+    if (wanted := 4 * math.prod(shape) * (channels + 1)) > total_bytes():
+        given = f"roi_size is {shown(shape)} (in_channels {channels})"
+        raise ValueError(
+            f"{given}; a window takes {wanted / 1e9:.0f} GB, more than this job has; expected a smaller one"
+        )
     values = torch.linspace(0, 1, math.prod(shape)).reshape(1, *shape)
-    image = values.repeat(parser.get_parsed_content("in_channels"), 1, 1, 1)
+    image = values.repeat(channels, 1, 1, 1)
     window: Any = {"image": MetaTensor(image), "label": MetaTensor((values > 0.5).to(torch.uint8))}
     for number, step in enumerate(_parsed(parser, "augmentation")):
         try:
