@@ -222,6 +222,7 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert changed == {mine: 2, corner: 1}
 
         drag(page, view, LIVER)
+        page.wait_for_function("unsaved === 1")  # the page in the frame has told it
         answers.append(False)
         page.close(run_before_unload=True)  # as one closes a tab
         while answers:
@@ -229,7 +230,10 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert not page.is_closed()
         answers.append(False)
         page.click("#back")
-        assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)
+        while answers:  # it asks once the address has changed, and takes that back
+            page.wait_for_timeout(50)
+        page.wait_for_function("case => location.href.endsWith(case)", arg=doe)
+        assert page.is_visible("#view") and "not saved" in said[-1]
         assert ask(app, "DELETE", f"/api/cases/{doe}")[0] == 204
         page.wait_for_selector("#message:has-text('deleted meanwhile')")
         assert "1 voxels not saved" in view.locator("#unsaved").inner_text()
