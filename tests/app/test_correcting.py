@@ -222,7 +222,8 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert changed == {mine: 2, corner: 1}
 
         drag(page, view, LIVER)
-        page.wait_for_function("unsaved === 1")  # the page in the frame has told it
+        while page.evaluate("unsaved") != 1:  # the page in the frame has told it
+            page.wait_for_timeout(50)
         answers.append(False)
         page.close(run_before_unload=True)  # as one closes a tab
         while answers:
@@ -232,7 +233,8 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         page.click("#back")
         while answers:  # it asks once the address has changed, and takes that back
             page.wait_for_timeout(50)
-        page.wait_for_function("case => location.href.endsWith(case)", arg=doe)
+        while not page.url.endswith(doe):
+            page.wait_for_timeout(50)
         assert page.is_visible("#view") and "not saved" in said[-1]
         assert ask(app, "DELETE", f"/api/cases/{doe}")[0] == 204
         page.wait_for_selector("#message:has-text('deleted meanwhile')")
