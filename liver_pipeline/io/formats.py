@@ -24,7 +24,7 @@ from liver_pipeline.io.nifti import peek, read_nifti
 from liver_pipeline.io.nrrd import nrrd_header
 from liver_pipeline.io.pairs import is_pair, pair_sha256, peek_pair, read_pair
 from liver_pipeline.io.raw import RawHeader, joined_sha256, read_raw
-from liver_pipeline.io.streams import GZIP_MAGIC, StoredVolume
+from liver_pipeline.io.streams import GZIP_MAGIC, StoredVolume, begins_with
 from liver_pipeline.io.zips import ZIP_MAGIC
 
 TEXT_HEADERS: dict[str, Callable[[Path], RawHeader]] = {"nrrd": nrrd_header, "metaimage": metaimage_header}
@@ -125,10 +125,7 @@ def is_picture(path: Path) -> bool:
     Raises:
         OSError: If it cannot be read.
     """
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(8).startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+    return begins_with(path, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from liver_pipeline.io.findings import IntakeError, refuse
-from liver_pipeline.io.streams import CHUNK
+from liver_pipeline.io.streams import CHUNK, begins_with
 
 ZIP_MAGIC = b"PK\3\4"
 HEAD_BYTES = 1 << 16  # of a member, in which its kind is looked for
@@ -36,10 +36,7 @@ def is_zip(path: Path) -> bool:
     Raises:
         OSError: If it cannot be read.
     """
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    return begins_with(path, ZIP_MAGIC)
 
 
 @contextmanager
