@@ -22,7 +22,7 @@ from liver_pipeline.io.zips import is_zip
 FOLLOW = 0.9  # of the slices
 ROUNDED = 0.25  # of the gap between slices, by which those of a copy may be off
 
-Place = tuple[float, ...]  # of a slice, to a hundredth of a mm
+_Position = tuple[float, ...]  # of a slice, to a hundredth of a mm
 
 
 def woven_findings(slices: Sequence[Slice]) -> list[Finding]:
@@ -82,7 +82,7 @@ def spread_series(volumes: Iterable[tuple[Path, Series]], root: Path) -> dict[Pa
         volumes: All that lie in places which have a series in common.
         root: Below which messages name them.
     """
-    by_uid: dict[str, list[tuple[Path, Series, set[Place]]]] = defaultdict(list)
+    by_uid: dict[str, list[tuple[Path, Series, set[_Position]]]] = defaultdict(list)
     for path, volume in volumes:
         by_uid[volume.uid].append((path, volume, _places(volume.slices)))
     told: dict[Path, dict[str, str]] = defaultdict(dict)
@@ -96,7 +96,7 @@ def spread_series(volumes: Iterable[tuple[Path, Series]], root: Path) -> dict[Pa
     return told
 
 
-def _places(slices: Iterable[Slice]) -> set[Place]:
+def _places(slices: Iterable[Slice]) -> set[_Position]:
     return {tuple(one.position.round(2).tolist()) for one in slices if one.position is not None}
 
 
