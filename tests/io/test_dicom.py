@@ -613,7 +613,7 @@ def test_frames_are_checked_as_slices_are(tmp_path: Path) -> None:
 
     reason = refusal(series(tmp_path / "b", [enhanced(hu, range(12), per_frame=jumped)]))
     assert reason.code == "SLICE_SHIFT" and "IM000 frame 4" in str(reason)
-    reason = refusal(series(tmp_path / "c", [enhanced(hu, [0, 1, 2, 3, 5, 6, 7, 8, 9])]))
+    reason = refusal(series(tmp_path / "apart" / "c", [enhanced(hu, [0, 1, 2, 3, 5, 6, 7, 8, 9])]))
     assert reason.code == "UNEVEN_SLICE_GAPS"
 
 
