@@ -240,7 +240,7 @@ def checked(
 
     ``slices`` is the axis across the slices, where that is known.
     """
-    findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine)]
+    findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine, repair)]
     if affine_is_usable(scan.affine):
         findings += grid_findings(scan.array.shape, scan.affine, modality)
         slices = slice_axis(scan.affine) if slices is None else slices
