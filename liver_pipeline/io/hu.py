@@ -63,7 +63,7 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         ]
     wrong, values = scale_faults(low, high, array, slope, intercept)
     if modality == "ct" and wrong:
-        maybe_mr = of_modality("mr") if values.low > NO_AIR_ABOVE else ""
+        maybe_mr = f" If it is an MR, {_read_as('mr')}" if values.low > NO_AIR_ABOVE else ""
         return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}{maybe_mr}")]
     doubts = [
         (values.low > NO_AIR_ABOVE, "no air (-1000 HU); was the scan windowed or cropped?"),
@@ -76,7 +76,7 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         return [
             warning(
                 "MODALITY",
-                f"values {low:g} to {high:g}, air at {values.air:.0f}: this looks like a CT{of_modality('ct')}",
+                f"values {low:g} to {high:g}, air at {values.air:.0f}: this looks like a CT; {_read_as('ct')}",
             )
         ]
     return []
@@ -162,10 +162,9 @@ def modality_findings(said: str, asked: str) -> list[Finding]:
         return []
     detail = f"the file says {said}, and is read as {asked.upper()}"
     if asked == "mr":
-        return [warning("MODALITY", f"{detail}{of_modality('ct') if said == 'CT' else ''}")]
-    return [error("MODALITY", f"{detail}{of_modality('mr')}")] if said == "MR" else [warning("MODALITY", detail)]
+        return [warning("MODALITY", f"{detail}; {_read_as('ct')}" if said == "CT" else detail)]
+    return [error("MODALITY", f"{detail}; {_read_as('mr')}")] if said == "MR" else [warning("MODALITY", detail)]
 
 
-def of_modality(modality: str) -> str:
-    """Return what to do with a scan of a modality."""
-    return f"; of {modality.upper()} set modality={modality}, with a run that knows {modality.upper()}"
+def _read_as(modality: str) -> str:
+    return f"set modality={modality}, with a run that knows {modality.upper()}"

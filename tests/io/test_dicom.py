@@ -656,7 +656,7 @@ def test_the_file_says_its_modality_and_is_not_read_as_another_in_silence(tmp_pa
     mr = series(tmp_path / "mr", [one_slice(k, stored - 1024, **tags) for k in range(12)])
     assert read_scan(mr, modality="mr").findings == () and read_scan(mr, modality="mr").modality == "MR"
     np.testing.assert_array_equal(read_scan(mr, modality="mr").array, stored)
-    assert (reason := refusal(mr)).code == "MODALITY" and "of MR set modality=mr" in str(reason)
+    assert (reason := refusal(mr)).code == "MODALITY" and "is read as CT; set modality=mr" in str(reason)
     as_ct = read_scan(mr, accept=["MODALITY"])
     assert codes(as_ct) == ["MODALITY", "HU_SCALE"] and {f.severity for f in as_ct.findings} == {Severity.WARNING}
 
