@@ -410,9 +410,9 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.found.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    tried, broken, until = 0, [], time.time() + arguments.seconds
+    tried, broken, until = 0, [], time.monotonic() + arguments.seconds
     for seed in range(arguments.seed, arguments.seed + arguments.folders):
-        if time.time() > until:
+        if time.monotonic() > until:
             break
         base = Path(tempfile.mkdtemp(prefix="fuzz-folder-"))
         base.chmod(0o777)

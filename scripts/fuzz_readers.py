@@ -139,7 +139,7 @@ def run_batch(inputs: list[Path], scratch: Path, found: Path, seed: int, until: 
     rng, outcomes = random.Random(seed), Counter[str]()  # noqa: S311  not for secrets
     contents = [file.read_bytes() for file in inputs if file.is_file()]
     for _ in range(BATCH):
-        if time.time() > until:
+        if time.monotonic() > until:
             break
         one = rng.choice(inputs)
         target = scratch / one.name
@@ -154,12 +154,12 @@ def run_batch(inputs: list[Path], scratch: Path, found: Path, seed: int, until: 
 
 def fuzz_at_random(found: Path, seconds: float, seed: int) -> Counter[str]:
     """Read damaged inputs, a child process a batch, until the time is up; return how many ended how."""
-    until, outcomes = time.time() + seconds, Counter[str]()
+    until, outcomes = time.monotonic() + seconds, Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         inputs = seeds(Path(folder))
         for one in inputs:
             complaint(one)  # ITK is loaded before the children are made
-        while time.time() < until:
+        while time.monotonic() < until:
             scratch = Path(tempfile.mkdtemp(dir=folder))
             child = multiprocessing.Process(target=run_batch, args=(inputs, scratch, found, seed, until))
             child.start()

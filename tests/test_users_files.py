@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import liver_pipeline as lp
 from liver_pipeline.app.cases import CaseFolder
+from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.files import remove_temporary, temporary_name
+from liver_pipeline.node.delivery import last_changes, remove_expired
 from liver_pipeline.node.inbox import Inbox
 from tests.small import UNET3D, make_phantoms, threshold_run
 
@@ -71,8 +74,7 @@ def served(made: Path, theirs: Path) -> None:
 def received(made: Path, theirs: Path) -> None:
     inbox = Inbox(theirs)
     inbox.keep("1.2.3", "1.2.3.4", b"slice")
-    for series in inbox.expired(0.0):
-        inbox.remove(series)
+    remove_expired(inbox, Ages(partial(last_changes, inbox, theirs)), 0.0)
 
 
 def cleaned(made: Path, theirs: Path) -> None:

@@ -12,6 +12,7 @@ from threading import RLock
 from typing import Any
 
 from liver_pipeline.app.data_folder import DataFolder
+from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
@@ -47,6 +48,7 @@ class CaseFolder:
         )
         self.data = data
         self._lock = RLock()
+        self._incomplete = Ages(self._last_bytes)
         self.results = RLock()  # held by whoever writes or deletes results in this process
         for folder in (work, self.uploads, self.masks, self.corrected):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -68,7 +70,7 @@ class CaseFolder:
             self._below_data(source)
         case = secrets.token_hex(8)  # see CASE_NAME
         (self.uploads / case).mkdir(mode=0o700)
-        note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}
+        note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}  # noqa: TID251 (for the order)
         try:
             write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
         except OSError:
@@ -82,13 +84,18 @@ class CaseFolder:
         Args:
             seconds: Since the last byte.
         """
-        for folder in self.uploads.iterdir():
-            if not (folder.is_dir() and re.fullmatch(CASE_NAME, folder.name)):
-                continue  # not of the app
-            if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING:
-                last = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-                if time.time() - last >= seconds:
-                    remove(folder)
+        for name, age in self._incomplete.look().items():
+            if age >= seconds:
+                remove(self.uploads / name)
+
+    def _last_bytes(self) -> dict[str, float]:
+        """Return the cases whose files did not all come, and when the last byte came; nothing of others."""
+        return {
+            folder.name: max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            for folder in self.uploads.iterdir()
+            if folder.is_dir() and re.fullmatch(CASE_NAME, folder.name)
+            if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING
+        }
 
     def note(self, case: str) -> dict[str, Any]:
         """Return what is noted of a case.

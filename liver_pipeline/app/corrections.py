@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from liver_pipeline.app.uploads import Refusal, full_disk_refused
 from liver_pipeline.dicom_results.results import DicomResults, result_paths, write_results
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
+from liver_pipeline.io.clocks import now
 from liver_pipeline.io.discovery import DICOM_ENDINGS, ScanInput
 from liver_pipeline.io.files import is_there, plain, remove, write_json
 from liver_pipeline.io.findings import refuse
@@ -67,15 +67,15 @@ def _record(cases: CaseFolder, case: str, edit: Edit) -> dict[str, Any]:
     network, earlier = (json_or_nothing(cases.result(case, f"{kind}.json")) for kind in ("", EDITED))
     steps = earlier.get("edits", [])
     made = [number for number, step in enumerate(steps, 1) if step["output_sha256"] == edit.made_from]
-    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    moment = now()
     page = edit.model_dump(include={"made_from", "start", "size", "steps"})
     return {
         "case": case,
         "input": network.get("input"),
         "original": network.get("output"),
         "tool": {"name": "liver-pipeline app", "version": version("liver-pipeline")},
-        "edits": [*steps[: made[-1] if made else 0], {"time": now, **page}],
-        "timing": {"started": now},
+        "edits": [*steps[: made[-1] if made else 0], {"time": moment, **page}],
+        "timing": {"started": moment},
         "warnings": network.get("warnings", []),
         "accepted": network.get("accepted", []),
         "weights": network.get("weights", {}),

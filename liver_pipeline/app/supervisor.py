@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import time
 from collections import deque
 from multiprocessing.connection import Connection
 from threading import Condition, Thread
@@ -14,6 +13,7 @@ from liver_pipeline.app.cases import CANCELLED, ENDED, LOST, STARTED, CaseFolder
 from liver_pipeline.app.studies import split_study
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.app.worker import STAGES, CaseEnd, work_through
+from liver_pipeline.io.clocks import now
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding
@@ -194,8 +194,7 @@ class Supervisor:
                 self.cases.remove_results(case)
             if end.code:
                 with contextlib.closing(Ledger(self.cases.masks / LEDGER)) as ledger:
-                    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-                    row = {"case": case, "event": "failed", "code": end.code, "detail": end.detail, "time": now}
+                    row = {"case": case, "event": "failed", "code": end.code, "detail": end.detail, "time": now()}
                     ledger.append(row)
             self.cases.amend(case, state=end.state)
         except NoSuchCase:  # deleted meanwhile

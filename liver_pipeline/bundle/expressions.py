@@ -36,7 +36,7 @@ def imported_names(config: Any) -> set[str]:
     """Return the names that expressions such as ``$import math`` bring, wherever in a config they stand."""
     found = (node for _, code in expressions_in(config) if not syntax_fault(code) for node in _tree(code).body)
     imports = (node for node in found if isinstance(node, ast.Import | ast.ImportFrom))
-    return {alias.asname or alias.name for node in imports for alias in node.names}
+    return {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}
 
 
 def unknown_name(code: str, known: Collection[str]) -> str:

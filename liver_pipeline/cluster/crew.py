@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from liver_pipeline.cluster.queue import DEATHS
 from liver_pipeline.cluster.start import Place, worker_places
 from liver_pipeline.cluster.worker import Errand, Worker
+from liver_pipeline.io.clocks import Beginning
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.prediction.provenance import versions
 
@@ -43,7 +44,7 @@ class Member:
     actor: Any
     beginning: Any
     about: dict[str, Any] | None = None
-    in_flight: dict[Any, tuple[ScanInput, float]] = field(default_factory=dict)
+    in_flight: dict[Any, tuple[ScanInput, Beginning]] = field(default_factory=dict)
 
     def scans(self) -> list[ScanInput]:
         """Return the cases that it has."""

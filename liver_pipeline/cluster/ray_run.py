@@ -20,6 +20,7 @@ from liver_pipeline.cluster.ledger_actor import LedgerKeeper, answer
 from liver_pipeline.cluster.queue import CaseQueue
 from liver_pipeline.cluster.start import ray_cluster
 from liver_pipeline.cluster.worker import End, Errand
+from liver_pipeline.io.clocks import Beginning, now
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import remove, temporary_name
 from liver_pipeline.io.ledger import LEDGER, read_ledger
@@ -132,19 +133,19 @@ class _Driver:
         looked = told = busy = time.monotonic()
         with Bar(self.total, shown=True) as self.bar:
             while not self._is_over():
-                now = time.monotonic()
-                if now - looked >= LOOK:
-                    looked = now
+                moment = time.monotonic()
+                if moment - looked >= LOOK:
+                    looked = moment
                     self._take_deaths()
                     self.crew.recruit()
-                if now - told >= TELL:
-                    told = now
+                if moment - told >= TELL:
+                    told = moment
                     self.crew.keeper.tell.remote(self._progress())
                 self._hand_out()
                 if self.crew.members:
-                    busy = now
+                    busy = moment
                     self._wait()
-                elif now - busy > IDLE:
+                elif moment - busy > IDLE:
                     self.broken = f"no worker was left for {IDLE:.0f} s"
                 else:
                     time.sleep(LOOK / 10)
@@ -158,7 +159,7 @@ class _Driver:
     def _hand_out(self) -> None:
         for member in self.crew.ready():
             while (one := self.queue.next_for(member.scans())) is not None:
-                member.in_flight[member.actor.segment.remote(one)] = one, time.time()
+                member.in_flight[member.actor.segment.remote(one)] = one, Beginning()
 
     def _wait(self) -> None:
         """Wait a moment for a worker that begins, or a case that ends."""
@@ -217,7 +218,7 @@ class _Driver:
             "case": one.case, "event": "failed", "run": model["run"], "input_sha256": hash_input(one.path),
             "config_sha256": model["config_sha256"], "weights_sha256": model["weights_sha256"],
             "code": "WORKER_DIED", "detail": detail, "host": model["host"],
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "time": now(),
         }  # fmt: skip
         logger.warning("%s: WORKER_DIED: %s", one.path, detail)
         case = FolderCase.of(one, errand.scans, errand.masks, errand.suffix)
@@ -231,8 +232,8 @@ class _Driver:
 
     def _progress(self) -> dict[str, Any]:
         running = [
-            {"case": one.case, "host": (member.about or {}).get("host"), "since": since}
+            {"case": one.case, "host": (member.about or {}).get("host"), "seconds": begun.seconds}
             for member in self.crew.ready()
-            for one, since in member.in_flight.values()
+            for one, begun in member.in_flight.values()
         ]
         return {"total": self.total, **self.tally, "workers": len(self.crew.ready()), "running": running}

@@ -27,6 +27,7 @@ from liver_pipeline.bundle.names import DEFAULT_LAYERS, layer_file, share_dir
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.bundle.workflow import run_workflow
+from liver_pipeline.commands.evaluate import is_scored
 from liver_pipeline.commands.train import finished, train
 from liver_pipeline.comparison.results import MASKS, METRICS, RunResult, read_results
 from liver_pipeline.comparison.tables import Comparison, FailedRun
@@ -286,8 +287,7 @@ def _evaluate(folder: Path) -> None:
     """Segment the test cases that are not yet segmented, and score anew where a mask has changed."""
     wanted = {"probabilities": True, "describe": True, "overwrite": True}
     run_workflow(folder, "evaluate", {**wanted, "run": ["$@evaluator.run()"]})
-    metrics = folder / METRICS
-    if not metrics.exists() or metrics.stat().st_mtime_ns < (folder / MASKS / LEDGER).stat().st_mtime_ns:
+    if not is_scored(folder / METRICS, folder / MASKS / LEDGER):
         run_workflow(folder, "evaluate", {**wanted, "run": ["%score"]})
 
 

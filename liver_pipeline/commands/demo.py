@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from liver_pipeline.bundle.workflow import run_workflow
-from liver_pipeline.commands.evaluate import evaluate
+from liver_pipeline.commands.evaluate import evaluate, is_scored
 from liver_pipeline.commands.train import train
 from liver_pipeline.data.phantoms import draw_phantom
 from liver_pipeline.io.ledger import LEDGER
@@ -55,9 +55,9 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
 
 
 def _scores(masks: Path, reference: Path, evaluation: Path, scans: Path) -> dict[str, Any]:
-    """Score the masks, unless that was done since the last of them was written."""
+    """Score the masks, unless that was done."""
     written = evaluation / "metrics.json"
-    if written.is_file() and written.stat().st_mtime_ns > (masks / LEDGER).stat().st_mtime_ns:
+    if is_scored(written, masks / LEDGER):
         known: dict[str, Any] = read_json(written)
         return known
     return evaluate(masks, reference, evaluation, image_dir=scans, overwrite=written.is_file())

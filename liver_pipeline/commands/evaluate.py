@@ -19,11 +19,13 @@ from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.evaluation.trust import reliability_curves, trust_curves, with_quality
+from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.discovery import PROBABILITIES, voxel_count
 from liver_pipeline.io.files import refuse_existing, write_json, write_text
+from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.limits import cores, total_bytes
 from liver_pipeline.io.masks import mask_of
-from liver_pipeline.io.tables import table_text
+from liver_pipeline.io.tables import read_json, table_text
 from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
 from liver_pipeline.metrics.lits import official_summary
 from liver_pipeline.metrics.statistics import summarize
@@ -87,11 +89,12 @@ def evaluate(
 
     Returns:
         What ``metrics.json`` holds: ``protocol``, ``n_cases``, ``global``, ``summary``, ``cases``, ``failures`` (case
-        to code and detail), ``versions`` and, but for ``lits-official``, ``detection``, ``confusion``, ``agreement``
-        and ``tumor_free``; where predictions were judged (``predict quality=true``) ``risk_coverage``; where
-        probabilities are there ``reliability``, also with the temperature of the run that made them; under ``lits``
-        also ``lits_official``, what the challenge's program would count. A case that cannot be scored is in
-        ``failures`` and does not stop the others. Figures that an empty mask leaves undefined are None.
+        to code and detail), ``versions``, where ``predict`` made the predictions ``ledger_sha256``, and, but for
+        ``lits-official``, ``detection``, ``confusion``, ``agreement`` and ``tumor_free``; where predictions were judged
+        (``predict quality=true``) ``risk_coverage``; where probabilities are there ``reliability``, also with the
+        temperature of the run that made them; under ``lits`` also ``lits_official``, what the challenge's program
+        would count. A case that cannot be scored is in ``failures`` and does not stop the others. Figures that an empty
+        mask leaves undefined are None.
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no label map.
@@ -117,6 +120,7 @@ def evaluate(
     return _evaluate(
         pairs,
         failures,
+        Path(pred_dir) / LEDGER,
         Path(output_dir),
         protocol=protocol,
         workers=workers,
@@ -124,6 +128,11 @@ def evaluate(
         progress=progress,
         **options,
     )
+
+
+def is_scored(metrics: Path, ledger: Path) -> bool:
+    """Tell whether tables are of the masks that a ledger lists; times of files do not say so where a clock was set."""
+    return metrics.is_file() and read_json(metrics).get("ledger_sha256") == file_sha256(ledger)
 
 
 def evaluate_cases(
@@ -160,7 +169,8 @@ def evaluate_cases(
             pairs.append(Pair(case["case"], *files, case.get("label_map")))
         else:
             failures[case["case"]] = Failure("NO_PREDICTION", f"{pred} does not exist; the case was not segmented")
-    return _evaluate(pairs, failures, Path(output_dir), protocol=protocol, liver_only=liver_only)
+    ledger = Path(pred_dir) / LEDGER
+    return _evaluate(pairs, failures, ledger, Path(output_dir), protocol=protocol, liver_only=liver_only)
 
 
 def _refuse_bad_usage(
@@ -186,6 +196,7 @@ def _refuse_bad_usage(
 def _evaluate(
     pairs: Sequence[Pair],
     failures: dict[str, Failure],
+    ledger: Path,
     output: Path,
     *,
     protocol: str,
@@ -196,7 +207,8 @@ def _evaluate(
     memory_gb: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Score pairs and write the tables and the report."""
+    """Score pairs and write the tables and the report; ``metrics.json`` last, as a sign that all is there."""
+    made = {"ledger_sha256": file_sha256(ledger)} if ledger.is_file() else {}
     score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml, liver_only=liver_only, pictures=report)
     results: dict[str, dict[str, Any]] = {}
     pictures: dict[str, dict[str, Any]] = {}
@@ -211,11 +223,12 @@ def _evaluate(
     if protocol != "lits-official":
         results = with_quality(results, {pair.case: pair.pred for pair in pairs})
     metrics = _collect(protocol, dict(sorted(results.items())), dict(sorted(failures.items())), min_lesion_ml)
-    write_json(output / "metrics.json", metrics)
+    metrics |= made
     write_text(output / "cases.csv", _cases_csv(metrics))
     write_text(output / "lesions.csv", _lesions_csv(metrics))
     if report:
         write_text(output / "report.html", report_page(metrics, pictures))
+    write_json(output / "metrics.json", metrics)
     return metrics
 
 

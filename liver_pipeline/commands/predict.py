@@ -18,12 +18,14 @@ from liver_pipeline.io.files import real_path, refuse_existing
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
+from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_files import write_case, write_case_description, write_case_page
 from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Summary
+from liver_pipeline.prediction.pipeline import network_bar
 from liver_pipeline.prediction.segmenter import load_runner
 
 FOLDER_KEYS = ("dry_run", "retry_failed", "max_failures")  # they ask the ledger, or end a run of many
@@ -151,12 +153,14 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     runner = load_runner(run, values)
     if page:
         runner.show_probabilities()
-    runner.run(case)
+    with network_bar():
+        runner.run(case)
     write_case(case, runner, overwrite=overwrite)
     if table:
         write_case_description(case, runner.reader)
     if page:
         write_case_page(case, runner.reader)
+    say(case.summary(runner.labels))
     for reason in (case.quality or {"reasons": []})["reasons"]:
         logger.warning("look at %s: %s: %s", mask, reason["code"], reason["message"])
     if dicom.kinds:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import Affine, spacing_of
-from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.geometry.boxes import bounding_box, plane
 from liver_pipeline.io.volumes import Scan, to_ras
 from liver_pipeline.labels import LabelMap, Mask
 
@@ -84,7 +84,7 @@ def _cut(label_map: LabelMap, few: LabelMap, steps: tuple[int, int, int]) -> tup
         largest = int(np.count_nonzero(few, axis=across).max())
         coarse = tuple(slice(None, None, steps[a]) for a in across)
         for end, name in zip((0, -1), names, strict=True):
-            cut = int(np.count_nonzero(np.take(label_map, end, axis=axis)[coarse]))
+            cut = int(np.count_nonzero(plane(label_map, axis, end)[coarse]))
             if largest:
                 found = max(found, (min(1.0, cut / largest), name))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.geometry.axes import AxisMap
 from liver_pipeline.labels import Mask
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 Box: TypeAlias = tuple[slice, slice, slice]  # an index into a volume (X, Y, Z); start and stop are always given
 
 
@@ -80,7 +81,13 @@ def widen(box: Box, margin_mm: float, spacing: Sequence[float], shape: Sequence[
 
 def touches_border(mask: Mask) -> bool:
     """Whether a mask (X, Y, Z) reaches the first or last plane along any axis."""
-    return any(bool(np.take(mask, end, axis=axis).any()) for axis in range(3) for end in (0, -1))
+    return any(bool(plane(mask, axis, end).any()) for axis in range(3) for end in (0, -1))
+
+
+def plane(array: npt.NDArray[Scalar], axis: int, index: int) -> npt.NDArray[Scalar]:
+    """Return a plane across an axis, as a view; ``np.take`` copies the whole volume where it is not C-ordered."""
+    view: npt.NDArray[Scalar] = np.moveaxis(array, axis, 0)[index]
+    return view
 
 
 ON_BORDER = 1e-6  # voxels; a centre on the border is inside, however the numbers were rounded

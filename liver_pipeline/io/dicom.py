@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import re
-import shutil
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +12,6 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from liver_pipeline.geometry.affines import Affine
-from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.dicom_checks import (
     conflict_findings,
     place_findings,
@@ -29,26 +20,15 @@ from liver_pipeline.io.dicom_checks import (
     refuse_mixed,
     rescale_findings,
 )
-from liver_pipeline.io.dicom_headers import (
-    OUTLINES,
-    Slice,
-    file_name,
-    may_be_slice,
-    quick_series_uid,
-    quietly,
-    read_headers,
-    sop_class,
-)
-from liver_pipeline.io.dicom_parts import lost_files, parts_elsewhere, woven_findings
+from liver_pipeline.io.dicom_files import series_files, series_sha256, slice_files
+from liver_pipeline.io.dicom_headers import Slice, quietly, read_headers
+from liver_pipeline.io.dicom_parts import parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
-from liver_pipeline.io.findings import Finding, IntakeError, error, refuse, settle, warning
+from liver_pipeline.io.findings import Finding, error, refuse, settle, warning
 from liver_pipeline.io.streams import StoredVolume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-DAMAGED = (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, zlib.error)
-HEAD_BYTES = 1 << 16  # of a member of a zip, in which its series is looked for
-MAX_UNZIPPED = 16 << 30  # bytes; beyond it a zip is taken for a bomb
 
 
 def find_series(path: Path | str) -> list[Series]:
@@ -64,35 +44,9 @@ def find_series(path: Path | str) -> list[Series]:
         OSError: If a file cannot be read.
     """
     path = Path(path)
-    with quietly(), _files(path) as files:
-        kept, _ = leave_out_strangers(path, read_headers(path, _candidates(path, files)))
+    with quietly(), series_files(path) as files:
+        kept, _ = leave_out_strangers(path, read_headers(path, slice_files(path, files)))
         return split_series(kept)
-
-
-def series_uids(path: Path) -> set[str]:
-    """Return each SeriesInstanceUID in a folder (its own files), a zip or a DICOM file; empty for anything else.
-
-    Files are read no further than that. A zip that is damaged counts as without any.
-
-    Raises:
-        OSError: If a file cannot be read.
-    """
-    if path.is_dir():
-        files = [file for file in path.iterdir() if file.is_file() and may_be_slice(file)]
-    else:
-        files = [path] if path.is_file() and may_be_slice(path) else []
-    found = set()
-    for file in files:
-        with file.open("rb") as stream:
-            found.add(quick_series_uid(stream))
-    if path.is_file() and not files and zipfile.is_zipfile(path):
-        with contextlib.suppress(*DAMAGED), zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                with archive.open(member) as stream:
-                    head = stream.read(HEAD_BYTES)
-                if head[128:132] == b"DICM" or head[:2] in (b"\x08\x00", b"\x02\x00"):
-                    found.add(quick_series_uid(io.BytesIO(head)))
-    return found - {""}
 
 
 def read_series(
@@ -115,7 +69,7 @@ def read_series(
             RESCALE_MISSING, MIXED_SERIES, MIXED_PATIENTS, MIXED_FRAMES, MIXED_PASSES, DUPLICATE_SLICE,
             UNEVEN_SLICE_GAPS, SLICE_SHIFT.
     """
-    with quietly(), _files(path) as files:
+    with quietly(), series_files(path) as files:
         candidates, chosen, findings = _volume(path, files, series, accept)
         settled = settle(path, findings, accept)
         rescale = () if labels else rescale_findings(chosen)  # an error, raised once the values have been judged, too
@@ -143,7 +97,7 @@ def read_plane_headers(
         IntakeError: As :func:`read_series`, but for what the values can be.
     """
     path = Path(path)
-    with quietly(), _files(path) as files:
+    with quietly(), series_files(path) as files:
         _, chosen, findings = _volume(path, files, series, accept)
         settle(path, findings, accept)
         headers = [pydicom.dcmread(one.path, force=True, stop_before_pixels=True) for one in chosen]
@@ -154,7 +108,7 @@ def _volume(
     path: Path, files: Sequence[Path], series: str | None, accept: Collection[str]
 ) -> tuple[list[Path], list[Slice], list[Finding]]:
     """Return the files that can be slices, the slices of the volume in order, and what was found on the way."""
-    candidates = _candidates(path, files)
+    candidates = slice_files(path, files)
     findings = _ignored(len(files) - len(candidates), len(files))
     slices, notes = leave_out_strangers(path, read_headers(path, candidates))
     chosen, reason = _one_series(path, slices, series, accept)
@@ -167,61 +121,6 @@ def _volume(
     if len(chosen) < 2:
         findings.append(_single(path, chosen[0]))
     return candidates, chosen, findings
-
-
-@contextlib.contextmanager
-def _files(path: Path) -> Iterator[list[Path]]:
-    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file."""
-    if path.is_dir():
-        yield sorted(file for file in path.iterdir() if not file.is_dir())
-        return
-    if sop_class(path) is not None:
-        yield [path]
-        return
-    with tempfile.TemporaryDirectory(prefix="liver-pipeline-") as scratch:
-        yield _unzip(path, Path(scratch))
-
-
-def _unzip(path: Path, scratch: Path) -> list[Path]:
-    """Unpack members under numbers (their own names may climb out of the folder, occur twice, or be too long)."""
-    files = []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and Path(m.filename).name != "DICOMDIR"]
-            if sum(m.file_size for m in members) > MAX_UNZIPPED:
-                raise refuse(path, "ZIP_DAMAGED", f"unzips to more than {MAX_UNZIPPED >> 30} GB; unzip it yourself")
-            for number, member in enumerate(members):
-                own = re.sub(r"[^\w.-]", "_", PurePosixPath(member.filename).name, flags=re.ASCII)[-40:]
-                files.append(scratch / f"{number:06d}.{own}")
-                with archive.open(member) as source, files[-1].open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-    except (IntakeError, OSError, MemoryError):
-        raise
-    except Exception as reason:  # a damaged zip makes zipfile fail in any of a dozen ways
-        raise refuse(path, "ZIP_DAMAGED", f"{reason}; copy the zip again") from reason
-    return files
-
-
-def _candidates(path: Path, files: Sequence[Path]) -> list[Path]:
-    candidates = [file for file in files if file.is_file() and may_be_slice(file)]  # to open a pipe waits for ever
-    if not candidates:
-        raise refuse(path, "NOT_A_SCAN", _why_none(path, files))
-    if lost := lost_files(files, candidates):
-        names = ", ".join(file_name(path, file) for file in lost[:6])
-        detail = f"{len(lost)} files are named as the slices are, and are no DICOM ({names})"
-        raise refuse(path, "DICOM_DAMAGED", f"{detail}; copy them again, or take them out")
-    return candidates
-
-
-def _why_none(path: Path, files: Sequence[Path]) -> str:
-    """Say what is there instead of slices, and what to do."""
-    if any(file.is_file() and sop_class(file) in OUTLINES for file in files):
-        return "a DICOM segmentation or structure set; export it as a label map (NIfTI, NRRD), such as with 3D Slicer"
-    if path.is_dir():
-        return "a folder without DICOM slices; name the folder that holds them"
-    if len(files) == 1 and files[0] == path:
-        return "a DICOM file of another kind than images; name the folder that holds the slices"
-    return "no DICOM slices in the zip; unzip what is of another format"
 
 
 def _ignored(count: int, total: int) -> list[Finding]:
@@ -293,12 +192,3 @@ def _read_voxels(path: Path, slices: Sequence[Slice]) -> tuple[npt.NDArray[Any],
             volume = volume.astype(np.int32, order="F")  # 16 bits unsigned and full: rare, so paid for only then
         volume[:, :, index] = values
     return volume, slope, intercept
-
-
-def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
-    """Return sha256 of a file, or over the sorted hashes of the slices of a folder (names do not matter)."""
-    if path.is_file():
-        return file_sha256(path)
-    slices = files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]
-    digests = sorted(bytes.fromhex(file_sha256(one)) for one in slices)
-    return hashlib.sha256(b"".join(digests)).hexdigest()

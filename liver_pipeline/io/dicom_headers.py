@@ -55,6 +55,7 @@ TAGS = (
     "RescaleType", "InstanceNumber",
 )  # fmt: skip
 
+PREAMBLE = 1024  # bytes, in which the class is told
 SERIES_UID = Tag("SeriesInstanceUID")
 WANTED = {Tag(name): FRAME_NAMES.get(name, name) for name in (*TAGS, *FRAME_NAMES)}
 
@@ -134,7 +135,12 @@ def quietly() -> Iterator[None]:
 def sop_class(path: Path) -> str | None:
     """Return the SOP class in the file's DICOM preamble, "" if it has none, ``None`` for a file that is not DICOM."""
     with path.open("rb") as file:
-        head = file.read(1024)
+        return class_in(file.read(PREAMBLE))
+
+
+def class_in(head: bytes) -> str | None:
+    """Return what :func:`sop_class` does for a file that begins with ``head``, ``PREAMBLE`` bytes of it or more."""
+    head = head[:PREAMBLE]
     if head[128:132] != b"DICM" and head[:6] != b"\x02\x00\x00\x00UL":  # without preamble: group 0002, or 0008
         return "" if head[:2] == b"\x08\x00" and head[3:4] == b"\x00" else None
     at = head.find(b"\x02\x00\x02\x00UI")
@@ -156,8 +162,12 @@ def quick_series_uid(stream: BinaryIO) -> str:
 
 def may_be_slice(path: Path) -> bool:
     """Return whether the file is DICOM and of a class that can be a slice."""
-    kind = sop_class(path)
-    return kind is not None and (kind == "" or kind in IMAGE_CLASSES) and path.name != "DICOMDIR"
+    return can_be_slice(sop_class(path)) and path.name != "DICOMDIR"
+
+
+def can_be_slice(kind: str | None) -> bool:
+    """Return whether files of a class, as :func:`sop_class` tells it, can be slices."""
+    return kind is not None and (kind == "" or kind in IMAGE_CLASSES)
 
 
 def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import unicodedata
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored, stored_sha256
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
+from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -288,9 +288,8 @@ def voxel_count(path: Path) -> tuple[int, int]:
             return sum(f.stat().st_size for f in path.iterdir() if f.is_file() and may_be_slice(f)) // 2, 2
         if not path.is_file():  # a pipe would wait for ever
             return 0, 0
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return sum(member.file_size for member in archive.infolist()) // 2, 2
+        if is_zip(path):
+            return unzipped_bytes(path) // 2, 2
         if may_be_slice(path):
             return path.stat().st_size // 2, 2
         if is_picture(path):

@@ -12,7 +12,8 @@ import numpy as np
 from isal import igzip
 from PIL import Image, UnidentifiedImageError
 
-from liver_pipeline.io.dicom import read_series, series_sha256
+from liver_pipeline.io.dicom import read_series
+from liver_pipeline.io.dicom_files import series_sha256
 from liver_pipeline.io.dicom_headers import sop_class
 from liver_pipeline.io.files import refuse_pipe
 from liver_pipeline.io.findings import IntakeError, refuse
@@ -23,7 +24,8 @@ from liver_pipeline.io.nifti import peek, read_nifti
 from liver_pipeline.io.nrrd import nrrd_header
 from liver_pipeline.io.pairs import is_pair, pair_sha256, peek_pair, read_pair
 from liver_pipeline.io.raw import RawHeader, joined_sha256, read_raw
-from liver_pipeline.io.streams import GZIP_MAGIC, StoredVolume
+from liver_pipeline.io.streams import GZIP_MAGIC, StoredVolume, begins_with
+from liver_pipeline.io.zips import ZIP_MAGIC
 
 TEXT_HEADERS: dict[str, Callable[[Path], RawHeader]] = {"nrrd": nrrd_header, "metaimage": metaimage_header}
 
@@ -106,7 +108,7 @@ def sniff(path: Path) -> str:
     refuse_pipe(path)
     with path.open("rb") as file:
         head = file.read(64)
-    if head[:4] == b"PK\3\4" or (head and sop_class(path) is not None):
+    if head[:4] == ZIP_MAGIC or (head and sop_class(path) is not None):
         return "dicom"
     if head[:7] == b"NRRD000":
         return "nrrd"
@@ -123,10 +125,7 @@ def is_picture(path: Path) -> bool:
     Raises:
         OSError: If it cannot be read.
     """
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(8).startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+    return begins_with(path, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from liver_pipeline.io.clocks import Beginning
 from liver_pipeline.io.files import remove
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,28 @@ def living(paths: Sequence[Path], *, trust_locks: bool) -> dict[str, Any] | None
     return None
 
 
+def heard_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return what lock files say, with ``alive`` and ``silent``, seconds since the last sign of life.
+
+    Silence is told by two clocks, of the file system and of this process, and either may be wrong or have just been
+    set: where they make a writer look dead, its next sign of life is waited for.
+    """
+    found = {path: told for path in paths if (told := read_lock_file(path)) is not None}
+    doubtful = []
+    for path, told in found.items():
+        silent = time.time() - told["heard"]  # noqa: TID251 (the file system's times are by this clock)
+        told |= {"alive": not is_gone(told) and abs(silent) < 2 * SILENCE, "silent": max(silent, 0.0)}
+        if not (told["alive"] or is_gone(told)):
+            doubtful.append(path)
+    if doubtful:
+        time.sleep(1.5 * BEAT)
+    for path in doubtful:
+        now = read_lock_file(path)
+        if now is not None and now["beat"] != found[path]["beat"]:
+            found[path] = now | {"alive": True, "silent": 0.0}
+    return list(found.values())
+
+
 def said(told: Mapping[str, Any]) -> str:
     """Return the writer of a lock file for a message: ``shard 3/8, pid 4711 on node7``."""
     shard = f"shard {told['shard']}, " if told.get("shard") else ""
@@ -122,9 +145,9 @@ class LockFile:
         self.lost = False
         self._about = {
             "host": socket.gethostname(), "pid": os.getpid(), "kernel": this_kernel(), "token": uuid4().hex,
-            "shard": shard, "started": time.time(),
+            "shard": shard,
         }  # fmt: skip
-        self._beats = 0
+        self._beats, self._began = 0, Beginning()
         self._ended = threading.Event()
         remove(path)  # of a dead writer: the caller has seen to that
         with path.open("xb"):
@@ -140,7 +163,8 @@ class LockFile:
             self.lost = True
             return
         self._beats += 1
-        line = json.dumps({**self._about, "beat": self._beats, **self.progress()}).encode() + b"\n"
+        told = {**self._about, "beat": self._beats, "seconds": self._began.seconds, **self.progress()}
+        line = json.dumps(told).encode() + b"\n"
         with contextlib.suppress(OSError), self.path.open("r+b" if self.path.exists() else "w+b") as file:
             file.write(line.ljust(os.fstat(file.fileno()).st_size))  # one write: a reader meets a whole file
 

@@ -55,6 +55,18 @@ class StoredVolume:
     slice_axis: int | None = None
 
 
+def begins_with(path: Path, *starts: bytes) -> bool:
+    """Tell whether a regular file begins with any of some bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    if not path.is_file():  # to open a pipe waits for ever
+        return False
+    with path.open("rb") as file:
+        return file.read(max(map(len, starts))).startswith(starts)
+
+
 class HashingReader(io.RawIOBase):
     """A file whose bytes are hashed in a helper thread while they are read (hashlib releases the GIL)."""
 

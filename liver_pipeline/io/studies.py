@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from liver_pipeline.io.dicom import find_series, series_uids
+from liver_pipeline.io.dicom import find_series
+from liver_pipeline.io.dicom_files import series_uids
 from liver_pipeline.io.dicom_series import FEW, Series, choose_series, listing
-from liver_pipeline.io.discovery import VOLUME_SUFFIXES, ScanInput, find_inputs
+from liver_pipeline.io.discovery import ScanInput, find_inputs
 from liver_pipeline.io.findings import IntakeError, refuse
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,6 @@ def volumes_of(
 
 def _volumes(one: ScanInput) -> list[ScanInput]:
     """Return the volumes of a folder or zip that holds several; else itself, which reading may still refuse."""
-    if one.path.name.lower().endswith(VOLUME_SUFFIXES):  # no more than its name is looked at: there can be many
-        return [one]
     try:
         if len(series_uids(one.path)) < 2:
             return [one]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.io.clocks import Ages, now
 from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
@@ -78,15 +78,26 @@ def append_row(masks: Path, row: Mapping[str, Any]) -> None:
     """
     masks.mkdir(exist_ok=True)
     with contextlib.closing(Ledger(masks / LEDGER)) as ledger:
-        ledger.append({**row, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        ledger.append({**row, "time": now()})
 
 
-def remove_expired(inbox: Inbox, masks: Path, hours: float) -> None:
-    """Remove what is older than the node keeps, delivered or not; files of others in its folders stay."""
-    for name in inbox.expired(hours):
-        logger.warning("%s was received more than %g hours ago and goes", name, hours)
-        inbox.remove(name)
-    limit = time.time() - 3600 * hours
-    for path in masks.iterdir() if masks.is_dir() else ():
-        if is_hashed(path.name) and path.stat().st_mtime < limit:
+def last_changes(inbox: Inbox, masks: Path) -> dict[str, float]:
+    """Return the paths of all series and results, and when each was last changed; files of others are not named."""
+    results = [path for path in masks.iterdir() if is_hashed(path.name)] if masks.is_dir() else []
+    return {str(path): path.stat().st_mtime for path in (*inbox.folders(), *results)}
+
+
+def remove_expired(inbox: Inbox, kept: Ages, hours: float) -> None:
+    """Remove what is older than the node keeps, delivered or not.
+
+    Args:
+        inbox: What was received.
+        kept: Of what :func:`last_changes` gives.
+        hours: So long it is kept.
+    """
+    for path in [Path(name) for name, age in kept.look().items() if age >= 3600 * hours]:
+        if path.parent == inbox.folder:
+            logger.warning("%s was received more than %g hours ago and goes", path.name, hours)
+            inbox.remove(path.name)
+        else:
             remove(path)

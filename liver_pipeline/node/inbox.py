@@ -47,11 +47,11 @@ class Inbox:
         remove_temporary(folder)  # left by a node that was killed
         self._lock = Lock()
         # What a process finds at its start counts as if it had just come.
-        self._touched = {path.name: time.monotonic() for path in folder.iterdir() if self._is_series(path)}
+        self._touched = {path.name: time.monotonic() for path in self.folders()}
 
-    @staticmethod
-    def _is_series(path: Path) -> bool:
-        return is_hashed(path.name) and path.is_dir()
+    def folders(self) -> list[Path]:
+        """Return the folders of all series, also of one without a file."""
+        return [path for path in self.folder.iterdir() if is_hashed(path.name) and path.is_dir()]
 
     def keep(self, series: str, instance: str, content: bytes) -> None:
         """Write one instance, synced to disk when this returns; the same one again replaces it.
@@ -105,9 +105,3 @@ class Inbox:
             remove(self.folder / name, strict=False)
             self._touched.pop(name, None)
             return True
-
-    def expired(self, hours: float) -> list[str]:
-        """Return the names of the series whose last instance came more than ``hours`` ago, by the clock of the disk."""
-        limit = time.time() - 3600 * hours
-        names = [path.name for path in self.folder.iterdir() if self._is_series(path)]
-        return [name for name in names if (self.folder / name).stat().st_mtime < limit]

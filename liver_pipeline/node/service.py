@@ -13,17 +13,19 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
 
 from liver_pipeline.dicom_results.results import DicomResults
+from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_file
-from liver_pipeline.node.delivery import append_row, deliver, is_straggler, remove_expired
+from liver_pipeline.node.delivery import append_row, deliver, is_straggler, last_changes, remove_expired
 from liver_pipeline.node.groups import Send, SeriesGroup, Wait, groups_of
 from liver_pipeline.node.inbox import Inbox
 from liver_pipeline.prediction.resume import hash_input
@@ -70,12 +72,14 @@ class Memory:
     """What a node knows while it runs, to do nothing twice; all of it follows from the disk.
 
     Attributes:
+        kept: How long series and results have been there.
         tried: Series to the instances it had when it was last segmented, or found incomplete.
         open: Segmented, and not delivered.
         told: Series to what it was when its sender was asked (files, quiet), and the answer.
         wait: Series to when it may be segmented again.
     """
 
+    kept: Ages
     tried: dict[str, frozenset[str]] = field(default_factory=dict)
     open: list[SeriesGroup] = field(default_factory=list)
     told: dict[str, tuple[tuple[frozenset[str], bool], int | None]] = field(default_factory=dict)
@@ -91,8 +95,9 @@ def serve(settings: NodeSettings, segment: Segment, stopped: Callable[[float], b
     """
     with _alone(settings.folder):
         inbox = Inbox(settings.folder / RECEIVED)
+        memory, wait = Memory(Ages(partial(last_changes, inbox, settings.folder / MASKS))), Wait()
+        memory.kept.look()
         server = settings.listen(inbox)
-        memory, wait = Memory(), Wait()
         try:
             while not stopped(min(1.0, settings.quiet_seconds)):
                 if not wait.is_over:
@@ -129,12 +134,13 @@ def _reason(reason: BaseException) -> str:
 
 
 def work(settings: NodeSettings, inbox: Inbox, memory: Memory, segment: Segment) -> None:
-    """Do once what is to be done: segment what is complete, send what is done, remove what is over.
+    """Do once what is to be done: remove what is over, segment what is complete, send what is done.
 
     Raises:
         OSError: If the disk is full, or the like.
     """
     masks = settings.folder / MASKS
+    remove_expired(inbox, memory.kept, settings.keep_hours)
     complete, coming = _sort(settings, inbox, memory)
     due = groups_of(inbox, complete, coming, series=settings.series, accept=settings.accept) if complete else []
     if due:
@@ -144,7 +150,6 @@ def work(settings: NodeSettings, inbox: Inbox, memory: Memory, segment: Segment)
             memory.open.remove(group)  # more came meanwhile: it is segmented again when that is over
         elif group.wait.is_over and deliver(group, inbox, masks, settings.dicom):
             memory.open.remove(group)
-    remove_expired(inbox, masks, settings.keep_hours)
     for known in (memory.tried, memory.told, memory.wait):
         for name in set(known) - set(inbox.names()):
             known.pop(name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
+from liver_pipeline.io.clocks import Beginning
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput, case_name
 from liver_pipeline.io.files import fitting_name, relative
 from liver_pipeline.io.findings import Finding
@@ -36,7 +36,7 @@ class RunningCase:
     series: str | None = None  # which of several DICOM series at the path
     why: str = ""  # that series
     stages: Stages = field(default_factory=Stages)
-    started: float = field(default_factory=time.time)
+    started: Beginning = field(default_factory=Beginning)
     scan: Scan | None = None  # without its voxels once these have been preprocessed
     data: dict[str, Any] = field(default_factory=dict)
     pred: torch.Tensor | None = None
@@ -101,6 +101,18 @@ class FolderCase(RunningCase):
         """The probabilities beside the mask, where they were asked for."""
         return self._beside(PROBABILITIES)
 
+    def summary(self, labels: Collection[str]) -> str:
+        """Say in one line what was found, and where the record is: ml, or pixels of a picture.
+
+        ``labels`` are those that the network knows, of "1" and "2": what it cannot find is not called absent.
+        """
+        drawn = None in self.volumes["volume_ml"].values()
+        found, unit = (self.volumes["voxels"], "pixels") if drawn else (self.volumes["volume_ml"], "ml")
+        volumes = f"liver {found['1'] + found['2']:.0f} {unit}"
+        if "2" in labels:
+            volumes += f", of it tumors {found['2']:.{0 if drawn else 1}f} {unit}"
+        return f"{self.output}: {volumes}; record: {self.provenance}"
+
     def _beside(self, ending: str) -> Path:
         return self.output.with_name(fitting_name(case_name(self.output.name), ending))
 
@@ -161,8 +173,8 @@ def case_record(case: RunningCase) -> dict[str, Any]:
         "effects": dict(case.effects),
         "quality": case.quality,
         "timing": {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(case.started)),
-            "seconds": round(time.time() - case.started, 3),
+            "started": case.started.time,
+            "seconds": round(case.started.seconds, 3),
             "stages": case.stages.as_json(),
             **times,
         },

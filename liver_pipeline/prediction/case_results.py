@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import time
 from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults, write_results
 from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.clocks import now
 from liver_pipeline.io.failures import PASSING, finding_of
 from liver_pipeline.io.files import is_there
 from liver_pipeline.io.findings import CODES, error, refuse
@@ -33,7 +33,7 @@ def write_case_results(settings: DicomResults, case: FolderCase, earlier: Earlie
         earlier: What its ledger says.
         reader: How the run reads scans.
     """
-    row = {**earlier.ledger.last[case.name], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    row = {**earlier.ledger.last[case.name], "time": now()}
     told: dict[str, Any] = {"settings": settings.as_json(), "mask_sha256": None}
     try:
         told["mask_sha256"] = file_sha256(case.output)

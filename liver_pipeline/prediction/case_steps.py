@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import time
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -13,6 +12,7 @@ from typing import Any
 
 from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.clocks import Beginning, now
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import is_there, remove
 from liver_pipeline.prediction.case import FolderCase
@@ -70,12 +70,12 @@ class CaseSteps:
         self.broken = ""
         self._turns = Turns()
         self._lock = Lock()
-        self._running: dict[str, float] = {}  # case name to when it was begun
+        self._running: dict[str, Beginning] = {}
 
     def running(self) -> list[dict[str, Any]]:
-        """Return the cases in flight, for the ledger's lock file: name, host, since when."""
+        """Return the cases in flight, for the ledger's lock file: name, host, for how long."""
         with self._lock:
-            return [{"case": name, "host": HOST, "since": since} for name, since in self._running.items()]
+            return [{"case": name, "host": HOST, "seconds": begun.seconds} for name, begun in self._running.items()]
 
     def prepare(self, numbered: tuple[int, FolderCase]) -> FolderCase:
         """Read and preprocess one case (in a read-ahead thread), unless an earlier run settled it.
@@ -85,7 +85,7 @@ class CaseSteps:
         """
         number, case = numbered
         try:
-            case.started = time.time()
+            case.started = Beginning()
             with self._lock:
                 self._running[case.name] = case.started
             with self._turns.of(number):
@@ -202,6 +202,6 @@ class CaseSteps:
                 "weights_sha256": self.runner.weights_sha256,
                 **more,
                 "host": HOST,
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "time": now(),
             }
         )

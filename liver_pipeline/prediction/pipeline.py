@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from liver_pipeline.inferers.progress import progress_to
+
 _T = TypeVar("_T")
 R = TypeVar("R")
 
@@ -84,6 +86,18 @@ def ahead(items: Iterable[_T], work: Callable[[_T], R], pool: ThreadPoolExecutor
             yield ready.popleft().result()
     while ready:
         yield ready.popleft().result()
+
+
+@contextmanager
+def network_bar() -> Iterator[None]:
+    """Show how far the network has come with the one scan that the block segments; on a terminal only."""
+    with tqdm(total=1.0, bar_format="{percentage:3.0f} %|{bar}| {elapsed}", disable=None) as bar:
+
+        def show(share: float) -> None:
+            bar.update(share - bar.n)
+
+        with progress_to(show):
+            yield
 
 
 class Bar:

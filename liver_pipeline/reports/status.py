@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.ledger import LEDGER, read_ledger, shard_ledgers
-from liver_pipeline.io.lock_files import SILENCE, is_gone, lock_file_of, read_lock_file, said
+from liver_pipeline.io.lock_files import heard_of, lock_file_of, said
 from liver_pipeline.reports.html import plural, row, table
 from liver_pipeline.reports.page import document
 
@@ -35,7 +35,7 @@ def read_status(masks: Path) -> dict[str, Any]:
     rows = read_ledger(ledger)[0].values()
     failures = sorted((one for one in rows if one.get("event") == "failed"), key=lambda one: str(one["case"]))
     paths = (lock_file_of(one) for one in (ledger, *shard_ledgers(ledger)))
-    runs = [_run(told) for told in map(read_lock_file, paths) if told is not None]
+    runs = [_run(told) for told in heard_of(list(paths))]
     alive = [run for run in runs if run["alive"]]
     known = [run for run in alive if run["to_do"] is not None]
     left = [run["to_do"] / run["per_second"] for run in known if run["per_second"] > 0]
@@ -54,16 +54,12 @@ def read_status(masks: Path) -> dict[str, Any]:
 
 def _run(told: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a lock file says of its run, with what follows from it."""
-    now = time.time()
-    silent = max(now - told["heard"], 0.0)
     ended = told.get("done", 0) + told.get("failed", 0)
     total = told.get("total")
     return {
         **told,
-        "alive": not is_gone(told) and silent < 2 * SILENCE,
-        "silent": silent,
         "to_do": None if total is None else total - ended - told.get("before", 0),
-        "per_second": ended / max(now - told["started"], 1.0),
+        "per_second": ended / max(told["seconds"], 1.0),
     }
 
 
@@ -94,7 +90,7 @@ def _pace(status: Mapping[str, Any]) -> str:
 
 
 def _lasting(case: Mapping[str, Any]) -> str:
-    return f"for {_duration(max(time.time() - case['since'], 0.0))}"
+    return f"for {_duration(case['seconds'])}"
 
 
 def _duration(seconds: float) -> str:

@@ -222,6 +222,8 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert changed == {mine: 2, corner: 1}
 
         drag(page, view, LIVER)
+        while page.evaluate("unsaved") != 1:  # the page in the frame has told it
+            page.wait_for_timeout(50)
         answers.append(False)
         page.close(run_before_unload=True)  # as one closes a tab
         while answers:
@@ -229,7 +231,11 @@ def test_two_tabs_a_case_that_is_deleted_and_leaving_lose_nothing_unasked(app: R
         assert not page.is_closed()
         answers.append(False)
         page.click("#back")
-        assert page.is_visible("#view") and "not saved" in said[-1] and page.url.endswith(doe)
+        while answers:  # it asks once the address has changed, and takes that back
+            page.wait_for_timeout(50)
+        while not page.url.endswith(doe):
+            page.wait_for_timeout(50)
+        assert page.is_visible("#view") and "not saved" in said[-1]
         assert ask(app, "DELETE", f"/api/cases/{doe}")[0] == 204
         page.wait_for_selector("#message:has-text('deleted meanwhile')")
         assert "1 voxels not saved" in view.locator("#unsaved").inner_text()

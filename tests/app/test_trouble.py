@@ -104,6 +104,16 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_what_was_started_stays
     assert (cases.uploads / "patients/scan.nii").read_text() == (cases.uploads / ".DS_Store").read_text() == "mine"
 
 
+def test_an_upload_at_work_is_kept_when_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = CaseFolder(tmp_path)
+    cases.drop_abandoned(0.0)  # the app starts
+    coming = cases.create("scan", "default")
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 5 * 3600)
+    cases.drop_abandoned(3600)
+    assert cases.ids() == [coming]
+
+
 @pytest.mark.parametrize("opens", [True, False], ids=["a browser that fails", "no screen"])
 def test_without_a_browser_or_a_screen_the_address_is_what_there_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], opens: bool

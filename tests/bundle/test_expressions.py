@@ -30,7 +30,7 @@ def test_a_name_is_known_that_an_expression_binds_or_python_or_an_import_has(cod
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
-    config = {"imports": ["$import math", "$import numpy as np", "$from a.b import c"], "x": {"y": "$import os"}}
+    config = {"imports": ["$import math", "$import numpy as np", "$from a.b import c"], "x": {"y": "$import os.path"}}
     assert imported_names(config) == {"math", "np", "c", "os"}
     assert imported_names({"imports": ["$import math"], "broken": "$[1,"}) == {"math"}
 

@@ -158,7 +158,7 @@ def test_memory_is_what_a_training_step_takes_on_the_cpu(network: str, windows: 
 import resource
 import torch
 from monai.bundle import ConfigParser
-from liver_pipeline import layers
+from liver_pipeline.bundle.layers import merge_layers
 config = merge_layers({{"network": "{network}"}}, overrides={{"dataset_dir": "."}})["train"]
 parser = ConfigParser(config)
 network, loss = (parser.get_parsed_content(key) for key in ("network_def", "train::loss"))

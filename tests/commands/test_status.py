@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from liver_pipeline.cli import main
+from liver_pipeline.io import lock_files
 from liver_pipeline.io.ledger import LEDGER, Ledger
 from liver_pipeline.io.lock_files import lock_file_of
 from liver_pipeline.io.shards import Shard
@@ -31,13 +32,12 @@ def test_a_folder_without_a_ledger_is_refused(tmp_path: Path) -> None:
 
 def test_living_shards_say_what_is_running_where_and_how_long_still(tmp_path: Path) -> None:
     ledgers = [Ledger(tmp_path / LEDGER, Shard(index, 2)) for index in range(2)]
-    began = time.time() - 3600
     for index, ledger in enumerate(ledgers):
         for number in range(10):
             ledger.append({"case": f"{index}_{number}", "event": "done"})
         ledger.append({"case": f"<b>{index}</b>", "event": "failed", "code": "TRUNCATED", "detail": "ends"})
-        running = [{"case": f"now_{index}", "host": f"node{index}", "since": time.time() - 7}]
-        told = {"total": 42 - 11 * index, "done": 10, "failed": 1, "before": 1, "running": running, "started": began}
+        running = [{"case": f"now_{index}", "host": f"node{index}", "seconds": 7.0}]
+        told = {"total": 42 - 11 * index, "done": 10, "failed": 1, "before": 1, "running": running, "seconds": 3600.0}
         ledger.report(lambda told=told: told)  # type: ignore[misc]
     found = read_status(tmp_path)
     assert found["done"] == 20 and found["failed"] == {"TRUNCATED": 2}
@@ -56,9 +56,10 @@ def test_living_shards_say_what_is_running_where_and_how_long_still(tmp_path: Pa
     assert "http-equiv" not in (tmp_path / "status.html").read_text()
 
 
-def test_a_run_that_died_is_told_from_one_that_lives(tmp_path: Path) -> None:
+def test_a_run_that_died_is_told_from_one_that_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_files, "BEAT", 0.1)
     (tmp_path / LEDGER).write_text('{"case":"a","event":"done"}\n')
-    told = {"host": "node7", "pid": 3, "kernel": "other", "beat": 4, "started": 0.0, "total": 5, "done": 1}
+    told = {"host": "node7", "pid": 3, "kernel": "other", "beat": 4, "seconds": 60.0, "total": 5, "done": 1}
     lock_file_of(tmp_path / LEDGER).write_text(json.dumps(told))
     found = read_status(tmp_path)
     assert found["runs"][0]["alive"] and found["to_do"] == 4  # heard of just now
@@ -67,3 +68,23 @@ def test_a_run_that_died_is_told_from_one_that_lives(tmp_path: Path) -> None:
     lines = status_lines(read_status(tmp_path))
     assert lines[1].startswith("pid 3 on node7: ended without a word, last heard 60")
     assert lines[-1] == "no run is alive: the same command goes on"
+
+
+@pytest.mark.parametrize("jump", [-5 * 3600.0, 5 * 3600.0])
+def test_a_clock_that_is_set_makes_no_run_dead_and_no_dead_run_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    monkeypatch.setattr(lock_files, "BEAT", 0.1)
+    clock = time.time
+    ledger = Ledger(tmp_path / LEDGER)
+    ledger.append({"case": "a", "event": "done"})
+    ledger.report(lambda: {"total": 3, "done": 1, "running": [{"case": "b", "host": "here", "seconds": 1.0}]})
+    told = {"host": "node7", "pid": 3, "kernel": "other", "beat": 4, "shard": "1/2", "seconds": 60.0}
+    (tmp_path / "ledger.1.jsonl").touch()
+    lock_file_of(tmp_path / "ledger.1.jsonl").write_text(json.dumps(told))
+    monkeypatch.setattr(time, "time", lambda: clock() + jump)
+    found = read_status(tmp_path)
+    ledger.close()
+    assert [run["alive"] for run in found["runs"]] == [True, False]
+    assert found["to_do"] == 2 and 0 < found["per_hour"] <= 3600
+    assert "running: b on here, for 1 s" in status_lines(found)

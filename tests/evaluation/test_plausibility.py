@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,19 @@ def test_what_cleaning_removed_counts_as_pieces() -> None:
     hu, labels = body()
     voxels = int(np.count_nonzero(labels))
     assert facts_of(hu, labels, removed=voxels)["largest_share"] == 0.5
+
+
+def test_a_mask_is_judged_without_a_copy_of_it() -> None:
+    hu, _ = body()
+    small = coarse_scan(as_scan(hu), "ct")
+    fine = np.zeros([4 * n for n in SHAPE], dtype=np.uint8, order="F")  # as it lies in a file: 58 MB
+    fine[320:500, 80:320, 40:144] = 1
+    x, y, z = small.steps
+    coarse = replace(small, steps=(4 * x, 4 * y, 4 * z))
+    grid = as_scan(np.broadcast_to(np.uint8(0), fine.shape), AFFINE @ np.diag([0.25, 0.25, 0.25, 1.0]))
+    tracemalloc.start()
+    facts = plausibility(fine, grid, coarse)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < fine.nbytes / 4
+    assert facts["cut_share"] == 0.0

@@ -448,6 +448,44 @@ def test_a_series_in_several_folders_is_not_several_scans(tmp_path: Path, places
         assert read_scan(folder, accept=["MIXED_SERIES", "UNEVEN_SLICE_GAPS"]).array.shape[2] in (4, 6)
 
 
+def zipped(path: Path, files: Any) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    return path
+
+
+def test_a_series_in_several_zips_or_half_unzipped_is_not_several_scans(tmp_path: Path) -> None:
+    files = sorted(ct(tmp_path / "src" / "p").iterdir())
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    halves = [zipped(scans / f"p_{half}.zip", files[6 * half : 6 * half + 6]) for half in (0, 1)]
+    for half, other in (halves, reversed(halves)):
+        reason = refusal(half)
+        assert reason.code == "MIXED_SERIES" and f"6 more slices of the series lie in the zip {other.name}" in str(
+            reason
+        )
+    halves[1].unlink()
+    for one in sorted(ct(scans / "q").iterdir())[:6]:
+        one.unlink()
+    assert refusal(halves[0]).code == refusal(scans / "q").code == "MIXED_SERIES"
+
+
+def test_a_zip_that_begins_with_another_series_and_ends_with_this_one_holds_slices_of_it(tmp_path: Path) -> None:
+    files = sorted(ct(tmp_path / "src" / "p").iterdir())
+    other = sorted(ct(tmp_path / "src" / "o", range(12), SeriesInstanceUID="1.2.9").iterdir())
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    zipped(scans / "a.zip", [*[one.rename(one.with_name(f"o{one.name}")) for one in other], *files[:6]])
+    assert refusal(zipped(scans / "b.zip", files[6:])).code == "MIXED_SERIES"
+
+
+def test_a_zip_beside_its_own_folder_is_a_copy(tmp_path: Path) -> None:
+    folder = ct(tmp_path / "p")
+    for path in (folder, zipped(tmp_path / "p.zip", sorted(folder.iterdir()))):
+        assert "MIXED_SERIES" not in codes(read_scan(path))
+
+
 def test_a_copy_or_another_series_beside_it_is_no_part_of_a_scan(tmp_path: Path) -> None:
     ct(tmp_path / "a"), ct(tmp_path / "copy")
     series(tmp_path / "b", [one_slice(k, body(), SeriesInstanceUID="1.2.9") for k in range(5, 12)])

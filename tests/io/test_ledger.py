@@ -55,7 +55,7 @@ def append(path: Path, shard: str | None, *rows: tuple[str, str]) -> None:
 def leave_lock_file(ledger: Path, **about: Any) -> Path:
     """Write the lock file of a process on another host."""
     path = lock_file_of(ledger)
-    told = {"host": "node7", "pid": 4711, "kernel": "node7 other", "beat": 3, "shard": None, "started": 0.0}
+    told = {"host": "node7", "pid": 4711, "kernel": "node7 other", "beat": 3, "shard": None, "seconds": 0.0}
     path.write_text(json.dumps({**told, **about}))
     return path
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from liver_pipeline.io.dicom import series_uids
+from liver_pipeline.io.dicom_files import series_uids
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.studies import find_volumes
@@ -58,6 +58,20 @@ def test_a_zip_of_a_study_is_its_series_too(tmp_path: Path) -> None:
     assert series_uids(tmp_path / "scans" / "p1.zip") == {uid for uid, *_ in KINDS}
     assert found(tmp_path / "scans") == [(f"p1/{uid}", uid) for uid, *_ in KINDS]
     assert found(tmp_path / "scans", "thinnest") == [("p1", "1.2.3.2")]
+
+
+@pytest.mark.parametrize("name", ["p1.nii.gz", "p1.nrrd", "p1.img"])
+def test_a_study_that_is_named_like_another_format_is_its_series_all_the_same(tmp_path: Path, name: str) -> None:
+    study = write_study(tmp_path / "study", flat=True)
+    expected = [(f"p1/{uid}", uid) for uid, *_ in KINDS]
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / name).symlink_to(study)
+    assert found(tmp_path / "linked") == expected
+    (tmp_path / "zipped").mkdir()
+    with zipfile.ZipFile(tmp_path / "zipped" / name, "w") as archive:
+        for file in sorted(study.iterdir()):
+            archive.write(file, file.name)
+    assert found(tmp_path / "zipped") == expected
 
 
 def test_a_folder_of_one_series_keeps_its_name_with_or_without_a_scout(tmp_path: Path) -> None:

@@ -269,9 +269,21 @@ def test_what_is_older_than_the_node_keeps_goes(tmp_path: Path) -> None:
     with node(site):
         site.store(scan(tmp_path / "ct"))
         (series,) = [path for path in site.received.iterdir() if path.name != "patients"]
-        os.utime(series, (0, time.time() - 3700))
+    os.utime(series, (0, time.time() - 3700))
+    with node(site):
         wait_for(lambda: not series.exists())
     assert [path.read_text() for path in users] == ["mine"] * 3
+
+
+def test_nothing_goes_early_when_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path, keep_hours=1.0, quiet_seconds=1e6)
+    clock = time.time
+    with node(site):
+        site.store(scan(tmp_path / "ct"))
+        monkeypatch.setattr(time, "time", lambda: clock() + 5 * 3600)
+        (series,) = site.received.iterdir()
+        time.sleep(2.5)  # the node works each second
+        assert series.exists()
 
 
 def test_a_series_is_complete_as_soon_as_its_sender_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,135 @@
+"""Which files are the slices: those of a folder, the unpacked members of a zip, or one file of many frames."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.dicom_headers import (
+    OUTLINES,
+    can_be_slice,
+    class_in,
+    file_name,
+    may_be_slice,
+    quick_series_uid,
+    sop_class,
+)
+from liver_pipeline.io.findings import IntakeError, refuse
+from liver_pipeline.io.zips import heads, is_zip, unzip
+
+FIRST_ENTRIES = 100  # of a folder or zip, among which its first slice is looked for
+NUMBER = re.compile(r"(?:[0-9A-Fa-f]{8,}|[0-9])(?:[0-9A-Fa-f]{8,}|[0-9.-])*")
+
+
+@contextmanager
+def series_files(path: Path) -> Iterator[list[Path]]:
+    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file."""
+    if path.is_dir():
+        yield sorted(file for file in path.iterdir() if not file.is_dir())
+        return
+    if sop_class(path) is not None:
+        yield [path]
+        return
+    with tempfile.TemporaryDirectory(prefix="liver-pipeline-") as scratch:
+        yield unzip(path, Path(scratch))
+
+
+def slice_files(path: Path, files: Sequence[Path]) -> list[Path]:
+    """Return those of ``files`` that can be slices; ``path`` is the folder, zip or file that messages name.
+
+    Raises:
+        IntakeError: NOT_A_SCAN where there is none; DICOM_DAMAGED where some seem to be lost, see :func:`lost_files`.
+    """
+    candidates = [file for file in files if file.is_file() and may_be_slice(file)]  # to open a pipe waits for ever
+    if not candidates:
+        raise refuse(path, "NOT_A_SCAN", _why_none(path, files))
+    if lost := lost_files(files, candidates):
+        names = ", ".join(file_name(path, file) for file in lost[:6])
+        detail = f"{len(lost)} files are named as the slices are, and are no DICOM ({names})"
+        raise refuse(path, "DICOM_DAMAGED", f"{detail}; copy them again, or take them out")
+    return candidates
+
+
+def _why_none(path: Path, files: Sequence[Path]) -> str:
+    """Say what is there instead of slices, and what to do."""
+    if any(file.is_file() and sop_class(file) in OUTLINES for file in files):
+        return "a DICOM segmentation or structure set; export it as a label map (NIfTI, NRRD), such as with 3D Slicer"
+    if path.is_dir():
+        return "a folder without DICOM slices; name the folder that holds them"
+    if len(files) == 1 and files[0] == path:
+        return "a DICOM file of another kind than images; name the folder that holds the slices"
+    return "no DICOM slices in the zip; unzip what is of another format"
+
+
+def lost_files(files: Collection[Path], slices: Collection[Path]) -> list[Path]:
+    """Return the files that are no DICOM and are named as slices are: empty or overwritten ones, links to nowhere.
+
+    A slice lost inside the volume leaves a gap; one lost at its ends leaves nothing. Names are compared with their
+    numbers taken out; those without a number, such as README, say nothing.
+    """
+    known = set(slices)
+    patterns = {_pattern(file.name) for file in known}
+    alike = [file for file in files if file not in known and _pattern(file.name) in patterns]
+    alike = [file for file in alike if NUMBER.search(file.name)]
+    return [file for file in alike if not file.is_file() or sop_class(file) is None]  # to open a pipe waits for ever
+
+
+def _pattern(name: str) -> str:
+    return NUMBER.sub("#", Path(name).stem) + Path(name).suffix.rstrip("0123456789").lower()
+
+
+def series_uids(path: Path) -> set[str]:
+    """Return each SeriesInstanceUID in a folder (its own files), a zip or a DICOM file; empty for anything else.
+
+    Files are read no further than that. A zip that is damaged counts as without any.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    with contextlib.suppress(IntakeError):
+        return set(_uids(path)) - {""}
+    return set()
+
+
+def outer_uids(path: Path) -> set[str]:
+    """Return SeriesInstanceUID of the first and of the last slice in a folder or zip, among its outer few files.
+
+    Raises:
+        IntakeError: ZIP_DAMAGED.
+        OSError: If a file cannot be read.
+    """
+    ends = (islice(_uids(path, backwards=backwards), FIRST_ENTRIES) for backwards in (False, True))
+    return {next(filter(None, end), "") for end in ends} - {""}
+
+
+def _uids(path: Path, *, backwards: bool = False) -> Iterator[str]:
+    """Yield the SeriesInstanceUID of each file, "" for what is no slice, in the order of names, or of a zip's list."""
+    if is_zip(path):
+        for head in heads(path, backwards=backwards):
+            yield quick_series_uid(io.BytesIO(head)) if can_be_slice(class_in(head)) else ""
+        return
+    names = sorted((entry.name for entry in os.scandir(path)), reverse=backwards) if path.is_dir() else [""]
+    for file in (path / name for name in names):
+        if not file.is_file() or not may_be_slice(file):  # to open a pipe waits for ever
+            yield ""
+            continue
+        with file.open("rb") as stream:
+            yield quick_series_uid(stream)
+
+
+def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
+    """Return sha256 of a file, or over the sorted hashes of the slices of a folder (names do not matter)."""
+    if path.is_file():
+        return file_sha256(path)
+    slices = files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]
+    digests = sorted(bytes.fromhex(file_sha256(one)) for one in slices)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
