@@ -61,6 +61,6 @@ def refuse_idle(source: str, pairs: Mapping[str, Any], configs: Collection[Mappi
         if having and all(names & config.keys() <= unused for config, unused in having):
             modality = shown(having[0][0].get("modality"))
             raise ValueError(
-                f"{source} sets '{key}', to which nothing refers in a run of this network with modality {modality}: it "
-                f"would be without effect; leave it out"
+                f"{source} sets '{key}', to which nothing refers with this network, modality {modality} and the other "
+                f"settings: it would be without effect; leave it out"
             )

@@ -68,7 +68,7 @@ def test_a_run_that_is_composed_answers_alike(tmp_path: Path) -> None:
     load_config(run, "inference", HU)
     load_config(run, "inference", {**MR, **SHARES})
     for values in (SHARES, {**MR, **HU}):
-        with pytest.raises(ValueError, match="to which nothing refers in a run of this network with modality"):
+        with pytest.raises(ValueError, match="to which nothing refers with this network, modality"):
             load_config(run, "inference", values)
 
 

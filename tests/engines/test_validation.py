@@ -116,7 +116,9 @@ def test_a_class_that_no_reference_holds_has_no_score_and_does_not_enter_the_mea
 
 
 @pytest.mark.parametrize(
-    "options", [{"split_fractions": [1, 0, 0]}, {"max_epochs": 2, "train::handlers::3::interval": 3}], ids=str
+    "options",
+    [{"split_fractions": [1, 0, 0]}, {"max_epochs": 2, "train::handlers::3::interval": "$3 * @val_interval"}],
+    ids=str,
 )
 def test_a_training_without_validation_ends_with_the_weights_that_it_names(
     tmp_path: Path, data: Path, options: dict[str, Any]
