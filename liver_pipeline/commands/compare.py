@@ -6,7 +6,6 @@ memory is then that of one run, and a run that dies does not take the others wit
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -176,9 +175,7 @@ def _evaluate(folder: Path) -> None:
 
 def _write(plan: ComparisonPlan, results: list[RunResult], failed: list[FailedRun]) -> Comparison:
     """Write tables and page."""
-    splits = [
-        json.loads(plan.split_file(f).read_text())["cases"] for f in (range(plan.folds) if plan.folds else [None])
-    ]
+    splits = [read_json(plan.split_file(fold))["cases"] for fold in plan.tested()]
     comparison = Comparison(results, failed, splits, budget={**plan.layers, **plan.overrides})
     if results:
         write_table(plan.out_dir / "compare.csv", [row for result in results for row in result.rows])

@@ -87,7 +87,6 @@ def evaluate(
         ValueError: If the protocol is unknown or does not go with ``liver_only`` or ``label_map``, ``label_map`` is not
             as described, or there is no pair at all.
     """
-    options: dict[str, Any] = {"min_lesion_ml": min_lesion_ml, "liver_only": liver_only, "report": report}
     refuse_empty(pred_dir=pred_dir, label_dir=label_dir, output_dir=output_dir)
     _refuse_bad_usage(Path(output_dir), protocol, overwrite, report=report, liver_only=liver_only, label_map=label_map)
     if min_lesion_ml and protocol == "lits-official":
@@ -108,10 +107,12 @@ def evaluate(
         Path(pred_dir) / LEDGER,
         Path(output_dir),
         protocol=protocol,
+        min_lesion_ml=min_lesion_ml,
+        liver_only=liver_only,
+        report=report,
         workers=workers,
         memory_gb=memory_gb,
         progress=progress,
-        **options,
     )
 
 
@@ -129,17 +130,17 @@ def evaluate_cases(
     overwrite: bool = False,
     liver_only: bool = False,
 ) -> dict[str, Any]:
-    """Score the predictions, called as the cases are, of a data set's cases; see :func:`evaluate_folders`.
+    """Score the predictions, called as the cases are, of a data set's cases; see :func:`evaluate`.
 
     Args:
         cases: Each with keys ``case``, ``label`` (path of the reference) and ``image`` (path of the scan), and maybe
             ``label_map``, as for :func:`evaluate`.
         pred_dir: Folder of the predictions; one that is missing is a failure NO_PREDICTION of its case. Probabilities
             beside one are scored too.
-        output_dir: As for :func:`evaluate_folders`.
-        protocol: As for :func:`evaluate_folders`.
-        overwrite: As for :func:`evaluate_folders`.
-        liver_only: As for :func:`evaluate_folders`.
+        output_dir: As for :func:`evaluate`.
+        protocol: As for :func:`evaluate`.
+        overwrite: As for :func:`evaluate`.
+        liver_only: As for :func:`evaluate`.
     """
     cases = list(cases)
     mapped = next((case["label_map"] for case in cases if case.get("label_map")), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from liver_pipeline.bundle.stages import merge_stages
 from liver_pipeline.comparison.tables import FailedRun
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.splits import held_out_fold, make_split, write_split
+from liver_pipeline.io.tables import read_json
 
 LEAST_FOLDS = 3  # one to test, one to validate, one to train
 
@@ -55,9 +55,13 @@ class ComparisonPlan:
     overrides: Mapping[str, Any]
     cases: list[Case] = field(default_factory=list)
 
+    def tested(self) -> Sequence[int | None]:
+        """The folds that are tested in turn; None alone where one part is held out."""
+        return range(self.folds) if self.folds else (None,)
+
     def trials(self) -> Iterator[Trial]:
         """Every run; the experiments take turns, so that a comparison that is stopped early is a fair one."""
-        for fold in range(self.folds) if self.folds else (None,):
+        for fold in self.tested():
             for seed in range(self.seeds):
                 for contestant in self.contestants:
                     yield Trial(contestant, seed, fold)
@@ -120,11 +124,12 @@ def make_shared_splits(plan: ComparisonPlan) -> None:
     if plan.folds is not None and plan.folds < LEAST_FOLDS:
         raise ValueError(f"{plan.folds} folds; at least {LEAST_FOLDS}: one to test, one to validate, the rest to train")
     plan.out_dir.mkdir(parents=True, exist_ok=True)
-    for fold in range(plan.folds) if plan.folds else (None,):
+    for fold in plan.tested():
         settings = {"fractions": fractions} if fold is None else {"folds": plan.folds, "fold": fold}
         path = plan.split_file(fold)
         if path.exists():
-            there = json.loads(path.read_text())["settings"]
+            stored = read_json(path)
+            there = stored.get("settings") if isinstance(stored, Mapping) else None
             if there != settings:
                 raise ValueError(f"{path} was made with {there}, not {settings}; choose another OUT_DIR")
             continue

@@ -19,7 +19,6 @@ from click.testing import CliRunner, Result
 
 from liver_pipeline.cli import main
 from liver_pipeline.commands import compare
-from liver_pipeline.comparison.plan import ComparisonPlan, merge_contestants, name_contestants
 from liver_pipeline.comparison.results import RunResult
 from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.data.splits import held_out_fold
@@ -154,16 +153,6 @@ def test_bad_usage_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         compare.compare(tmp_path / "out", experiments, overrides=keys)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_key_that_one_experiment_lacks_fails_that_one(tmp_path: Path) -> None:
-    contestants = name_contestants(["srivastava2025_unet3d", "kurupapu_fcn"], [], {"data": "phantom"})
-    keys = {"dataset_dir": str(tmp_path), "network_def::channels": [4, 8], "n_phantoms": 1, "phantom_shape": [9, 9, 9]}
-    plan = ComparisonPlan(tmp_path / "out", contestants, {"data": "phantom"}, 1, None, keys)
-    classes, failed = merge_contestants(plan)
-    assert classes == {"srivastava2025_unet3d": 2}
-    assert [(one.run, one.stage) for one in failed] == [("kurupapu_fcn", "configuration")]
-    assert [case["case"] for case in plan.cases] == ["volume-0"]
 
 
 def test_in_folds_each_patient_is_tested_once_and_never_chosen_on() -> None:
