@@ -23,6 +23,7 @@ from liver_pipeline.io.failures import machine_finding
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, known_codes, refuse, settle
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
+from liver_pipeline.io.label_names import ValueName
 from liver_pipeline.io.label_values import PLAIN_LABELS, whole_labels
 from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
 from liver_pipeline.io.noise import noise_findings
@@ -47,6 +48,7 @@ class Scan:
         findings: Warnings.
         slice_files: Name of the file of each plane along Z, of a folder of DICOM slices; empty for anything else.
         modality: "CT" or "MR" where the file says so, else "".
+        value_names: What values are called, where the file says so.
     """
 
     array: npt.NDArray[Any]
@@ -59,6 +61,7 @@ class Scan:
     findings: tuple[Finding, ...]
     slice_files: tuple[str, ...] = ()
     modality: str = ""
+    value_names: tuple[ValueName, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -115,7 +118,8 @@ def read_label_map(
         allowed: Labels that may occur, 0 to 255.
         label_map: What the values of the file mean, such as ``{6: 1}``, instead of ``allowed``: 0, 1 or 2, or
             ``liver_or_tumor`` (3 in the result) where tumors were not outlined. Values that it does not name, such as
-            other organs, become background, and warning LABEL_UNNAMED lists them.
+            other organs, become background, and warning LABEL_UNNAMED lists them. Without it, names of liver and tumor
+            in the file itself (3D Slicer's segments, a table of labels in NIfTI) decide, and warning LABEL_NAMES tells.
         accept: As for :func:`read_scan`.
         orientation: As for :func:`read_scan`.
 
@@ -123,7 +127,8 @@ def read_label_map(
         A scan whose array is uint8 (X, Y, Z), slope 1, intercept 0. Background everywhere: warning LABEL_EMPTY.
 
     Raises:
-        IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
+        IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, LABEL_NAMES where the file's own names are
+            not clear, and whatever a scan can have.
         ValueError: If ``label_map`` is not as described.
     """
     known_orientation(orientation)
@@ -131,7 +136,8 @@ def read_label_map(
         raise ValueError(f"label_map is {label_map!r}; expected {LABEL_VALUES_SAY}")
     with _own_errors(Path(path), accept):
         raw = _read(Path(path), "label", accept, orientation=orientation)
-        labels, findings = whole_labels(raw.array, (raw.slope, raw.intercept), allowed, label_map)
+        names = raw.value_names if tuple(allowed) == PLAIN_LABELS else ()
+        labels, findings = whole_labels(raw.array, (raw.slope, raw.intercept), allowed, label_map, names)
         settled = settle(path, (*raw.findings, *findings), accept)
         return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
 
@@ -198,7 +204,7 @@ def _read(
     said = volume.modality if volume.modality in ("CT", "MR") else ""
     findings = (*volume.findings, *modality_findings(volume.modality, modality))
     voxels = (volume.array, affine, volume.slope, volume.intercept)
-    scan = Scan(*voxels, header, path, volume.sha256, findings, names, said)
+    scan = Scan(*voxels, header, path, volume.sha256, findings, names, said, volume.value_names)
     return checked(scan, modality, accept, repair, slices=volume.slice_axis)
 
 
