@@ -9,8 +9,7 @@ run that is composed already they go for both as long as both have the same valu
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from liver_pipeline.bundle.layers import (
 )
 from liver_pipeline.bundle.names import layer_file, share_dir
 from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.tree import references_in, with_prefix
+from liver_pipeline.bundle.uses import refuse_idle
 
 LIVER_STAGE, PREFIX = "liver", "liver_"
 
@@ -142,15 +143,16 @@ def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source], own
         check_values(**config)
     for configs in stages.values():
         check_references(*configs.values())
+    refuse_idle(*sources[-1], [*tumor.values(), *liver.values()])
 
 
-def refuse_unused(stages: Mapping[str, Configs], keys: Iterable[str], workflows: Sequence[str]) -> None:
+def refuse_unused(stages: Mapping[str, Configs], pairs: Mapping[str, Any], workflows: Sequence[str]) -> None:
     """Refuse keys that none of some workflows use, in any stage: setting them there would be without effect.
 
     Raises:
         ValueError: For the first; the message says which workflows use it.
     """
-    for key in keys:
+    for key in pairs:
         used = root_of(key) == "stages" or any(
             knows(configs[workflow], key.removeprefix(PREFIX) if folder and key.startswith(PREFIX) else key)
             for folder, configs in stages.items()
@@ -158,6 +160,7 @@ def refuse_unused(stages: Mapping[str, Configs], keys: Iterable[str], workflows:
         )
         if not used:
             refuse_key(key, "key=value", (), place=" and ".join(workflows))
+    refuse_idle("key=value", pairs, [configs[workflow] for configs in stages.values() for workflow in workflows])
 
 
 def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:
@@ -184,32 +187,5 @@ def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:
     own = {key for key in reached if key in stage or liver[key] != target.get(key)}
     while grown := {key for key, names in reached.items() if names & own} - own:
         own |= grown
-    target.update({PREFIX + key: _renamed(copy.deepcopy(liver[key]), own) for key in liver if key in own})
+    target.update({PREFIX + key: with_prefix(copy.deepcopy(liver[key]), own, PREFIX) for key in liver if key in own})
     target[f"{PREFIX}inferer"] |= {"grid": "model", "probabilities": False, "quality": False}  # a box needs no more
-
-
-REFERENCE = re.compile(r"@(\w+)")
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(("@", "$"))
-
-
-def references_in(config: Any) -> set[str]:
-    """Return the top-level keys that a config refers to."""
-    if isinstance(config, Mapping):
-        config = list(config.values())
-    if isinstance(config, list):
-        return {name for item in config for name in references_in(item)}
-    return set(REFERENCE.findall(config)) if _is_code(config) else set()
-
-
-def _renamed(config: Any, own: set[str]) -> Any:
-    """Return a config whose references to the keys in ``own`` have the prefix."""
-    if isinstance(config, Mapping):
-        return {key: _renamed(value, own) for key, value in config.items()}
-    if isinstance(config, list):
-        return [_renamed(value, own) for value in config]
-    if not _is_code(config):
-        return config
-    return REFERENCE.sub(lambda found: f"@{PREFIX if found[1] in own else ''}{found[1]}", config)

@@ -16,7 +16,7 @@ from pathlib import Path
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored, stored_sha256
+from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
@@ -32,9 +32,10 @@ STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a 
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
 CAPTURES = ".sc"  # what a folder of secondary captures beside the mask <case>.nii.gz ends in
 DICOM_ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}  # of the DICOM results beside a mask
+SLICER = ".seg.nrrd"  # what a segmentation of 3D Slicer ends in
 
 # What lies beside a mask, or was made of one.
-RESULT_ENDINGS = (PROBABILITIES, ".seg.nrrd", *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
+RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
 LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
 REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 
@@ -49,6 +50,7 @@ class ScanInput:
         series: Which of several DICOM series there; see :func:`liver_pipeline.io.dicom_series.choose_series`.
         why: The reason for the record, where that series was chosen.
         title: What people call that series, where several there are cases of their own.
+        elsewhere: What of that series lies in another place of the same listing, so that this is not all of it.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class ScanInput:
     series: str | None = None
     why: str = ""
     title: str = ""
+    elsewhere: str = ""
 
 
 def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = False) -> list[ScanInput]:
@@ -144,13 +147,13 @@ def case_name(name: str, is_folder: bool = False) -> str:
     """Return ``name`` without the suffix of a scan, accents in one form (NFC); that of a DICOM folder is kept whole.
 
     Example:
-        >>> case_name("site_b/a.1.nii.gz"), case_name("1.2.840.zip"), case_name("1.2.nii", is_folder=True)
-        ('site_b/a.1', '1.2.840', '1.2.nii')
+        >>> case_name("b/a.1.nii.gz"), case_name("a.seg.nrrd"), case_name("1.nii", is_folder=True)
+        ('b/a.1', 'a', '1.nii')
     """
     name = unicodedata.normalize("NFC", name)
     if is_folder:
         return name
-    known = (*SCAN_SUFFIXES, *PICTURE_SUFFIXES)
+    known = (SLICER, *SCAN_SUFFIXES, *PICTURE_SUFFIXES)
     return next((name[: -len(s)] for s in known if name.lower().endswith(s) and len(name) > len(s)), name)
 
 
@@ -270,15 +273,6 @@ def _has_header(entry: Path, names: set[str]) -> bool:
 
 def _entries(folder: Path) -> Sequence[Path]:
     return [Path(entry.path) for entry in sorted(os.scandir(folder), key=lambda e: e.name) if entry.name[0] != "."]
-
-
-def input_sha256(path: Path) -> str:
-    """Return the hash that reading the scan will give: of the file or its two files, or over the slices of a folder.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    return stored_sha256(path)
 
 
 def voxel_count(path: Path) -> tuple[int, int]:
