@@ -666,9 +666,10 @@ def series(positions_mm: list[float]) -> dict[str, bytes]:
 
 
 def _folder(path: Path, files: dict[str, bytes]) -> None:
+    own = f"1.2.{100 + len(list(path.parent.iterdir()))}\0".encode()  # series that share a UID are parts of one
     path.mkdir()
     for name, data in files.items():
-        (path / name).write_bytes(data)
+        (path / name).write_bytes(data.replace(b"1.2.3.4\0", own))
 
 
 EVEN = [2.5 * n for n in range(12)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import isnan
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from liver_pipeline.bundle.checks import shown
 from liver_pipeline.bundle.layers import component_class
+from liver_pipeline.bundle.tree import components_in
 from liver_pipeline.bundle.values import is_code
 from liver_pipeline.hints import did_you_mean
 
@@ -28,7 +29,7 @@ def check_arguments(config: Mapping[str, Any]) -> None:
         ValueError: If there is no such class or function, it takes no such argument or misses one, or a value is of
             none of the types that its signature names; the message has the path, ``a::b``.
     """
-    for path, component in _components(config, ()):
+    for path, component in components_in(config):
         target = component["_target_"]
         if is_code(target):
             continue
@@ -37,17 +38,6 @@ def check_arguments(config: Mapping[str, Any]) -> None:
             nowhere = "there is no class or function of that name; own ones lie in the working directory"
             raise ValueError(f"{path} is {shown(target)}; {nowhere}")
         _check_component(path, component, built)
-
-
-def _components(config: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield "::".join(path), config
-        parts: Iterable[tuple[Any, Any]] = config.items()
-    else:
-        parts = enumerate(config) if isinstance(config, list) else ()
-    for name, part in parts:
-        yield from _components(part, (*path, str(name)))
 
 
 def _check_component(path: str, component: Mapping[str, Any], built: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ from monai.transforms import Compose
 from torch import nn
 
 from liver_pipeline.bundle.arguments import check_arguments
-from liver_pipeline.bundle.checks import check_values, parsed_code, shown
+from liver_pipeline.bundle.checks import check_values, shown
 from liver_pipeline.bundle.entry import literal
+from liver_pipeline.bundle.expressions import PURE, called_names, expressions_in, imported_names, unknown_name
 from liver_pipeline.bundle.keys import root_of, row_of
 from liver_pipeline.bundle.layers import Configs, component_class
-from liver_pipeline.bundle.stages import references_in
+from liver_pipeline.bundle.tree import references_in
 from liver_pipeline.bundle.trial import TRIED, TRIED_IN_TRAINING, first_cause, has_own, try_components
 from liver_pipeline.bundle.values import is_code
+from liver_pipeline.io.limits import total_bytes
 from liver_pipeline.networks.shapes import forward_heads, head_count, window_fault
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
@@ -60,6 +61,7 @@ def check_builds(configs: Configs) -> None:
     check_build(configs["train"])
     for workflow in sorted(configs.keys() - {"train"}):
         check_arguments(configs[workflow])
+        check_evaluated(configs[workflow])
         try_parts(configs[workflow])
 
 
@@ -135,9 +137,14 @@ def _check_augmentation(config: Mapping[str, Any]) -> None:
     if isinstance(steps, list):
         acting = [{**s, "prob": 1.0} if isinstance(s, Mapping) and "prob" in s else s for s in steps]
         parser["augmentation"] = acting
-    shape = tuple(parser.get_parsed_content("roi_size"))
+    shape, channels = (parser.get_parsed_content(key) for key in ("roi_size", "in_channels"))
+    if (wanted := 4 * math.prod(shape) * (channels + 1)) > total_bytes():
+        given = f"roi_size is {shown(shape)} (in_channels {channels})"
+        raise ValueError(
+            f"{given}; a window takes {wanted / 1e9:.0f} GB, more than this job has; expected a smaller one"
+        )
     values = torch.linspace(0, 1, math.prod(shape)).reshape(1, *shape)
-    image = values.repeat(parser.get_parsed_content("in_channels"), 1, 1, 1)
+    image = values.repeat(channels, 1, 1, 1)
     window: Any = {"image": MetaTensor(image), "label": MetaTensor((values > 0.5).to(torch.uint8))}
     for number, step in enumerate(_parsed(parser, "augmentation")):
         try:
@@ -172,7 +179,12 @@ def _parsed(parser: ConfigParser, key: str) -> Any:
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # whatever a network or an expression raises
-        raise ValueError(f"{key} cannot be evaluated or built: {_words(error)}") from error
+        raise ValueError(f"{_named(key, parser.get(key))} cannot be evaluated or built: {_words(error)}") from error
+
+
+def _named(key: str, value: Any) -> str:
+    """Return a key for a message, with its value where that is code."""
+    return f"{key} is {shown(value)}; it" if is_code(value) else key
 
 
 def _words(error: BaseException) -> str:
@@ -185,7 +197,8 @@ def _words(error: BaseException) -> str:
 def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> None:
     """Check what expressions give where a key has a value, not a component; of ``roots``, or of all keys.
 
-    Expressions within components are evaluated where that needs plain values alone and calls nothing.
+    Expressions within components are evaluated where that needs plain values alone and calls nothing but :data:`PURE`;
+    of the others the names are looked up.
 
     Raises:
         ValueError: For the first that cannot be evaluated, or gives what its key does not accept.
@@ -196,19 +209,12 @@ def check_evaluated(config: Mapping[str, Any], roots: Collection[str] = ()) -> N
     plain = [key for key in keys if key in known]
     values = {key: _parsed(parser, key) for key in plain}
     check_values(**{key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()})
-    for path, code in _expressions({key: config[key] for key in keys if key not in plain}):
-        calls = any(isinstance(node, ast.Call) for node in ast.walk(parsed_code(code)))
-        if not calls and references_in(code) <= known:
+    names = {*parser.globals, *imported_names(config)}
+    for path, code in expressions_in({key: config[key] for key in keys if key not in plain}):
+        if unknown := unknown_name(code, names):
+            raise ValueError(f"{path} is {shown(code)}; it knows no '{unknown}': modules come with `imports`")
+        if references_in(code) <= known and called_names(code) <= PURE:
             _parsed(parser, path)
-
-
-def _expressions(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every expression in a part of a config, with its path."""
-    items = part.items() if isinstance(part, Mapping) else enumerate(part) if isinstance(part, list) else ()
-    for name, item in items:
-        yield from _expressions(item, f"{path}::{name}" if path else str(name))
-    if isinstance(part, str) and part.startswith("$"):
-        yield path, part
 
 
 def _check_preprocessing(config: Mapping[str, Any]) -> None:

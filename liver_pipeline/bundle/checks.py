@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from liver_pipeline.bundle.entry import meant
+from liver_pipeline.bundle.expressions import syntax_fault
 from liver_pipeline.bundle.keys import row_of
 from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.tree import parts_of
 from liver_pipeline.bundle.values import COMPONENT, COMPONENTS, is_code
 
 _REFERENCE = re.compile(r"(?:@|^%)(\w+)")
@@ -123,39 +124,12 @@ def check_references(*configs: Mapping[str, Any]) -> None:
     """
     known = {key for config in configs for key in config}
     for key, value in (item for config in configs for item in config.items()):
-        for text in filter(is_code, _texts(value)):
-            if fault := _syntax_fault(text):
+        for text in (part for _, part in parts_of(value) if is_code(part)):
+            if fault := syntax_fault(text):
                 raise ValueError(f"{key} has {shown(text)}; it is no expression of Python: {fault}")
             for name in () if _MACRO_FILE.match(text) else _REFERENCE.findall(text):
                 if name not in known:
                     raise ValueError(f"{key} has {shown(text)}; there is no key '{name}' to refer to")
-
-
-def parsed_code(code: str) -> ast.Module:
-    """Return the tree of an expression ``$...``, in which references are names.
-
-    Raises:
-        SyntaxError: If it is no Python.
-    """
-    return ast.parse(re.sub(r"@[\w:]+", "_", code[1:]).strip())
-
-
-def _syntax_fault(code: str) -> str:
-    """Say what is wrong with an expression ``$...`` as it is written; "" for nothing."""
-    if not code.startswith("$"):
-        return ""
-    try:
-        parsed_code(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return str(error.msg if isinstance(error, SyntaxError) else error)
-    return ""
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        yield from _texts(item)
 
 
 def shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
@@ -213,14 +213,6 @@ def component_class(component: Any) -> Any:
         return locate(name)
     except ErrorDuringImport as error:
         raise ValueError(f"{name} cannot be imported: {error.value}") from error
-
-
-def components_in(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every component in a config."""
-    if isinstance(config, Mapping) and "_target_" in config:
-        yield config
-    for part in config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ():
-        yield from components_in(part)
 
 
 @cache

@@ -21,8 +21,9 @@ from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.names import share_dir
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder, run_name
-from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX, references_in
+from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
 from liver_pipeline.bundle.trained import is_started, stage_folders
+from liver_pipeline.bundle.tree import references_in
 from liver_pipeline.bundle.workflow import read_run
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.files import move_aside, whole_file, write_json, write_text

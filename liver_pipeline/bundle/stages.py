@@ -9,7 +9,6 @@ run that is composed already they go for both as long as both have the same valu
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from liver_pipeline.bundle.layers import (
 )
 from liver_pipeline.bundle.names import layer_file, share_dir
 from liver_pipeline.bundle.roles import Role
+from liver_pipeline.bundle.tree import references_in, with_prefix
 
 LIVER_STAGE, PREFIX = "liver", "liver_"
 
@@ -184,32 +184,5 @@ def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:
     own = {key for key in reached if key in stage or liver[key] != target.get(key)}
     while grown := {key for key, names in reached.items() if names & own} - own:
         own |= grown
-    target.update({PREFIX + key: _renamed(copy.deepcopy(liver[key]), own) for key in liver if key in own})
+    target.update({PREFIX + key: with_prefix(copy.deepcopy(liver[key]), own, PREFIX) for key in liver if key in own})
     target[f"{PREFIX}inferer"] |= {"grid": "model", "probabilities": False, "quality": False}  # a box needs no more
-
-
-REFERENCE = re.compile(r"@(\w+)")
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(("@", "$"))
-
-
-def references_in(config: Any) -> set[str]:
-    """Return the top-level keys that a config refers to."""
-    if isinstance(config, Mapping):
-        config = list(config.values())
-    if isinstance(config, list):
-        return {name for item in config for name in references_in(item)}
-    return set(REFERENCE.findall(config)) if _is_code(config) else set()
-
-
-def _renamed(config: Any, own: set[str]) -> Any:
-    """Return a config whose references to the keys in ``own`` have the prefix."""
-    if isinstance(config, Mapping):
-        return {key: _renamed(value, own) for key, value in config.items()}
-    if isinstance(config, list):
-        return [_renamed(value, own) for value in config]
-    if not _is_code(config):
-        return config
-    return REFERENCE.sub(lambda found: f"@{PREFIX if found[1] in own else ''}{found[1]}", config)

@@ -6,7 +6,7 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from liver_pipeline.bundle.checks import shown
 from liver_pipeline.bundle.entry import meant
-from liver_pipeline.bundle.layers import components_in
+from liver_pipeline.bundle.tree import components_in
 from liver_pipeline.bundle.values import is_code
 
 # What can be built from a config alone. Of the others the data set, or files of the run, are part.
@@ -53,7 +53,7 @@ def try_components(config: Mapping[str, Any], stand_ins: Mapping[str, Any], part
     """
     parser, built = _parser(config, stand_ins), {}
     for part in parts:
-        for path, component in components_at(_item(config, part), part):
+        for path, component in components_in(_item(config, part), part, inner_first=True):
             try:
                 built[path] = _build(parser, path)
             except Exception as error:  # whatever a component raises
@@ -61,18 +61,9 @@ def try_components(config: Mapping[str, Any], stand_ins: Mapping[str, Any], part
     return built
 
 
-def components_at(config: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every component in a part of a config with its path, those inside another one first."""
-    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
-    for name, part in items:
-        yield from components_at(part, f"{path}::{name}")
-    if isinstance(config, Mapping) and "_target_" in config:
-        yield path, config
-
-
 def has_own(config: Any) -> bool:
     """Tell whether a component in a part of a config is of no known package; a name without a dot is MONAI's."""
-    targets = [str(component["_target_"]) for component in components_in(config)]
+    targets = [str(component["_target_"]) for _, component in components_in(config)]
     return any("." in target and target.partition(".")[0] not in KNOWN_PACKAGES for target in targets)
 
 

@@ -15,9 +15,10 @@ from liver_pipeline.bundle.build import check_evaluated, check_network, try_part
 from liver_pipeline.bundle.checks import check_references, check_values
 from liver_pipeline.bundle.entry import entered, literal, read_config
 from liver_pipeline.bundle.keys import keys_with, root_of
-from liver_pipeline.bundle.layers import apply_overrides, component_class, components_in, refuse_key, settable
+from liver_pipeline.bundle.layers import apply_overrides, component_class, refuse_key, settable
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name, shipped, shipped_runs
+from liver_pipeline.bundle.tree import components_in
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import plain
 from liver_pipeline.io.tables import read_json
@@ -62,7 +63,7 @@ def _gone(config: Mapping[str, Any]) -> str:
     """Return a key or class of this package that a config has and this version has not; "" if there is none."""
     if "loading" in config:
         return "the key loading"
-    named = (part for part in components_in(config) if str(part["_target_"]).startswith("liver_pipeline."))
+    named = (part for _, part in components_in(config) if str(part["_target_"]).startswith("liver_pipeline."))
     return next((str(part["_target_"]) for part in named if component_class(part) is None), "")
 
 

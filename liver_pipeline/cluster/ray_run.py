@@ -102,7 +102,7 @@ def list_scans(items: Iterable[Mapping[str, Any]], masks: Path, suffix: str) -> 
     cases = plan_cases(items, masks, suffix)
     refuse_collisions(cases)
     refuse_other_formats(cases, read_ledger(masks / LEDGER)[1])
-    found = [ScanInput(case.path, case.name, case.series, case.why) for case in cases]
+    found = [ScanInput(case.path, case.name, case.series, case.why, elsewhere=case.elsewhere) for case in cases]
     return sorted(found, key=lambda one: -_size(one.path))
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from liver_pipeline.io.discovery import ScanInput, find_inputs, is_label_map, lits_case_name, same_names
 from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
+from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.studies import find_volumes
-from liver_pipeline.io.volumes import Scan, label_findings, read_label_map, read_scan
+from liver_pipeline.io.volumes import Scan, label_findings, read_label_map
 from liver_pipeline.labels import LabelValues
 
 
@@ -89,8 +90,10 @@ def check_scans(
     twins = same_names(inputs)
     doubled = {path: case for case, paths in twins.items() for path in paths}
     label_paths, label_twins = _label_paths(inputs, labels)
+    reader = ScanReader(modality, accept)
     for one in inputs:
-        scan, findings = _try_read(partial(read_scan, one.path, modality=modality, accept=accept, series=one.series))
+        read = partial(reader.scan, one.path, series=one.series, why=one.why, elsewhere=one.elsewhere)
+        scan, findings = _try_read(read)
         if one.path in doubled:
             findings = (*findings, error("DUPLICATE_NAME", f"{len(twins[doubled[one.path]])} inputs are {one.case}"))
         yield FileReport(one.path if one.series is None else one.path / one.series, findings)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from monai.bundle import ConfigParser
 
@@ -36,6 +37,7 @@ from liver_pipeline.planning.rules import (
 from liver_pipeline.planning.survey import pooled_histograms, summarize_dataset, survey_cases
 from liver_pipeline.planning.training_memory import training_memory
 from liver_pipeline.reports.dataset import dataset_page
+from liver_pipeline.transforms.spatial import ToModelGridd
 
 AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced
 
@@ -77,7 +79,8 @@ def plan(
     Raises:
         FileExistsError: If the experiment file was edited and ``overwrite`` is false.
         FileNotFoundError: If the data set is not there.
-        ValueError: If a key is unknown, or no window fits into the memory.
+        ValueError: If a key is unknown, a scan on the grid that was given cannot fit into this job's memory, or no
+            window fits into the GPU's.
     """
     output_dir = Path(output_dir)
     written = output_dir / "experiment.yaml"
@@ -95,6 +98,8 @@ def plan(
     write_json(output_dir / "fingerprint.json", {**content, "cases": cases})
     usable = [row for row in rows if row["usable"]]
     learnable = summary["n_cases_without_label"] < len(usable)
+    if experiment or {"spacing", "grid_size"} & set(overrides):
+        _refuse_large_grids(usable, parser)
     values: dict[str, Value] = {}
     own = read_config(layer_file("experiment", experiment)) if experiment else {}
     chosen = {kind: DEFAULT_LAYERS[kind] for kind in ("data", "modality", "network")} | own.pop("layers", {}) | layers
@@ -142,12 +147,31 @@ def propose(
     """
     settled = _settled(overrides)
     spacings, shapes = [row["spacing_mm"] for row in rows], [row["shape"] for row in rows]
-    spacing = settled.get("spacing") or target_spacing(spacings, shapes)
-    size = median_size(spacings, shapes, spacing.value)
-    values = {"spacing": spacing, **_windows(parser, size, spacing.value, settled, len(rows), gpu_memory_gb)}
+    grid_size = parser.get_parsed_content("grid_size")
+    if grid_size is None:
+        spacing = target_spacing(spacings, shapes)
+        if "spacing" in settled:
+            spacing = Value(parser.get_parsed_content("spacing"), "as given")
+        values, edges = {"spacing": spacing}, spacing.value
+        size = median_size(spacings, shapes, edges)
+    else:
+        own = median_size(spacings, shapes, np.median(spacings, axis=0))
+        size = np.where(np.asarray(grid_size) < 0, own, grid_size)
+        values, edges = {}, np.median(np.multiply(spacings, shapes), axis=0) / size
+    values |= _windows(parser, size, edges, settled, len(rows), gpu_memory_gb)
     values |= _intensities(summary, parser)
     values |= _classes(len(rows), summary["n_cases_with_tumor"], parser.get_parsed_content("num_classes"))
     return values | settled
+
+
+def _refuse_large_grids(rows: Sequence[CaseRow], parser: ConfigParser) -> None:
+    """Refuse a grid on which a training would give up at a case of the data set."""
+    grid = ToModelGridd("image", **{key: parser.get_parsed_content(key) for key in ("spacing", "grid_size")})
+    for row in rows:
+        try:
+            grid.model_grid(np.diag([*row["spacing_mm"], 1.0]), row["shape"])
+        except MemoryError as error:
+            raise ValueError(f"{row['case']}: {error}") from error
 
 
 def _settled(overrides: Mapping[str, Any]) -> dict[str, Value]:
@@ -187,7 +211,7 @@ def _windows(
     memory = training_memory(network, own_roi, channels)
     budget = memory_budget(gpu_memory_gb)
     if "roi_size" in settled:
-        sides, reason = settled["roi_size"].value, "as given"
+        sides, reason = own_roi, "as given"
     else:
         multiple = roi_multiple(network, own_roi, channels)
         sides = patch_size(size, spacing, memory, multiple=multiple, windows=crops, budget=budget)

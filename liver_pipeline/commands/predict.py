@@ -188,7 +188,7 @@ def _one_case(scan: Path, mask: Path, *, series: str | None, accept: Sequence[st
         raise ValueError(f"{mask}: the mask of a picture, and of nothing else, is a {PICTURE_MASK}")
     name = real_path(one.path).name
     case = case_name(name, one.path.is_dir())
-    return FolderCase(case, one.path, name, one.series, one.why, output=mask, suffix=suffix)
+    return FolderCase(case, one.path, name, one.series, one.why, one.elsewhere, output=mask, suffix=suffix)
 
 
 def _dicom_results(run: Path, values: Mapping[str, Any]) -> DicomResults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.stages import PREFIX
 from liver_pipeline.bundle.trained import is_started
+from liver_pipeline.bundle.tree import parts_of
 from liver_pipeline.bundle.workflow import read_run
 from liver_pipeline.io.checkpoints import refuse_older_names
 from liver_pipeline.io.files import move_aside
@@ -81,20 +82,16 @@ def _change_started(run_dir: Path, there: Configs, wanted: Configs, set_by_name:
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """List (key, old value, new value) of each leaf that differs between two configs; ``ABSENT`` where one has none."""
-    flat_old, flat_new = dict(_leaves(old)), dict(_leaves(new))
+    flat_old, flat_new = _leaves(old), _leaves(new)
     keys = dict.fromkeys([*flat_old, *flat_new])
     pairs = ((key, flat_old.get(key, ABSENT), flat_new.get(key, ABSENT)) for key in keys)
     return [(key, a, b) for key, a, b in pairs if a != b]
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    items = config.items() if isinstance(config, Mapping) else enumerate(config)
-    for name, value in items:
-        key = f"{prefix}{name}"
-        if isinstance(value, (Mapping, list, tuple)) and value:
-            yield from _leaves(value, f"{key}::")
-        else:
-            yield key, list(value) if isinstance(value, tuple) else value
+def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what holds nothing else, by path."""
+    parts = {path: list(part) if isinstance(part, tuple) else part for path, part in parts_of(config)}
+    return {path: part for path, part in parts.items() if not (isinstance(part, (Mapping, list)) and part)}
 
 
 def _show(value: Any) -> str:

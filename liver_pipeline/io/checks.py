@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -22,11 +22,12 @@ THICK_MM = {"ct": 6.0, "mr": 10.0}  # LiTS reaches 6.0 mm
 TOO_THICK_MM = 20.0
 
 
-def affine_findings(shape: Sequence[int], affine: Affine) -> list[Finding]:
+def affine_findings(shape: Sequence[int], affine: Affine, repair: Collection[str] = ()) -> list[Finding]:
     """Check the affine of a volume: usable, plausible voxel edges, right angles.
 
     Shear counts by how far it makes an axis wander over the volume: silent up to a tenth of a voxel, a warning up to
-    half of one, an error beyond, as :func:`liver_pipeline.geometry.axes.axis_map` will refuse it.
+    half of one, which ``repair`` may mend, an error beyond, as :func:`liver_pipeline.geometry.axes.axis_map` will
+    refuse it.
     """
     if not affine_is_usable(affine):
         rows = np.round(affine[:3], 4).tolist()
@@ -42,7 +43,8 @@ def affine_findings(shape: Sequence[int], affine: Affine) -> list[Finding]:
         if drift > GRID_CLOSE:
             found.append(error("SHEAR", f"{angle} (at most {GRID_CLOSE:g}); resample onto an orthogonal grid first"))
         else:
-            found.append(warning("SHEAR", f"{angle} (repair=[SHEAR] mends it)"))
+            done = "they were turned to right angles" if "SHEAR" in repair else "repair=[SHEAR] mends it"
+            found.append(warning("SHEAR", f"{angle} ({done})"))
     return found
 
 
@@ -53,8 +55,10 @@ def form_findings(shape: Sequence[int], sform: Affine, qform: Affine) -> list[Fi
     shift, edge = corner_shift_mm(shape, sform, qform), min(spacing_of(sform))
     if shift <= GRID_SAME * edge:
         return []
-    detail = f"sform and qform differ by up to {shift:.3g} mm (smallest voxel edge {edge:.3g} mm); keep the right one"
-    return [(error if shift > GRID_CLOSE * edge else warning)("SFORM_QFORM_CONFLICT", detail)]
+    detail = f"sform and qform differ by up to {shift:.3g} mm (smallest voxel edge {edge:.3g} mm); the sform"
+    if shift > GRID_CLOSE * edge:
+        return [error("SFORM_QFORM_CONFLICT", f"{detail} would be taken: keep the right one")]
+    return [warning("SFORM_QFORM_CONFLICT", f"{detail} is taken")]
 
 
 def grid_findings(shape: Sequence[int], affine: Affine, modality: str) -> list[Finding]:

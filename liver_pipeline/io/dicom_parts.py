@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from liver_pipeline.io.dicom_checks import SAME_PLACE_MM, positions_along
+from liver_pipeline.io.dicom_checks import SAME_PLACE_MM, conflict_findings, overlapping_tags, positions_along
 from liver_pipeline.io.dicom_files import FIRST_ENTRIES, outer_uids, series_files
 from liver_pipeline.io.dicom_headers import Slice, may_be_slice, read_headers
+from liver_pipeline.io.dicom_series import Series, leave_out_strangers
+from liver_pipeline.io.files import relative
 from liver_pipeline.io.findings import Finding, IntakeError, error
 from liver_pipeline.io.zips import is_zip
 
 FOLLOW = 0.9  # of the slices
+ROUNDED = 0.25  # of the gap between slices, by which those of a copy may be off
+
+_Position = tuple[float, ...]  # of a slice, to a hundredth of a mm
 
 
 def woven_findings(slices: Sequence[Slice]) -> list[Finding]:
@@ -43,7 +49,8 @@ def parts_elsewhere(path: Path, slices: Sequence[Slice]) -> list[Finding]:
     """Return MIXED_SERIES if a folder or zip beside, above or below holds more slices of the series of ``slices``.
 
     An export can spread a series over folders, or zips, of a hundred files each. A copy, or another phase at the same
-    places, is no part of it. Of those beside it the two next folders and zips by name are looked at.
+    places, is no part of it. Of those beside it the two next folders and zips by name are looked at;
+    :func:`spread_series` knows all of a listing.
 
     Args:
         path: Of the slices, a folder or zip; for a file of many frames there is nothing to say.
@@ -58,16 +65,68 @@ def parts_elsewhere(path: Path, slices: Sequence[Slice]) -> list[Finding]:
             if not uids & outer_uids(other):
                 continue
             with series_files(other) as files:
-                found = read_headers(other, [file for file in files if file.is_file() and may_be_slice(file)])
+                headers = read_headers(other, [file for file in files if file.is_file() and may_be_slice(file)])
+            found, _ = leave_out_strangers(other, headers)
             more = [one for one in found if one.text("SeriesInstanceUID") in uids]
-            places = positions_along([*slices, *more])
-            if places is None or not more or more[0].size != slices[0].size:
-                continue
-            if np.abs(places[len(slices) :, None] - along).min() > SAME_PLACE_MM:
-                kind = "folder" if other.is_dir() else "zip"
-                detail = f"{len(more)} more slices of the series lie in the {kind} {other.name}"
-                return [error("MIXED_SERIES", f"{detail}, none at the place of one here; put all into one folder")]
+            if count := _more_of(slices, more):
+                return [error("MIXED_SERIES", _told(count, other, other.name))]
     return []
+
+
+def spread_series(volumes: Iterable[tuple[Path, Series]], root: Path) -> dict[Path, dict[str, str]]:
+    """Say which of the volumes in several places are parts of one: place to ``uid`` to where more of it lies.
+
+    Many places cost time in proportion to their number, be they copies or parts.
+
+    Args:
+        volumes: All that lie in places which have a series in common.
+        root: Below which messages name them.
+    """
+    by_uid: dict[str, list[tuple[Path, Series, set[_Position]]]] = defaultdict(list)
+    for path, volume in volumes:
+        by_uid[volume.uid].append((path, volume, _places(volume.slices)))
+    told: dict[Path, dict[str, str]] = defaultdict(dict)
+    for uid, held in by_uid.items():
+        everywhere = set().union(*(places for _, _, places in held))
+        for path, volume, places in held:
+            others = held if uid and places != everywhere else []  # a copy of all that there is lacks nothing
+            counts = ((other, _more_of(volume.slices, more.slices)) for other, more, there in others if there - places)
+            if found := next(((other, count) for other, count in counts if count), None):
+                told[path][uid] = _told(found[1], found[0], relative(found[0], root))
+    return told
+
+
+def _places(slices: Iterable[Slice]) -> set[_Position]:
+    return {tuple(one.position.round(2).tolist()) for one in slices if one.position is not None}
+
+
+def _more_of(slices: Sequence[Slice], more: Sequence[Slice]) -> int:
+    """Return how many of ``more``, of the same series, belong to the volume of ``slices`` and lie where none of it is.
+
+    A copy has none, however it was rounded. Another phase in the same series has its own tags, and slices at places
+    that both have.
+    """
+    both = [*slices, *more]
+    along = positions_along(both)
+    if not more or along is None or more[0].size != slices[0].size or _are_others(both):
+        return 0
+    here = np.sort(along[: len(slices)])
+    away = np.abs(along[len(slices) :, None] - here).min(axis=1)
+    if away.min() > SAME_PLACE_MM:
+        return len(more)
+    missing = away > ROUNDED * np.median(np.diff(here)) if len(here) > 1 else away > SAME_PLACE_MM
+    return 0 if overlapping_tags(both) else int(missing.sum())
+
+
+def _are_others(slices: Sequence[Slice]) -> bool:
+    """Return whether slices are of several patients or frames, whose series got one UID when they were anonymised."""
+    return any(finding.code in ("MIXED_PATIENTS", "MIXED_FRAMES") for finding in conflict_findings(slices))
+
+
+def _told(count: int, place: Path, name: str) -> str:
+    kind = "folder" if place.is_dir() else "zip"
+    many = f"{count} more slices of the series lie" if count > 1 else "1 more slice of the series lies"
+    return f"{many} in the {kind} {name}; put all into one folder"
 
 
 def _around(path: Path) -> Iterator[Path]:

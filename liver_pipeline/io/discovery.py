@@ -49,6 +49,7 @@ class ScanInput:
         series: Which of several DICOM series there; see :func:`liver_pipeline.io.dicom_series.choose_series`.
         why: The reason for the record, where that series was chosen.
         title: What people call that series, where several there are cases of their own.
+        elsewhere: What of that series lies in another place of the same listing, so that this is not all of it.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class ScanInput:
     series: str | None = None
     why: str = ""
     title: str = ""
+    elsewhere: str = ""
 
 
 def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = False) -> list[ScanInput]:

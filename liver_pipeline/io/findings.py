@@ -164,7 +164,7 @@ def known_codes(codes: Collection[str]) -> None:
 
 
 def settle(path: Path | str, findings: Iterable[Finding], accept: Collection[str] = ()) -> tuple[Finding, ...]:
-    """Raise if an error is among ``findings``; errors whose code is in ``accept``, and not firm, become warnings.
+    """Raise if an error is among ``findings``; errors in ``accept``, and not firm, become warnings that say so.
 
     Raises:
         IntakeError: With all findings, if an error remains.
@@ -172,7 +172,11 @@ def settle(path: Path | str, findings: Iterable[Finding], accept: Collection[str
     """
     known_codes(accept)
     lifted = set(accept) - FIRM
-    settled = tuple(replace(f, severity=Severity.WARNING) if f.code in lifted else f for f in findings)
+    settled = tuple(_lifted(f) if f.code in lifted and f.severity is Severity.ERROR else f for f in findings)
     if any(f.severity is Severity.ERROR for f in settled):
         raise IntakeError(path, settled)
     return settled
+
+
+def _lifted(finding: Finding) -> Finding:
+    return replace(finding, severity=Severity.WARNING, detail=f"{finding.detail}; accepted")

@@ -19,6 +19,7 @@ from liver_pipeline.io.findings import Finding, error, warning
 NO_HU_SHARE = 0.02
 AIR = (-1060.0, -900.0)  # HU; outside the body, or in emphysema
 NO_LUNG_ABOVE = -600.0
+NO_AIR_ABOVE = -200.0
 TISSUE_SHARE = 0.65  # of what is denser than lung; real scans have 0.81 and more
 PEAK_SHARE = 0.28  # real scans have 0.33 and more; noise over 400 HU, which says nothing, has 0.25
 BODY_SHARE = 0.02
@@ -62,16 +63,22 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         ]
     wrong, values = scale_faults(low, high, array, slope, intercept)
     if modality == "ct" and wrong:
-        return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}")]
+        maybe_mr = f" If it is an MR, {_read_as('mr')}" if values.low > NO_AIR_ABOVE else ""
+        return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}{maybe_mr}")]
     doubts = [
-        (values.low > -200, "no air (-1000 HU); was the scan windowed or cropped?"),
+        (values.low > NO_AIR_ABOVE, "no air (-1000 HU); was the scan windowed or cropped?"),
         (values.cut > 0, f"clipped at {values.high:g} HU ({values.cut:.1%} of voxels), so that bone is lost"),
         (values.fat_low > FAT_LOW, "fat lies below -125 HU instead of at -100; was the body scaled apart from air?"),
     ]
     if modality == "ct" and (doubt := next((text for doubtful, text in doubts if doubtful), "")):
         return [warning("HU_SCALE", f"values {low:g} to {high:g}: {doubt}")]
     if modality == "mr" and not wrong and values.airy > 0.05 and AIR[0] <= values.air <= AIR[1]:
-        return [warning("MODALITY", f"values {low:g} to {high:g}, air at {values.air:.0f}: this looks like a CT")]
+        return [
+            warning(
+                "MODALITY",
+                f"values {low:g} to {high:g}, air at {values.air:.0f}: this looks like a CT; {_read_as('ct')}",
+            )
+        ]
     return []
 
 
@@ -147,7 +154,17 @@ def _faults(values: Values) -> Iterator[tuple[bool, str]]:
 
 
 def modality_findings(said: str, asked: str) -> list[Finding]:
-    """Return a warning where the file says that it is of another modality than the one it is read as."""
-    if said and asked in ("ct", "mr") and said.lower() != asked:
-        return [warning("MODALITY", f"the file says {said}, and is read as {asked.upper()}; is this the right run?")]
-    return []
+    """Return MODALITY where the file says that it is of another modality than the one it is read as.
+
+    It is an error for an MR read as CT, whose values no window of HU fits.
+    """
+    if not said or asked not in ("ct", "mr") or said.lower() == asked:
+        return []
+    detail = f"the file says {said}, and is read as {asked.upper()}"
+    if asked == "mr":
+        return [warning("MODALITY", f"{detail}; {_read_as('ct')}" if said == "CT" else detail)]
+    return [error("MODALITY", f"{detail}; {_read_as('mr')}")] if said == "MR" else [warning("MODALITY", detail)]
+
+
+def _read_as(modality: str) -> str:
+    return f"set modality={modality}, with a run that knows {modality.upper()}"

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
 from liver_pipeline.labels import LabelValues
 
@@ -26,14 +27,17 @@ class ScanReader:
     repair: Collection[str] = ()
     orientation: str | None = None
 
-    def scan(self, path: Path | str, *, series: str | None = None, why: str = "") -> Scan:
+    def scan(self, path: Path | str, *, series: str | None = None, why: str = "", elsewhere: str = "") -> Scan:
         """Read one scan; raises IntakeError as :func:`~liver_pipeline.io.volumes.read_scan` does.
 
         Args:
             path: Where it is.
             series: Which of several DICOM series there.
             why: The reason of that choice, for SERIES_CHOSEN.
+            elsewhere: What of the series lies in another place, for MIXED_SERIES.
         """
+        if elsewhere:
+            raise refuse(path, "MIXED_SERIES", elsewhere)
         scan = read_scan(
             path, modality=self.modality, accept=self.accept, repair=self.repair, series=series,
             orientation=self.orientation,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from liver_pipeline.io.dicom import find_series
 from liver_pipeline.io.dicom_files import series_uids
+from liver_pipeline.io.dicom_parts import spread_series
 from liver_pipeline.io.dicom_series import FEW, Series, choose_series, listing
 from liver_pipeline.io.discovery import ScanInput, find_inputs
 from liver_pipeline.io.findings import IntakeError, refuse
@@ -50,23 +51,42 @@ def volumes_of(
     Raises:
         IntakeError: NO_SERIES if no place has the series that is named.
     """
+    together = "MIXED_SERIES" in accept
     if series is not None:
-        found = _chosen(list(found), root, series)
-    elif "MIXED_SERIES" not in accept:
-        found = (part for one in found for part in _volumes(one))
+        found = _chosen(list(found), root, series, together=together)
+    elif not together:
+        found = _each(found, root)
     return sorted(found, key=lambda one: (one.case, one.path.as_posix()))
+
+
+def _each(found: Iterable[ScanInput], root: Path) -> Iterator[ScanInput]:
+    """Yield each volume of each input; one that is a part of a series says where more of it is."""
+    volumes: list[ScanInput] = []
+    places: dict[str, list[Path]] = defaultdict(list)
+    for one in found:
+        uids = _uids(one)
+        volumes += _volumes(one) if len(uids) > 1 else [one]
+        for uid in uids:
+            places[uid].append(one.path)
+    shared = dict.fromkeys(path for paths in places.values() if len(paths) > 1 for path in paths)
+    parts = spread_series(((path, volume) for path in shared for volume in _listed(path)), root)
+    for one in volumes:
+        told = parts.get(one.path, {})
+        yield replace(one, elsewhere=next(iter(told.values()), "") if one.series is None else told.get(one.series, ""))
+
+
+def _uids(one: ScanInput) -> set[str]:
+    try:
+        return series_uids(one.path)
+    except OSError:  # reading it says what is wrong
+        return set()
 
 
 def _volumes(one: ScanInput) -> list[ScanInput]:
     """Return the volumes of a folder or zip that holds several; else itself, which reading may still refuse."""
-    try:
-        if len(series_uids(one.path)) < 2:
-            return [one]
-        found = find_series(one.path)
-    except (IntakeError, OSError):
-        return [one]
+    found = _listed(one.path)
     volumes = [each for each in found if len(each.slices) >= FEW]
-    if len(found) == 1 or not volumes:
+    if len(found) < 2 or not volumes:
         return [one]
     why = f"one of {len(volumes)} scans there, each a case of its own"
     if few := [each.uid for each in found if each not in volumes]:
@@ -79,44 +99,46 @@ def _volumes(one: ScanInput) -> list[ScanInput]:
     ]
 
 
-def _chosen(found: Sequence[ScanInput], root: Path, which: str) -> Iterator[ScanInput]:
+def _chosen(found: Sequence[ScanInput], root: Path, which: str, *, together: bool) -> Iterator[ScanInput]:
     """Yield one volume a study, and what is no DICOM."""
     studies: dict[str, list[tuple[ScanInput, Series]]] = defaultdict(list)
     for one in found:
-        volumes = _listed(one)
-        if volumes is None:
+        volumes = _listed(one.path) if _uids(one) else []
+        if not volumes:
             yield one
-        for volume in volumes or ():
+        for volume in volumes:
             studies[volume.slices[0].text("StudyInstanceUID") or str(one.path)].append((one, volume))
     named = which not in WAYS
     if named and studies and not any(volume.uid == which for pairs in studies.values() for _, volume in pairs):
         there = [volume for pairs in studies.values() for _, volume in pairs]
         raise refuse(root, "NO_SERIES", listing(there, f"there is no series {which!r}"))
+    pairs = [(one.path, volume) for ones in studies.values() for one, volume in ones]
+    parts = {} if together else spread_series(pairs, root)
     left_out = 0
     chosen: list[ScanInput] = []
-    for pairs in studies.values():
-        volumes = [volume for _, volume in pairs]
+    for held in studies.values():
+        volumes = [volume for _, volume in held]
         if named and all(volume.uid != which for volume in volumes):
             left_out += 1
             continue
         try:
             best, why = choose_series(root, volumes, which)
         except IntakeError:  # the study is a case all the same: reading it says that there is none
-            chosen.append(replace(pairs[0][0], series=which))
+            chosen.append(replace(held[0][0], series=which))
             continue
-        one = next(one for one, volume in pairs if volume is best)
-        chosen.append(replace(one, series=best.uid, why=why))
+        one = next(one for one, volume in held if volume is best)
+        chosen.append(replace(one, series=best.uid, why=why, elsewhere=parts.get(one.path, {}).get(best.uid, "")))
     if left_out:
         logger.warning("%s: %d studies have no series %s and are left out", root, left_out, which)
     yield from _with_own_names(chosen)
 
 
-def _listed(one: ScanInput) -> list[Series] | None:
-    """Return the series of an input; ``None`` for what is no DICOM, or cannot be read."""
+def _listed(path: Path) -> list[Series]:
+    """Return the series at a place; none of what cannot be read."""
     try:
-        return find_series(one.path) if series_uids(one.path) else None
+        return find_series(path)
     except (IntakeError, OSError):
-        return None
+        return []
 
 
 def _with_own_names(chosen: Iterable[ScanInput]) -> list[ScanInput]:

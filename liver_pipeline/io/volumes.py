@@ -240,7 +240,7 @@ def checked(
 
     ``slices`` is the axis across the slices, where that is known.
     """
-    findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine)]
+    findings = [*scan.findings, *affine_findings(scan.array.shape, scan.affine, repair)]
     if affine_is_usable(scan.affine):
         findings += grid_findings(scan.array.shape, scan.affine, modality)
         slices = slice_axis(scan.affine) if slices is None else slices
@@ -256,7 +256,7 @@ def _findings_on_values(scan: Scan, modality: str, slices: int | None) -> list[F
     if any(f.code == "MODALITY" for f in scan.findings):  # the file has said so already
         found = [f for f in found if f.code != "MODALITY"]
     in_hu = modality == "ct" and not any(f.code == "HU_SCALE" and f.severity is Severity.ERROR for f in found)
-    if scan.modality == "MR":  # values of an MR are no failed HU
+    if scan.modality == "MR":  # values of an MR are no failed HU: MODALITY says it
         found = [replace(f, severity=Severity.WARNING) if f.code == "HU_SCALE" else f for f in found]
     if modality == "label" or any(f.code in ("NON_FINITE", "CONSTANT") for f in found):
         return found

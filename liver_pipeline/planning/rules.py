@@ -16,6 +16,7 @@ import numpy as np
 
 from liver_pipeline.planning.training_memory import TrainingMemory
 
+LEAST_SPACING = 0.05  # mm; no less is a value of the key
 ANISOTROPIC = 3.0  # ratio of spacings, and of sizes, beyond which an axis counts as coarse
 COARSE_PERCENTILE = 10  # of the spacings along a coarse axis
 FIRST_PATCH = {3: 256, 2: 512}  # sides, in voxels, of the isotropic window that is shrunk until it fits
@@ -44,7 +45,7 @@ def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequenc
         shapes: In voxels along R, A, S, shape (N, 3).
 
     Returns:
-        Three spacings in mm, to 0.01 mm.
+        Three spacings in mm, to 0.01 mm, each at least ``LEAST_SPACING``.
     """
     spacing, size = np.median(spacings, axis=0), np.median(shapes, axis=0)
     reason = "mm along R, A, S: the median of the data set"
@@ -56,7 +57,7 @@ def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequenc
         tenth = float(np.percentile(np.asarray(spacings)[:, coarse], COARSE_PERCENTILE))
         spacing[coarse] = max(tenth, float(spacing[others].max()))
         reason += f"; along {'RAS'[coarse]}, which is coarse, the 10th percentile (Isensee et al. 2021)"
-    return Value([max(0.01, round(float(edge), 2)) for edge in spacing], reason)
+    return Value([max(LEAST_SPACING, round(float(edge), 2)) for edge in spacing], reason)
 
 
 def median_size(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], spacing: Sequence[float]) -> Any:

@@ -35,6 +35,7 @@ class RunningCase:
     input_path: str = ""  # as the record names it: no folders of the machine
     series: str | None = None  # which of several DICOM series at the path
     why: str = ""  # that series
+    elsewhere: str = ""  # what of that series lies in another place
     stages: Stages = field(default_factory=Stages)
     started: Beginning = field(default_factory=Beginning)
     scan: Scan | None = None  # without its voxels once these have been preprocessed
@@ -71,7 +72,7 @@ class FolderCase(RunningCase):
         suffix = PICTURE_MASK if one.path.name.lower().endswith(PICTURE_SUFFIXES) else suffix
         mask = output_dir / one.case
         return cls(
-            one.case, one.path, relative(one.path, root), one.series, one.why,
+            one.case, one.path, relative(one.path, root), one.series, one.why, one.elsewhere,
             output=mask.with_name(fitting_name(mask.name, suffix)), suffix=suffix,
         )  # fmt: skip
 

@@ -158,7 +158,7 @@ class CaseRunner:
             scan = case.source
             if not isinstance(scan, Scan):
                 picture = None if self.pictures is None else self.pictures.read(scan)
-                scan = picture or self.reader.scan(scan, series=case.series, why=case.why)
+                scan = picture or self.reader.scan(scan, series=case.series, why=case.why, elsewhere=case.elsewhere)
         case.scan = scan  # a failure later on still knows what was read
         case.accepted = sorted({finding.code for finding in scan.findings} & set(self.reader.accept))
         for finding in scan.findings:

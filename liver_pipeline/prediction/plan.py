@@ -21,7 +21,8 @@ def find_scans(
     """Return the scans at ``path`` (see :func:`liver_pipeline.io.studies.find_volumes`) as data for a MONAI Dataset.
 
     Returns:
-        One ``{"image": path, "case": name, "root": path}`` a scan, with "series" and "why" of a DICOM series.
+        One ``{"image": path, "case": name, "root": path}`` a scan, with "series" and "why" of a DICOM series, and
+        "elsewhere" of one that is only a part.
 
     Raises:
         IntakeError: NOT_FOUND, NO_SCANS, NO_SERIES.
@@ -34,6 +35,7 @@ def scan_items(inputs: Iterable[ScanInput], root: Path | str) -> list[dict[str, 
     return [
         {"image": str(one.path), "case": one.case, "root": str(root)}
         | ({} if one.series is None else {"series": one.series, "why": one.why})
+        | ({"elsewhere": one.elsewhere} if one.elsewhere else {})
         for one in inputs
     ]
 
@@ -56,7 +58,7 @@ def plan_cases(
         if _inside(output, real_path(root)) and _inside(real_path(path), output):
             continue
         name = item.get("case", case_name(path.name, path.is_dir()))
-        one = ScanInput(path, name, item.get("series"), item.get("why", ""))
+        one = ScanInput(path, name, item.get("series"), item.get("why", ""), elsewhere=item.get("elsewhere", ""))
         cases.append(FolderCase.of(one, root, output_dir, suffix))
     if not cases:
         raise refuse(output_dir, "NO_SCANS", "no scan to segment; name the folder of the scans")

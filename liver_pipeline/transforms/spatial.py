@@ -84,12 +84,22 @@ class ToModelGridd(MapTransform):
     def model_grid(
         self, scan_affine: np.ndarray[Any, Any], scan_shape: Sequence[int]
     ) -> tuple[np.ndarray[Any, Any], AxisMap]:
-        """Return the model grid's affine for a scan, and the map between the two."""
+        """Return the model grid's affine for a scan, and the map between the two.
+
+        Raises:
+            MemoryError: If a volume on that grid cannot fit into this job's memory.
+        """
         if self.spacing is not None:
             affine, shape = model_grid_for_spacing(scan_affine, scan_shape, self.spacing)
         else:
             assert self.grid_size is not None
             affine, shape = model_grid_for_size(scan_affine, scan_shape, self.grid_size)
+        if (wanted := 4 * math.prod(map(int, shape))) > total_bytes():
+            asked = f"spacing {list(self.spacing)} mm" if self.spacing is not None else f"grid_size {self.grid_size}"
+            size = " x ".join(map(str, shape))
+            raise MemoryError(
+                f"{asked} makes {size} voxels of this scan, {wanted / 1e9:.0f} GB, more than this job has"
+            )
         return affine, axis_map(scan_affine, scan_shape, affine, shape)
 
     def _move(self, volume: MetaTensor, mode: str) -> MetaTensor:
@@ -100,12 +110,6 @@ class ToModelGridd(MapTransform):
         array = channels[0]
         scan_affine = np.asarray(volume.affine.cpu().numpy(), dtype=np.float64)
         affine, grid = self.model_grid(scan_affine, array.shape)
-        if (wanted := 4 * math.prod(map(int, grid.model_shape))) > total_bytes():
-            asked = f"spacing {list(self.spacing)} mm" if self.spacing is not None else f"grid_size {self.grid_size}"
-            size = " x ".join(map(str, grid.model_shape))
-            raise MemoryError(
-                f"{asked} makes {size} voxels of this scan, {wanted / 1e9:.0f} GB, more than this job has"
-            )
         meta = {
             "scan_affine": torch.from_numpy(scan_affine),
             "scan_shape": torch.tensor(array.shape),

@@ -210,8 +210,15 @@ def test_a_window_given_to_predict_or_plan_is_looked_at_too(tmp_path: Path) -> N
         ("default", "train::handlers::0", 5, r"is 5; expected a component"),
         ("default", "train::handlers", 5, r"is 5; expected a list of components"),
         ("default", "validate::handlers::1", None, r"is null; expected a component"),  # a reference
-        ("default", "train::trainer::max_epochs", "$1/0", "cannot be evaluated or built: division by zero"),
-        ("default", "train::trainer::max_epochs", "$@max_epochs / nothere", "cannot be evaluated .* 'nothere'"),
+        ("default", "train::trainer::max_epochs", "$1/0", r"is '\$1/0'; it cannot be evaluated .* division by zero"),
+        ("default", "train::trainer::max_epochs", "$@max_epochs / nothere", "is .*; it knows no 'nothere'"),
+        ("default", "train::trainer::max_epochs", "$int('x')", r"is .*int\('x'\).*; it cannot be evaluated .*: 'x'"),
+        ("default", "optimizer::lr", "$float('x')", r"is .*float\('x'\).*; it cannot be evaluated .*: 'x'"),
+        ("default", "inferer::overlap", "$float('x')", r"is .*float\('x'\).*; it cannot be evaluated .*: 'x'"),
+        ("default", "postprocessing::transforms::0::keys", "$foo(3)", r"is '\$foo\(3\)'; it knows no 'foo'"),
+        ("default", "train::handlers", "$foo(@usable)", r"is '\$foo\(@usable\)'; it knows no 'foo'"),
+        ("default", "evaluator::format", "$foo(3)", r"is '\$foo\(3\)'; it knows no 'foo'"),
+        ("default", "run", "$[foo(3)]", r"is '\$\[foo\(3\)\]'; it knows no 'foo'"),
     ],
 )
 def test_an_argument_that_a_component_refuses_is_named_by_its_path(
@@ -261,7 +268,13 @@ def test_what_every_recipe_builds_can_be_used(recipe: str) -> None:
         ("learning_rate", "@nothere", "learning_rate has '@nothere'; there is no key 'nothere' to refer to"),
         ("roi_size", "%nothere", "roi_size has '%nothere'; there is no key 'nothere'"),
         ("loss::x", "$@nothere + 1", "no such item"),
-        ("batch_size", "$1/0", "batch_size cannot be evaluated or built: division by zero"),
+        ("batch_size", "$1/0", r"batch_size is '\$1/0'; it cannot be evaluated or built: division by zero"),
+        ("roi_size", "$foo(3)", r"roi_size is '\$foo\(3\)'; it cannot be evaluated or built: name 'foo'"),
+        (
+            "learning_rate",
+            '$float("x")',
+            r"learning_rate is .*float\(\"x\"\).*; it cannot be evaluated or built: .*'x'",
+        ),
         ("batch_size", "$[1,", r"batch_size has '\$\[1,'; it is no expression of Python"),
         ("train::log::path", "$a b", r"train has '\$a b'; it is no expression of Python"),
         ("batch_size", "$1/2", r"batch_size is 0\.5; expected a whole number"),

@@ -62,8 +62,8 @@ def test_paths_with_any_characters_are_those_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("workflow", "key", "value", "message"),
     [
-        ("inference", "overlap", "$1/0", "overlap cannot be evaluated or built: division by zero"),
-        ("inference", "overlap", "@overlap", "overlap cannot be evaluated or built: .*circular"),
+        ("inference", "overlap", "$1/0", r"overlap is '\$1/0'; it cannot be evaluated or built: division by zero"),
+        ("inference", "overlap", "@overlap", "overlap is '@overlap'; it cannot be evaluated or built: .*circular"),
         ("inference", "tta", "$[1,", "tta has .* it is no expression of Python"),
         ("inference", "overlap", "$2", "overlap is 2; expected"),
         ("inference", "inferer::overlap", "x", "inferer::overlap is 'x'; expected"),

@@ -155,16 +155,6 @@ def test_bad_usage_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_key_that_one_experiment_lacks_fails_that_one(tmp_path: Path) -> None:
-    contestants = compare._contestants(["srivastava2025_unet3d", "kurupapu_fcn"], [], {"data": "phantom"})
-    keys = {"dataset_dir": str(tmp_path), "network_def::channels": [4, 8], "n_phantoms": 1, "phantom_shape": [9, 9, 9]}
-    plan = compare.ComparisonPlan(tmp_path / "out", contestants, {"data": "phantom"}, 1, None, keys)
-    classes, failed = compare._merge_all(plan)
-    assert classes == {"srivastava2025_unet3d": 2}
-    assert [(one.run, one.stage) for one in failed] == [("kurupapu_fcn", "configuration")]
-    assert [case["case"] for case in plan.cases] == ["volume-0"]
-
-
 def test_in_folds_each_patient_is_tested_once_and_never_chosen_on() -> None:
     cases = [{"case": f"c{i}", "patient": f"p{i // 2}", "image": f"{i}.nii", "label": f"l{i}.nii"} for i in range(14)]
     tested: list[str] = []

@@ -254,7 +254,7 @@ def test_memory_for_workers_is_counted_by_the_size_of_references_of_every_format
         sizes.extend(voxels)
         return 1
 
-    monkeypatch.setattr("liver_pipeline.commands.evaluate._count_workers", counted)
+    monkeypatch.setattr("liver_pipeline.evaluation.score_pool._count_workers", counted)
     assert evaluate(pred_dir, label_dir, out)["n_cases"] == 1
     assert sizes == [label_map.array.size]
 

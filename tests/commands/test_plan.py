@@ -232,6 +232,49 @@ def test_an_experiment_is_filled_in_with_the_intensities_of_the_data_set(
     assert all(written[key] == values[key] for key in filled)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["spacing=[0.05,0.05,0.05]"],
+            r"volume-0: spacing .* makes \d{4} x \d{4} x \d{4} voxels .* more than this job",
+        ),
+        (
+            ["spacing=null", "grid_size=[4096,4096,4096]"],
+            "volume-0: grid_size .* makes 4096 x 4096 x 4096 voxels .* 275 GB",
+        ),
+        (
+            ["roi_size=[4096,4096,4096]"],
+            r"roi_size is \[4096, 4096, 4096\] .* a window takes 550 GB, more than this job",
+        ),
+    ],
+)
+def test_a_grid_or_a_window_that_no_memory_holds_is_refused_as_a_training_would(
+    words: list[str], message: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("bundle.build", "transforms.spatial"):
+        monkeypatch.setattr(f"liver_pipeline.{module}.total_bytes", lambda: 16 << 30)
+    refused = call("plan", tmp_path / "plan", f"dataset_dir={phantoms}", TINY_NETWORK, *words)
+    assert refused.exit_code == 2
+    assert re.search(message, refused.stderr), refused.stderr
+    assert not (tmp_path / "plan" / "experiment.yaml").exists()
+
+
+def test_a_grid_of_a_given_size_and_values_that_are_code_are_planned_for(phantoms: Path, tmp_path: Path) -> None:
+    words = ["plan", tmp_path, f"dataset_dir={phantoms}", TINY_NETWORK]
+    assert call(*words, "spacing=null", "grid_size=[24,24,-1]").exit_code == 0
+    values = yaml.safe_load((tmp_path / "experiment.yaml").read_text())
+    assert (values["spacing"], values["grid_size"], values["roi_size"]) == (None, [24, 24, -1], [24, 24, 20])
+    assert call(*words, "spacing=$[20.0] * 3", "roi_size=$[16] * 3").exit_code == 0
+    values = yaml.safe_load((tmp_path / "experiment.yaml").read_text())
+    assert (values["spacing"], values["roi_size"]) == ("$[20.0] * 3", "$[16] * 3")
+    merge_layers({}, experiment=str(tmp_path / "experiment.yaml"))
+
+
+def test_no_spacing_is_proposed_that_the_key_does_not_take() -> None:
+    assert target_spacing([[0.01, 0.02, 1.0]], [[512, 512, 300]]).value == [0.05, 0.05, 1.0]
+
+
 def test_an_edited_experiment_is_not_replaced(phantoms: Path, tmp_path: Path) -> None:
     words = ["plan", tmp_path, f"dataset_dir={phantoms}", TINY_NETWORK]
     assert call(*words).exit_code == 0

@@ -613,7 +613,7 @@ def test_frames_are_checked_as_slices_are(tmp_path: Path) -> None:
 
     reason = refusal(series(tmp_path / "b", [enhanced(hu, range(12), per_frame=jumped)]))
     assert reason.code == "SLICE_SHIFT" and "IM000 frame 4" in str(reason)
-    reason = refusal(series(tmp_path / "c", [enhanced(hu, [0, 1, 2, 3, 5, 6, 7, 8, 9])]))
+    reason = refusal(series(tmp_path / "apart" / "c", [enhanced(hu, [0, 1, 2, 3, 5, 6, 7, 8, 9])]))
     assert reason.code == "UNEVEN_SLICE_GAPS"
 
 
@@ -647,7 +647,7 @@ def test_frames_without_places_are_refused(tmp_path: Path) -> None:
 # --- modality ------------------------------------------------------------------------------------------------------
 
 
-def test_the_file_says_its_modality_and_a_contradiction_is_a_warning(tmp_path: Path) -> None:
+def test_the_file_says_its_modality_and_is_not_read_as_another_in_silence(tmp_path: Path) -> None:
     folder = ct(tmp_path / "ct")
     assert read_scan(folder).modality == "CT" and read_scan(folder).findings == ()
     assert codes(read_scan(folder, modality="mr")) == ["MODALITY"]
@@ -656,7 +656,8 @@ def test_the_file_says_its_modality_and_a_contradiction_is_a_warning(tmp_path: P
     mr = series(tmp_path / "mr", [one_slice(k, stored - 1024, **tags) for k in range(12)])
     assert read_scan(mr, modality="mr").findings == () and read_scan(mr, modality="mr").modality == "MR"
     np.testing.assert_array_equal(read_scan(mr, modality="mr").array, stored)
-    as_ct = read_scan(mr)
+    assert (reason := refusal(mr)).code == "MODALITY" and "is read as CT; set modality=mr" in str(reason)
+    as_ct = read_scan(mr, accept=["MODALITY"])
     assert codes(as_ct) == ["MODALITY", "HU_SCALE"] and {f.severity for f in as_ct.findings} == {Severity.WARNING}
 
 

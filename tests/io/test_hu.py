@@ -135,6 +135,10 @@ def test_stored_values_are_judged_after_slope_and_intercept() -> None:
 def test_other_modalities_and_labels_are_left_alone() -> None:
     mr = np.abs(scan()) * 0.7
     assert severity(mr) == "error" and severity(mr, "mr") == "" and severity(mr, "label") == ""
+    (found,) = value_findings(np.asfortranarray(mr), 1.0, 0.0, "ct")
+    assert found.detail.endswith("If it is an MR, set modality=mr, with a run that knows MR")
+    (found,) = value_findings(np.asfortranarray(scan() * 10), 1.0, 0.0, "ct")
+    assert "modality" not in found.detail  # air is where no MR has anything
 
 
 def test_a_ct_read_as_mr_is_told_by_its_values() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from liver_pipeline.commands.check import check
 from liver_pipeline.io.dicom_files import series_uids
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.reader import ScanReader
@@ -141,3 +142,78 @@ def test_a_damaged_slice_among_several_series_is_the_cases_own_trouble(tmp_path:
     study = write_study(tmp_path / "p1", flat=True)
     (study / "S0_000").write_bytes((study / "S0_000").read_bytes()[:300])
     assert [case for case, _ in found(tmp_path)] in (["p1"], [f"p1/{uid}" for uid, *_ in KINDS])
+
+
+# --- one series in several places -------------------------------------------------------------------------------------
+
+
+def zipped(path: Path, files: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, file in enumerate(files):
+            archive.write(file, f"{number:03d}")
+    return path
+
+
+def slices(folder: Path, numbers: Any, **tags: Any) -> list[Path]:
+    hu = body()
+    series(folder, [one_slice(k, hu, **tags) for k in numbers])
+    return sorted(folder.iterdir())
+
+
+def codes_of(root: Path) -> dict[str, str]:
+    """Name of each input to its errors, as ``check`` tells them."""
+    return {report.path.relative_to(root).as_posix(): report.as_json()["detail"] for report in check(root)}
+
+
+def three_strangers(scans: Path) -> None:
+    for number in range(3):
+        zipped(
+            scans / f"p{number}.zip", slices(scans.parent / f"s{number}", range(12), SeriesInstanceUID=f"1.9.{number}")
+        )
+
+
+def test_halves_of_a_series_in_zips_that_are_no_neighbours_name_each_other(tmp_path: Path) -> None:
+    three_strangers(tmp_path / "scans")
+    files = slices(tmp_path / "whole", range(12))
+    zipped(tmp_path / "scans" / "a.zip", files[:5])
+    zipped(tmp_path / "scans" / "site" / "z.zip", files[5:])
+    told = codes_of(tmp_path / "scans")
+    assert told["a.zip"].startswith("MIXED_SERIES: 7 more slices of the series lie in the zip site/z.zip")
+    assert told["site/z.zip"].startswith("MIXED_SERIES: 5 more slices of the series lie in the zip a.zip")
+    assert not any("MIXED" in told[f"p{number}.zip"] for number in range(3))
+    accepted = find_volumes(tmp_path / "scans", accept=["MIXED_SERIES"])
+    assert [one.elsewhere for one in accepted] == [""] * 5
+    (chosen,) = [one for one in find_volumes(tmp_path / "scans", series="1.2.3.4") if one.series]
+    assert "more slices" in chosen.elsewhere
+
+
+def test_a_part_in_the_middle_of_a_zip_of_several_series_is_found(tmp_path: Path) -> None:
+    three_strangers(tmp_path / "scans")
+    files = slices(tmp_path / "whole", range(12))
+    first, last = (slices(tmp_path / uid, range(12), SeriesInstanceUID=uid) for uid in ("1.2.1", "1.2.8"))
+    zipped(tmp_path / "scans" / "a.zip", files[:5])
+    zipped(tmp_path / "scans" / "z.zip", [*first, *files[5:], *last])
+    told = {one.case: one.elsewhere for one in find_volumes(tmp_path / "scans") if one.elsewhere}
+    assert told.keys() == {"a", "z/1.2.3.4"} and "7 more slices of the series lie in the zip z.zip" in told["a"]
+    with pytest.raises(IntakeError, match=r"MIXED_SERIES.*5 more slices"):
+        ScanReader().scan(tmp_path / "scans" / "z.zip", series="1.2.3.4", elsewhere=told["z/1.2.3.4"])
+
+
+def test_of_a_series_and_a_copy_that_lacks_slices_the_copy_is_refused(tmp_path: Path) -> None:
+    three_strangers(tmp_path / "scans")
+    files = slices(tmp_path / "whole", range(12))
+    zipped(tmp_path / "scans" / "a.zip", files[:9])
+    for whole in ("x", "y"):
+        zipped(tmp_path / "scans" / f"{whole}.zip", files)
+    told = codes_of(tmp_path / "scans")
+    assert "3 more slices" in told["a.zip"] and not any("MIXED" in told[name] for name in ("x.zip", "y.zip"))
+
+
+def test_phases_and_patients_that_share_a_series_uid_are_no_parts_of_each_other(tmp_path: Path) -> None:
+    slices(tmp_path / "scans" / "a" / "phase1", range(10), AcquisitionNumber=1)
+    slices(tmp_path / "scans" / "b" / "phase2", range(2, 12), AcquisitionNumber=2)
+    assert [one.elsewhere for one in find_volumes(tmp_path / "scans")] == ["", ""]
+    for number, patient in enumerate("AB"):
+        slices(tmp_path / "anonymised" / patient, range(6 * number, 6 * number + 6), PatientID=patient)
+    assert [one.elsewhere for one in find_volumes(tmp_path / "anonymised")] == ["", ""]

@@ -97,6 +97,7 @@ def test_an_accepted_error_becomes_a_warning_and_an_unknown_code_is_an_error(wri
     path = written / "scans" / "intercept_lost.nii.gz"
     (finding,) = read_scan(path, accept=["HU_SCALE"]).findings
     assert (finding.code, finding.severity) == ("HU_SCALE", Severity.WARNING)
+    assert finding.detail.endswith("; accepted")
     assert read_scan(path, modality="mr").findings == ()
     with pytest.raises(ValueError, match="unknown intake code 'HUSCALE'"):
         read_scan(path, accept=["HUSCALE"])
@@ -107,6 +108,8 @@ def test_tiny_shear_is_repaired_on_request(written: Path) -> None:
     kept, repaired = read_scan(path), read_scan(path, repair=["SHEAR"])
     assert shear_deg(kept.affine) == pytest.approx(0.3, rel=1e-3)
     assert shear_deg(repaired.affine) < 1e-5
+    (asked,), (done,) = ([f.detail for f in scan.findings if f.code == "SHEAR"] for scan in (kept, repaired))
+    assert asked.endswith("(repair=[SHEAR] mends it)") and done.endswith("(they were turned to right angles)")
     np.testing.assert_allclose(repaired.spacing, kept.spacing, rtol=1e-6)
     np.testing.assert_array_equal(repair_shear(np.eye(4)), np.eye(4))
 
