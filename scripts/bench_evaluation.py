@@ -105,7 +105,7 @@ def read(path: Path) -> tuple[npt.NDArray[np.bool_], tuple[float, ...]]:
 
 def our_distances(pred: Path, label: Path) -> dict[str, Any]:
     """Seconds of HD95 and ASSD as we compute them, reading left out."""
-    from liver_pipeline.metrics.surfaces import voxel_distances
+    from liver_pipeline.metrics.surface_distances import voxel_distances
 
     (pred_mask, spacing), (label_mask, _) = read(pred), read(label)
     start = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,11 @@ BRIEF: dict[str, Any] = {
 COARSE = {"spacing": [12.0, 12.0, 12.0]}  # mm; a phantom is 4 x 3 x 3 dm
 # A 3D U-Net on the processor, the same everywhere.
 UNET3D = {**BRIEF, **COARSE, **NETWORKS["unet3d"], "device": "cpu"}
+
+
+def words_of(values: Mapping[str, Any]) -> list[str]:
+    """Return them as a command takes them: JSON, and text as it is."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
 def make_phantoms(folder: Path, count: int = 3) -> Path:

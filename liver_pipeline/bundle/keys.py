@@ -38,7 +38,7 @@ from liver_pipeline.labels import LABEL_VALUES_SAY, meanings
 
 NO, PATH, COMMAND, RUNNING, LIVE, GROWS = Role.NONE, Role.PATH, Role.COMMAND, Role.RUNNING, Role.LIVE, Role.GROWS
 STAGE, EMBEDDED, MEMBER, COMPARE, PLANNED = Role.STAGE, Role.EMBEDDED, Role.MEMBER, Role.COMPARE, Role.PLANNED
-TAKEN = Role.INHERITED
+TAKEN, OFFERED = Role.INHERITED, Role.OFFERED
 DEVICE = Kind("cpu, cuda, cuda:N or mps", matching(r"cpu|cuda(:\d{1,3})?|mps(:0)?", "").holds, is_text=True)
 SIDE = Kind("a whole number from 1 to 4096, or -1", lambda v: v == -1 or whole(1, 4096).holds(v))
 COUNT = whole(1, 1000)
@@ -94,8 +94,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("gridding", COMPONENTS, "the scan's grid to the network's, second part of the preprocessing", TAKEN),
         Key("intensity", COMPONENTS,
             "values that the network sees, third part of the preprocessing: the chain of `modality`", TAKEN),
-        Key("ct_intensity", COMPONENTS, "the chain for CT", TAKEN),
-        Key("mr_intensity", COMPONENTS, "the chain for MR", TAKEN),
+        Key("ct_intensity", COMPONENTS, "the chain for CT", TAKEN | OFFERED),
+        Key("mr_intensity", COMPONENTS, "the chain for MR", TAKEN | OFFERED),
         Key("preprocessing", COMPONENT, "all three, one list for all workflows", EMBEDDED),
     ),
     "the network": (
@@ -108,7 +108,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             PATH | LIVE | MEMBER),
         Key("encoder_weights_sha256", or_null(matching("[0-9a-f]{64}", "64 hexadecimal digits")), "hash of that file",
             LIVE | MEMBER),
-        Key("pretrained", COMPONENT, "the three as one", MEMBER),
+        Key("pretrained", COMPONENT, "the three as one", MEMBER | OFFERED),
         Key("initial_weights", or_null(PATH_TEXT), "weights that a training starts from, where they fit; null: none",
             PATH | STAGE),
         Key("freeze", or_null(choice("encoder")), "part of the network that a training leaves as it is; null: none"),

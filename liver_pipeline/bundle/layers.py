@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
@@ -18,6 +18,7 @@ from liver_pipeline.bundle.checks import check_references, check_replaced, check
 from liver_pipeline.bundle.entry import entered, read_config
 from liver_pipeline.bundle.keys import KEYS, root_of, row_of
 from liver_pipeline.bundle.names import DEFAULT_LAYERS, WORKFLOWS, layer_file, share_dir, users_of
+from liver_pipeline.bundle.uses import refuse_idle
 from liver_pipeline.hints import did_you_mean
 
 Configs = dict[str, dict[str, Any]]  # by workflow
@@ -149,12 +150,12 @@ def apply_to_all(configs: Configs, pairs: Mapping[str, Any]) -> set[str]:
     return {key for config in configs.values() for key in apply_overrides(config, pairs)}
 
 
-def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
+def set_keys(configs: Configs, sources: Sequence[Source]) -> None:
     """Set the keys of each source, in place, the last one winning, and check all values.
 
     Raises:
         ValueError: If no workflow knows a key (the message names the nearest that one knows, or who uses it), or a
-            value is not accepted.
+            value is not accepted, or nothing refers to a key of the last source.
     """
     for source, pairs in sources:
         for key in sorted(set(pairs) - apply_to_all(configs, pairs)):
@@ -163,6 +164,7 @@ def set_keys(configs: Configs, sources: Iterable[Source]) -> None:
     for config in configs.values():
         check_values(**config)
     check_references(*configs.values())
+    refuse_idle(*sources[-1], configs.values())
 
 
 def knows(config: Any, key: str) -> bool:

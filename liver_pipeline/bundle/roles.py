@@ -23,6 +23,7 @@ class Role(Flag):
     COMPARE = auto()
     PLANNED = auto()
     INHERITED = auto()
+    OFFERED = auto()
 
 
 MEANING = {
@@ -37,6 +38,7 @@ MEANING = {
     Role.COMPARE: "`compare` sets it, the same for all",
     Role.PLANNED: "`plan` proposes it",
     Role.INHERITED: "`train --from` takes it over from the parent",
+    Role.OFFERED: "in use only where something refers to it",
 }
 
 

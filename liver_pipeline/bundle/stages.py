@@ -9,7 +9,7 @@ run that is composed already they go for both as long as both have the same valu
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from liver_pipeline.bundle.layers import (
 from liver_pipeline.bundle.names import layer_file, share_dir
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.tree import references_in, with_prefix
+from liver_pipeline.bundle.uses import refuse_idle
 
 LIVER_STAGE, PREFIX = "liver", "liver_"
 
@@ -142,15 +143,16 @@ def set_stage_keys(stages: Mapping[str, Configs], sources: Sequence[Source], own
         check_values(**config)
     for configs in stages.values():
         check_references(*configs.values())
+    refuse_idle(*sources[-1], [*tumor.values(), *liver.values()])
 
 
-def refuse_unused(stages: Mapping[str, Configs], keys: Iterable[str], workflows: Sequence[str]) -> None:
+def refuse_unused(stages: Mapping[str, Configs], pairs: Mapping[str, Any], workflows: Sequence[str]) -> None:
     """Refuse keys that none of some workflows use, in any stage: setting them there would be without effect.
 
     Raises:
         ValueError: For the first; the message says which workflows use it.
     """
-    for key in keys:
+    for key in pairs:
         used = root_of(key) == "stages" or any(
             knows(configs[workflow], key.removeprefix(PREFIX) if folder and key.startswith(PREFIX) else key)
             for folder, configs in stages.items()
@@ -158,6 +160,7 @@ def refuse_unused(stages: Mapping[str, Configs], keys: Iterable[str], workflows:
         )
         if not used:
             refuse_key(key, "key=value", (), place=" and ".join(workflows))
+    refuse_idle("key=value", pairs, [configs[workflow] for configs in stages.values() for workflow in workflows])
 
 
 def embed(liver: Mapping[str, Any], target: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-_REFERENCE = re.compile(r"@(\w+)")
+_REFERENCE = re.compile(r"(@|^%)(\w+)")
 
 
 def parts_of(config: Any, path: str = "", *, inner_first: bool = False) -> Iterator[tuple[str, Any]]:
@@ -41,7 +41,7 @@ def components_in(config: Any, path: str = "", *, inner_first: bool = False) -> 
 
 def references_in(config: Any) -> set[str]:
     """Return the top-level keys that a config refers to."""
-    return {name for _, part in parts_of(config) if _refers(part) for name in _REFERENCE.findall(part)}
+    return {name for _, part in parts_of(config) if _refers(part) for _, name in _REFERENCE.findall(part)}
 
 
 def with_prefix(config: Any, keys: Collection[str], prefix: str) -> Any:
@@ -50,8 +50,10 @@ def with_prefix(config: Any, keys: Collection[str], prefix: str) -> Any:
         return {name: with_prefix(part, keys, prefix) for name, part in config.items()}
     if isinstance(config, (list, tuple)):
         return [with_prefix(part, keys, prefix) for part in config]
-    return _REFERENCE.sub(lambda f: f"@{prefix if f[1] in keys else ''}{f[1]}", config) if _refers(config) else config
+    return (
+        _REFERENCE.sub(lambda f: f"{f[1]}{prefix if f[2] in keys else ''}{f[2]}", config) if _refers(config) else config
+    )
 
 
 def _refers(part: Any) -> bool:
-    return isinstance(part, str) and part.startswith(("@", "$"))
+    return isinstance(part, str) and part.startswith(("@", "$", "%"))

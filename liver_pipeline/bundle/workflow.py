@@ -19,6 +19,7 @@ from liver_pipeline.bundle.layers import apply_overrides, component_class, refus
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name, shipped, shipped_runs
 from liver_pipeline.bundle.tree import components_in
+from liver_pipeline.bundle.uses import refuse_idle
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import plain
 from liver_pipeline.io.tables import read_json
@@ -86,6 +87,7 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
     config["bundle_root"] = literal(str(Path(run_dir).resolve()))
     check_values(**config)
     check_references({**dict.fromkeys(config), **pairs})
+    refuse_idle("key=value", pairs, [config])
     if roots := set(map(root_of, pairs)):
         check_evaluated(config, roots)
         check_arguments({root: config[root] for root in roots})

@@ -13,11 +13,9 @@ from liver_pipeline.evaluation.segments import segment_shares
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import Box
 from liver_pipeline.labels import FloatArray, LabelMap, Mask
-from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
+from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, group_status, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_surface
-
-FOUND_IOU = 0.5
 
 
 def describe_lesions(
@@ -31,7 +29,7 @@ def describe_lesions(
     matches: Sequence[str] | None = None,
     segments: npt.NDArray[Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure every lesion (connected component of label 2, 26 neighbours).
+    """Measure every lesion (6-connected component of label 2).
 
     Args:
         label_map: Labels 0, 1, 2, shape (X, Y, Z), axes along right, anterior, superior.
@@ -77,7 +75,7 @@ def match_status(
     """
     lesions = find_lesions(label_map == 2, reference == 2)
     groups = match_lesions(lesions)
-    status = {i: "found" if group.iou > FOUND_IOU else "partial" for group in groups for i in group.pred_ids}
+    status = {i: group_status(group) for group in groups for i in group.pred_ids}
     grouped = {i for group in groups for i in group.label_ids}
     missed = [
         _row(shape, affine, label_map.shape)

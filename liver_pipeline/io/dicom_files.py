@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import re
 import tempfile
@@ -16,14 +15,14 @@ from pathlib import Path
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.dicom_headers import (
     OUTLINES,
-    can_be_slice,
-    class_in,
     file_name,
     may_be_slice,
-    quick_series_uid,
+    series_uid_in,
+    series_uid_of,
     sop_class,
 )
 from liver_pipeline.io.findings import IntakeError, refuse
+from liver_pipeline.io.remembering import remembers
 from liver_pipeline.io.zips import heads, is_zip, unzip
 
 FIRST_ENTRIES = 100  # of a folder or zip, among which its first slice is looked for
@@ -100,7 +99,8 @@ def series_uids(path: Path) -> set[str]:
     return set()
 
 
-def outer_uids(path: Path) -> set[str]:
+@remembers(64)
+def outer_uids(path: Path) -> frozenset[str]:
     """Return SeriesInstanceUID of the first and of the last slice in a folder or zip, among its outer few files.
 
     Raises:
@@ -108,22 +108,19 @@ def outer_uids(path: Path) -> set[str]:
         OSError: If a file cannot be read.
     """
     ends = (islice(_uids(path, backwards=backwards), FIRST_ENTRIES) for backwards in (False, True))
-    return {next(filter(None, end), "") for end in ends} - {""}
+    return frozenset(next(filter(None, end), "") for end in ends) - {""}
 
 
 def _uids(path: Path, *, backwards: bool = False) -> Iterator[str]:
     """Yield the SeriesInstanceUID of each file, "" for what is no slice, in the order of names, or of a zip's list."""
     if is_zip(path):
-        for head in heads(path, backwards=backwards):
-            yield quick_series_uid(io.BytesIO(head)) if can_be_slice(class_in(head)) else ""
-        return
-    names = sorted((entry.name for entry in os.scandir(path)), reverse=backwards) if path.is_dir() else [""]
-    for file in (path / name for name in names):
-        if not file.is_file() or not may_be_slice(file):  # to open a pipe waits for ever
-            yield ""
-            continue
-        with file.open("rb") as stream:
-            yield quick_series_uid(stream)
+        yield from map(series_uid_in, heads(path, backwards=backwards))
+    elif path.is_dir():
+        with os.scandir(path) as entries:
+            names = sorted((entry.name for entry in entries if entry.is_file()), reverse=backwards)
+        yield from (series_uid_of(path / name) for name in names)  # of regular files: to open a pipe waits for ever
+    elif path.is_file():
+        yield series_uid_of(path)
 
 
 def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:

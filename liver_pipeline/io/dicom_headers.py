@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,8 +151,22 @@ def class_in(head: bytes) -> str | None:
     return head[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
 
 
-def quick_series_uid(stream: BinaryIO) -> str:
-    """Return SeriesInstanceUID from the start of a DICOM file, "" where it is not there; little else is read."""
+def series_uid_of(path: Path) -> str:
+    """Return SeriesInstanceUID of a file that can be a slice, "" for any other; little of it is read."""
+    with path.open("rb") as stream:
+        head = stream.read(PREAMBLE)
+        if path.name == "DICOMDIR" or not can_be_slice(class_in(head)):
+            return ""
+        stream.seek(0)
+        return _series_uid(stream)
+
+
+def series_uid_in(head: bytes) -> str:
+    """Return the same for a file that begins with ``head``."""
+    return _series_uid(io.BytesIO(head)) if can_be_slice(class_in(head)) else ""
+
+
+def _series_uid(stream: BinaryIO) -> str:
     try:
         with quietly():
             header = read_partial(stream, stop_when=lambda tag, vr, length: tag > SERIES_UID, force=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,12 +18,14 @@ from liver_pipeline.io.dicom_headers import Slice, may_be_slice, read_headers
 from liver_pipeline.io.dicom_series import Series, leave_out_strangers
 from liver_pipeline.io.files import relative
 from liver_pipeline.io.findings import Finding, IntakeError, error
+from liver_pipeline.io.remembering import remembers
 from liver_pipeline.io.zips import is_zip
 
 FOLLOW = 0.9  # of the slices
 ROUNDED = 0.25  # of the gap between slices, by which those of a copy may be off
 
 _Position = tuple[float, ...]  # of a slice, to a hundredth of a mm
+_Entry = tuple[str, bool]  # a name, and whether it is a folder
 
 
 def woven_findings(slices: Sequence[Slice]) -> list[Finding]:
@@ -132,15 +135,25 @@ def _told(count: int, place: Path, name: str) -> str:
 def _around(path: Path) -> Iterator[Path]:
     """Yield the folder above, what comes first below a folder, and what stands before and after by name."""
     yield path.parent
-    if path.is_dir():
-        yield from _next(path, sorted(entry.name for entry in os.scandir(path)))
-    names = sorted(entry.name for entry in os.scandir(path.parent))
-    yield from _next(path.parent, [name for name in names if name > path.name])
-    yield from _next(path.parent, [name for name in reversed(names) if name < path.name])
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            yield from _next(path, _listing(path))
+    with contextlib.suppress(OSError):  # of a folder above that may be passed through, but not looked into
+        beside = _listing(path.parent)
+        at = bisect(beside, path.name, key=lambda entry: entry[0])
+        yield from _next(path.parent, beside[at:])
+        yield from _next(path.parent, (entry for entry in reversed(beside[:at]) if entry[0] != path.name))
 
 
-def _next(parent: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Yield the first folder and the first zip among the first few names."""
-    places = [parent / name for name in names[:FIRST_ENTRIES]]
-    yield from islice((place for place in places if place.is_dir()), 1)
-    yield from islice((place for place in places if place.suffix.lower() == ".zip" and place.is_file()), 1)
+@remembers(16)
+def _listing(folder: Path) -> tuple[_Entry, ...]:
+    with os.scandir(folder) as entries:
+        return tuple(sorted((entry.name, entry.is_dir()) for entry in entries))
+
+
+def _next(parent: Path, entries: Iterable[_Entry]) -> Iterator[Path]:
+    """Yield the first folder and the first zip among the first few entries."""
+    first = list(islice(entries, FIRST_ENTRIES))
+    yield from islice((parent / name for name, is_folder in first if is_folder), 1)
+    zips = (parent / name for name, is_folder in first if not is_folder and name.lower().endswith(".zip"))
+    yield from islice((place for place in zips if place.is_file()), 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored, stored_sha256
+from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
@@ -272,15 +272,6 @@ def _has_header(entry: Path, names: set[str]) -> bool:
 
 def _entries(folder: Path) -> Sequence[Path]:
     return [Path(entry.path) for entry in sorted(os.scandir(folder), key=lambda e: e.name) if entry.name[0] != "."]
-
-
-def input_sha256(path: Path) -> str:
-    """Return the hash that reading the scan will give: of the file or its two files, or over the slices of a folder.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    return stored_sha256(path)
 
 
 def voxel_count(path: Path) -> tuple[int, int]:

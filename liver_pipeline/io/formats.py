@@ -79,7 +79,7 @@ def peek_stored(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def stored_sha256(path: Path) -> str:
-    """Return the hash that reading will give, of whatever is there.
+    """Return the hash that reading will give: of the file or its two files, or over the slices of a folder.
 
     Raises:
         OSError: If it cannot be read.

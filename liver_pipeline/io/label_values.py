@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.io.findings import Finding, error, warning
+from liver_pipeline.io.label_names import ValueName, as_named, named_classes
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
 PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
 
 
 def whole_labels(
-    array: npt.NDArray[Any], scale: tuple[float, float], allowed: Collection[int], label_map: LabelValues | None
+    array: npt.NDArray[Any],
+    scale: tuple[float, float],
+    allowed: Collection[int],
+    label_map: LabelValues | None,
+    names: Sequence[ValueName] = (),
 ) -> tuple[npt.NDArray[np.uint8], list[Finding]]:
     """Return labels as uint8 (X, Y, Z), and what is wrong with their values.
 
@@ -24,7 +29,9 @@ def whole_labels(
         scale: Slope and intercept of these.
         allowed: Labels that may occur, 0 to 255, where there is no ``label_map``.
         label_map: What the values mean; those that it does not name become 0.
+        names: What the file calls them: without ``label_map`` they decide what 1 and 2 are, where they say anything.
     """
+    label_map, told = (label_map, []) if label_map is not None or not names else _by_name(names)
     said = meanings(label_map)
     classes = {label: label for label in allowed} if said is None else {0: 0, **said}
     table: npt.NDArray[np.uint8] = np.zeros(LARGEST_VALUE + 1, dtype=np.uint8)
@@ -45,7 +52,18 @@ def whole_labels(
             no_label.update(np.unique(plane[~whole])[:5].tolist())
         unnamed[index[whole & ~named[index]]] = True
     others = np.flatnonzero(unnamed).tolist()
-    return labels, _label_findings(sorted(no_label), others, labels, allowed, label_map)
+    return labels, [*told, *_label_findings(sorted(no_label), others, labels, allowed, label_map)]
+
+
+def _by_name(names: Sequence[ValueName]) -> tuple[LabelValues | None, list[Finding]]:
+    """Return what the values mean by their names, ``None`` where these agree with 1 and 2; and what is told of it."""
+    try:
+        classes = named_classes(names)
+    except ValueError as reason:
+        return None, [error("LABEL_NAMES", str(reason))]
+    if all(value == label for value, label in classes.items()):
+        return None, []
+    return classes, [warning("LABEL_NAMES", f"values are read as the file names them: {as_named(names, classes)}")]
 
 
 def _label_findings(

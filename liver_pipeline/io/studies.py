@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,5 +144,5 @@ def _listed(path: Path) -> list[Series]:
 def _with_own_names(chosen: Iterable[ScanInput]) -> list[ScanInput]:
     """Add the series to the names of cases where two studies lie in one place."""
     chosen = list(chosen)
-    often = {one.case for one in chosen if sum(other.case == one.case for other in chosen) > 1}
-    return [replace(one, case=f"{one.case}/{one.series}") if one.case in often else one for one in chosen]
+    times = Counter(one.case for one in chosen)
+    return [replace(one, case=f"{one.case}/{one.series}") if times[one.case] > 1 else one for one in chosen]

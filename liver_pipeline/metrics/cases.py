@@ -11,14 +11,23 @@ import numpy as np
 from liver_pipeline.geometry.boxes import Box, joint_box
 from liver_pipeline.labels import LabelMap, Spacing
 from liver_pipeline.metrics.arrays import check_pair, check_spacing
-from liver_pipeline.metrics.lesions import Detection, Group, Lesions, detect, find_lesions, match_lesions
+from liver_pipeline.metrics.lesions import (
+    FOUND_IOU,
+    Detection,
+    Group,
+    Lesions,
+    detect,
+    find_lesions,
+    group_status,
+    match_lesions,
+)
 from liver_pipeline.metrics.lits import OBJECT_KEYS, group_figures, grouped_case, tumor_burden
 from liver_pipeline.metrics.overlap import PARENCHYMA, TUMORS, WHOLE_LIVER, Counts, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.shapes import SIZE_CLASSES, LesionShape, lesion_shapes
-from liver_pipeline.metrics.surfaces import border_distances, surface_figures
+from liver_pipeline.metrics.surface_distances import border_distances, surface_figures
 
 REGIONS = {"liver": WHOLE_LIVER, "tumor": TUMORS, "parenchyma": PARENCHYMA}
-IOU_THRESHOLDS = (0.0, 0.1, 0.25, 0.5)
+IOU_THRESHOLDS = (0.0, 0.1, 0.25, FOUND_IOU)
 EMPTY_REASONS = {
     "both_empty": "both masks are empty",
     "reference_empty": "the reference is empty",
@@ -37,18 +46,16 @@ def case_figures(
     spacing: Spacing,
     *,
     lits: bool = True,
-    slice_axis: int = 2,
     min_lesion_ml: float = 0.0,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Compute every figure of one case.
 
     Args:
-        pred: Predicted labels (0 background, 1 liver, 2 tumor), shape (X, Y, Z).
+        pred: Predicted labels (0 background, 1 liver, 2 tumor), shape (X, Y, Z), slices across Z.
         label: Reference labels of the same shape.
         spacing: Voxel size in mm along X, Y, Z.
         lits: Also give the LiTS figures; needs liver in the reference.
-        slice_axis: Array axis across the slices, for in-slice diameters.
         min_lesion_ml: Smaller lesions are left out of the lesion-wise figures, on both sides; 0 keeps all.
         threads: Threads of the nearest-point searches.
 
@@ -82,11 +89,11 @@ def case_figures(
     figures["tumor_burden"] = burden_figures(tumor_burden(pred), tumor_burden(label))
     lesions = find_lesions(*tumors, min_voxels=min_voxels(min_lesion_ml, voxel_ml))
     groups = match_lesions(lesions)
-    shapes = [lesion_shapes(each, spacing, slice_axis=slice_axis) for each in (lesions.pred_map, lesions.label_map)]
+    shapes = [lesion_shapes(each, spacing) for each in (lesions.pred_map, lesions.label_map)]
     figures["lesions"] = detection_figures(groups, *shapes)
     offset = tuple(first + axis.start for first, axis in zip(start, tumor_box, strict=True))
-    figures["lesion_list"] = [*lesion_rows("reference", shapes[1], lesions, groups, offset, slice_axis)]
-    figures["lesion_list"] += lesion_rows("predicted", shapes[0], lesions, groups, offset, slice_axis)
+    figures["lesion_list"] = [*lesion_rows("reference", shapes[1], lesions, groups, offset)]
+    figures["lesion_list"] += lesion_rows("predicted", shapes[0], lesions, groups, offset)
     if lits:
         figures["lits"] = _lits(blocks, figures["tumor_burden"], lesions, groups, spacing)
         figures["lits_groups"] = grouped_case(
@@ -169,7 +176,6 @@ def lesion_rows(
     lesions: Lesions,
     groups: list[Group],
     offset: tuple[int, ...],
-    slice_axis: int,
 ) -> list[dict[str, Any]]:
     """One row per lesion of one kind: size, place (index in the whole array) and what it was matched with.
 
@@ -184,13 +190,10 @@ def lesion_rows(
     for group in groups:
         sides = group.pred_ids, group.label_ids
         members.update(dict.fromkeys(sides[own], (group, sides[other])))
+    alone = "missed" if kind == "reference" else "invented"
     rows = []
     for shape in shapes:
-        found = members.get(shape.id)
-        iou, matched = (found[0].iou, found[1]) if found else (None, ())
-        status = "missed" if kind == "reference" else "invented"
-        if iou is not None:
-            status = "found" if iou > 0.5 else "partial"
+        found, matched = members.get(shape.id) or (None, ())
         rows.append(
             {
                 "kind": kind,
@@ -199,12 +202,12 @@ def lesion_rows(
                 "volume_ml": shape.volume_ml,
                 "diameter_mm": shape.diameters.longest_mm,
                 "perpendicular_mm": shape.diameters.perpendicular_mm,
-                "slice": shape.diameters.slice_index + offset[slice_axis],
+                "slice": shape.diameters.slice_index + offset[2],
                 "size_class": shape.size_class,
                 "centroid_index": [place + first for place, first in zip(shape.centroid, offset, strict=True)],
                 "box": shifted_box(shape.box, offset),
-                "status": status,
-                "group_iou": iou,
+                "status": alone if found is None else group_status(found),
+                "group_iou": None if found is None else found.iou,
                 "matched_ids": list(matched),
                 "overlap_voxels": int(shared[shape.id]),
             }

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from liver_pipeline.metrics.cases import threshold_name
+from liver_pipeline.metrics.lesions import FOUND_IOU
 from liver_pipeline.metrics.statistics import bootstrap_ratio, group_sums, summarize
 
 # Figures of a case that are compared: key in the tables to block and key in ``metrics.json``.
@@ -26,7 +27,6 @@ REGION_FIGURES = {
 }
 COMPARED_REGIONS = ("liver", "tumor")
 LESION_FIGURES = ("lesion_recall", "lesion_precision")
-LESION_IOU = 0.5
 FIGURES = (
     *(f"{region}_{key}" for region in COMPARED_REGIONS for key in (*REGION_FIGURES, "auc_roc")),
     *LESION_FIGURES,
@@ -42,7 +42,7 @@ def case_values(case: Mapping[str, Any]) -> dict[str, float | None]:
     for region in COMPARED_REGIONS:
         values |= {f"{region}_{key}": case[region][name] for key, name in REGION_FIGURES.items()}
         values[f"{region}_auc_roc"] = case.get("probabilities", {}).get(region, {}).get("auc_roc")
-    found = case["lesions"]["detection"][threshold_name(LESION_IOU)]["all"]
+    found = case["lesions"]["detection"][threshold_name(FOUND_IOU)]["all"]
     return values | {"lesion_recall": found["recall"], "lesion_precision": found["precision"]}
 
 

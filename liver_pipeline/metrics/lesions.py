@@ -14,6 +14,7 @@ from liver_pipeline.labels import IntArray, Mask
 from liver_pipeline.metrics.arrays import as_mask, check_pair
 
 ComponentMap = npt.NDArray[np.int32]
+FOUND_IOU = 0.5  # a lesion is found where the IoU of its group is above, as in LiTS
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,11 @@ class Detection:
 def passes(group: Group, min_iou: float) -> bool:
     """Whether a group counts as found: any overlap at 0, else an IoU strictly above (exactly 0.5 is a miss at 0.5)."""
     return group.iou > min_iou
+
+
+def group_status(group: Group) -> str:
+    """Return ``found`` for the lesions of a group that passes :data:`FOUND_IOU`, ``partial`` for those of another."""
+    return "found" if passes(group, FOUND_IOU) else "partial"
 
 
 def detect(

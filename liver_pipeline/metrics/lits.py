@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,19 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from liver_pipeline.geometry.boxes import Box, joint_box
-from liver_pipeline.labels import IntArray, Mask, Spacing
+from liver_pipeline.labels import Mask, Spacing
 from liver_pipeline.metrics.arrays import check_pair
-from liver_pipeline.metrics.lesions import ComponentMap, Group, Lesions, find_lesions, match_lesions, passes
-from liver_pipeline.metrics.surfaces import SurfaceDistances, lits_distances
+from liver_pipeline.metrics.lesions import (
+    FOUND_IOU,
+    ComponentMap,
+    Group,
+    Lesions,
+    find_lesions,
+    match_lesions,
+    passes,
+)
+from liver_pipeline.metrics.lits_matching import OfficialMatching, official_matching, official_test
+from liver_pipeline.metrics.surface_distances import SurfaceDistances, lits_distances
 
 LARGE = 9001  # what the program gives for a liver that was not predicted
 OBJECT_KEYS = ("dice", "jaccard", "voe", "rvd", "assd", "rmsd", "msd")
@@ -46,7 +54,8 @@ NO_OBJECT: dict[str, float] = {
     "msd": LARGE,
 }
 OVERLAP, HALF = "overlap>0", "iou>0.5"
-THRESHOLDS = {OVERLAP: 0.0, HALF: 0.5}
+THRESHOLDS = {OVERLAP: 0.0, HALF: FOUND_IOU}
+SUFFIXES = {HALF: "", OVERLAP: "_greater_zero"}  # of the challenge's keys
 
 
 def official_case(pred: npt.NDArray[np.int8], label: npt.NDArray[np.int8], spacing: Spacing) -> dict[str, Any]:
@@ -80,8 +89,8 @@ def official_lesions(
 
 def _official_detection(lesions: Lesions, spacing: Spacing) -> tuple[dict[str, dict[str, int]], list[dict[str, float]]]:
     """Counts at both thresholds, and the figures of detected lesions, as the program gives them."""
-    matching = _official_matching(lesions)
-    survivors = {name: _official_test(lesions, matching, threshold) for name, threshold in THRESHOLDS.items()}
+    matching = official_matching(lesions)
+    survivors = {name: official_test(lesions, matching, threshold) for name, threshold in THRESHOLDS.items()}
     detected: list[dict[str, float]] = []
     if survivors[HALF].n_detected > 0:  # a sum spoilt by a failed merge drops the case's detected lesions too
         detected = _official_pairs(lesions, matching, survivors[HALF].values, spacing)
@@ -119,11 +128,9 @@ def tumor_lesions(pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.inte
     return find_lesions(pred_tumor[box], label_tumor[box])
 
 
-def group_figures(
-    lesions: Lesions, groups: Sequence[Group], spacing: Spacing, *, min_iou: float = 0.5
-) -> list[dict[str, float]]:
-    """Figures of each passing group as one object (keys :data:`OBJECT_KEYS`), by first reference id."""
-    passing = [group for group in groups if passes(group, min_iou)]
+def group_figures(lesions: Lesions, groups: Sequence[Group], spacing: Spacing) -> list[dict[str, float]]:
+    """Figures of each group that is found, as one object (keys :data:`OBJECT_KEYS`), by first reference id."""
+    passing = [group for group in groups if passes(group, FOUND_IOU)]
     if not passing:
         return []
     pred_value, label_value = np.zeros(lesions.n_pred + 1, np.int32), np.zeros(lesions.n_label + 1, np.int32)
@@ -179,7 +186,7 @@ def official_summary(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
     for key in OBJECT_KEYS:
         values = [value for row in rows for value in row["detected_lesions"].get(key, [])]
         summary[f"lesion_{key}"] = _mean(values) if values else NO_OBJECT[key]
-    for name, suffix in ((HALF, ""), (OVERLAP, "_greater_zero")):
+    for name, suffix in SUFFIXES.items():
         tp = sum(row["counts"][name]["TP"] for row in rows)
         n_pred = sum(row["n_predicted_lesions"] for row in rows)
         n_label = sum(row["n_reference_lesions"] for row in rows)
@@ -244,88 +251,8 @@ def _liver(
     return figures | {"dice_per_case": figures["dice"]}, voxels
 
 
-@dataclass(frozen=True)
-class _OfficialMatching:
-    """The program's merged lesions: each group in the order of its first prediction, and both merged masks as tables.
-
-    Attributes:
-        groups: Tuples (first pred id, reference id, intersection).
-        merged: Reference id after merging, by reference id; item 0 is background.
-        value: What the 8-bit prediction mask holds, by pred id: the *reference* id, wrapped at 256; 0 elsewhere.
-        merge_size: How many references a reference was merged with, by reference id.
-    """
-
-    groups: list[tuple[int, int, int]]
-    merged: IntArray
-    value: npt.NDArray[np.uint8]
-    merge_size: IntArray
-
-
-@dataclass(frozen=True)
-class _OfficialTest:
-    n_detected: int
-    values: list[int]  # of the 8-bit mask that survive
-
-
-def _official_matching(lesions: Lesions) -> _OfficialMatching:
-    """Steps 1 to 3: merge references by their first best prediction, then predictions by their first best reference."""
-    merged, merge_size = np.arange(lesions.n_label + 1), np.zeros(lesions.n_label + 1, np.int64)
-    members: dict[int, list[int]] = {}
-    for label_id, pred_id in sorted(_first_best(lesions.overlap[:, [1, 0, 2]]).items()):
-        members.setdefault(pred_id, []).append(label_id)
-    for labels in members.values():
-        merged[labels] = labels[0]
-        merge_size[labels] = len(labels)
-    sums: dict[tuple[int, int], int] = {}
-    for pred_id, label_id, voxels in lesions.overlap.tolist():
-        key = (pred_id, int(merged[label_id]))
-        sums[key] = sums.get(key, 0) + voxels
-    table = np.array([(*key, voxels) for key, voxels in sorted(sums.items())], dtype=np.int64).reshape(-1, 3)
-    first_pred: dict[int, int] = {}
-    intersections: dict[int, int] = {}
-    value = np.zeros(lesions.n_pred + 1, dtype=np.uint8)
-    for pred_id, reference in sorted(_first_best(table).items()):
-        first_pred.setdefault(reference, pred_id)
-        intersections[reference] = intersections.get(reference, 0) + sums[pred_id, reference]
-        value[pred_id] = reference % 256
-    groups = [(pred_id, reference, intersections[reference]) for reference, pred_id in first_pred.items()]
-    return _OfficialMatching(groups, merged, value, merge_size)
-
-
-def _first_best(table: IntArray) -> dict[int, int]:
-    """For each key (column 0) the item (column 1) with most voxels (column 2), the smallest item among equals."""
-    best: dict[int, tuple[int, int]] = {}
-    for key, item, voxels in table.tolist():
-        if key not in best or (-voxels, item) < best[key]:
-            best[key] = (-voxels, item)
-    return {key: item for key, (_, item) in best.items()}
-
-
-def _official_test(lesions: Lesions, matching: _OfficialMatching, threshold: float) -> _OfficialTest:
-    """Step 4: the "union" takes the predicted voxels of value *pred id* from a mask that holds *reference ids*."""
-    in_pred = np.zeros(256, np.int64)
-    np.add.at(in_pred, matching.value[1:], lesions.pred_sizes)
-    in_label = np.zeros(lesions.n_label + 1, np.int64)
-    np.add.at(in_label, matching.merged[1:], lesions.label_sizes)
-    in_both: dict[tuple[int, int], int] = {}
-    for pred_id, label_id, voxels in lesions.overlap.tolist():
-        key = (int(matching.value[pred_id]), int(matching.merged[label_id]))
-        in_both[key] = in_both.get(key, 0) + voxels
-    alive = set(range(1, 256))
-    n_detected = len(matching.groups)
-    for pred_id, reference, intersection in matching.groups:
-        union = int(in_label[reference])
-        if pred_id in alive:
-            union += int(in_pred[pred_id]) - in_both.get((pred_id, reference), 0)
-        if intersection / union <= threshold:
-            alive.discard(reference)
-            n_detected -= int(matching.merge_size[reference])
-    values = sorted({int(value) for value in matching.value} & alive)
-    return _OfficialTest(n_detected, values)
-
-
 def _official_pairs(
-    lesions: Lesions, matching: _OfficialMatching, values: Sequence[int], spacing: Spacing
+    lesions: Lesions, matching: OfficialMatching, values: Sequence[int], spacing: Spacing
 ) -> list[dict[str, float]]:
     """Figures of each surviving value of the 8-bit mask against the merged reference of the same number."""
     pred_map = matching.value.astype(np.int32)[lesions.pred_map]

@@ -12,7 +12,7 @@ import numpy as np
 from liver_pipeline.labels import CLASS_NAMES, IntArray
 from liver_pipeline.metrics.cases import IOU_THRESHOLDS, REGIONS, detection_row, threshold_name
 from liver_pipeline.metrics.lesions import Detection
-from liver_pipeline.metrics.lits import OBJECT_KEYS
+from liver_pipeline.metrics.lits import OBJECT_KEYS, SUFFIXES, THRESHOLDS
 from liver_pipeline.metrics.overlap import WHOLE_LIVER, Counts, ratio
 from liver_pipeline.metrics.shapes import SIZE_CLASSES
 from liver_pipeline.metrics.statistics import bland_altman, bootstrap_ratio, summarize
@@ -128,12 +128,11 @@ def _lits_values(
     """Pooled LiTS figures under the challenge's keys, and the detection figures of ``lits_groups``."""
     pooled: dict[str, float | None] = {"lesion_dice_global": values["tumor_dice_global"]}
     grouped = [row["lits_groups"] for row in rows if "lits_groups" in row]  # not where a reference tells no tumors
-    for suffix, threshold in (("", 0.5), ("_greater_zero", 0.0)):
-        found = detection[threshold_name(threshold)]["all"]
+    for name, suffix in SUFFIXES.items():
+        found = detection[threshold_name(THRESHOLDS[name])]["all"]
         pooled[f"lesion_precision{suffix}"] = found["precision"]
         pooled[f"lesion_recall{suffix}"] = found["recall"]
         pooled[f"lesion_f1{suffix}"] = found["f1"]
-        name = "iou>0.5" if threshold else "overlap>0"
         tp = sum(groups["counts"][name]["TP"] for groups in grouped)
         n_pred = sum(groups["n_predicted_lesions"] for groups in grouped)
         n_label = sum(groups["n_reference_lesions"] for groups in grouped)
@@ -157,7 +156,7 @@ def program_detection(official: Mapping[str, CaseFigures]) -> dict[str, float | 
         be negative: so can the program's true positives.
     """
     pooled = {}
-    for suffix, name in (("", "iou>0.5"), ("_greater_zero", "overlap>0")):
+    for name, suffix in SUFFIXES.items():
         rows = [case["counts"][name] for case in official.values()]
         tp, fp, fn = (sum(row[key] for row in rows) for key in ("TP", "FP", "FN"))
         pooled[f"lesion_precision{suffix}"] = ratio(tp, tp + fp)

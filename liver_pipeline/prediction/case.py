@@ -23,7 +23,7 @@ from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
 from liver_pipeline.prediction.provenance import Stages
 
-COUNTED = 2**22  # voxels at a time: bincount takes eight bytes for each
+COUNTED = 2**20  # voxels compared at a time: they stay in the processor's cache
 
 
 @dataclass
@@ -196,21 +196,18 @@ def _model_grid(image: Any) -> dict[str, Any] | None:
     return geometry(image.shape[1:], np.asarray(image.affine)) if hasattr(image, "affine") else None
 
 
-def _numbered(counts: Any) -> dict[str, int]:
-    return {str(label): int(n) for label, n in enumerate(counts)}
-
-
 def label_volumes(label_map: LabelMap, scan: Scan) -> dict[str, dict[str, Any]]:
-    """Return ``voxels`` and ``volume_ml`` of each label; ml are None of a picture."""
+    """Return ``voxels`` and ``volume_ml`` of each label; ml are None of a picture.
+
+    Each label is counted by itself: ``bincount`` takes longer than that for a few, and keeps other threads waiting.
+    """
     flat = label_map.ravel(order="K")
-    parts = range(0, flat.size, COUNTED)
-    counts = sum((np.bincount(flat[start : start + COUNTED], minlength=256) for start in parts), np.zeros(256, int))
-    counts = counts[: max(3, int(flat.max(initial=0)) + 1)]
-    foreground = range(1, len(counts))
+    parts = [flat[start : start + COUNTED] for start in range(0, flat.size, COUNTED)]
+    foreground = range(1, max(2, int(flat.max(initial=0))) + 1)
+    voxels = {label: sum(int(np.count_nonzero(part == label)) for part in parts) for label in foreground}
+    counts = {"0": flat.size - sum(voxels.values())} | {str(label): count for label, count in voxels.items()}
     if is_drawn(scan):
-        return {"voxels": _numbered(counts), "volume_ml": dict.fromkeys(map(str, foreground))}
+        return {"voxels": counts, "volume_ml": dict.fromkeys(map(str, foreground))}
     voxel_ml = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000.0  # 1 ml = 1000 mm^3
-    return {
-        "voxels": _numbered(counts),
-        "volume_ml": {str(label): round(int(counts[label]) * voxel_ml, 3) for label in foreground},
-    }
+    volume_ml: dict[str, Any] = {str(label): round(count * voxel_ml, 3) for label, count in voxels.items()}
+    return {"voxels": counts, "volume_ml": volume_ml}

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
-from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name, input_sha256
+from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.files import fitting_name, is_there, remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
+from liver_pipeline.io.formats import stored_sha256
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.prediction.case import FolderCase
@@ -145,7 +146,7 @@ def content_of(path: Path) -> str:
 def hash_input(path: Path) -> str | None:
     """Return the hash of an input, ``None`` where it cannot be read."""
     with contextlib.suppress(OSError):
-        return input_sha256(path)
+        return stored_sha256(path)
     return None
 
 

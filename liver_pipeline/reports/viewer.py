@@ -23,10 +23,11 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import PROBABILITIES, case_name
 from liver_pipeline.io.files import is_there, plain, write_text
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.patient_axes import on_grid, to_ras
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
-from liver_pipeline.io.volumes import Scan, on_grid, read_label_map, to_ras
+from liver_pipeline.io.volumes import Scan, read_label_map
 from liver_pipeline.labels import LabelValues
 from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes

@@ -21,14 +21,29 @@ Components: TypeAlias = npt.NDArray[np.unsignedinteger]
 
 
 class MapWindow(NamedTuple):
-    """A box of an array whose axes are ordered from the slowest in memory to the fastest."""
+    """A box of an array whose axes run forwards in memory, the slowest first.
 
+    Attributes:
+        forwards: Turns the axes that run backwards in memory, of an array (X, Y, Z).
+        axes: Orders them from the slowest to the fastest.
+        box: Along these axes.
+    """
+
+    forwards: tuple[slice, ...]
     axes: list[int]
     box: tuple[slice, ...]
 
     def view(self, array: LabelMap) -> LabelMap:
         """Return the view of ``array`` that the window shows."""
-        return array.transpose(self.axes)[self.box]
+        return array[self.forwards].transpose(self.axes)[self.box]
+
+    def copy(self, array: LabelMap) -> LabelMap:
+        """Return a copy of ``array`` that lies in memory as it does; numpy's own turns the axes that run backwards."""
+        return array[self.forwards].copy(order="K")[self.forwards]
+
+    def as_given(self, view: Components) -> Components:
+        """Return an array of the window's shape along the axes of the map."""
+        return view.transpose(np.argsort(self.axes))[self.forwards]
 
 
 def map_window(label_map: LabelMap, smallest_label: int = LIVER) -> MapWindow:
@@ -41,12 +56,15 @@ def map_window(label_map: LabelMap, smallest_label: int = LIVER) -> MapWindow:
         raise ValueError(f"label_map must have shape (X, Y, Z), got {label_map.shape}; drop the channel axis first")
     if label_map.dtype != np.uint8:
         raise ValueError(f"label_map must be uint8, got {label_map.dtype}; pass the label map, not probabilities")
-    highest = label_map.max(initial=0)
-    if highest > TUMOR:
-        raise ValueError(f"label_map has label {highest}; known are 0 background, {LIVER} liver, {TUMOR} tumor")
-    window = MapWindow(sorted(range(3), key=lambda axis: -abs(label_map.strides[axis])), ())
+    forwards = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in label_map.strides)
+    window = MapWindow(forwards, sorted(range(3), key=lambda axis: -abs(label_map.strides[axis])), ())
     for others in ((1, 2), (0, 2), (0, 1)):
-        (occupied,) = np.nonzero(window.view(label_map).max(axis=others, initial=0) >= smallest_label)
+        highest = window.view(label_map).max(axis=others, initial=0)
+        if highest.max(initial=0) > TUMOR:  # the first view is the whole map
+            raise ValueError(
+                f"label_map has label {highest.max()}; known are 0 background, {LIVER} liver, {TUMOR} tumor"
+            )
+        (occupied,) = np.nonzero(highest >= smallest_label)
         side = slice(max(occupied[0] - 1, 0), occupied[-1] + 2) if len(occupied) else slice(0)
         window = window._replace(box=(*window.box, side))
     return window
@@ -70,13 +88,30 @@ def relabel(
     label_map: LabelMap, window: MapWindow, components: Components, is_changed: Mask, new_label: LabelMap
 ) -> LabelMap:
     """Return a copy of ``label_map`` in which the changed component numbers have their new label."""
-    cleaned = label_map.copy(order="K")
+    cleaned = window.copy(label_map)
     if is_changed.any():
-        part = window.view(cleaned)
+        part, first = window.view(cleaned), np.argmax(is_changed)
         for slab in _slabs(components):
-            where = is_changed[components[slab]]
-            part[slab][where] = new_label[components[slab][where]]
+            where = components[slab] >= first  # few, as a rule: what lies around holes is number 1
+            numbers = components[slab][where]
+            part[slab][where] = np.where(is_changed[numbers], new_label[numbers], part[slab][where])
     return cleaned
+
+
+def keep_component(label_map: LabelMap, window: MapWindow, components: Components, kept: int) -> LabelMap:
+    """Return a copy of ``label_map`` with nothing but the voxels of one component number."""
+    cleaned = window.copy(label_map)
+    part = window.view(cleaned)
+    for slab in _slabs(components):
+        part[slab] *= components[slab] == kept
+    return cleaned
+
+
+def voxels_changed(before: LabelMap, after: LabelMap) -> int:
+    """Return in how many voxels two maps that lie alike in memory differ."""
+    axes = np.argsort([-stride for stride in before.strides])
+    before, after = before.transpose(axes), after.transpose(axes)
+    return sum(int(np.count_nonzero(before[slab] != after[slab])) for slab in _slabs(before))
 
 
 def component_sizes(components: Components, count: int) -> npt.NDArray[np.int64]:

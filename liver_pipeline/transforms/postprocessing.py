@@ -25,12 +25,14 @@ from liver_pipeline.labels import LIVER, TUMOR, LabelMap
 from liver_pipeline.transforms.components import (
     component_sizes,
     first_largest,
+    keep_component,
     map_window,
     number_components,
     numbers_on_faces,
     relabel,
     surface_points,
     touching_liver,
+    voxels_changed,
 )
 
 
@@ -56,14 +58,10 @@ def keep_largest_liver(label_map: LabelMap) -> LabelMap:
     """
     window = map_window(label_map)
     components, count = number_components(window.view(label_map) > 0)
-    is_lost = np.ones(count + 1, dtype=bool)
-    is_lost[0] = False  # 0 is background already
-    if count > 1:
-        as_stored = components.transpose(np.argsort(window.axes))
-        is_lost[first_largest(as_stored, component_sizes(components, count))] = False
-    else:
-        is_lost[:] = False
-    return relabel(label_map, window, components, is_lost, np.zeros(count + 1, dtype=np.uint8))
+    if count < 2:
+        return window.copy(label_map)
+    kept = first_largest(window.as_given(components), component_sizes(components, count))
+    return keep_component(label_map, window, components, kept)
 
 
 def fill_liver_holes(label_map: LabelMap) -> LabelMap:
@@ -159,7 +157,7 @@ def drop_tumors_off_liver(label_map: LabelMap, spacing: Sequence[float], *, max_
     if is_off.any():
         liver_mm = surface_points(part, lambda slab: slab == LIVER) * voxel_mm[window.axes]
         if len(liver_mm) == 0:
-            return label_map.copy(order="K")
+            return window.copy(label_map)
         off = surface_points(tumors, lambda slab: is_off[slab])
         # The bound of a k-d tree query is exclusive, and sums of squares round: 1e-6 mm makes the limit inclusive.
         query = cKDTree(liver_mm).query(off * voxel_mm[window.axes], distance_upper_bound=max_distance_mm + 1e-6)
@@ -202,7 +200,12 @@ class CleanLabelMapd(MapTransform, ABC):
 
     @abstractmethod
     def clean(self, label_map: LabelMap, spacing: tuple[float, ...]) -> LabelMap:
-        """Return a cleaned copy of ``label_map``, shape (X, Y, Z); ``spacing`` in mm along its axes."""
+        """Return a cleaned copy of ``label_map``, shape (X, Y, Z), that lies in memory as it does.
+
+        Args:
+            label_map: Its axes run along R, A, S.
+            spacing: In mm along them.
+        """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with cleaned label maps; the tensors of the input stay as they are.
@@ -218,7 +221,7 @@ class CleanLabelMapd(MapTransform, ABC):
                 raise ValueError(f"{key} must be a MetaTensor of shape (1, X, Y, Z), got {type(pred)} {pred.shape}")
             before = pred[0].numpy(force=True)
             after = self._clean_along_patient_axes(before, pred.affine.numpy(force=True))
-            changed += int(np.count_nonzero(before != after))
+            changed += voxels_changed(before, after)
             cleaned[key] = _like(after, pred)
         effects = cleaned.get("effects", {})
         cleaned["effects"] = {**effects, self.name: effects.get(self.name, 0) + changed}
@@ -231,7 +234,7 @@ class CleanLabelMapd(MapTransform, ABC):
         spacing = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(to_patient[:, 0])]
         cleaned = self.clean(orientations.apply_orientation(label_map, to_patient), tuple(spacing.tolist()))
         stored: LabelMap = orientations.apply_orientation(cleaned, to_stored)
-        return stored.copy(order="K")  # torch takes no negative strides
+        return stored
 
 
 class KeepLargestLiverd(CleanLabelMapd):

@@ -17,7 +17,7 @@ import liver_pipeline as lp
 from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.cli import main
-from tests.small import COARSE, NETWORKS, UNET3D, make_phantoms
+from tests.small import COARSE, NETWORKS, UNET3D, make_phantoms, words_of
 
 TINY: dict[str, Any] = {**COARSE, **NETWORKS["unet3d"]}
 ODD = "a#b %c @d ::e".replace("::", "")  # what MONAI's config language would read
@@ -45,8 +45,7 @@ def test_paths_with_any_characters_are_those_folders(tmp_path: Path) -> None:
     data, run, masks = (tmp_path / name / ODD for name in ("data", "run", "masks"))
     make_phantoms(data)
     cache = tmp_path / "cache" / ODD
-    words = [f"{key}={json.dumps(value)}" for key, value in UNET3D.items() if key != "device"]
-    trained = call("train", run, "device=cpu", f"dataset_dir={data}", f"cache_dir={cache}", *words)
+    trained = call("train", run, f"dataset_dir={data}", f"cache_dir={cache}", *words_of(UNET3D))
     assert trained.exit_code == 0, trained.output
     assert call("train", run).exit_code == 0  # found again
     assert call("predict", run, data / "volume-1.nii.gz", masks, "backend=torch").exit_code == 0
@@ -192,8 +191,8 @@ def test_masks_made_with_another_modality_are_other_masks(composed: Path, phanto
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:77", "nonsense"])
 def test_a_device_is_text_for_every_command(device: str, composed: Path, phantoms: Path, tmp_path: Path) -> None:
-    words = [f"{key}={json.dumps(value)}" for key, value in UNET3D.items() if key != "device"]
-    trained = call("train", tmp_path / "run", f"dataset_dir={phantoms}", f"device={device}", *words)
+    words = words_of({**UNET3D, "device": device})
+    trained = call("train", tmp_path / "run", f"dataset_dir={phantoms}", *words)
     predicted = call("predict", composed, phantoms / "volume-0.nii.gz", tmp_path / "masks", f"device={device}")
     for result in (trained, predicted):
         if device == "cpu":

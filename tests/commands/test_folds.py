@@ -23,10 +23,10 @@ from liver_pipeline.cli import main
 from liver_pipeline.commands import folds
 from liver_pipeline.commands.folds import SUMMARY
 from liver_pipeline.inferers.unbounded import labels_unbounded
-from tests.small import NETWORKS, UNET3D, make_phantoms
+from tests.small import NETWORKS, UNET3D, make_phantoms, words_of
 
 PATIENTS = {"a": "0", "b": "0", "c": "1", "d": "2", "e": "3"}  # of five scans; a and b are of one patient
-OPTIONS = [f"{key}={value}" for key, value in UNET3D.items() if key != "split_fractions"]
+OPTIONS = words_of({key: value for key, value in UNET3D.items() if key != "split_fractions"})
 
 
 def call(*words: object) -> Result:
@@ -212,7 +212,7 @@ def test_an_ensemble_by_name_and_by_stock_monai_is_that_of_the_folds(trained: Pa
 
 
 def test_cascades_as_an_ensemble_average_both_of_their_networks(data: Path, tmp_path: Path) -> None:
-    small = [f"{key}={value}" for key, value in {**UNET3D, **NETWORKS["cascade"]}.items()]
+    small = words_of({**UNET3D, **NETWORKS["cascade"]})
     for seed, name in enumerate("ab"):
         assert call("compose", tmp_path / name, "--network", "cascade", *small).exit_code == 0
         torch.manual_seed(seed)

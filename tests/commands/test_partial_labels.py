@@ -31,7 +31,7 @@ from liver_pipeline.handlers.dice import class_dice, foreground_accuracy
 from liver_pipeline.labels import LIVER_OR_TUMOR
 from liver_pipeline.losses import ComboLoss, MarginalLoss
 from liver_pipeline.transforms import CountOverlapd, LoadScand, MarkUntoldTumorsd
-from tests.small import UNET3D, make_phantoms
+from tests.small import UNET3D, make_phantoms, words_of
 
 UNTOLD = {1: "liver_or_tumor"}
 
@@ -61,9 +61,8 @@ def run_main(*words: str | Path) -> Result:
 
 def training(run: Path, data: Path, **label_map: Any) -> Result:
     """Train for an epoch by the command."""
-    keys = [f"{key}={value}" for key, value in UNET3D.items() if value is not None]
     mixed = [f"dataset_dir={data}", f"datasets={mix(**label_map)}", f"split_file={run.parent / 'split.json'}"]
-    return run_main("train", run, "--data", "mixed", *keys, *mixed, "encoder_weights=null", "hard_case_share=0.5")
+    return run_main("train", run, "--data", "mixed", *words_of(UNET3D), *mixed, "hard_case_share=0.5")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.cli import main
 from liver_pipeline.commands.folds import folds_summary
 from liver_pipeline.io.checkpoints import LAST, load_checkpoint
-from tests.small import UNET3D, make_phantoms
+from tests.small import UNET3D, make_phantoms, words_of
 
 HALVES = {"train": ["volume-0", "volume-1"], "val": ["volume-2", "volume-3"], "test": []}
 
@@ -116,13 +116,14 @@ def test_a_class_that_no_reference_holds_has_no_score_and_does_not_enter_the_mea
 
 
 @pytest.mark.parametrize(
-    "options", [{"split_fractions": [1, 0, 0]}, {"max_epochs": 2, "train::handlers::3::interval": 3}], ids=str
+    "options",
+    [{"split_fractions": [1, 0, 0]}, {"max_epochs": 2, "train::handlers::3::interval": "$3 * @val_interval"}],
+    ids=str,
 )
 def test_a_training_without_validation_ends_with_the_weights_that_it_names(
     tmp_path: Path, data: Path, options: dict[str, Any]
 ) -> None:
-    values = {**UNET3D, **options, "dataset_dir": str(data)}
-    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+    words = words_of({**UNET3D, **options, "dataset_dir": str(data)})
     result = CliRunner().invoke(main, ["train", str(tmp_path / "run"), *words])
     assert result.exit_code == 0, result.output
     assert "no validation gave a score" in result.output

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.freesurfer.mghformat import MGHImage
 
-from liver_pipeline.io.discovery import find_inputs, input_sha256, voxel_count
+from liver_pipeline.io.discovery import find_inputs, voxel_count
 from liver_pipeline.io.findings import IntakeError
-from liver_pipeline.io.formats import sniff
+from liver_pipeline.io.formats import sniff, stored_sha256
 from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
 from tests.orientations import OBLIQUE, every_orientation, every_rotation
 
@@ -141,14 +141,14 @@ def test_label_maps_are_read_and_masks_lie_on_the_grid(tmp_path: Path, name: str
 @every_format
 def test_hash_size_and_case_name_are_known_before_reading(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name)
-    assert input_sha256(path) == read_scan(path).sha256
+    assert stored_sha256(path) == read_scan(path).sha256
     assert voxel_count(path) == (14 * 13 * 12, 2)
     (found,) = find_inputs(tmp_path)
     assert (found.path, found.case) == (path, name[0])
-    before = input_sha256(path)
+    before = stored_sha256(path)
     data = next((p for p in sorted(tmp_path.iterdir()) if p.suffix in (".raw", ".zraw", ".gz")), path)
     data.write_bytes(data.read_bytes() + b"\0")
-    assert input_sha256(path) != before
+    assert stored_sha256(path) != before
 
 
 @every_format
@@ -196,7 +196,7 @@ def test_voxels_that_are_not_there_are_told(tmp_path: Path, name: str) -> None:
     next(p for p in tmp_path.iterdir() if p.suffix == ".raw").unlink()
     with pytest.raises(IntakeError, match=r"VOXELS_MISSING: the header names 'a\.raw'"):
         read_scan(path)
-    assert len(input_sha256(path)) == 64
+    assert len(stored_sha256(path)) == 64
 
 
 @pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])
@@ -453,7 +453,7 @@ def test_analyze_is_refused_with_what_to_do_or_read_with_named_axes(tmp_path: Pa
         np.testing.assert_array_equal(scan.array, body())
         middle = scan.affine @ [*((np.array(scan.array.shape) - 1) / 2), 1]
         np.testing.assert_allclose(middle[:3], 0, atol=1e-5)
-    assert scan.sha256 == input_sha256(path)
+    assert scan.sha256 == stored_sha256(path)
     labels = (body() > -500).astype(np.uint8)
     np.testing.assert_array_equal(read_label_map(analyze(tmp_path, labels), orientation="LAS").array, labels)
 
@@ -477,7 +477,7 @@ def test_a_pair_of_nifti_files_equals_its_single_file(tmp_path: Path, names: tup
         scan = read_scan(tmp_path / name)
         np.testing.assert_array_equal(scan.array, twin.array)
         np.testing.assert_allclose(scan.affine, twin.affine, atol=1e-5)
-        assert scan.sha256 == input_sha256(tmp_path / name)
+        assert scan.sha256 == stored_sha256(tmp_path / name)
     write_label_map(tmp_path / "mask.nii.gz", (body() > -500).astype(np.uint8), scan)
     np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, affine_of(), atol=1e-5)
     (tmp_path / names[1]).unlink()

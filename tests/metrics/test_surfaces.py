@@ -8,16 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from liver_pipeline.metrics.surfaces import (
+from liver_pipeline.metrics.surface_distances import (
     area_distances,
-    area_surface,
     border_distances,
-    border_surface,
-    element_areas,
     lits_distances,
     surface_figures,
     voxel_distances,
 )
+from liver_pipeline.metrics.surfaces import area_surface, border_surface, element_areas
 
 THICK = (0.75, 0.75, 5.0)
 

@@ -93,9 +93,10 @@ def test_voxels_that_share_only_a_corner_are_one_object() -> None:
     np.testing.assert_array_equal(keep_largest_liver(diagonal), volume((cube(0, 1), 1), (cube(1, 2), 1)))
 
 
+@pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_of_two_equal_livers_the_first_in_index_order_is_kept(order: Any) -> None:
-    both = np.zeros((4, 4, 4), dtype=np.uint8, order=order)
+def test_of_two_equal_livers_the_first_in_index_order_is_kept(order: Any, flips: tuple[int, ...]) -> None:
+    both = np.flip(np.zeros((4, 4, 4), dtype=np.uint8, order=order), flips)
     both[0, 0, 3] = both[3, 0, 0] = 1  # first along X; along Z it would be the other one
     assert np.argwhere(keep_largest_liver(both)).tolist() == [[0, 0, 3]]
 
@@ -275,6 +276,16 @@ def test_step_does_not_depend_on_axis_order_flips_or_memory_order(
 
     turned_spacing = (spacing[axes[0]], spacing[axes[1]], spacing[axes[2]])
     np.testing.assert_array_equal(step(turn(label_map), turned_spacing), turn(step(label_map, spacing)))
+
+
+@all_steps
+@pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_step_returns_a_map_that_lies_in_memory_as_its_input_does(
+    step: Step, flips: tuple[int, ...], axes: tuple[int, int, int]
+) -> None:
+    view = np.flip(clutter(), flips).transpose(axes)  # axes may run backwards, as those of a scan stored from L to R
+    assert step(view, CM).strides == view.strides
 
 
 @all_steps
