@@ -33,8 +33,8 @@ def test_parts_that_fail_are_told_and_are_the_exit_status(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_every_part_trains(tmp_path: Path) -> None:
     small = ("--patch", "16", "--iterations", "3", "--warmup", "1", "--workers", "1", "--threads", "1")
-    small += ("--shape", "24", "24", "24")  # inside of the body: no air, which a CT would be refused for
-    parts = bench(tmp_path, *small, "--parts", "network", "loader", "ours", "stock")["unet3d"]
+    inside = ("--shape", "24", "24", "24")  # of the body: no air, which a CT would be refused for
+    parts = bench(tmp_path, *small, *inside, "--parts", "network", "loader", "ours", "stock")["unet3d"]
     assert set(parts) == {"network", "loader", "ours", "stock"}
     for figures in parts.values():
         assert figures["iterations_per_second"] > 0
