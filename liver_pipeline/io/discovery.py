@@ -32,9 +32,10 @@ STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a 
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
 CAPTURES = ".sc"  # what a folder of secondary captures beside the mask <case>.nii.gz ends in
 DICOM_ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}  # of the DICOM results beside a mask
+SLICER = ".seg.nrrd"  # what a segmentation of 3D Slicer ends in
 
 # What lies beside a mask, or was made of one.
-RESULT_ENDINGS = (PROBABILITIES, ".seg.nrrd", *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
+RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
 LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
 REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 
@@ -146,13 +147,13 @@ def case_name(name: str, is_folder: bool = False) -> str:
     """Return ``name`` without the suffix of a scan, accents in one form (NFC); that of a DICOM folder is kept whole.
 
     Example:
-        >>> case_name("site_b/a.1.nii.gz"), case_name("1.2.840.zip"), case_name("1.2.nii", is_folder=True)
-        ('site_b/a.1', '1.2.840', '1.2.nii')
+        >>> case_name("b/a.1.nii.gz"), case_name("a.seg.nrrd"), case_name("1.nii", is_folder=True)
+        ('b/a.1', 'a', '1.nii')
     """
     name = unicodedata.normalize("NFC", name)
     if is_folder:
         return name
-    known = (*SCAN_SUFFIXES, *PICTURE_SUFFIXES)
+    known = (SLICER, *SCAN_SUFFIXES, *PICTURE_SUFFIXES)
     return next((name[: -len(s)] for s in known if name.lower().endswith(s) and len(name) > len(s)), name)
 
 

@@ -13,6 +13,8 @@ import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
 
+from liver_pipeline.commands.check import check
+from liver_pipeline.data.layouts import folder_cases
 from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.label_names import named_classes
 from liver_pipeline.io.volumes import read_label_map
@@ -118,3 +120,16 @@ def test_no_value_is_read_as_another_class_than_its_name_says(names: list[tuple[
         return
     means = {"liver": {LIVER}, "tumor": {TUMOR}, "spleen": set()}
     assert all(classes.get(value, value) in means.get(name, {value, LIVER, TUMOR}) for value, name in names)
+
+
+def test_a_segmentation_as_slicer_calls_it_is_that_of_its_scan(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    nib.save(nib.Nifti1Image(LABELS.astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "images/a.nii.gz")
+    slicer(tmp_path / "labels" / "a.seg.nrrd", (1, "liver"), (2, "tumor"))
+    (case,) = folder_cases(tmp_path)
+    assert (case["case"], Path(case["label"]).name) == ("a", "a.seg.nrrd")
+    label = check(tmp_path / "images", labels=tmp_path / "labels", modality="mr")[1]
+    assert label.path.name == "a.seg.nrrd" and not {"LABEL_MISSING", "LABEL_GRID_MISMATCH"} & set(
+        label.as_json()["codes"]
+    )
