@@ -171,7 +171,7 @@ def segments_command(mask: Path, output: Path, overwrite: bool) -> None:
     Example: liver-pipeline segments masks/a.nii.gz a.segments.nii.gz
     """
     from liver_pipeline.evaluation.couinaud import write_segments
-    from liver_pipeline.io.files import check_outputs
+    from liver_pipeline.io.outputs import check_outputs
 
     check_outputs([output], overwrite, inputs=[mask])
     write_segments(mask, output, overwrite=overwrite)
