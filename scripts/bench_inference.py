@@ -20,7 +20,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import resource
 import shutil
 import signal
@@ -480,13 +479,11 @@ def markdown(results: list[dict[str, Any]], network: str) -> str:
 
 def processor() -> str:
     """Return the processor's name and the number of cores."""
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        name = names[0].split(":", 1)[1].strip()
-    except (OSError, IndexError):
-        name = platform.processor()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} cores, {name}{gpu}"
+    from liver_pipeline.prediction.provenance import machine
+
+    told = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    gpu = f", {told['gpu']}" if "gpu" in told else ""
+    return f"{told['cores']} cores, {told['processor']}{gpu}"
 
 
 def main() -> None:
