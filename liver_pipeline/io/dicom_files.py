@@ -33,15 +33,24 @@ NUMBER = re.compile(r"(?:[0-9A-Fa-f]{8,}|[0-9])(?:[0-9A-Fa-f]{8,}|[0-9.-])*")
 
 @contextmanager
 def series_files(path: Path) -> Iterator[list[Path]]:
-    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file."""
+    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file.
+
+    Raises:
+        IntakeError: READ_FAILED where nothing can be unpacked; see also :func:`~liver_pipeline.io.zips.unzip`.
+    """
     if path.is_dir():
         yield sorted(file for file in path.iterdir() if not file.is_dir())
         return
     if sop_class(path) is not None:
         yield [path]
         return
-    with tempfile.TemporaryDirectory(prefix="liver-pipeline-") as scratch:
-        yield unzip(path, Path(scratch))
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="liver-pipeline-")
+    except OSError:
+        detail = "there is no temporary folder that it can be unpacked to; name one with TMPDIR=FOLDER"
+        raise refuse(path, "READ_FAILED", detail) from None
+    with scratch as folder:
+        yield unzip(path, Path(folder))
 
 
 def slice_files(path: Path, files: Sequence[Path]) -> list[Path]:

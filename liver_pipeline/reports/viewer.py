@@ -113,9 +113,8 @@ def viewer_page(
     table: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
     mask_sha256: str | None = None,
-    niivue: bool = True,
 ) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML, with NiiVue where it is installed; without it slices are drawn on a canvas.
 
     Args:
         case: Its name.
@@ -123,9 +122,8 @@ def viewer_page(
         table: Result of :func:`liver_pipeline.describe` for the mask; gives figures and the list of lesions.
         record: Provenance of the mask; gives the run, warnings and quality.
         mask_sha256: Of the mask's file: what is drawn on the page says what it was drawn on.
-        niivue: Whether to embed NiiVue, where it is installed; without it, slices are drawn on a canvas.
     """
-    engine = _niivue() if niivue else ""
+    engine = _niivue()
     data = {
         "case": case,
         "version": version("liver-pipeline"),
@@ -144,7 +142,7 @@ def viewer_page(
         "mask_sha256": mask_sha256,
         "table": None if table is None else plain(table),
         "record": None if record is None else _told(record),
-        "without_niivue": "" if engine else NO_NIIVUE if niivue else "it was left out",
+        "without_niivue": "" if engine else NO_NIIVUE,
     }
     volumes = "".join(
         f'<script type="text/plain" id="volume-{name}">{base64.b64encode(content).decode()}</script>\n'
