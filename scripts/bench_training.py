@@ -31,6 +31,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -165,6 +166,7 @@ def train_config(options: argparse.Namespace) -> dict[str, Any]:
         "dataset_dir": str(Path(options.folder) / "phantoms"),
         "cache_dir": str(Path(options.folder) / "cache"),
         "split_file": str(Path(options.folder) / "split.json"),
+        "accept": ["HU_SCALE"],  # a small --shape shows the inside of a body alone, no air
         "amp": amp,
         "max_epochs": 10**6,
         "val_interval": 10**6,
@@ -518,8 +520,8 @@ def finish(command: list[str], options: argparse.Namespace, environment: dict[st
         with contextlib.suppress(ProcessLookupError):
             os.killpg(part.pid, signal.SIGKILL)  # what its loader may have left
     if part.returncode:
-        named = [line for line in errors.splitlines() if "Error" in line] or [f"exit code {part.returncode}"]
-        return {"failed": named[-1], "load_before": load}
+        named = re.search(r"^[\w.]+(Error|Exception)\b.*", errors, re.MULTILINE)  # of a chain, the cause is told first
+        return {"failed": named[0] if named else f"exit code {part.returncode}", "load_before": load}
     return {**json.loads(out.strip().splitlines()[-1]), "load_before": load}
 
 
@@ -643,6 +645,9 @@ def main() -> None:
             key: value for key, value in vars(options).items() if key not in ("json", "folder", "lines", "before")
         }
         options.json.write_text(json.dumps({"machine": processor(), "options": settings, "results": results}, indent=1))
+    ended = [results] if options.preprocessing else results.values()
+    if any("failed" in figures for parts in ended for figures in parts.values()):
+        sys.exit("not every part ran to its end")  # why is in the table
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.evaluation.trust import with_quality
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.discovery import PROBABILITIES
-from liver_pipeline.io.files import refuse_existing, write_json, write_text
+from liver_pipeline.io.files import write_json, write_text
 from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.masks import mask_of
+from liver_pipeline.io.outputs import check_outputs
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
 from liver_pipeline.reports.page import report_page
@@ -177,7 +178,7 @@ def _refuse_bad_usage(
         raise ValueError("lits-official reads files as the challenge's program does; label_map goes with lits or plain")
     if label_map is not None and meanings(label_map) is None:
         raise ValueError(f"label_map is {label_map!r}; expected {LABEL_VALUES_SAY}")
-    refuse_existing([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
+    check_outputs([output / name for name in OUTPUTS[: 4 if report else 3]], overwrite)
 
 
 def _evaluate(
