@@ -518,7 +518,7 @@ def test_what_is_packed_once_more_is_told(tmp_path: Path) -> None:
 
 
 def test_a_scan_that_is_packed_in_another_way_is_a_row_and_not_passed_over(tmp_path: Path) -> None:
-    whole = written(tmp_path, "a.nii").read_bytes()
+    whole = nifti(tmp_path / "a.nii", body(), affine_of()).read_bytes()
     (tmp_path / "b.nii.bz2").write_bytes(bz2.compress(whole))
     (tmp_path / "c.nii.zst").write_bytes(b"\x28\xb5\x2f\xfd" + whole)
     found = find_inputs(tmp_path)
