@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.dicom_headers import (
     OUTLINES,
@@ -69,12 +71,14 @@ def slice_files(path: Path, files: Sequence[Path]) -> list[Path]:
 
 def _why_none(path: Path, files: Sequence[Path]) -> str:
     """Say what is there instead of slices, and what to do."""
-    if any(file.is_file() and sop_class(file) in OUTLINES for file in files):
+    kinds = {kind for file in files if file.is_file() and (kind := sop_class(file))}
+    if kinds & OUTLINES:
         return "a DICOM segmentation or structure set; export it as a label map (NIfTI, NRRD), such as with 3D Slicer"
+    if kinds:
+        named = ", ".join(sorted(UID(kind).name for kind in kinds))
+        return f"DICOM of another kind than images of CT or MR ({named}); name the folder that holds the slices"
     if path.is_dir():
         return "a folder without DICOM slices; name the folder that holds them"
-    if len(files) == 1 and files[0] == path:
-        return "a DICOM file of another kind than images; name the folder that holds the slices"
     return "no DICOM slices in the zip; unzip what is of another format"
 
 

@@ -22,8 +22,10 @@ from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
 logger = logging.getLogger(__name__)
 
+PACKED = (".nii.bz2", ".nii.xz", ".nii.zst")  # not read; reading says so, which is better than to pass them over
 SCAN_SUFFIXES = (
     ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
+    *PACKED,
 )  # fmt: skip
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
@@ -99,7 +101,7 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
         logger.warning("%s: %d label maps, masks or probabilities are no scans: %s, ...", root, len(labels), shown)
     found = [ScanInput(path, _case_below(root, path)) for path in paths if path not in labels]
     if not found:
-        kinds = f"no DICOM series and no file that ends in {', '.join(SCAN_SUFFIXES)}"
+        kinds = f"no DICOM series and no file that ends in {', '.join(s for s in SCAN_SUFFIXES if s not in PACKED)}"
         there = f"only {len(labels)} label maps" if labels else kinds
         if drawn and not pictures:
             there = f"{len(drawn)} pictures, which only runs of 2D networks (roi_size [X, Y, 1]) take, and no scan"
