@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.geometry.boxes import NOWHERE, bounding_box
 from liver_pipeline.io.findings import Finding, error, warning
 from liver_pipeline.io.label_names import ValueName, as_named, named_classes
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
@@ -16,7 +16,6 @@ from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meani
 FINE = 0.01  # a slope as small was made to store floats as integers
 ROUNDED = 1e-5  # of float32, in which the slope is written
 PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
-NOWHERE = (slice(0), slice(0), slice(0))  # the box of an empty plane
 
 
 def whole_labels(
