@@ -13,8 +13,8 @@ from liver_pipeline.io.findings import Finding, error, warning
 from liver_pipeline.io.label_names import ValueName, as_named, named_classes
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
-FINE = 0.01  # a slope as small was made to store floats as integers
-ROUNDED = 1e-5  # of float32, in which the slope is written
+FINE_SLOPE = 0.01  # a slope as small was made to store floats as integers
+FLOAT32_STEP = 1e-5  # of float32, in which the slope is written
 PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
 
 
@@ -67,8 +67,8 @@ def _scaled(stored: npt.NDArray[Any], scale: tuple[float, float]) -> npt.NDArray
     slope, intercept = scale
     values = stored * slope + intercept
     near = np.rint(values)
-    half = 0.501 * abs(slope) if abs(slope) <= FINE else 0.0
-    return np.where(np.abs(values - near) <= half + ROUNDED, near, values)
+    half = 0.501 * abs(slope) if abs(slope) <= FINE_SLOPE else 0.0
+    return np.where(np.abs(values - near) <= half + FLOAT32_STEP, near, values)
 
 
 def _by_name(names: Sequence[ValueName]) -> tuple[LabelValues | None, list[Finding]]:
