@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.geometry.boxes import NOWHERE, bounding_box
 from liver_pipeline.io.findings import Finding, error, warning
 from liver_pipeline.io.label_names import ValueName, as_named, named_classes
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
 PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
-NOWHERE = (slice(0), slice(0), slice(0))  # the box of an empty plane
 
 
 def whole_labels(
