@@ -20,7 +20,7 @@ from liver_pipeline.io.findings import Finding, error, warning
 
 THICK_MM = {"ct": 6.0, "mr": 10.0}  # LiTS reaches 6.0 mm
 TOO_THICK_MM = 20.0
-MATRIX, SMALL_MM = 128, 80.0  # as many voxels across do not lie in so few mm of a person
+FULL_MATRIX, NO_PERSON_MM = 128, 80.0  # as many voxels across do not lie in so few mm of a person
 
 
 def affine_findings(shape: Sequence[int], affine: Affine, repair: Collection[str] = ()) -> list[Finding]:
@@ -71,7 +71,7 @@ def grid_findings(shape: Sequence[int], affine: Affine, modality: str) -> list[F
     elif min(shape) < 8:
         found.append(warning("FEW_SLICES", f"shape {tuple(shape)}; results on so few slices are poor"))
     size = [n * edge for n, edge in zip(shape, spacing, strict=True)]
-    if sorted(shape)[1] >= MATRIX and sorted(size)[1] < SMALL_MM and modality in ("ct", "mr"):
+    if sorted(shape)[1] >= FULL_MATRIX and sorted(size)[1] < NO_PERSON_MM and modality in ("ct", "mr"):
         detail = (
             f"spacing {_mm(spacing)}, so that {tuple(shape)} voxels are {_mm(size)}: are the lengths in centimetres?"
         )
