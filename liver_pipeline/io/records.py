@@ -21,7 +21,7 @@ def record_of(mask: Path, sha256: str) -> dict[str, Any] | None:
 
 
 def reader_of(record: Mapping[str, Any] | None) -> ScanReader:
-    """Return how the scan was read of which a mask was made, by its provenance; without one, as CT, MR being no error."""
+    """Return how the scan was read of which a mask was made, by its provenance; without one as CT, or as an MR says."""
     if not record:  # a mask of others
         return ScanReader(accept=("MODALITY",))
     told = record.get("config", {}).get("settings", {}).get("reader", {})
