@@ -71,7 +71,7 @@ class EarlierRuns:
             return False
         if row.get("series") != case.series:
             return False
-        if row.get("input_sha256") is None or hash_input(case.path) != row["input_sha256"]:
+        if row.get("input_sha256") is None or hash_input(case.path, case.series) != row["input_sha256"]:
             return False
         if not failed and file_sha256(case.output) != row.get("output_sha256"):
             logger.warning("%s was changed since it was written; it is left as it is", case.output)
@@ -142,10 +142,10 @@ def content_of(path: Path) -> str:
     return folder_sha256(path) if path.is_dir() else file_sha256(path)
 
 
-def hash_input(path: Path) -> str | None:
-    """Return the hash of an input, ``None`` where it cannot be read."""
+def hash_input(path: Path, series: str | None = None) -> str | None:
+    """Return the hash of an input, or of one of its DICOM series; ``None`` where it cannot be read."""
     with contextlib.suppress(OSError):
-        return input_sha256(path)
+        return input_sha256(path, series)
     return None
 
 
