@@ -21,6 +21,10 @@ except (KeyError, OSError):  # a number without a name, as containers give: MONA
 try:
     Path.home()
 except RuntimeError:  # no home, as a service without a name has: what is kept in one lies here
-    os.environ["HOME"] = str(Path(tempfile.gettempdir()) / f"liver-pipeline-{os.getuid()}")
+    try:
+        kept = tempfile.gettempdir()
+    except OSError:  # all is read-only, as in containers: nothing is kept
+        kept = os.devnull
+    os.environ["HOME"] = str(Path(kept) / f"liver-pipeline-{os.getuid()}")
 __version__ = version("liver-pipeline")
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

@@ -281,8 +281,8 @@ class LiverTumorLoss(_Loss):
             weights: Tensor = self.class_weights  # type: ignore[assignment]
             cross_entropy = functional.cross_entropy(logits, labels, weights.to(logits))
             shares = logits.softmax(1)
-            liver = _missed_overlap(1 - shares[:, 0], labels > 0, (1, 2, 3), 100.0).mean()
-            tumor = _missed_overlap(shares[:, 2], labels == 2, (0, 1, 2, 3), 50.0)
+            liver = _missed_overlap(1 - shares[:, 0], labels >= LIVER, (1, 2, 3), 100.0).mean()
+            tumor = _missed_overlap(shares[:, TUMOR], labels == TUMOR, (0, 1, 2, 3), 50.0)
             return cross_entropy + liver + self.tumor_dice_weight * tumor
 
 

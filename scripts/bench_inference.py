@@ -20,7 +20,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import resource
 import shutil
 import signal
@@ -480,13 +479,11 @@ def markdown(results: list[dict[str, Any]], network: str) -> str:
 
 def processor() -> str:
     """Return the processor's name and the number of cores."""
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        name = names[0].split(":", 1)[1].strip()
-    except (OSError, IndexError):
-        name = platform.processor()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} cores, {name}{gpu}"
+    from liver_pipeline.prediction.provenance import machine
+
+    told = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    gpu = f", {told['gpu']}" if "gpu" in told else ""
+    return f"{told['cores']} cores, {told['processor']}{gpu}"
 
 
 def main() -> None:
@@ -529,6 +526,8 @@ def main() -> None:
         options.json.write_text(
             json.dumps({"machine": processor(), "network": options.network, "results": results}, indent=2)
         )
+    if any("failed" in figures for result in results for figures in result["chains"].values()):
+        sys.exit("not every chain ran to its end")  # why is in the table
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import itertools
 import json
 import math
 import os
-import platform
+import re
 import resource
 import shutil
 import signal
@@ -166,6 +166,7 @@ def train_config(options: argparse.Namespace) -> dict[str, Any]:
         "dataset_dir": str(Path(options.folder) / "phantoms"),
         "cache_dir": str(Path(options.folder) / "cache"),
         "split_file": str(Path(options.folder) / "split.json"),
+        "accept": ["HU_SCALE"],  # a small --shape shows the inside of a body alone, no air
         "amp": amp,
         "max_epochs": 10**6,
         "val_interval": 10**6,
@@ -519,8 +520,8 @@ def finish(command: list[str], options: argparse.Namespace, environment: dict[st
         with contextlib.suppress(ProcessLookupError):
             os.killpg(part.pid, signal.SIGKILL)  # what its loader may have left
     if part.returncode:
-        named = [line for line in errors.splitlines() if "Error" in line] or [f"exit code {part.returncode}"]
-        return {"failed": named[-1], "load_before": load}
+        named = re.search(r"^[\w.]+(Error|Exception)\b.*", errors, re.MULTILINE)  # of a chain, the cause is told first
+        return {"failed": named[0] if named else f"exit code {part.returncode}", "load_before": load}
     return {**json.loads(out.strip().splitlines()[-1]), "load_before": load}
 
 
@@ -531,7 +532,7 @@ def bench(network: str, options: argparse.Namespace) -> dict[str, Any]:
         run, worker = (start_before, "ours") if part == "before" else (start, part)
         parts[part] = run(options, "--network", network, "--worker", worker)
         line = json.dumps({"network": network, "part": part, "patch": options.patch, "batch": options.batch,
-                           "precision": options.precision, "machine": machine(), **parts[part]})  # fmt: skip
+                           "precision": options.precision, "machine": processor(), **parts[part]})  # fmt: skip
         print(line, file=sys.stderr, flush=True)
         if options.lines:
             with options.lines.open("a") as file:
@@ -576,15 +577,13 @@ def preprocessing_table(figures: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
+def processor() -> str:
     """Return the processor's name, the number of cores, and the GPU."""
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        name = names[0].split(":", 1)[1].strip()
-    except (OSError, IndexError):
-        name = platform.processor()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} cores, {name}{gpu}; torch {torch.__version__}"
+    from liver_pipeline.prediction.provenance import machine
+
+    told = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    gpu = f", {told['gpu']}" if "gpu" in told else ""
+    return f"{told['cores']} cores, {told['processor']}{gpu}; torch {torch.__version__}"
 
 
 def main() -> None:
@@ -640,12 +639,15 @@ def main() -> None:
             draw_phantoms(options)
             results = {network: bench(network, options) for network in options.network}
             table = markdown(results)
-    print(f"{machine()}\n\n{table}")
+    print(f"{processor()}\n\n{table}")
     if options.json:
         settings = {
             key: value for key, value in vars(options).items() if key not in ("json", "folder", "lines", "before")
         }
-        options.json.write_text(json.dumps({"machine": machine(), "options": settings, "results": results}, indent=1))
+        options.json.write_text(json.dumps({"machine": processor(), "options": settings, "results": results}, indent=1))
+    ended = [results] if options.preprocessing else results.values()
+    if any("failed" in figures for parts in ended for figures in parts.values()):
+        sys.exit("not every part ran to its end")  # why is in the table
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import numpy as np
 from liver_pipeline.evaluation.couinaud import estimate_segments
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.segments import COUINAUD, score_segments, segment_shares
-from liver_pipeline.io.volumes import on_grid, read_label_map
+from liver_pipeline.io.patient_axes import on_grid
+from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.metrics.lesions import components
 
 

@@ -23,7 +23,8 @@ import numpy as np
 from liver_pipeline.commands.predict import predict
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.ledger import LEDGER, read_ledger
-from liver_pipeline.io.volumes import read_scan, to_ras
+from liver_pipeline.io.patient_axes import to_ras
+from liver_pipeline.io.volumes import read_scan
 
 PELVIS, HALF = 60, 92  # slices of example_ct.nii.gz: below its liver, and up to the liver's middle
 Volume = tuple[Any, Any]  # HU along R, A, S, and affine

@@ -223,12 +223,17 @@ import monai
     subprocess.run([sys.executable, "-c", nameless], check=True)
 
 
-def test_a_user_without_a_home_has_one_for_what_is_kept(tmp_path: Path) -> None:
-    homeless = """
-import os, pwd
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_a_user_without_a_home_has_one_for_what_is_kept(is_read_only: bool) -> None:
+    homeless = f"""
+import os, pwd, tempfile
+def refuse():
+    raise FileNotFoundError("No usable temporary directory found")
+if {is_read_only}:
+    tempfile.gettempdir = refuse
 os.environ.pop("HOME", None)
 def getpwuid(uid):
-    raise KeyError(f"getpwuid(): uid not found: {uid}")
+    raise KeyError(f"getpwuid(): uid not found: {{uid}}")
 pwd.getpwuid = getpwuid
 import liver_pipeline
 from liver_pipeline.bundle.entry import absolute

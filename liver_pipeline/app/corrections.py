@@ -18,8 +18,9 @@ from liver_pipeline.io.clocks import now
 from liver_pipeline.io.discovery import DICOM_ENDINGS, ScanInput
 from liver_pipeline.io.files import is_there, plain, remove, write_json
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.patient_axes import to_ras
 from liver_pipeline.io.records import reader_of
-from liver_pipeline.io.volumes import read_label_map, to_ras, write_label_map
+from liver_pipeline.io.volumes import read_label_map, write_label_map
 
 MADE = (".description.json", ".scores.json", ".html", *DICOM_ENDINGS.values())  # of a corrected mask
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +11,8 @@ from starlette.requests import ClientDisconnect
 
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES
 from liver_pipeline.io.files import DISK_FULL, whole_file
+from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.zips import is_zip, opened_zip
 
 MAX_BYTES_A_CASE = 4 << 30
 MAX_UNPACKED = 8 << 30  # of a zip
@@ -115,30 +116,17 @@ async def store(folder: Path, name: str, chunks: AsyncIterator[bytes], announced
 
 
 def refuse_bomb(path: Path | None) -> None:
-    """Refuse a zip file that unpacks into far too much, or whose names lead out of it.
+    """Refuse a zip file that unpacks into far too much, cannot be unpacked, or whose names lead out of it.
 
     Raises:
         Refusal: ZIP_REFUSED.
     """
-    if path is None or not path.is_file() or not zipfile.is_zipfile(path):
+    if path is None or not is_zip(path):
         return
-    if _entries(path) > MAX_FILES_A_CASE:
-        raise Refusal(413, "ZIP_REFUSED", f"the zip holds more than {MAX_FILES_A_CASE} files")
-    with (
-        contextlib.suppress(zipfile.BadZipFile),
-        zipfile.ZipFile(path) as archive,
-    ):  # reading says what is wrong with it
-        members = archive.infolist()
-        if sum(member.file_size for member in members) > MAX_UNPACKED:
-            raise Refusal(413, "ZIP_REFUSED", f"the zip unpacks into more than {MAX_UNPACKED >> 30} GiB")
-        if any(".." in PurePosixPath(member.filename).parts or member.filename.startswith("/") for member in members):
-            raise Refusal(400, "ZIP_REFUSED", "names in the zip lead out of it")
-
-
-def _entries(path: Path) -> int:
-    """Return the number of files that a zip's last record tells, without reading its list of a million names."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 65557))  # a comment of 64 kB may follow
-        end = file.read()
-    at = end.rfind(b"PK\x05\x06")
-    return int.from_bytes(end[at + 10 : at + 12], "little") if at >= 0 else 0  # 65535: even more
+    try:
+        with opened_zip(path, most_bytes=MAX_UNPACKED, most_files=MAX_FILES_A_CASE) as (_, members):
+            names = [PurePosixPath(member.filename) for member in members]
+    except IntakeError as reason:
+        raise Refusal(400, "ZIP_REFUSED", f"the zip was not taken: {reason.findings[0].detail}") from reason
+    if any(".." in name.parts or name.is_absolute() for name in names):
+        raise Refusal(400, "ZIP_REFUSED", "names in the zip lead out of it")

@@ -128,11 +128,12 @@ def describe_command(
     from liver_pipeline.evaluation.description import describe
     from liver_pipeline.evaluation.description_text import as_text, lesions_csv
     from liver_pipeline.evaluation.segments import parse_segments
-    from liver_pipeline.io.files import refuse_existing, write_text
+    from liver_pipeline.io.files import write_text
+    from liver_pipeline.io.outputs import check_outputs
 
     to_screen = json_path == Path("-")
     files = [path for path in (None if to_screen else json_path, csv_path, sr_path) if path is not None]
-    refuse_existing(files, overwrite, inputs=[mask, scan, reference, confidence, Path(segments) if segments else None])
+    check_outputs(files, overwrite, inputs=[mask, scan, reference, confidence, Path(segments) if segments else None])
     if sr_path is not None and scan is None:
         raise click.UsageError("--sr needs SCAN, the DICOM series that the report refers to")
     resected = () if resect is None else parse_segments(resect)
@@ -170,9 +171,9 @@ def segments_command(mask: Path, output: Path, overwrite: bool) -> None:
     Example: liver-pipeline segments masks/a.nii.gz a.segments.nii.gz
     """
     from liver_pipeline.evaluation.couinaud import write_segments
-    from liver_pipeline.io.files import refuse_existing
+    from liver_pipeline.io.outputs import check_outputs
 
-    refuse_existing([output], overwrite, inputs=[mask])
+    check_outputs([output], overwrite, inputs=[mask])
     write_segments(mask, output, overwrite=overwrite)
 
 

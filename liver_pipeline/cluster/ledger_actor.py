@@ -20,14 +20,14 @@ from liver_pipeline.prediction.resume import set_aside
 PATIENCE = 30.0  # seconds to wait for the ledger of a run whose driver has just died: its processes end by themselves
 
 
-def answer(reference: Any, timeout: float | None = None) -> Any:
+def answer(reference: Any) -> Any:
     """Wait for what a call to an actor gives; an error that was raised there is raised here as it was.
 
     Raises:
         OSError: If the actor, or its node, is gone.
     """
     try:
-        return ray.get(reference, timeout=timeout)
+        return ray.get(reference)
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:

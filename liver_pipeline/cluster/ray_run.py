@@ -50,7 +50,8 @@ def predict_on_ray(
         worker_cores: Of a worker where no GPUs are.
 
     Raises:
-        IntakeError: Before anything is run: see :meth:`FolderRun.run`; also where a folder is not shared.
+        IntakeError: Before anything is run: see :meth:`liver_pipeline.prediction.folder_run.FolderRun.run`; also where
+            a folder is not shared.
         FileNotFoundError: If a node does not see the run folder.
         ValueError: If the cluster cannot be used: no Ray, no answer, other versions on a node.
     """

@@ -23,7 +23,7 @@ from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.geometry.boxes import bounding_box, widen
 from liver_pipeline.inferers import CascadeInferer
-from liver_pipeline.inferers.predictor import Network
+from liver_pipeline.inferers.members import Network
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.files import TEMPORARY, plain, remove, write_json
 from liver_pipeline.io.memory import scan_in_memory

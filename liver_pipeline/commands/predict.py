@@ -14,10 +14,11 @@ from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.dicom_results.results import DicomResults, write_results
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
-from liver_pipeline.io.files import real_path, refuse_existing
+from liver_pipeline.io.files import real_path
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
+from liver_pipeline.io.outputs import check_outputs
 from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
@@ -148,7 +149,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     case = _one_case(scan, mask, series=values.pop("series", None), accept=values.get("accept", ()))
     asked = {case.description: table, case.page: page, case.probabilities: values.get("probabilities")}
     files = [mask, case.provenance, *(path for path in asked if asked[path]), *dicom.paths(mask).values()]
-    refuse_existing(files, overwrite, inputs=[scan, case.path])
+    check_outputs(files, overwrite, inputs=[scan, case.path])
 
     runner = load_runner(run, values)
     if page:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.io.discovery import case_name
-from liver_pipeline.io.files import refuse_existing
+from liver_pipeline.io.outputs import check_outputs
 from liver_pipeline.labels import LabelValues
 from liver_pipeline.reports.viewer import write_viewer_page
 
@@ -48,7 +48,7 @@ def view(
     if output is None:
         name = case_name((mask_path or scan_path.absolute()).name, mask_path is None and scan_path.is_dir())
         output = (Path() if mask_path is None else mask_path.parent) / f"{name}.html"
-    refuse_existing(
+    check_outputs(
         [Path(output)], overwrite, inputs=[scan_path, mask_path, None if reference is None else Path(reference)]
     )
     reference_path = None if reference is None else Path(reference)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from liver_pipeline.data.cases import Case
 from liver_pipeline.data.converted import converted_folder, write_volume
 from liver_pipeline.data.layouts import lits_cases
 from liver_pipeline.io.volumes import Scan, read_scan, write_label_map
+from liver_pipeline.io.zips import unzip
 from liver_pipeline.labels import LIVER, TUMOR, LabelValues
 
 
@@ -111,6 +110,7 @@ def read_masks(masks: str | Path, scan: Scan) -> npt.NDArray[np.uint8]:
 
     Raises:
         FileNotFoundError: If there is no ``liver`` mask.
+        IntakeError: If a series, or the zip, cannot be read.
         ValueError: If a mask lies on another grid than the scan.
     """
     with _as_folder(Path(masks)) as folder:
@@ -144,14 +144,6 @@ def _as_folder(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            # two levels of plain names; a member cannot climb out of the folder
-            parts = [part for part in Path(member.filename).parts if part not in ("/", "..")][-2:]
-            if member.is_dir() or len(parts) < 2:
-                continue
-            target = Path(scratch).joinpath(*parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+    with tempfile.TemporaryDirectory() as scratch:
+        unzip(path, Path(scratch), folders=True)
         yield Path(scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.layouts import case_of, cases_below, refuse_doubles, require_labels
 from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.label_names import named_classes
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.labels import LabelValues
 
@@ -26,11 +28,13 @@ def msd_cases(dataset_dir: str | Path, label_map: LabelValues | None = None) -> 
 
     Args:
         dataset_dir: That folder.
-        label_map: As for :func:`~liver_pipeline.data.layouts.lits_cases`.
+        label_map: As for :func:`~liver_pipeline.data.layouts.lits_cases`. Without it the names under ``labels`` decide,
+            where they are clearly liver and tumor.
 
     Raises:
         FileNotFoundError: If ``dataset.json`` or a file that it names is missing.
-        ValueError: If ``dataset.json`` is not as described, or two of its entries are one case.
+        ValueError: If ``dataset.json`` is not as described, two of its entries are one case, or it names values of
+            something else and there is no ``label_map``.
     """
     root = Path(dataset_dir)
     index = root / "dataset.json"
@@ -55,7 +59,23 @@ def msd_cases(dataset_dir: str | Path, label_map: LabelValues | None = None) -> 
     missing = [path for _, *paths in found for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{index} names {len(missing)} files that do not exist, such as {missing[0]}")
+    label_map = label_map if label_map is not None else _named_values(index, content.get("labels"))
     return sorted((case_of(*one, label_map=label_map) for one in found), key=lambda case: case["case"])
+
+
+def _named_values(index: Path, labels: Any) -> LabelValues | None:
+    """Return what values mean by their names, as MSD (value to name) or nnU-Net v2 (name to value) writes them."""
+    pairs = labels.items() if isinstance(labels, Mapping) else ()
+    names = [(value, key) if isinstance(value, int) else (_number(key), value) for key, value in pairs]
+    try:
+        classes = named_classes((value, name) for value, name in names if isinstance(name, str) and value > 0)
+    except ValueError as reason:
+        raise ValueError(f"{index}: {reason}") from reason
+    return classes if any(value != label for value, label in classes.items()) else None
+
+
+def _number(text: str) -> int:
+    return int(text) if re.fullmatch("[0-9]{1,5}", text) else -1
 
 
 def refuse_used_twice(label_maps: Sequence[Path], where: Path) -> None:

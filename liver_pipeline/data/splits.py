@@ -78,7 +78,7 @@ def _deal(patients: list[str], fractions: Sequence[float]) -> dict[str, list[str
     return {part: patients[end - sizes[part] : end] for part, end in zip(PARTS, ends, strict=True)}
 
 
-def held_out_fold(cases: Sequence[Case], *, folds: int, fold: int, seed: int = 0) -> Split:
+def held_out_fold(cases: Sequence[Case], *, folds: int, fold: int) -> Split:
     """Split for judging by cross-validation: fold ``fold`` is test, the next one val, the others train.
 
     Each patient is tested once in all folds, by a network whose checkpoint was chosen on other patients.
@@ -86,7 +86,7 @@ def held_out_fold(cases: Sequence[Case], *, folds: int, fold: int, seed: int = 0
     Raises:
         ValueError: See :func:`make_split`; and a split of two folds leaves nothing to train on.
     """
-    test, val = (make_split(cases, folds=folds, fold=number, seed=seed)["val"] for number in (fold, (fold + 1) % folds))
+    test, val = (make_split(cases, folds=folds, fold=number)["val"] for number in (fold, (fold + 1) % folds))
     held = {case["case"] for case in (*test, *val)}
     train = sorted((case for case in cases if case["case"] not in held), key=lambda case: case["case"])
     split = {"train": train, "val": val, "test": test}

@@ -15,8 +15,9 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
 from liver_pipeline.io.dicom_headers import quietly
 from liver_pipeline.io.discovery import DICOM_ENDINGS, case_name
-from liver_pipeline.io.files import refuse_existing, whole_file, whole_folder
+from liver_pipeline.io.files import whole_file, whole_folder
 from liver_pipeline.io.findings import IntakeError, refuse
+from liver_pipeline.io.outputs import check_outputs
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import Scan, read_label_map
@@ -146,13 +147,13 @@ def write_report(table: Mapping[str, Any], mask: Path, scan: Path, path: Path, *
         FileExistsError: If a file is there and ``overwrite`` is false.
         IntakeError: See :func:`write_results`.
     """
-    refuse_existing([path], overwrite)
+    check_outputs([path], overwrite)
     seg = path.with_name(path.name.removesuffix(".dcm").removesuffix(".sr") + DICOM_ENDINGS["seg"])
     beside = mask.with_name(f"{case_name(mask.name)}.json")
 
     def refuse_other(hashes: Mapping[str, str]) -> None:
         if seg.exists() and file_sha256(seg) != hashes["seg"]:
-            refuse_existing([seg], overwrite)
+            check_outputs([seg], overwrite)
 
     write_results(
         DicomResults(("sr",)), mask, scan, paths={"seg": seg, "sr": path}, table=table, announce=refuse_other,

@@ -15,8 +15,9 @@ from liver_pipeline.evaluation.pairing import CaseError
 from liver_pipeline.evaluation.run_quality import RunQuality
 from liver_pipeline.geometry.affines import grids_match
 from liver_pipeline.geometry.boxes import Box, bounding_box
+from liver_pipeline.io.patient_axes import on_grid
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities, region_probability
-from liver_pipeline.io.volumes import Scan, on_grid
+from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import Mask
 from liver_pipeline.metrics.probabilities import calibration, grown, probability_figures
 from liver_pipeline.metrics.temperature import LevelCounts, calibrated_levels, level_counts

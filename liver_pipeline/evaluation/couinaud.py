@@ -26,7 +26,8 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import bounding_box, touches_border
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.volumes import Scan, read_label_map, to_ras, write_label_map
+from liver_pipeline.io.patient_axes import to_ras
+from liver_pipeline.io.volumes import Scan, read_label_map, write_label_map
 from liver_pipeline.labels import FloatArray, IntArray, LabelMap, Mask
 from liver_pipeline.metrics.lesions import components
 from liver_pipeline.networks.weights import load_weights

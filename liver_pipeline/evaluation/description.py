@@ -18,10 +18,11 @@ from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import touches_border
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.patient_axes import on_grid, to_ras
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import reader_of, record_of
-from liver_pipeline.io.volumes import Scan, on_grid, read_label_map, to_ras
+from liver_pipeline.io.volumes import Scan, read_label_map
 from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues
 
 NEED_LIVER = ("liver_with_tumor_ml", "liver_without_tumor_ml", "tumor_burden")

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import bounding_box, plane
-from liver_pipeline.io.volumes import Scan, to_ras
+from liver_pipeline.io.patient_axes import to_ras
+from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap, Mask
 
 COARSE_MM = 4.0  # a coarse scan's voxels are at most so large, where the scan's own are smaller

@@ -18,9 +18,10 @@ from liver_pipeline.evaluation.pairing import CaseError, Failure, Pair
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.patient_axes import to_ras
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.records import record_of
-from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
+from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
 from liver_pipeline.metrics.cases import case_figures
 from liver_pipeline.metrics.lits import official_case, official_lesions
 from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, as_told, confusion_matrix, overlap_figures

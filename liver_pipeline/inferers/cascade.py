@@ -15,7 +15,7 @@ from liver_pipeline.geometry.affines import geometry, spacing_of
 from liver_pipeline.geometry.axes import axis_map
 from liver_pipeline.geometry.boxes import Box, box_corners, box_on_scan, whole_box, widen
 from liver_pipeline.inferers.liver import Found, Limits, find_liver
-from liver_pipeline.inferers.predictor import Network
+from liver_pipeline.inferers.members import Network
 from liver_pipeline.inferers.progress import progress_part
 from liver_pipeline.inferers.results import as_result, case_meta
 from liver_pipeline.labels import LabelMap

@@ -9,7 +9,7 @@ from liver_pipeline.geometry.axes import AxisMap
 from liver_pipeline.inferers.agreement import PassAgreement
 from liver_pipeline.inferers.canvas import LabelCanvas
 from liver_pipeline.inferers.device_canvas import DeviceCanvas
-from liver_pipeline.inferers.predictor import Clock, free_cache
+from liver_pipeline.inferers.devices import Clock, free_cache
 from liver_pipeline.inferers.stitching import blend
 from liver_pipeline.inferers.windows import WindowPlan
 

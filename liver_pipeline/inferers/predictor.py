@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -14,11 +13,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from liver_pipeline.inferers.devices import Clock, free_cache
+from liver_pipeline.inferers.members import Network, on_cpu
 from liver_pipeline.networks.acceleration import AMP_TYPES
 from liver_pipeline.networks.conversion import ConversionError
 from liver_pipeline.networks.openvino import OpenVinoNetwork
-
-Network = Callable[[torch.Tensor], torch.Tensor]
 
 BACKENDS = ("auto", "torch", "openvino")
 PRECISIONS = ("f32", "bf16")
@@ -58,7 +57,7 @@ class Engine:
 
 
 @dataclass
-class Happenings:
+class EngineRecord:
     """What is recorded while a case is run; plain values."""
 
     backend: str = "torch"
@@ -68,36 +67,6 @@ class Happenings:
     fallbacks: list[str] = field(default_factory=list)
     compared_voxels: int = 0
     agreeing_voxels: int = 0
-
-
-class Clock:
-    """Adds up how long something takes; on a GPU by its own clock, so that the processor need not wait for it."""
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    @contextmanager
-    def __call__(self, device: torch.device) -> Iterator[None]:
-        """Count the block, whose work is done on ``device``."""
-        if device.type != "cuda":
-            started = time.perf_counter()
-            yield
-            self._seconds += time.perf_counter() - started
-            return
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        stream = torch.cuda.current_stream(device)
-        begin.record(stream)
-        yield
-        end.record(stream)
-        self._spans.append((begin, end))
-
-    @property
-    def seconds(self) -> float:
-        """What it took so far; waits for the GPU."""
-        for _, end in self._spans:
-            end.synchronize()
-        return self._seconds + sum(float(begin.elapsed_time(end)) for begin, end in self._spans) / 1000.0  # ms
 
 
 class Predictor:
@@ -136,7 +105,7 @@ class Predictor:
         self.judged = judged and len(self.networks) == 1
         passes = (1 + len(self.mirrors) if self.mirrors else 1) if self.judged else 0
         self.groups, self.first_judged = len(self.networks) + passes, int(bool(self.judged and self.mirrors))
-        self.record = Happenings()
+        self.record = EngineRecord()
         self.clock = Clock()
         self.converted: list[OpenVinoNetwork] = []
         self._batches = 0
@@ -209,7 +178,7 @@ class Predictor:
         """Go on with copies of the networks on the CPU."""
         if self.device.type == "cpu" and "network on the CPU" in " ".join(self.record.fallbacks):
             raise MemoryError("memory is out on the CPU with one window at a time; take a smaller roi_size")
-        self.networks = [_on_cpu(network) for network in self.networks]
+        self.networks = [on_cpu(network) for network in self.networks]
         self.device = torch.device("cpu")
         self.record.fallbacks.append("out of memory: network on the CPU")
         free_cache()
@@ -283,40 +252,3 @@ def _converted(network: Network, shape: tuple[int, ...], engine: Engine) -> Open
     if isinstance(found, ConversionError):
         raise found
     return found
-
-
-def members_of(network: Network | Sequence[Network]) -> list[Network]:
-    """Return the networks of an ensemble; one network is an ensemble of one."""
-    if isinstance(network, torch.nn.ModuleList):
-        return list(network)
-    return list(network) if isinstance(network, list | tuple) else [network]  # type: ignore[list-item]
-
-
-def device_of(network: Network) -> torch.device:
-    """Return the device of a network's first parameter; the CPU if it has none."""
-    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
-    return next((p.device for p in parameters), torch.device("cpu"))
-
-
-@contextmanager
-def evaluating(networks: Sequence[Network]) -> Iterator[None]:
-    """Put networks into eval mode and back."""
-    training = [network for network in networks if isinstance(network, nn.Module) and network.training]
-    for network in training:
-        network.eval()
-    try:
-        yield
-    finally:
-        for network in training:
-            network.train()
-
-
-def _on_cpu(network: Network) -> Network:
-    """Return a copy of a network on the CPU."""
-    return copy.deepcopy(network).cpu() if isinstance(network, nn.Module) else network
-
-
-def free_cache() -> None:
-    """Give memory that PyTorch keeps on the GPU back."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from monai.data.utils import compute_importance_map
 from liver_pipeline.inferers.upsampling import softmax
 from liver_pipeline.inferers.windows import Window
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Flush = Callable[[torch.Tensor, torch.Tensor], None]
 
 THIN = 16  # windows thinner than this are collected up to so many planes before they are handed on
@@ -99,7 +99,7 @@ class SlabStitcher:
     def _zeros(self, channels: int, planes: int) -> torch.Tensor:
         return torch.zeros((planes, channels, *self.plane), device=self.device)
 
-    def _again(self, step: Callable[[], T], relieve: Callable[[], bool]) -> T:
+    def _again(self, step: Callable[[], _T], relieve: Callable[[], bool]) -> _T:
         """Do a step; where no memory is left for it, make room and do it once more."""
         try:
             return step()

@@ -18,8 +18,10 @@ from liver_pipeline.geometry.axes import AxisMap
 from liver_pipeline.inferers.agreement import PassAgreement
 from liver_pipeline.inferers.canvas import LabelCanvas
 from liver_pipeline.inferers.device_canvas import DeviceCanvas
+from liver_pipeline.inferers.devices import free_cache
+from liver_pipeline.inferers.members import Network, device_of, evaluating, members_of
 from liver_pipeline.inferers.painting import Painter, empty_canvas
-from liver_pipeline.inferers.predictor import Engine, Network, Predictor, device_of, evaluating, free_cache, members_of
+from liver_pipeline.inferers.predictor import Engine, Predictor
 from liver_pipeline.inferers.progress import tell_progress
 from liver_pipeline.inferers.results import as_result, case_meta, label_grid
 from liver_pipeline.inferers.stitching import SlabStitcher, importance_map

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 
-from liver_pipeline.inferers.predictor import Network, members_of
+from liver_pipeline.inferers.members import Network, members_of
 from liver_pipeline.inferers.results import case_meta, label_grid
 from liver_pipeline.inferers.upsampling import softmax, upsample_whole
 from liver_pipeline.labels import LabelMap

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.dicom_headers import (
     OUTLINES,
@@ -31,15 +33,24 @@ NUMBER = re.compile(r"(?:[0-9A-Fa-f]{8,}|[0-9])(?:[0-9A-Fa-f]{8,}|[0-9.-])*")
 
 @contextmanager
 def series_files(path: Path) -> Iterator[list[Path]]:
-    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file."""
+    """Give what is no folder in a folder (it may be a link to nowhere), the unpacked members of a zip, or the file.
+
+    Raises:
+        IntakeError: READ_FAILED where nothing can be unpacked; see also :func:`~liver_pipeline.io.zips.unzip`.
+    """
     if path.is_dir():
         yield [path / name for name, is_folder, _ in listed(path) if not is_folder]
         return
     if sop_class(path) is not None:
         yield [path]
         return
-    with tempfile.TemporaryDirectory(prefix="liver-pipeline-") as scratch:
-        yield unzip(path, Path(scratch))
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="liver-pipeline-")
+    except OSError:
+        detail = "there is no temporary folder that it can be unpacked to; name one with TMPDIR=FOLDER"
+        raise refuse(path, "READ_FAILED", detail) from None
+    with scratch as folder:
+        yield unzip(path, Path(folder))
 
 
 def refuse_lost(path: Path, files: Sequence[Path], slices: Collection[Path]) -> None:
@@ -63,12 +74,14 @@ def refuse_lost(path: Path, files: Sequence[Path], slices: Collection[Path]) -> 
 
 def _why_none(path: Path, files: Sequence[Path]) -> str:
     """Say what is there instead of slices, and what to do."""
-    if any(file.is_file() and sop_class(file) in OUTLINES for file in files):
+    kinds = {kind for file in files if file.is_file() and (kind := sop_class(file))}
+    if kinds & OUTLINES:
         return "a DICOM segmentation or structure set; export it as a label map (NIfTI, NRRD), such as with 3D Slicer"
+    if kinds:
+        named = ", ".join(sorted(UID(kind).name for kind in kinds))
+        return f"DICOM of another kind than images of CT or MR ({named}); name the folder that holds the slices"
     if path.is_dir():
         return "a folder without DICOM slices; name the folder that holds them"
-    if len(files) == 1 and files[0] == path:
-        return "a DICOM file of another kind than images; name the folder that holds the slices"
     return "no DICOM slices in the zip; unzip what is of another format"
 
 

@@ -36,7 +36,9 @@ IMAGE_CLASSES = {  # SOP classes whose files can be slices; segmentations, repor
     f"{SECONDARY_CAPTURE}.2": "",  # many frames of 8 bits
     f"{SECONDARY_CAPTURE}.3": "",  # many frames of 16 bits
 }
-OUTLINES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3")  # segmentation, structure set
+OUTLINES = frozenset(  # segmentations of either kind, structure set
+    ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.481.3")
+)
 # Of the file, or of a frame's functional groups (PS3.3 C.7.6.16), where they go by these names.
 FRAME_NAMES = {
     "FrameAcquisitionNumber": "AcquisitionNumber",

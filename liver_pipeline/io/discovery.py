@@ -16,14 +16,16 @@ from liver_pipeline.io.dicom import files_of
 from liver_pipeline.io.dicom_headers import may_be_slice
 from liver_pipeline.io.files import is_there, listed, real_path
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import opened_picture, peek_stored, sniff, stored_sha256
+from liver_pipeline.io.formats import opened_picture, peek_stored, sniff
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
 from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
 logger = logging.getLogger(__name__)
 
+PACKED = (".nii.bz2", ".nii.xz", ".nii.zst")  # not read; reading says so, which is better than to pass them over
 SCAN_SUFFIXES = (
     ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
+    *PACKED,
 )  # fmt: skip
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
@@ -33,9 +35,10 @@ STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a 
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
 CAPTURES = ".sc"  # what a folder of secondary captures beside the mask <case>.nii.gz ends in
 DICOM_ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}  # of the DICOM results beside a mask
+SLICER = ".seg.nrrd"  # what a segmentation of 3D Slicer ends in
 
 # What lies beside a mask, or was made of one.
-RESULT_ENDINGS = (PROBABILITIES, ".seg.nrrd", *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
+RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
 LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
 REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 
@@ -99,7 +102,7 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
         logger.warning("%s: %d label maps, masks or probabilities are no scans: %s, ...", root, len(labels), shown)
     found = [ScanInput(path, _case_below(root, path)) for path in paths if path not in labels]
     if not found:
-        kinds = f"no DICOM series and no file that ends in {', '.join(SCAN_SUFFIXES)}"
+        kinds = f"no DICOM series and no file that ends in {', '.join(s for s in SCAN_SUFFIXES if s not in PACKED)}"
         there = f"only {len(labels)} label maps" if labels else kinds
         if drawn and not pictures:
             there = f"{len(drawn)} pictures, which only runs of 2D networks (roi_size [X, Y, 1]) take, and no scan"
@@ -149,13 +152,13 @@ def case_name(name: str, is_folder: bool = False) -> str:
     """Return ``name`` without the suffix of a scan, accents in one form (NFC); that of a DICOM folder is kept whole.
 
     Example:
-        >>> case_name("site_b/a.1.nii.gz"), case_name("1.2.840.zip"), case_name("1.2.nii", is_folder=True)
-        ('site_b/a.1', '1.2.840', '1.2.nii')
+        >>> case_name("b/a.1.nii.gz"), case_name("a.seg.nrrd"), case_name("1.nii", is_folder=True)
+        ('b/a.1', 'a', '1.nii')
     """
     name = unicodedata.normalize("NFC", name)
     if is_folder:
         return name
-    known = (*SCAN_SUFFIXES, *PICTURE_SUFFIXES)
+    known = (SLICER, *SCAN_SUFFIXES, *PICTURE_SUFFIXES)
     return next((name[: -len(s)] for s in known if name.lower().endswith(s) and len(name) > len(s)), name)
 
 
@@ -277,17 +280,6 @@ def _has_header(entry: Path, names: set[str]) -> bool:
     name = str(entry).lower()
     stem = next((name[: -len(suffix)] for suffix in VOXELS_OF_PAIRS if name.endswith(suffix)), None)
     return stem is not None and bool({f"{stem}.hdr", f"{stem}.hdr.gz"} & names)
-
-
-def input_sha256(path: Path, series: str | None = None) -> str:
-    """Return the hash that reading the scan will give: of the file or its two files, or over the slices of a folder.
-
-    Of several DICOM series in a folder ``series`` names one.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    return stored_sha256(path, series)
 
 
 def voxel_count(path: Path, series: str | None = None) -> tuple[int, int]:

@@ -113,7 +113,7 @@ def _cut(values: npt.NDArray[np.float64], high: float) -> float:
 
 
 def _fat_low(values: npt.NDArray[np.float64]) -> float:
-    counts = np.histogram(values, np.arange(-400.0, 1.0, 25.0))[0]
+    counts = np.histogram(values, 16, (-400.0, 0.0))[0]
     fullest = counts[:-1] + counts[1:]
     low, fat = int(fullest[:10].max()), int(fullest[10:].max())
     return low / max(1, fat) if low > FAT_LOW_SHARE * (values >= -500).sum() else 0.0

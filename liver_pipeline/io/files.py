@@ -38,13 +38,25 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name())
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
+        with _named(path, temporary):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
     finally:
-        remove(temporary)
+        remove(temporary, strict=False)
     with contextlib.suppress(OSError):  # not every file system syncs folders
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an error about a temporary file or folder, or what is in it, name what it was to become."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str) and Path(error.filename).is_relative_to(temporary):
+            error.filename = str(path / Path(error.filename).relative_to(temporary))
+        raise
 
 
 def temporary_name() -> str:
@@ -65,15 +77,16 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary, earlier = (path.with_name(temporary_name()) for _ in range(2))
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
-        for file in temporary.iterdir():
-            sync(file)
-        sync(temporary)
-        if path.exists():
-            path.rename(earlier)
-        temporary.rename(path)
+        with _named(path, temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.iterdir():
+                sync(file)
+            sync(temporary)
+            if path.exists():
+                path.rename(earlier)
+            temporary.rename(path)
     finally:
         for left in (temporary, earlier):
             remove(left, strict=False)
@@ -263,23 +276,6 @@ def listed(folder: Path) -> list[tuple[str, bool, bool]]:
 def relative(path: Path, root: Path) -> str:
     """Return ``path`` below ``root``, or its name: provenance tells no folders of the machine."""
     return path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name
-
-
-def refuse_existing(paths: Iterable[Path], overwrite: bool, *, inputs: Iterable[Path | None] = ()) -> None:
-    """Refuse to write to ``paths`` where something is lost.
-
-    Raises:
-        FileExistsError: If one is there and may not be overwritten.
-        ValueError: If one is among ``inputs``, which nothing may replace.
-    """
-    paths = list(paths)
-    for source in inputs:
-        for path in paths:
-            if source is not None and is_there(path) and is_there(source) and path.samefile(source):
-                raise ValueError(f"{path} is what is read, and would be replaced; name another file")
-    there = [str(path) for path in paths if path.exists()]
-    if there and not overwrite:
-        raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")
 
 
 def plain(value: Any) -> Any:

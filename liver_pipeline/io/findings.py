@@ -66,6 +66,7 @@ CODES: dict[str, str] = {
     # a label map
     "LABEL_GRID_MISMATCH": "the label map does not lie on the grid of its scan",
     "LABEL_VALUES": "the label map holds fractions or unknown labels",
+    "LABEL_NAMES": "the file says by names what its values mean, and it is not what they are read as",
     "LABEL_EMPTY": "the label map is background everywhere",
     "LABEL_UNNAMED": "values that label_map does not name became background",
     "LABEL_MISSING": "there is no label map of that name",

@@ -80,7 +80,9 @@ def peek_stored(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def stored_sha256(path: Path, series: str | None = None) -> str:
-    """Return the hash that reading will give, of whatever is there; in a folder, of the DICOM series that is named.
+    """Return the hash that reading will give: of the file or its two files, or over the slices of a folder.
+
+    Of several DICOM series in a folder ``series`` names one.
 
     Raises:
         OSError: If it cannot be read.

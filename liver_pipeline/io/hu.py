@@ -63,10 +63,9 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         ]
     wrong, values = scale_faults(low, high, array, slope, intercept)
     if modality == "ct" and wrong:
-        maybe_mr = f" If it is an MR, {_read_as('mr')}" if values.low > NO_AIR_ABOVE else ""
-        return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}{maybe_mr}")]
+        return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}{_maybe_mr(values)}")]
     doubts = [
-        (values.low > NO_AIR_ABOVE, "no air (-1000 HU); was the scan windowed or cropped?"),
+        (values.low > NO_AIR_ABOVE, f"no air (-1000 HU); was the scan windowed or cropped?{_maybe_mr(values)}"),
         (values.cut > 0, f"clipped at {values.high:g} HU ({values.cut:.1%} of voxels), so that bone is lost"),
         (values.fat_low > FAT_LOW, "fat lies below -125 HU instead of at -100; was the body scaled apart from air?"),
     ]
@@ -164,6 +163,10 @@ def modality_findings(said: str, asked: str) -> list[Finding]:
     if asked == "mr":
         return [warning("MODALITY", f"{detail}; {_read_as('ct')}" if said == "CT" else detail)]
     return [error("MODALITY", f"{detail}; {_read_as('mr')}")] if said == "MR" else [warning("MODALITY", detail)]
+
+
+def _maybe_mr(values: Values) -> str:
+    return f" (if it is an MR, {_read_as('mr')})" if values.low > NO_AIR_ABOVE else ""
 
 
 def _read_as(modality: str) -> str:

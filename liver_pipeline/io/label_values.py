@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from liver_pipeline.geometry.boxes import bounding_box
 from liver_pipeline.io.findings import Finding, error, warning
+from liver_pipeline.io.label_names import ValueName, as_named, named_classes
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
 PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
+NOWHERE = (slice(0), slice(0), slice(0))  # the box of an empty plane
 
 
 def whole_labels(
-    array: npt.NDArray[Any], scale: tuple[float, float], allowed: Collection[int], label_map: LabelValues | None
+    array: npt.NDArray[Any],
+    scale: tuple[float, float],
+    allowed: Collection[int],
+    label_map: LabelValues | None,
+    names: Sequence[ValueName] = (),
 ) -> tuple[npt.NDArray[np.uint8], list[Finding]]:
     """Return labels as uint8 (X, Y, Z), and what is wrong with their values.
 
@@ -24,28 +31,45 @@ def whole_labels(
         scale: Slope and intercept of these.
         allowed: Labels that may occur, 0 to 255, where there is no ``label_map``.
         label_map: What the values mean; those that it does not name become 0.
+        names: What the file calls them: without ``label_map`` they decide what 1 and 2 are, where they say anything.
     """
+    label_map, told = (label_map, []) if label_map is not None or not names else _by_name(names)
     said = meanings(label_map)
     classes = {label: label for label in allowed} if said is None else {0: 0, **said}
     table: npt.NDArray[np.uint8] = np.zeros(LARGEST_VALUE + 1, dtype=np.uint8)
-    named, unnamed = np.zeros((2, LARGEST_VALUE + 1), dtype=bool)
+    named, seen = np.zeros((2, LARGEST_VALUE + 1), dtype=bool)
     for value, label in classes.items():
         table[value], named[value] = label, True
-    labels: npt.NDArray[np.uint8] = np.empty(array.shape, dtype=np.uint8, order="F")
-    no_label: set[float] = set()
+    labels: npt.NDArray[np.uint8] = np.full(array.shape, table[0], dtype=np.uint8, order="F")
+    no_label: list[float] = []
     for z in range(array.shape[-1]):
-        plane = array[:, :, z]
+        plane = array[:, :, z : z + 1]
         if scale != (1.0, 0.0):
             plane = plane * scale[0] + scale[1]
+        box = bounding_box(plane != 0) or NOWHERE  # most of a label map is 0, which needs no table
+        part = plane[box]
+        seen[0] |= part.size < plane.size
         with np.errstate(invalid="ignore"):  # what does not fit is unequal below
-            index = plane.astype(np.uint16)
-        labels[:, :, z] = table[index]
-        whole = index == plane
+            index = part.astype(np.uint16)
+        labels[:, :, z : z + 1][box] = table[index]
+        whole = index == part
         if not whole.all():
-            no_label.update(np.unique(plane[~whole])[:5].tolist())
-        unnamed[index[whole & ~named[index]]] = True
-    others = np.flatnonzero(unnamed).tolist()
-    return labels, _label_findings(sorted(no_label), others, labels, allowed, label_map)
+            no_label += np.unique(part[~whole])[:5].tolist()
+            index = index[whole]
+        seen[index] = True
+    others = np.flatnonzero(seen & ~named).tolist()
+    return labels, [*told, *_label_findings(np.unique(no_label).tolist(), others, labels, allowed, label_map)]
+
+
+def _by_name(names: Sequence[ValueName]) -> tuple[LabelValues | None, list[Finding]]:
+    """Return what the values mean by their names, ``None`` where these agree with 1 and 2; and what is told of it."""
+    try:
+        classes = named_classes(names)
+    except ValueError as reason:
+        return None, [error("LABEL_NAMES", str(reason))]
+    if all(value == label for value, label in classes.items()):
+        return None, []
+    return classes, [warning("LABEL_NAMES", f"values are read as the file names them: {as_named(names, classes)}")]
 
 
 def _label_findings(
@@ -60,7 +84,7 @@ def _label_findings(
         seen = ", ".join(f"{value:g}" for value in no_label[:5])
         return [error("LABEL_VALUES", f"label map holds {seen}; a label is a whole number, 0 to {LARGEST_VALUE}")]
     if label_map is None and (no_label or others):
-        seen = ", ".join(f"{value:g}" for value in sorted([*no_label, *others])[:5])
+        seen = ", ".join(f"{value:g}" for value in np.unique([*no_label, *others])[:5])  # nan last
         known = ", ".join(str(label) for label in sorted(allowed))
         said = (
             f"; label_map, such as {{{others[0]}: 1}}, says which value is liver (1), which tumor (2)" if others else ""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.label_names import ValueName
 from liver_pipeline.io.raw import FROM_END, RawHeader, checked_shape, header_lines, voxel_file
 
 _TYPES = {
@@ -70,8 +71,17 @@ def nrrd_header(path: Path) -> RawHeader:
     data, start = _voxels(path, fields, length)
     return RawHeader(
         shape, _dtype(path, fields), _affine(path, fields), encoding, data, start, _skip(path, fields, encoding),
-        MODALITIES.get(pairs.get("modality", "").upper(), ""),
+        MODALITIES.get(pairs.get("modality", "").upper(), ""), _segment_names(path, pairs),
     )  # fmt: skip
+
+
+def _segment_names(path: Path, pairs: dict[str, str]) -> tuple[ValueName, ...]:
+    """Return the values of 3D Slicer's segments with their names."""
+    numbers = [match[1] for key in pairs if (match := re.fullmatch(r"segment(\d+)_id", key))]
+    values = {number: pairs.get(f"segment{number}_labelvalue", "1") for number in numbers}  # 1 before Slicer 4.11
+    if odd := [value for value in values.values() if not re.fullmatch("[0-9]{1,5}", value)]:
+        raise refuse(path, "BAD_HEADER", f"LabelValue of a segment is {odd[0]!r}; save the segmentation again")
+    return tuple((int(value), pairs.get(f"segment{number}_name", "")) for number, value in values.items())
 
 
 def _integers(path: Path, fields: dict[str, str], key: str, default: str | None = None) -> list[int]:

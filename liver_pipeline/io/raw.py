@@ -14,6 +14,7 @@ import numpy as np
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.label_names import ValueName
 from liver_pipeline.io.streams import (
     CHUNK,
     StoredVolume,
@@ -42,6 +43,7 @@ class RawHeader:
         start: Bytes of ``data`` before the stream of voxels.
         skip: Bytes of the stream before the first voxel; ``FROM_END``: the voxels are its end.
         modality: "CT", "MR" or "".
+        value_names: What values are called, where the file says so.
     """
 
     shape: tuple[int, int, int]
@@ -52,6 +54,7 @@ class RawHeader:
     start: int = 0
     skip: int = 0
     modality: str = ""
+    value_names: tuple[ValueName, ...] = ()
 
 
 def header_lines(path: Path, last: str = "") -> tuple[list[str], int]:
@@ -130,7 +133,7 @@ def read_raw(path: Path, header: RawHeader) -> StoredVolume:
     findings = tuple(trailing_findings(array, header.shape, extra))
     return StoredVolume(
         array.reshape(header.shape, order="F"), header.affine, joined_sha256(path, header, sha256), findings,
-        modality=header.modality,
+        modality=header.modality, value_names=header.value_names,
     )  # fmt: skip
 
 

@@ -12,6 +12,11 @@ from typing import Any
 _unwritten: list[OSError] = []
 
 
+def one_line(text: str) -> str:
+    """Return text without its line breaks: a name that holds one is not taken for two."""
+    return " ".join(text.splitlines())
+
+
 def say(text: str) -> None:
     """Print text, unless it is empty, if somebody takes it: a job is not undone by who stops listening."""
     if sys.stdout is None or not text:

@@ -190,23 +190,26 @@ def _mean(difference: npt.NDArray[np.floating], where: npt.NDArray[np.bool_], le
     return np.asarray((difference * where).sum(axis=1) / np.maximum(where.sum(axis=1), least))
 
 
-def _usual(change: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _usual(change: npt.NDArray[np.float64]) -> npt.NDArray[np.floating]:
     """Return for each change the median of those around it, copies apart."""
-    usual = np.zeros_like(change)
-    for k in range(change.size):
-        around = np.concatenate((change[max(0, k - AROUND) : k], change[k + 1 : k + 1 + AROUND]))
-        usual[k] = np.median(around[around > 0]) if around.any() else np.inf
-    return usual
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(change, AROUND), 2 * AROUND + 1)
+    beside = np.arange(2 * AROUND + 1) != AROUND
+    return _medians(around, beside & (around > 0))
 
 
-def _shift(levels: Array, body: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _shift(levels: Array, body: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
     """Return the median difference between neighbours where both hold body; 0 where that is in few blocks."""
     both = body[1:] & body[:-1]
     both[both.sum(axis=1) < FEWEST_BLOCKS] = False
-    shift = np.zeros(len(both))
-    for k in np.flatnonzero(both.any(axis=1)):
-        shift[k] = np.median((levels[k + 1] - levels[k])[both[k]])
-    return shift
+    return np.where(both.any(axis=1), _medians(levels[1:] - levels[:-1], both), 0.0)
+
+
+def _medians(rows: npt.NDArray[np.floating], where: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
+    """Return the median of each row over the columns ``where``; inf where there is none."""
+    ordered = np.sort(np.where(where, rows, np.inf), axis=1)
+    count = where.sum(axis=1)
+    middle = np.stack(((count - 1) // 2, count // 2), axis=1)
+    return np.asarray(np.take_along_axis(ordered, middle, axis=1).mean(axis=1))
 
 
 def _alternate(change: npt.NDArray[np.float64], skipping: npt.NDArray[np.float64]) -> bool:

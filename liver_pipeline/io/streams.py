@@ -19,6 +19,7 @@ import numpy.typing as npt
 from isal import igzip, igzip_lib
 
 from liver_pipeline.io.findings import Finding, error, refuse, warning
+from liver_pipeline.io.label_names import ValueName
 
 CHUNK = 1 << 20
 MAX_INFLATION = 1032  # deflate cannot expand further: a header that claims more voxels is not worth an allocation
@@ -41,6 +42,7 @@ class StoredVolume:
         modality: "CT" or "MR" where the file says so, else "".
         slice_files: Name of the file of each plane along Z, for a folder of DICOM slices; else empty.
         slice_axis: The axis across the slices, where the file says so.
+        value_names: What values are called, where the file says so.
     """
 
     array: npt.NDArray[Any]
@@ -53,6 +55,7 @@ class StoredVolume:
     modality: str = ""
     slice_files: tuple[str, ...] = ()
     slice_axis: int | None = None
+    value_names: tuple[ValueName, ...] = ()
 
 
 def begins_with(path: Path, *starts: bytes) -> bool:

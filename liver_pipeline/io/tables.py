@@ -44,7 +44,7 @@ def clean_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip().strip(NO_WIDTH).strip()
 
 
-def read_table(path: str | Path, columns: Sequence[str], *, optional: Collection[str] = ()) -> list[dict[str, str]]:
+def read_table(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a CSV that somebody wrote by hand or in a spreadsheet; cells are cleaned names.
 
     Fields may be separated by ``,`` ``;`` or tabs and quoted; the file is UTF-8, or UTF-16 with its mark, and may begin
@@ -53,10 +53,9 @@ def read_table(path: str | Path, columns: Sequence[str], *, optional: Collection
     Args:
         path: The file; its first line names the columns, in any order and upper or lower case.
         columns: Must be there, and filled in each line; the first one names the line and occurs once.
-        optional: May be absent or empty.
 
     Returns:
-        A row a line, in their order; an optional cell that is not there is "".
+        A row a line, in their order.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -97,7 +96,7 @@ def read_table(path: str | Path, columns: Sequence[str], *, optional: Collection
                 f"{path}, line {number}: column '{columns[0]}' is {key} again, as in line {seen[key]}; keep one of them"
             )
         seen[key] = number
-        rows.append({name: named.get(name, "") for name in (*columns, *optional)})
+        rows.append({name: named[name] for name in columns})
     return rows
 
 

@@ -15,8 +15,6 @@ import numpy.typing as npt
 from liver_pipeline.geometry.affines import (
     Affine,
     affine_is_usable,
-    corner_shift_mm,
-    grids_match,
     repair_shear,
     spacing_of,
 )
@@ -25,6 +23,7 @@ from liver_pipeline.io.failures import machine_finding
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, known_codes, refuse, settle
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
+from liver_pipeline.io.label_names import ValueName
 from liver_pipeline.io.label_values import PLAIN_LABELS, whole_labels
 from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
 from liver_pipeline.io.noise import noise_findings
@@ -49,6 +48,7 @@ class Scan:
         findings: Warnings.
         slice_files: Name of the file of each plane along Z, of a folder of DICOM slices; empty for anything else.
         modality: "CT" or "MR" where the file says so, else "".
+        value_names: What values are called, where the file says so.
     """
 
     array: npt.NDArray[Any]
@@ -61,6 +61,7 @@ class Scan:
     findings: tuple[Finding, ...]
     slice_files: tuple[str, ...] = ()
     modality: str = ""
+    value_names: tuple[ValueName, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -117,7 +118,8 @@ def read_label_map(
         allowed: Labels that may occur, 0 to 255.
         label_map: What the values of the file mean, such as ``{6: 1}``, instead of ``allowed``: 0, 1 or 2, or
             ``liver_or_tumor`` (3 in the result) where tumors were not outlined. Values that it does not name, such as
-            other organs, become background, and warning LABEL_UNNAMED lists them.
+            other organs, become background, and warning LABEL_UNNAMED lists them. Without it, names of liver and tumor
+            in the file itself (3D Slicer's segments, a table of labels in NIfTI) decide, and warning LABEL_NAMES tells.
         accept: As for :func:`read_scan`.
         orientation: As for :func:`read_scan`.
 
@@ -125,7 +127,8 @@ def read_label_map(
         A scan whose array is uint8 (X, Y, Z), slope 1, intercept 0. Background everywhere: warning LABEL_EMPTY.
 
     Raises:
-        IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, and whatever a scan can have.
+        IntakeError: LABEL_VALUES for fractions or labels not in ``allowed``, LABEL_NAMES where the file's own names are
+            not clear, and whatever a scan can have.
         ValueError: If ``label_map`` is not as described.
     """
     known_orientation(orientation)
@@ -133,7 +136,8 @@ def read_label_map(
         raise ValueError(f"label_map is {label_map!r}; expected {LABEL_VALUES_SAY}")
     with _own_errors(Path(path), accept):
         raw = _read(Path(path), "label", accept, orientation=orientation)
-        labels, findings = whole_labels(raw.array, (raw.slope, raw.intercept), allowed, label_map)
+        names = raw.value_names if tuple(allowed) == PLAIN_LABELS else ()
+        labels, findings = whole_labels(raw.array, (raw.slope, raw.intercept), allowed, label_map, names)
         settled = settle(path, (*raw.findings, *findings), accept)
         return replace(raw, array=labels, slope=1.0, intercept=0.0, findings=settled)
 
@@ -200,7 +204,7 @@ def _read(
     said = volume.modality if volume.modality in ("CT", "MR") else ""
     findings = (*volume.findings, *modality_findings(volume.modality, modality))
     voxels = (volume.array, affine, volume.slope, volume.intercept)
-    scan = Scan(*voxels, header, path, volume.sha256, findings, names, said)
+    scan = Scan(*voxels, header, path, volume.sha256, findings, names, said, volume.value_names)
     return checked(scan, modality, accept, repair, slices=volume.slice_axis)
 
 
@@ -264,40 +268,3 @@ def _findings_on_values(scan: Scan, modality: str, slices: int | None) -> list[F
     if slices is not None:
         found += slice_findings(scan.array, scan.slope, scan.intercept, slices, in_hu=in_hu, names=scan.slice_files)
     return found
-
-
-__all__ = ["IntakeError", "Scan", "label_findings", "read_label_map", "read_scan", "write_label_map"]
-
-
-def to_ras(scan: Scan, *, like: Scan | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-    """View a scan along the axes nearest to right, anterior, superior.
-
-    Args:
-        scan: Scan of shape (X, Y, Z).
-        like: Take the axes from this scan, on the same grid, instead.
-
-    Returns:
-        The array, a view, and the affine of the view.
-    """
-    affine = (like or scan).affine
-    orientation = nib.io_orientation(affine)
-    turned = nib.apply_orientation(scan.array, orientation)
-    return turned, np.asarray(affine @ nib.orientations.inv_ornt_aff(orientation, scan.array.shape))
-
-
-def on_grid(mask: Scan, other: Scan | None) -> npt.NDArray[Any] | None:
-    """Return the array of ``other`` along RAS axes, however its file orders them; None if there is no other.
-
-    Raises:
-        ValueError: If it is not on the grid of ``mask``.
-    """
-    if other is None:
-        return None
-    (grid, affine), (array, other_affine) = to_ras(mask), to_ras(other)
-    if grids_match(grid.shape, affine, array.shape, other_affine):
-        return array
-    shift = corner_shift_mm(grid.shape, affine, other_affine) if array.shape == grid.shape else None
-    found = f"shape {other.array.shape}" if shift is None else f"up to {shift:.3g} mm off"
-    raise ValueError(
-        f"{other.path} lies on another grid than {mask.path} ({found}; mask {mask.array.shape}); resample it"
-    )

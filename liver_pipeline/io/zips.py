@@ -40,10 +40,17 @@ def is_zip(path: Path) -> bool:
 
 
 @contextmanager
-def opened_zip(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+def opened_zip(
+    path: Path, *, most_bytes: int | None = None, most_files: int | None = None
+) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
     """Open a zip and list its members, without folders and DICOMDIR, in their order.
 
     Reading a member gives no more than the size that the list claims.
+
+    Args:
+        path: Of the zip.
+        most_bytes: That it may unzip to; None: :data:`MAX_UNZIPPED`.
+        most_files: That it may hold; None: as many as a list of :data:`MAX_LIST` has.
 
     Raises:
         IntakeError: ZIP_DAMAGED if it is damaged, encrypted, packed in a way of its own, or claims far too much.
@@ -52,7 +59,7 @@ def opened_zip(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipIn
     try:
         with _ShortReads(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
             members = [m for m in archive.infolist() if not m.is_dir() and PurePosixPath(m.filename).name != "DICOMDIR"]
-            if refusal := _refusal(members):
+            if refusal := _refusal(members, most_bytes or MAX_UNZIPPED, most_files):
                 raise refuse(path, "ZIP_DAMAGED", f"{refusal}; unzip it yourself")
             yield archive, members
     except (IntakeError, OSError, MemoryError):
@@ -61,14 +68,16 @@ def opened_zip(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipIn
         raise refuse(path, "ZIP_DAMAGED", f"{reason}; copy the zip again") from reason
 
 
-def _refusal(members: list[zipfile.ZipInfo]) -> str:
+def _refusal(members: list[zipfile.ZipInfo], most_bytes: int, most_files: int | None) -> str:
     """Say why members are not unpacked, though they may be whole; "" where nothing is against it."""
     if any(member.flag_bits & ENCRYPTED for member in members):
         return "it is encrypted"
     if odd := {member.compress_type for member in members} - set(METHODS):
         return f"its members are packed by method {min(odd)}, neither stored nor deflated"
-    if sum(member.file_size for member in members) > MAX_UNZIPPED:
-        return f"it unzips to more than {MAX_UNZIPPED >> 30} GB"
+    if most_files is not None and len(members) > most_files:
+        return f"it holds more than {most_files} files"
+    if sum(member.file_size for member in members) > most_bytes:
+        return f"it unzips to more than {most_bytes / (1 << 30):.3g} GB"
     return ""
 
 
@@ -80,8 +89,13 @@ def heads(path: Path, *, backwards: bool = False) -> Iterator[bytes]:
                 yield stream.read(HEAD_BYTES)
 
 
-def unzip(path: Path, scratch: Path) -> list[Path]:
+def unzip(path: Path, scratch: Path, *, folders: bool = False) -> list[Path]:
     """Unpack members under numbers (their own names may climb out of the folder, occur twice, or be too long).
+
+    Args:
+        path: Of the zip.
+        scratch: A folder.
+        folders: Put each into a folder called as the one that it lies in.
 
     Raises:
         IntakeError: ZIP_DAMAGED.
@@ -90,11 +104,17 @@ def unzip(path: Path, scratch: Path) -> list[Path]:
     files = []
     with opened_zip(path) as (archive, members):
         for number, member in enumerate(members):
-            own = re.sub(r"[^\w.-]", "_", PurePosixPath(member.filename).name, flags=re.ASCII)[-40:]
-            files.append(scratch / f"{number:06d}.{own}")
+            *above, name = PurePosixPath(member.filename).parts
+            folder = scratch / _plain(above[-1]).lstrip(".") if folders and above else scratch
+            folder.mkdir(exist_ok=True)
+            files.append(folder / f"{number:06d}.{_plain(name)}")
             with archive.open(member) as source, files[-1].open("wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
     return files
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[-40:]
 
 
 def unzipped_bytes(path: Path) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from liver_pipeline.io.files import remove, write_json
+from liver_pipeline.io.files import is_there, remove, write_json
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.networks.conversion import ConversionError, converted, first_line, import_openvino
 from liver_pipeline.networks.shapes import next_side
 from liver_pipeline.networks.weights import structure_of, weights_hash
 
+logger = logging.getLogger(__name__)
 MIN_AGREEMENT = 0.999  # labels of random noise that must agree with PyTorch's; a wrong conversion is far below
 
 
@@ -77,7 +79,7 @@ class OpenVinoNetwork:
 
     def _kept_model(self, network: nn.Module, kept: Path | None) -> Any:
         """Return the converted network from the folder ``kept``, None if it is not there; compare if that is due."""
-        if kept is None or not (kept / "model.xml").is_file():
+        if kept is None or not is_there(kept / "model.xml"):
             return None
         try:
             model = self.openvino.Core().read_model(kept / "model.xml")
@@ -110,8 +112,7 @@ class OpenVinoNetwork:
                     raise
             else:
                 break
-        if kept is not None and proof is not None:
-            _keep(self.openvino, model, kept)
+        if kept is not None and proof is not None and _keep(self.openvino, model, kept):
             self._note(self._checked(kept), agreement, compared_on=compared)
             if compared == self.shape:
                 self._note(proof, agreement, traced_on=example)
@@ -205,15 +206,30 @@ def _traced_on(checked: Path) -> tuple[int, ...] | None:
         return None
 
 
-def _keep(openvino: Any, model: Any, folder: Path) -> None:
-    """Write a converted network so that it is there complete or not at all; another process may do the same."""
+def _keep(openvino: Any, model: Any, folder: Path) -> bool:
+    """Write a converted network so that it is there complete or not at all; another process may do the same.
+
+    Returns:
+        Whether it is there.
+    """
+    part = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".openvino-", dir=folder.parent))
-    except OSError:
-        return  # a read-only run folder: convert again next time
-    try:
         openvino.save_model(model, part / "model.xml", compress_to_fp16=False)
         part.rename(folder)
-    except OSError:
-        remove(part, strict=False)  # somebody was faster, or the disk is full: the cache only saves time
+    except (OSError, RuntimeError) as error:  # OpenVINO does not say why it could not write
+        if not is_there(folder):  # nobody was faster
+            _tell_unkept(folder.parent, getattr(error, "strerror", None) or "is the disk full?")
+            return False
+    finally:
+        if part is not None:
+            remove(part, strict=False)
+    return True
+
+
+@cache
+def _tell_unkept(folder: Path, why: str) -> None:
+    """Say, once in a process, that networks are not kept: that only costs time."""
+    told = "networks are not kept in %s (%s) and will be converted anew; openvino_dir=FOLDER names another folder"
+    logger.warning(told, folder, why)

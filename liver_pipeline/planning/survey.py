@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from liver_pipeline.data.cases import Case
 from liver_pipeline.io.checksums import content_sha256
-from liver_pipeline.io.discovery import input_sha256
 from liver_pipeline.io.failures import PASSING, finding_of
 from liver_pipeline.io.files import relative
+from liver_pipeline.io.formats import stored_sha256
 from liver_pipeline.io.ledger import Ledger
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.planning.fingerprint import TISSUES, VERSION, CaseRow, intensities, is_bad, measure, read_case
@@ -105,7 +105,7 @@ def _file_state(case: Case, reader: ScanReader) -> list[Any] | None:
 
 def _content_key(case: Case, reader: ScanReader) -> str | None:
     try:
-        return _key(input_sha256(Path(case["image"])), input_sha256(Path(case["label"])), reader, case)
+        return _key(stored_sha256(Path(case["image"])), stored_sha256(Path(case["label"])), reader, case)
     except OSError:
         return None
 

@@ -57,10 +57,10 @@ def write_case_results(settings: DicomResults, case: FolderCase, earlier: Earlie
             earlier.ledger.append({**row, "dicom": {**told, **refusal}})
 
 
-def _is_settled(settings: DicomResults, case: FolderCase, earlier: EarlierRuns, now: dict[str, Any]) -> bool:
+def _is_settled(settings: DicomResults, case: FolderCase, earlier: EarlierRuns, told: dict[str, Any]) -> bool:
     """Tell whether an earlier run has written these results, or found that they cannot be written."""
     before = earlier.ledger.last[case.name].get("dicom") or {}
-    if any(before.get(key) != value for key, value in now.items()):
+    if any(before.get(key) != value for key, value in told.items()):
         return False
     if "code" in before:
         if earlier.retry_failed or before["code"] not in CODES or before["code"] in PASSING:

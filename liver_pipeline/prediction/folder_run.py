@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from monai.data import Dataset
 
@@ -167,8 +166,9 @@ class FolderRun:
             retry_failed=self.retry_failed, overwrite=self.overwrite, probabilities=self.runner.probabilities,
             judged=self.runner.thresholds is not None, accept=self.runner.reader.accept,
         )  # fmt: skip
-        results: Any = {"describe": self.describe, "view": self.view, "dicom": self.dicom}
-        return CaseSteps(self.runner, self.output_dir, earlier, memory, **results)
+        return CaseSteps(
+            self.runner, self.output_dir, earlier, memory, describe=self.describe, dicom=self.dicom, view=self.view
+        )
 
     def _print_plan(self, cases: Sequence[FolderCase]) -> Summary:
         last, _ = read_ledger(self.output_dir / LEDGER)

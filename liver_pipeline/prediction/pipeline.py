@@ -15,7 +15,7 @@ from tqdm import tqdm
 from liver_pipeline.inferers.progress import progress_to
 
 _T = TypeVar("_T")
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 class MemoryBudget:
@@ -77,9 +77,9 @@ class Turns:
                 self._changed.notify_all()
 
 
-def ahead(items: Iterable[_T], work: Callable[[_T], R], pool: ThreadPoolExecutor, count: int) -> Iterator[R]:
+def ahead(items: Iterable[_T], work: Callable[[_T], _R], pool: ThreadPoolExecutor, count: int) -> Iterator[_R]:
     """Yield ``work(item)`` in order; while the caller has one, the next ``count`` are being worked on in ``pool``."""
-    ready: deque[Future[R]] = deque()
+    ready: deque[Future[_R]] = deque()
     for item in items:
         ready.append(pool.submit(work, item))
         if len(ready) > count:

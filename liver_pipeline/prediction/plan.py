@@ -11,6 +11,7 @@ from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_
 from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.screen import one_line
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase
 
@@ -121,10 +122,10 @@ def plan_lines(
         gigabytes = predicted_bytes(case) / 1e9
         size = f"{gigabytes:.2f} GB" if gigabytes >= 0.01 else "under 0.01 GB"
         series = "" if case.series is None else f" series {case.series}"
-        lines.append(f"{case.path}{series} -> {case.output}  {size}  {state}")
+        lines.append(one_line(f"{case.path}{series} -> {case.output}  {size}  {state}"))
     twins = same_names(ScanInput(case.path, case.name) for case in cases)
     for name, paths in twins.items():
-        lines.append(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write the mask {name}")
+        lines.append(one_line(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write the mask {name}"))
     lines.append(f"{len(cases)} cases, {len(twins)} collisions")
     lines.append(
         f"GB: memory of a case while it is worked on, the network's own apart; cases are read ahead while all of them "

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
-from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name, input_sha256
+from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.files import fitting_name, is_there, remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
+from liver_pipeline.io.formats import stored_sha256
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.prediction.case import FolderCase
@@ -47,8 +49,8 @@ class EarlierRuns:
     retry_failed: bool
     overwrite: bool
     probabilities: bool
-    judged: bool = False
-    accept: Collection[str] = ()
+    judged: bool
+    accept: Collection[str]
 
     def settles(self, case: FolderCase) -> bool:
         """Find out whether an earlier run ended with this case and nothing has changed since; if so, say in it how."""
@@ -58,28 +60,34 @@ class EarlierRuns:
         if (row.get("config_sha256"), row.get("weights_sha256")) != (self.config_sha256, self.weights_sha256):
             return False
         failed = row["event"] == "failed"
-        again = PASSING | (set(self.accept) - FIRM)
-        if failed and (self.retry_failed or row.get("code") not in CODES or row["code"] in again):
-            return False
-        if not failed and not set(row.get("accepted", ())) <= set(self.accept):
-            return False
-        if not failed and self.judged and case.suffix != PICTURE_MASK and row.get("quality") is None:
-            return False
-        if not failed and not (case.output.exists() and case.provenance.exists()):
-            return False
-        if not failed and self.probabilities and not (row.get("probabilities_sha256") and is_there(case.probabilities)):
+        if not (self._fails_again(row) if failed else self._has_all(case, row)):
             return False
         if row.get("series") != case.series:
             return False
         if row.get("input_sha256") is None or hash_input(case.path, case.series) != row["input_sha256"]:
             return False
-        if not failed and file_sha256(case.output) != row.get("output_sha256"):
-            logger.warning("%s was changed since it was written; it is left as it is", case.output)
-        case.before = row["event"]
         if failed:
             case.failure = error(row["code"], row.get("detail", ""))
             logger.warning("%s: %s before; retry_failed tries again", case.path, row["code"])
+        elif file_sha256(case.output) != row.get("output_sha256"):
+            logger.warning("%s was changed since it was written; it is left as it is", case.output)
+        case.before = row["event"]
         return True
+
+    def _fails_again(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a case that failed would fail again."""
+        code = row.get("code")
+        return not self.retry_failed and code in CODES and code not in PASSING | (set(self.accept) - FIRM)
+
+    def _has_all(self, case: FolderCase, row: Mapping[str, Any]) -> bool:
+        """Tell whether a case that is done has all that this run would make, and no more accepted than it accepts."""
+        if not set(row.get("accepted", ())) <= set(self.accept):
+            return False
+        if self.judged and case.suffix != PICTURE_MASK and row.get("quality") is None:
+            return False
+        if self.probabilities and not (row.get("probabilities_sha256") and is_there(case.probabilities)):
+            return False
+        return case.output.exists() and case.provenance.exists()
 
     def guard_output(self, case: FolderCase) -> None:
         """Refuse to replace what this folder's ledger did not write.
@@ -145,7 +153,7 @@ def content_of(path: Path) -> str:
 def hash_input(path: Path, series: str | None = None) -> str | None:
     """Return the hash of an input, or of one of its DICOM series; ``None`` where it cannot be read."""
     with contextlib.suppress(OSError):
-        return input_sha256(path, series)
+        return stored_sha256(path, series)
     return None
 
 

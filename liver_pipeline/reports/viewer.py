@@ -23,10 +23,11 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.discovery import PROBABILITIES, case_name
 from liver_pipeline.io.files import is_there, plain, write_text
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.patient_axes import on_grid, to_ras
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
-from liver_pipeline.io.volumes import Scan, on_grid, read_label_map, to_ras
+from liver_pipeline.io.volumes import Scan, read_label_map
 from liver_pipeline.labels import LabelValues
 from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes
@@ -112,9 +113,8 @@ def viewer_page(
     table: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
     mask_sha256: str | None = None,
-    niivue: bool = True,
 ) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML, with NiiVue where it is installed; without it slices are drawn on a canvas.
 
     Args:
         case: Its name.
@@ -122,9 +122,8 @@ def viewer_page(
         table: Result of :func:`liver_pipeline.describe` for the mask; gives figures and the list of lesions.
         record: Provenance of the mask; gives the run, warnings and quality.
         mask_sha256: Of the mask's file: what is drawn on the page says what it was drawn on.
-        niivue: Whether to embed NiiVue, where it is installed; without it, slices are drawn on a canvas.
     """
-    engine = _niivue() if niivue else ""
+    engine = _niivue()
     data = {
         "case": case,
         "version": version("liver-pipeline"),
@@ -143,7 +142,7 @@ def viewer_page(
         "mask_sha256": mask_sha256,
         "table": None if table is None else plain(table),
         "record": None if record is None else _told(record),
-        "without_niivue": "" if engine else NO_NIIVUE if niivue else "it was left out",
+        "without_niivue": "" if engine else NO_NIIVUE,
     }
     volumes = "".join(
         f'<script type="text/plain" id="volume-{name}">{base64.b64encode(content).decode()}</script>\n'

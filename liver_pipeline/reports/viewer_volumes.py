@@ -14,7 +14,8 @@ import numpy.typing as npt
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import Box, joint_box, shifted, widen
 from liver_pipeline.io.nifti import nifti_bytes
-from liver_pipeline.io.volumes import Scan, to_ras
+from liver_pipeline.io.patient_axes import to_ras
+from liver_pipeline.io.volumes import Scan
 
 MAX_SIDE = 2048  # voxels; what GPUs take along one axis of a texture
 MAX_VOXELS = 2**26  # NiiVue keeps four bytes a voxel on the GPU for each volume of each panel

@@ -75,12 +75,12 @@ def load_shapes(
     return shapes
 
 
-def invent_shape(seed: int, device: torch.device | str = "cpu", spacing: float = 3.0) -> LiverShape:
+def invent_shape(seed: int, device: torch.device | str = "cpu") -> LiverShape:
     """Invent a liver of 0.8 to 3 l: a large right lobe, a wedge towards the left, hollowed from below and behind.
 
     Made once and then warped like a real one; it needs no patient, and looks like one from afar only.
     """
-    size = (260.0, 200.0, 200.0)  # mm, of the box around it
+    size, spacing = (260.0, 200.0, 200.0), 3.0  # mm, of the box around it
     grid = Grid([round(length / spacing) for length in size], spacing, device)
     draw = RandomDraw(grid, seed)
     right = draw.ellipsoid((38, -8, -6), (draw.uniform(62, 82), draw.uniform(62, 80), draw.uniform(65, 88)), 0.06, 50)

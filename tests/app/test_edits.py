@@ -25,7 +25,8 @@ from liver_pipeline.commands.collect import collect
 from liver_pipeline.data import folder_cases
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.files import remove_temporary, write_json
-from liver_pipeline.io.volumes import Scan, read_label_map, read_scan, to_ras
+from liver_pipeline.io.patient_axes import to_ras
+from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
 from liver_pipeline.reports import viewer_volumes
 from liver_pipeline.reports.viewer_volumes import Shown, shown_volumes
 from tests.orientations import OBLIQUE, every_orientation

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,6 +105,32 @@ def test_nnunet_data_sets_of_either_kind_are_read(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(index))
     with pytest.raises(FileNotFoundError, match="1 scans have no label map"):
         msd_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"0": "background", "1": "liver", "2": "cancer"}, None),
+        ({"0": "background", "1": "cancer", "2": "liver"}, {1: 2, 2: 1}),
+        ({"background": 0, "tumor": 1, "liver": 2}, {1: 2, 2: 1}),
+        ({"background": 0, "liver": [1, 2], "tumor": 2}, None),  # regions of nnU-Net
+    ],
+)
+def test_names_in_dataset_json_say_what_the_values_mean(tmp_path: Path, labels: Any, expected: Any) -> None:
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    training = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": training, "labels": labels}))
+    assert [case.get("label_map") for case in msd_cases(tmp_path)] == [expected]
+
+
+def test_vessels_in_dataset_json_are_no_liver_unless_label_map_says_so(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    training = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    labels = {"0": "background", "1": "Vessel", "2": "Tumour"}  # of MSD Task08
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": training, "labels": labels}))
+    with pytest.raises(ValueError, match=r"dataset\.json: .* 1 'Vessel', 2 'Tumour'.*label_map, such as \{2: 2\}"):
+        msd_cases(tmp_path)
+    assert [case["label_map"] for case in msd_cases(tmp_path, {2: 2})] == [{2: 2}]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.layers import merge_layers
 from liver_pipeline.data import ircadb
 from liver_pipeline.data.phantoms import save_phantom
+from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.volumes import Scan, read_scan
+from tests.dicom_files import body, one_slice, series
 
 
 @pytest.fixture
@@ -75,6 +80,32 @@ def test_two_folders_of_one_number_are_refused(source: Path, converted: list[int
 def test_a_folder_without_cases_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no folder with PATIENT_DICOM"):
         ircadb.ircadb_cases(tmp_path / "nonesuch")
+
+
+def test_masks_in_a_zip_keep_their_folders_and_none_climbs_out(tmp_path: Path) -> None:
+    hu = body()
+    series(tmp_path / "scan", [one_slice(k, hu) for k in range(12)])
+    scan = read_scan(tmp_path / "scan")
+    half = np.zeros_like(hu)
+    half[:10] = 255
+    files = [one_slice(k, part, RescaleIntercept=0) for part in (half, half[::-1]) for k in range(12)]
+    for file, part in zip(files, [half] * 12 + [half[::-1]] * 12, strict=True):
+        file.PixelData = part[:, :, file.InstanceNumber - 1].T.astype(np.int16).tobytes()
+    series(tmp_path / "masks", files)
+    with zipfile.ZipFile(tmp_path / "masks.zip", "w") as archive:
+        for number, file in enumerate(sorted((tmp_path / "masks").iterdir())):
+            place = "MASKS_DICOM/liver" if number < 12 else "../../MASKS_DICOM/livertumor01"
+            archive.write(file, f"{place}/{file.name}")
+        archive.writestr("../../out", b"climbed")
+    label_map = ircadb.read_masks(tmp_path / "masks.zip", scan)
+    np.testing.assert_array_equal(label_map, np.where(half[::-1] > 0, 2, np.where(half > 0, 1, 0)))
+    assert not list(tmp_path.parent.glob("out"))
+
+
+def test_a_damaged_zip_of_masks_is_told_with_its_code(tmp_path: Path) -> None:
+    (tmp_path / "masks.zip").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(IntakeError, match=r"masks\.zip: ZIP_DAMAGED"):
+        ircadb.read_masks(tmp_path / "masks.zip", Scan(*[None] * 8))  # type: ignore[arg-type]
 
 
 @pytest.mark.real_data

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from liver_pipeline.inferers.agreement import PassAgreement
-from liver_pipeline.inferers.predictor import Network
+from liver_pipeline.inferers.members import Network
 from liver_pipeline.inferers.streaming import StreamingInferer
 from tests.inferers.test_streaming import on_model_grid, small_net, smooth_volume
 

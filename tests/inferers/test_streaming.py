@@ -448,6 +448,22 @@ def test_openvino_gives_the_same_labels_and_converts_once(tmp_path: Path) -> Non
     assert len(list(tmp_path.glob("openvino-*"))) == 2
 
 
+def test_networks_that_cannot_be_kept_are_used_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")  # as OpenVINO says it of a full disk
+
+    monkeypatch.setattr(pytest.importorskip("openvino"), "save_model", full)
+    (tmp_path / "file").write_bytes(b"")
+    for cache_dir in (tmp_path / "file", tmp_path / "full"):
+        for seed in (0, 1):
+            OpenVinoNetwork(small_net(seed=seed), (1, 1, 16, 16, 16), cache_dir=cache_dir)
+    told = [record.getMessage() for record in caplog.records]
+    assert [f"not kept in {tmp_path / name} " in line for name, line in zip(("file", "full"), told, strict=True)]
+    assert not list((tmp_path / "full").iterdir())  # nor is a comparison noted for what is not there
+
+
 def test_a_converted_network_is_compared_with_pytorch_once_on_each_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

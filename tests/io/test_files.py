@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from liver_pipeline.io.files import TEMPORARY, remove, remove_temporary, whole_file, write_json, write_text
+from liver_pipeline.io.files import (
+    TEMPORARY,
+    remove,
+    remove_temporary,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -18,6 +29,18 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
         raise RuntimeError("disk")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_an_error_names_what_was_to_be_written(
+    tmp_path: Path, whole: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    path = tmp_path / "case.sc"
+    with pytest.raises(OSError, match=r"case\.sc") as refused, whole(path) as temporary:
+        raise OSError(errno.EACCES, "Permission denied", str(temporary))
+    assert refused.value.filename == str(path)
+    with pytest.raises(OSError, match=r"scan\.nii\.gz"), whole(path):  # what is read meanwhile keeps its name
+        (tmp_path / "scan.nii.gz").read_bytes()
 
 
 def test_nobody_takes_a_temporary_file_for_a_mask_and_its_name_is_short_and_its_own(tmp_path: Path) -> None:

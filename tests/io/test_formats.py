@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.freesurfer.mghformat import MGHImage
 
-from liver_pipeline.io.discovery import find_inputs, input_sha256, voxel_count
+from liver_pipeline.io.discovery import find_inputs, voxel_count
 from liver_pipeline.io.findings import IntakeError
-from liver_pipeline.io.formats import sniff
+from liver_pipeline.io.formats import sniff, stored_sha256
 from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
 from tests.orientations import OBLIQUE, every_orientation, every_rotation
 
@@ -141,14 +141,14 @@ def test_label_maps_are_read_and_masks_lie_on_the_grid(tmp_path: Path, name: str
 @every_format
 def test_hash_size_and_case_name_are_known_before_reading(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name)
-    assert input_sha256(path) == read_scan(path).sha256
+    assert stored_sha256(path) == read_scan(path).sha256
     assert voxel_count(path) == (14 * 13 * 12, 2)
     (found,) = find_inputs(tmp_path)
     assert (found.path, found.case) == (path, name[0])
-    before = input_sha256(path)
+    before = stored_sha256(path)
     data = next((p for p in sorted(tmp_path.iterdir()) if p.suffix in (".raw", ".zraw", ".gz")), path)
     data.write_bytes(data.read_bytes() + b"\0")
-    assert input_sha256(path) != before
+    assert stored_sha256(path) != before
 
 
 @every_format
@@ -196,7 +196,7 @@ def test_voxels_that_are_not_there_are_told(tmp_path: Path, name: str) -> None:
     next(p for p in tmp_path.iterdir() if p.suffix == ".raw").unlink()
     with pytest.raises(IntakeError, match=r"VOXELS_MISSING: the header names 'a\.raw'"):
         read_scan(path)
-    assert len(input_sha256(path)) == 64
+    assert len(stored_sha256(path)) == 64
 
 
 @pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])
@@ -453,7 +453,7 @@ def test_analyze_is_refused_with_what_to_do_or_read_with_named_axes(tmp_path: Pa
         np.testing.assert_array_equal(scan.array, body())
         middle = scan.affine @ [*((np.array(scan.array.shape) - 1) / 2), 1]
         np.testing.assert_allclose(middle[:3], 0, atol=1e-5)
-    assert scan.sha256 == input_sha256(path)
+    assert scan.sha256 == stored_sha256(path)
     labels = (body() > -500).astype(np.uint8)
     np.testing.assert_array_equal(read_label_map(analyze(tmp_path, labels), orientation="LAS").array, labels)
 
@@ -477,7 +477,7 @@ def test_a_pair_of_nifti_files_equals_its_single_file(tmp_path: Path, names: tup
         scan = read_scan(tmp_path / name)
         np.testing.assert_array_equal(scan.array, twin.array)
         np.testing.assert_allclose(scan.affine, twin.affine, atol=1e-5)
-        assert scan.sha256 == input_sha256(tmp_path / name)
+        assert scan.sha256 == stored_sha256(tmp_path / name)
     write_label_map(tmp_path / "mask.nii.gz", (body() > -500).astype(np.uint8), scan)
     np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, affine_of(), atol=1e-5)
     (tmp_path / names[1]).unlink()
@@ -515,6 +515,17 @@ def test_what_is_packed_once_more_is_told(tmp_path: Path) -> None:
         archive.writestr("a.nrrd", whole)
     with pytest.raises(IntakeError, match=r"NOT_A_SCAN: no DICOM slices in the zip; unzip"):
         read_scan(tmp_path / "a.zip")
+
+
+def test_a_scan_that_is_packed_in_another_way_is_a_row_and_not_passed_over(tmp_path: Path) -> None:
+    whole = nifti(tmp_path / "a.nii", body(), affine_of()).read_bytes()
+    (tmp_path / "b.nii.bz2").write_bytes(bz2.compress(whole))
+    (tmp_path / "c.nii.zst").write_bytes(b"\x28\xb5\x2f\xfd" + whole)
+    found = find_inputs(tmp_path)
+    assert [one.case for one in found] == ["a", "b", "c"]
+    for one, kind in zip(found[1:], ("bzip2", "zstd"), strict=True):
+        with pytest.raises(IntakeError, match=f"NOT_A_SCAN: .*as {kind} does.*convert it"):
+            read_scan(one.path)
 
 
 def test_text_that_looks_like_no_header_is_no_scan(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
 
-from liver_pipeline.io.discovery import input_sha256, voxel_count
+from liver_pipeline.io.discovery import voxel_count
+from liver_pipeline.io.formats import stored_sha256
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import read_scan
 from tests.counting import counted, let_settle
@@ -54,14 +55,14 @@ def test_a_folder_of_many_series_is_looked_through_once_not_for_each_of_them(tmp
         for one in inputs:
             scan = read_scan(one.path, series=one.series)
             hashes[one.series] = scan.sha256
-            assert scan.sha256 == input_sha256(one.path, one.series)
+            assert scan.sha256 == stored_sha256(one.path, one.series)
             assert voxel_count(one.path, one.series)[0] >= scan.array.size
     assert len(inputs) == len(numbers) == len(set(hashes.values()))
     assert counts[str(folder)] <= 2
     assert max(counts[name] for name in counts if name != str(folder)) <= 4  # header, voxels, and two hashes
 
     series(folder, slices_of(8), prefix="S8_")  # a scan that comes later is no reason to segment the others again
-    assert input_sha256(folder, "1.2.0") == hashes["1.2.0"]
+    assert stored_sha256(folder, "1.2.0") == hashes["1.2.0"]
 
 
 def test_a_slice_that_was_rewritten_is_looked_into_again(tmp_path: Path) -> None:

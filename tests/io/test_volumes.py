@@ -308,6 +308,13 @@ def test_check_reports_one_object_a_file_and_exits_3_on_errors(written: Path) ->
     }  # fmt: skip
 
 
+def test_a_name_with_a_line_break_is_one_line_for_check(tmp_path: Path) -> None:
+    for name in ("a\nerror   b.nii.gz", "c\rd.nii", "e\u2028f.nii"):
+        (tmp_path / name).write_bytes(b"no scan")
+    lines = CliRunner().invoke(main, ["check", str(tmp_path)]).stdout.splitlines()
+    assert [line.startswith("error") for line in lines] == [True] * 3 + [False] * 2
+
+
 def test_check_exits_0_where_nothing_is_wrong_and_2_on_a_misspelt_path(written: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     assert run(main, ["check", str(written / "scans" / "good.nii.gz")]).exit_code == 0

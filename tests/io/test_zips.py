@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -82,3 +83,12 @@ def test_a_list_of_a_million_members_is_not_read(tmp_path: Path, monkeypatch: py
         for number in range(3000):
             file.writestr(f"{number:06d}", b"")
     assert "list of members" in refusal(tmp_path / "a.zip")
+
+
+def test_a_zip_is_not_called_missing_where_there_is_no_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(IntakeError, match="TMPDIR=FOLDER") as caught:
+        read_scan(archive(tmp_path / "a.zip"))
+    assert caught.value.code == "READ_FAILED"

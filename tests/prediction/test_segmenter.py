@@ -74,6 +74,15 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
 
 
+def test_where_a_mask_cannot_be_written_nothing_is_segmented(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr("liver_pipeline.commands.predict.load_runner", None)
+    with pytest.raises(PermissionError, match="nothing can be written there"):
+        lp.predict(trained / "run", scan_of(trained), tmp_path / "file" / "mask.nii.gz")
+
+
 def test_one_scan_ends_with_its_volumes(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mask = tmp_path / "mask.nii.gz"
     lp.predict(trained / "run", scan_of(trained), mask)

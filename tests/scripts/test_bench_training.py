@@ -21,11 +21,21 @@ def bench(folder: Path, *options: str) -> dict[str, Any]:
     return results
 
 
+def test_parts_that_fail_are_told_and_are_the_exit_status(tmp_path: Path) -> None:
+    small = ("--patch", "16", "--shape", "16", "16", "16", "--parts", "network", "loader", "--folder", str(tmp_path))
+    command = [sys.executable, str(SCRIPT), *small, "--limit", "0.01"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stdout.count("took more than 0.01 s") == 2
+    assert "not every part" in ended.stderr
+
+
 @pytest.mark.slow
 def test_every_part_trains(tmp_path: Path) -> None:
     small = ("--patch", "16", "--iterations", "3", "--warmup", "1", "--workers", "1", "--threads", "1")
-    parts = bench(tmp_path, *small, "--parts", "network", "ours", "stock")["unet3d"]
-    assert set(parts) == {"network", "ours", "stock"}
+    inside = ("--shape", "24", "24", "24")  # of the body: no air, which a CT would be refused for
+    parts = bench(tmp_path, *small, *inside, "--parts", "network", "loader", "ours", "stock")["unet3d"]
+    assert set(parts) == {"network", "loader", "ours", "stock"}
     for figures in parts.values():
         assert figures["iterations_per_second"] > 0
         assert 0 <= figures["data_wait_share"] < 1

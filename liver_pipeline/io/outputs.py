@@ -1,0 +1,32 @@
+"""Where a command is going to write: looked at before the work that gives something to write."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from liver_pipeline.io.files import is_there
+
+
+def check_outputs(paths: Iterable[Path], overwrite: bool, *, inputs: Iterable[Path | None] = ()) -> None:
+    """Refuse to write to ``paths``, before there is anything to write, where something is lost or it cannot be done.
+
+    Raises:
+        FileExistsError: If one is there and may not be overwritten.
+        ValueError: If one is among ``inputs``, which nothing may replace.
+        OSError: If no file can be written to the folder of one, or no such folder can be made.
+    """
+    paths = list(paths)
+    for source in inputs:
+        for path in paths:
+            if source is not None and is_there(path) and is_there(source) and path.samefile(source):
+                raise ValueError(f"{path} is what is read, and would be replaced; name another file")
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")
+    for folder in dict.fromkeys(path.absolute().parent for path in paths):
+        made = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not (made.is_dir() and os.access(made, os.W_OK | os.X_OK)):
+            raise PermissionError(errno.EACCES, "nothing can be written there; name another folder", str(made))
