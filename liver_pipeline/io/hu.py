@@ -22,7 +22,7 @@ NO_LUNG_ABOVE = -600.0
 NO_AIR_ABOVE = -200.0
 TISSUE_SHARE = 0.65  # of what is denser than lung; real scans have 0.81 and more
 PEAK_SHARE = 0.28  # real scans have 0.33 and more; noise over 400 HU, which says nothing, has 0.25
-BODY_SHARE = 0.02
+LEAST_BODY_SHARE = 0.02
 DENSE_SHARE = 0.08  # above 700 HU: cortical bone, metal; real scans have 0.01 and less
 FEW_VALUES = 16  # of a label map; an MR scan of 8 bits has 100 and more
 PATCHY_SHARE = (
@@ -138,7 +138,7 @@ def _faults(values: Values) -> Iterator[tuple[bool, str]]:
         f"air lies at {values.air:.0f} HU instead of -1000; was the scan shifted or scaled?",
     )
     yield (
-        values.body < BODY_SHARE,
+        values.body < LEAST_BODY_SHARE,
         f"{values.body:.1%} of voxels between -200 and 300 HU, so no body; was the scan shifted or scaled?",
     )
     yield (

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.geometry.boxes import NOWHERE, bounding_box
 from liver_pipeline.io.findings import Finding, error, warning
 from liver_pipeline.io.label_names import ValueName, as_named, named_classes
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
+FINE_SLOPE = 0.01  # a slope as small was made to store floats as integers
+FLOAT32_STEP = 1e-5  # of float32, in which the slope is written
 PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
-NOWHERE = (slice(0), slice(0), slice(0))  # the box of an empty plane
 
 
 def whole_labels(
@@ -45,7 +46,7 @@ def whole_labels(
     for z in range(array.shape[-1]):
         plane = array[:, :, z : z + 1]
         if scale != (1.0, 0.0):
-            plane = plane * scale[0] + scale[1]
+            plane = _scaled(plane, scale)
         box = bounding_box(plane != 0) or NOWHERE  # most of a label map is 0, which needs no table
         part = plane[box]
         seen[0] |= part.size < plane.size
@@ -59,6 +60,15 @@ def whole_labels(
         seen[index] = True
     others = np.flatnonzero(seen & ~named).tolist()
     return labels, [*told, *_label_findings(np.unique(no_label).tolist(), others, labels, allowed, label_map)]
+
+
+def _scaled(stored: npt.NDArray[Any], scale: tuple[float, float]) -> npt.NDArray[Any]:
+    """Return values; one to which no stored number could come nearer than this is taken for that whole number."""
+    slope, intercept = scale
+    values = stored * slope + intercept
+    near = np.rint(values)
+    half = 0.501 * abs(slope) if abs(slope) <= FINE_SLOPE else 0.0
+    return np.where(np.abs(values - near) <= half + FLOAT32_STEP, near, values)
 
 
 def _by_name(names: Sequence[ValueName]) -> tuple[LabelValues | None, list[Finding]]:

@@ -57,7 +57,12 @@ def test_names_that_contradict_the_values_decide_and_it_is_told(tmp_path: Path, 
 
 @WRITERS
 def test_names_that_agree_or_say_nothing_change_nothing(tmp_path: Path, write: Any, name: str) -> None:
-    for segments in ([(1, "liver"), (2, "Liver tumors")], [(1, "Segment_1"), (2, "Segment_2")], [(1, ""), (2, "HCC")]):
+    for segments in (
+        [(1, "Hígado"), (2, "Lésion")],
+        [(1, "liver"), (2, "Liver tumors")],
+        [(1, "Segment_1"), (2, "Segment_2")],
+        [(1, ""), (2, "HCC")],
+    ):
         scan = read_label_map(write(tmp_path / name, *segments))
         np.testing.assert_array_equal(scan.array, LABELS)
         assert not any(f.code == "LABEL_NAMES" for f in scan.findings)

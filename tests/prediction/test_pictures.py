@@ -13,7 +13,7 @@ from PIL import Image
 
 import liver_pipeline as lp
 from liver_pipeline.io.discovery import find_inputs
-from liver_pipeline.prediction.folder_run import Summary
+from liver_pipeline.prediction.summary import Summary
 
 ROWS, COLUMNS = 24, 40
 GREY = np.tile(np.linspace(0, 255, COLUMNS).astype(np.uint8), (ROWS, 1))
