@@ -24,7 +24,7 @@ from liver_pipeline.io.dicom_files import series_sha256
 from liver_pipeline.io.dicom_headers import Slice, quietly
 from liver_pipeline.io.dicom_parts import parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
-from liver_pipeline.io.dicom_place import Place, look_again, opened_place
+from liver_pipeline.io.dicom_place import DicomPlace, look_again, opened_place
 from liver_pipeline.io.dicom_series import Series, choose_series, listing
 from liver_pipeline.io.findings import Finding, error, refuse, settle, warning
 from liver_pipeline.io.streams import StoredVolume
@@ -119,8 +119,8 @@ def read_plane_headers(
 
 
 def _volume(
-    path: Path, place: Place, series: str | None, accept: Collection[str]
-) -> tuple[Place, list[Slice], list[Finding]]:
+    path: Path, place: DicomPlace, series: str | None, accept: Collection[str]
+) -> tuple[DicomPlace, list[Slice], list[Finding]]:
     """Return the place as it is now, the slices of the volume in order, and what was found on the way."""
     chosen, reason = _one_series(path, place, series, accept)
     if not place.still_holds(chosen):
@@ -142,7 +142,7 @@ def _files(slices: Iterable[Slice]) -> list[Path]:
 
 
 def _one_series(
-    path: Path, place: Place, which: str | None, accept: Collection[str]
+    path: Path, place: DicomPlace, which: str | None, accept: Collection[str]
 ) -> tuple[list[Slice], list[Finding]]:
     """Return the slices to read, and why these where there was a choice."""
     found = place.volumes

@@ -15,7 +15,7 @@ from liver_pipeline.io.remembering import remembers
 
 
 @dataclass(frozen=True)
-class Place:
+class DicomPlace:
     """The planes in one place.
 
     Attributes:
@@ -40,11 +40,11 @@ class Place:
 
 
 @contextmanager
-def opened_place(path: Path) -> Iterator[Place]:
+def opened_place(path: Path) -> Iterator[DicomPlace]:
     """Give what lies in a folder of DICOM files (its own files), in a zip, or in a file of many frames.
 
     Headers alone are read. Meanwhile the members of a zip are there, unpacked. What is told of a folder may have been
-    seen before: see :meth:`Place.still_holds`.
+    seen before: see :meth:`DicomPlace.still_holds`.
 
     Raises:
         IntakeError: NOT_A_SCAN, DICOM_DAMAGED, ZIP_DAMAGED.
@@ -57,7 +57,7 @@ def opened_place(path: Path) -> Iterator[Place]:
         yield _look(path, files)
 
 
-def look_again(path: Path) -> Place:
+def look_again(path: Path) -> DicomPlace:
     """Return what lies in a folder now; raises as :func:`opened_place` does."""
     with series_files(path) as files:
         return _look(path, files)
@@ -66,14 +66,14 @@ def look_again(path: Path) -> Place:
 _folder = remembers(2)(look_again)  # a folder of thousands of series takes a few kB a slice
 
 
-def _look(path: Path, files: Sequence[Path]) -> Place:
+def _look(path: Path, files: Sequence[Path]) -> DicomPlace:
     changed = {file: file.stat().st_mtime_ns for file in files if file.is_file()}  # to open a pipe waits for ever
     with quietly():
         planes = read_headers(path, list(changed))
     changed = {file: changed[file] for file in dict.fromkeys(one.path for one in planes)}
     refuse_lost(path, files, changed)
     kept, left_out = leave_out_strangers(path, planes)
-    return Place(changed, tuple(kept), tuple(split_series(kept)), (*_ignored(len(files), len(changed)), *left_out))
+    return DicomPlace(changed, tuple(kept), tuple(split_series(kept)), (*_ignored(len(files), len(changed)), *left_out))
 
 
 def _ignored(total: int, used: int) -> list[Finding]:
