@@ -18,6 +18,7 @@ from liver_pipeline.io.files import is_there, listed, real_path
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.formats import opened_picture, peek_stored, sniff
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
+from liver_pipeline.io.screen import with_bar
 from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
 logger = logging.getLogger(__name__)
@@ -88,15 +89,16 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
         raise refuse(root, "NOT_FOUND", "there is no such file or folder; is the path spelt right?")
     if root.is_file():
         return [ScanInput(root, case_name(real_path(root).name))]
-    paths = _walk(root, set())
-    drawn = _walk(root, set(), PICTURE_SUFFIXES) if pictures or not paths else []
+    paths = list(with_bar(_walk(root, set()), "Looking for scans", "scan"))
+    drawn = list(_walk(root, set(), PICTURE_SUFFIXES)) if pictures or not paths else []
     if paths and (beside := [path for path in drawn if not is_label_map(path)]):
         shown = ", ".join(path.relative_to(root).as_posix() for path in beside[:3])
         logger.warning(
             "%s: %d pictures are left out beside scans: %s, ...; give them a folder", root, len(beside), shown
         )
     paths = paths or (drawn if pictures else [])
-    labels = set() if label_maps else {path for path in paths if is_label_map(path)}
+    looked_at = [] if label_maps else with_bar(paths, "Looking for label maps", "file")
+    labels = {path for path in looked_at if is_label_map(path)}
     if labels:
         shown = ", ".join(sorted(path.relative_to(root).as_posix() for path in labels)[:3])
         logger.warning("%s: %d label maps, masks or probabilities are no scans: %s, ...", root, len(labels), shown)
@@ -230,27 +232,29 @@ def _has_provenance(path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> list[Path]:
-    """Return scans in ``folder`` and below; links are followed, each real folder once.
+def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> Iterator[Path]:
+    """Yield the scans in ``folder`` and below; links are followed, each real folder once.
 
     A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
     """
     if (real := real_path(folder)) in seen:
-        return []
+        return
     seen.add(real)
     try:
         there = listed(folder)
     except OSError:
-        return [folder]
-    found = [folder] if _holds_slices(folder / name for name, _, is_file in there if is_file) else []
+        yield folder
+        return
+    if _holds_slices(folder / name for name, _, is_file in there if is_file):
+        yield folder
     entries = [(folder / name, is_folder) for name, is_folder, _ in there if not name.startswith(".")]
     names = {str(entry).lower() for entry, _ in entries}
     for entry, is_folder in entries:
         if entry.name.lower().endswith(suffixes):
-            found += [] if _has_header(entry, names) else [entry]
+            if not _has_header(entry, names):
+                yield entry
         elif is_folder and not _is_captures(entry):
-            found += _walk(entry, seen, suffixes)
-    return found
+            yield from _walk(entry, seen, suffixes)
 
 
 def _holds_slices(files: Iterable[Path]) -> bool:
