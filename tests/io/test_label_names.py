@@ -79,6 +79,16 @@ def test_names_of_something_else_are_refused_until_label_map_says_what_is_what(
     np.testing.assert_array_equal(read_label_map(path, accept=["LABEL_NAMES"]).array, LABELS)  # by its values
 
 
+def test_of_many_organs_the_liver_is_what_the_hint_names(tmp_path: Path) -> None:
+    path = totalsegmentator(tmp_path / "a.nii", (1, "spleen"), (2, "kidney_right"), (5, "liver"))
+    nib.save(nib.Nifti1Image(LABELS + 3 * (LABELS == 2), None, nib.load(path).header), path)
+    with pytest.raises(IntakeError) as caught:
+        read_label_map(path)
+    hints = [finding.detail for finding in caught.value.findings if "such as" in finding.detail]
+    assert len(hints) == 1 and "such as {5: 1}" in hints[0]
+    np.testing.assert_array_equal(read_label_map(path, label_map={5: 1}).array, LABELS == 2)
+
+
 def test_a_file_of_tumors_alone_holds_no_liver(tmp_path: Path) -> None:
     path = slicer(tmp_path / "a.seg.nrrd", (1, "tumor 1"), (2, "tumor 2"))
     np.testing.assert_array_equal(read_label_map(path).array, 2 * (LABELS > 0))
