@@ -64,6 +64,8 @@ class EarlierRuns:
             return False
         if row.get("series") != case.series:
             return False
+        if bool(case.elsewhere) != (row.get("code") == "MIXED_SERIES"):
+            return False  # other parts of the series came, or went, since
         if row.get("input_sha256") is None or hash_input(case.path, case.series) != row["input_sha256"]:
             return False
         if failed:
