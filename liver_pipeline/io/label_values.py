@@ -59,7 +59,8 @@ def whole_labels(
             index = index[whole]
         seen[index] = True
     others = np.flatnonzero(seen & ~named).tolist()
-    return labels, [*told, *_label_findings(np.unique(no_label).tolist(), others, labels, allowed, label_map)]
+    found = _label_findings(np.unique(no_label).tolist(), others, labels, allowed, label_map, hint=not told)
+    return labels, [*told, *found]
 
 
 def _scaled(stored: npt.NDArray[Any], scale: tuple[float, float]) -> npt.NDArray[Any]:
@@ -88,6 +89,8 @@ def _label_findings(
     labels: npt.NDArray[np.uint8],
     allowed: Collection[int],
     label_map: LabelValues | None,
+    *,
+    hint: bool,
 ) -> list[Finding]:
     """Say what is wrong with values: those that are no whole number from 0 on, and others that nobody named."""
     if label_map is not None and no_label:
@@ -96,8 +99,9 @@ def _label_findings(
     if label_map is None and (no_label or others):
         seen = ", ".join(f"{value:g}" for value in np.unique([*no_label, *others])[:5])  # nan last
         known = ", ".join(str(label) for label in sorted(allowed))
+        example = others[0] if others and hint else None  # names, where there are some, hint better
         said = (
-            f"; label_map, such as {{{others[0]}: 1}}, says which value is liver (1), which tumor (2)" if others else ""
+            f"; label_map, such as {{{example}: 1}}, says which value is liver (1), which tumor (2)" if example else ""
         )
         return [error("LABEL_VALUES", f"label map holds {seen}; expected only {known}{said}")]
     found = []

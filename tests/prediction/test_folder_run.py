@@ -1003,3 +1003,16 @@ def test_series_of_a_study_are_cases_or_one_is_chosen_and_a_choice_is_no_other_c
     assert folder_run(tmp_path / "scans", one, series="1.2.3.2").run() == Summary(0, 0, 1, 0)  # the same one
     assert folder_run(tmp_path / "scans", one, series="1.2.3.1").run() == Summary(1, 0, 0, 0)
     assert json.loads((one / "p1.json").read_text())["geometry"]["mask"]["shape"][2] == 10
+
+
+def test_a_part_of_a_series_is_no_scan_as_soon_as_another_part_is_there(tmp_path: Path) -> None:
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    halves = [[one_slice(k, body()) for k in part] for part in (range(6), range(6, 12))]
+    series(scans / "a" / "p", halves[0])
+    assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=0, exit_code=0)
+    series(scans / "z" / "q", halves[1])
+    assert folder_run(scans, masks).run() == Summary(done=0, failed=2, skipped=0, exit_code=4)
+    assert {row["code"] for row in rows(masks) if row["event"] == "failed"} == {"MIXED_SERIES"}
+    assert not (masks / "a" / "p.nii.gz").exists() and (masks / "a" / "p.stale.nii.gz").exists()
+    shutil.rmtree(scans / "z")
+    assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=0, exit_code=0)
