@@ -88,7 +88,8 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
     if root.is_file():
         return [ScanInput(root, case_name(real_path(root).name))]
     paths = _walk(root, set())
-    drawn = _walk(root, set(), PICTURE_SUFFIXES) if pictures or not paths else []
+    files = _files_below(root, set()) if pictures or not paths else ()
+    drawn = [path for path in files if path.name.lower().endswith(PICTURE_SUFFIXES)]
     if paths and (beside := [path for path in drawn if not is_label_map(path)]):
         shown = ", ".join(path.relative_to(root).as_posix() for path in beside[:3])
         logger.warning(
@@ -221,7 +222,7 @@ def _has_provenance(path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> list[Path]:
+def _walk(folder: Path, seen: set[Path]) -> list[Path]:
     """Return scans in ``folder`` and below; links are followed, each real folder once.
 
     A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
@@ -236,10 +237,10 @@ def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIX
         return [folder]
     names = {str(entry).lower() for entry in entries}
     for entry, is_folder in entries.items():
-        if entry.name.lower().endswith(suffixes):
+        if _named_like_scan(entry):
             found += [] if _has_header(entry, names) else [entry]
         elif is_folder and not _is_captures(entry):
-            found += _walk(entry, seen, suffixes)
+            found += _walk(entry, seen)
     return found
 
 
