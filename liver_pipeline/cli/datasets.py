@@ -10,8 +10,9 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from liver_pipeline.cli.group import EXIT_NONE_DONE, EXIT_SOME_FAILED, main
+from liver_pipeline.cli.group import main
 from liver_pipeline.cli.options import FiniteRange, chosen_layers, label_map_option, layer_option, overrides_argument
+from liver_pipeline.exits import EXIT_NONE_DONE, EXIT_SOME_FAILED
 from liver_pipeline.io.screen import one_line
 
 

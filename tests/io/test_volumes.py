@@ -103,6 +103,11 @@ def test_an_accepted_error_becomes_a_warning_and_an_unknown_code_is_an_error(wri
         read_scan(path, accept=["HUSCALE"])
 
 
+def test_voxels_that_are_no_numbers_cannot_be_accepted(written: Path) -> None:
+    with pytest.raises(IntakeError, match=r"NON_FINITE: .*fill them .*cannot be accepted"):
+        read_scan(written / "scans" / "nan_voxel.nii.gz", accept=["NON_FINITE"])
+
+
 def test_tiny_shear_is_repaired_on_request(written: Path) -> None:
     path = written / "scans" / "shear_tiny.nii.gz"
     kept, repaired = read_scan(path), read_scan(path, repair=["SHEAR"])

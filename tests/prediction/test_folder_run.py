@@ -35,10 +35,11 @@ from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.networks.weights import load_weights
 from liver_pipeline.prediction.case_runner import CaseRunner
-from liver_pipeline.prediction.folder_run import FolderRun, Summary
+from liver_pipeline.prediction.folder_run import FolderRun
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns, ahead
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
+from liver_pipeline.prediction.summary import Summary
 from liver_pipeline.transforms.load import LoadScand
 from tests.dicom_files import body, one_slice, series
 from tests.waiting import PATIENCE_S

@@ -13,7 +13,7 @@ from PIL import Image
 
 import liver_pipeline as lp
 from liver_pipeline.io.discovery import find_inputs
-from liver_pipeline.prediction.folder_run import Summary
+from liver_pipeline.prediction.summary import Summary
 from tests.dicom_files import ct
 
 ROWS, COLUMNS = 24, 40
