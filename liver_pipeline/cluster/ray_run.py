@@ -216,7 +216,7 @@ class _Driver:
         assert model is not None
         detail = "three workers died with this case: too little memory, or its reader or network crashes"
         row = {
-            "case": one.case, "event": "failed", "run": model["run"], "input_sha256": hash_input(one.path),
+            "case": one.case, "event": "failed", "run": model["run"], "input_sha256": hash_input(one.path, one.series),
             "config_sha256": model["config_sha256"], "weights_sha256": model["weights_sha256"],
             "code": "WORKER_DIED", "detail": detail, "host": model["host"],
             "time": now(),

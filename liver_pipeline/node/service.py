@@ -219,7 +219,7 @@ def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequ
 
 def _end(case: Mapping[str, Any], row: Mapping[str, Any], masks: Path, dicom: DicomResults) -> str:
     """Return how a case has ended: "done" with its results, a code, or "" if what is there now has not ended."""
-    if row.get("input_sha256") != hash_input(Path(case["image"])):
+    if row.get("input_sha256") != hash_input(Path(case["image"]), case.get("series")):
         return ""  # of fewer instances, earlier
     told = row.get("dicom") or {}
     if row.get("event") == DONE and "files" in told:

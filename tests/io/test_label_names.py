@@ -19,6 +19,7 @@ from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.label_names import named_classes
 from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.labels import LIVER, TUMOR
+from liver_pipeline.transforms.load import LoadScand
 
 LABELS = np.zeros((6, 5, 4), dtype=np.uint8)
 LABELS[1:5, 1:4, 1:3], LABELS[2, 2, 1] = 1, 2
@@ -53,6 +54,7 @@ def test_names_that_contradict_the_values_decide_and_it_is_told(tmp_path: Path, 
     np.testing.assert_array_equal(scan.array, SWAPPED)
     (told,) = [f for f in scan.findings if f.code == "LABEL_NAMES"]
     assert told.severity is Severity.WARNING and "1 'tumor' as tumor, 2 'Liver' as liver" in told.detail
+    assert LoadScand("label")({"label": scan.path})["unnamed_labels"] == told.detail  # training says it once
 
 
 @WRITERS
