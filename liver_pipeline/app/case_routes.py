@@ -23,7 +23,7 @@ from liver_pipeline.app.downloads import (
     downloads_of,
 )
 from liver_pipeline.app.edit_routes import add_edits, require_measured
-from liver_pipeline.app.runs import Choice
+from liver_pipeline.app.runs import Model
 from liver_pipeline.app.supervisor import Supervisor
 from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
 from liver_pipeline.io.files import printable, remove
@@ -43,9 +43,7 @@ class Verdict(BaseModel):
     note: Annotated[str, Field(max_length=2000)] = ""
 
 
-def add_cases(
-    app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: Callable[[], dict[str, Choice]]
-) -> None:
+def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: Callable[[], dict[str, Model]]) -> None:
     """Add what is asked for of cases; ``choices`` gives the runs that can be chosen, the default first."""
 
     def start(case: str) -> dict[str, Any]:

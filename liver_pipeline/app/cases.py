@@ -60,7 +60,7 @@ class CaseFolder:
         return [folder.name for folder in sorted(found, key=lambda folder: (self.note(folder.name)["created"], folder))]
 
     def create(self, name: str, run: str, modality: str | None = None, source: str | None = None) -> str:
-        """Make a case; ``name`` is what people call it, ``source`` a path below the data folder; see Choice.
+        """Make a case; ``name`` is what people call it, ``source`` a path below the data folder; see Model.
 
         Raises:
             ValueError: If there is no such path below the data folder.

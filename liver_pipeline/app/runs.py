@@ -12,24 +12,24 @@ from liver_pipeline.bundle.shipped import shipped
 DEEPEST = 4  # folders below --runs, as in runs/2026/june/liver
 
 
-class Choice(NamedTuple):
+class Model(NamedTuple):
     """What segments a case: ``run`` as ``load_segmenter`` takes it, ``modality`` where it is not the run's own."""
 
     run: str
     modality: str | None = None
 
 
-def run_choices(runs: Path | None) -> dict[str, Choice]:
+def run_choices(runs: Path | None) -> dict[str, Model]:
     """Return what can be chosen by its name, the default first; the weights in the box are there for CT and for MR.
 
     Args:
         runs: Trained run folders and cross-validations below it are called by their paths; None for none.
     """
-    found: dict[str, Choice] = {}
+    found: dict[str, Model] = {}
     if any(key.startswith("default@") for key in shipped()):
-        found |= {"default": Choice("default"), "default modality=mr": Choice("default", "mr")}
+        found |= {"default": Model("default"), "default modality=mr": Model("default", "mr")}
     if runs is not None:
-        found |= {path.relative_to(runs).as_posix(): Choice(str(path.resolve())) for path in _below(runs, DEEPEST)}
+        found |= {path.relative_to(runs).as_posix(): Model(str(path.resolve())) for path in _below(runs, DEEPEST)}
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from liver_pipeline.app.cases import ENDED, STARTED
-from liver_pipeline.app.runs import Choice
+from liver_pipeline.app.runs import Model
 from liver_pipeline.inferers.progress import progress_to
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.failures import finding_of
@@ -39,7 +39,7 @@ def work_through(pipe: Connection) -> None:
     with Path(os.devnull).open("w") as nowhere:
         for printed in (1, 2):  # whoever prints: pydicom's warnings quote tags
             os.dup2(nowhere.fileno(), printed)
-    segmenters: dict[Choice, Any] = {}
+    segmenters: dict[Model, Any] = {}
     while True:
         try:
             choice, scan, reference, masks = pipe.recv()
@@ -54,8 +54,8 @@ def work_through(pipe: Connection) -> None:
 
 def _segment(
     pipe: Connection,
-    segmenters: dict[Choice, Any],
-    choice: Choice,
+    segmenters: dict[Model, Any],
+    choice: Model,
     scan: ScanInput,
     reference: Path | None,
     masks: Path,

@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect
 
 from liver_pipeline.app import uploads
 from liver_pipeline.app.cases import ENDED
-from liver_pipeline.app.runs import Choice, run_choices
+from liver_pipeline.app.runs import Model, run_choices
 from liver_pipeline.app.uploads import Refusal, refuse_bomb, store, stored_name
 from liver_pipeline.app.worker import STAGES, _segment
 from liver_pipeline.commands.app import run_app
@@ -114,9 +114,9 @@ def test_runs_are_found_below_and_parts_of_a_run_are_none(tmp_path: Path) -> Non
 
 def test_a_scan_is_read_as_the_modality_that_was_chosen(runs: Path, scans: Path, tmp_path: Path) -> None:
     told, pipe = multiprocessing.Pipe()
-    segmenters: dict[Choice, Any] = {}
+    segmenters: dict[Model, Any] = {}
     for case, modality in (("as_mr", "mr"), ("as_it_is", None)):
-        choice, scan = Choice(str(runs / "threshold"), modality), ScanInput(scans / "Doe.nii.gz", case)
+        choice, scan = Model(str(runs / "threshold"), modality), ScanInput(scans / "Doe.nii.gz", case)
         assert _segment(pipe, segmenters, choice, scan, None, tmp_path).state == ENDED
         assert list(segmenters) == [choice]
         record = json.loads((tmp_path / f"{case}.json").read_text())
