@@ -90,7 +90,8 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
     if root.is_file():
         return [ScanInput(root, case_name(real_path(root).name))]
     paths = list(with_bar(_walk(root, set()), "Looking for scans", "scan"))
-    drawn = list(_walk(root, set(), PICTURE_SUFFIXES)) if pictures or not paths else []
+    files = _files_below(root, set()) if pictures or not paths else ()
+    drawn = [path for path in files if path.name.lower().endswith(PICTURE_SUFFIXES)]
     if paths and (beside := [path for path in drawn if not is_label_map(path)]):
         shown = ", ".join(path.relative_to(root).as_posix() for path in beside[:3])
         logger.warning(
@@ -232,7 +233,7 @@ def _has_provenance(path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     """Yield the scans in ``folder`` and below; links are followed, each real folder once.
 
     A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
@@ -250,11 +251,11 @@ def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIX
     entries = [(folder / name, is_folder) for name, is_folder, _ in there if not name.startswith(".")]
     names = {str(entry).lower() for entry, _ in entries}
     for entry, is_folder in entries:
-        if entry.name.lower().endswith(suffixes):
+        if _named_like_scan(entry):
             if not _has_header(entry, names):
                 yield entry
         elif is_folder and not _is_captures(entry):
-            yield from _walk(entry, seen, suffixes)
+            yield from _walk(entry, seen)
 
 
 def _holds_slices(files: Iterable[Path]) -> bool:

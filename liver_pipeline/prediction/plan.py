@@ -118,7 +118,7 @@ def plan_lines(
     for case in cases:
         row = last.get(case.name, {})
         states = {"done": "done before", "failed": f"failed before: {row.get('code')}"}
-        state = states.get(row.get("event", ""), "new")
+        state = f"MIXED_SERIES: {case.elsewhere}" if case.elsewhere else states.get(row.get("event", ""), "new")
         gigabytes = predicted_bytes(case) / 1e9
         size = f"{gigabytes:.2f} GB" if gigabytes >= 0.01 else "under 0.01 GB"
         series = "" if case.series is None else f" series {case.series}"

@@ -82,7 +82,7 @@ def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
         "SEGMENTS_NOT_ESTIMATED",
     }
     asked = {"NO_SERIES", "SERIES_CHOSEN", "LABEL_MAP"}  # of MR
-    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING", "LABEL_UNNAMED"}
+    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_NAMES", "LABEL_EMPTY", "LABEL_MISSING", "LABEL_UNNAMED"}
     assert set(CODES) - covered - of_runs - asked == of_labels
 
 

@@ -37,7 +37,7 @@ from liver_pipeline.networks.weights import load_weights
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.folder_run import FolderRun
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns, ahead
-from liver_pipeline.prediction.plan import find_scans
+from liver_pipeline.prediction.plan import find_scans, plan_cases, plan_lines
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
 from liver_pipeline.prediction.summary import Summary
 from liver_pipeline.transforms.load import LoadScand
@@ -1011,6 +1011,8 @@ def test_a_part_of_a_series_is_no_scan_as_soon_as_another_part_is_there(tmp_path
     series(scans / "a" / "p", halves[0])
     assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=0, exit_code=0)
     series(scans / "z" / "q", halves[1])
+    lines, _ = plan_lines(plan_cases(find_scans(scans), masks), {}, 10**9)
+    assert lines[0].endswith("MIXED_SERIES: 6 more slices of the series lie in the folder z/q; put all into one folder")
     assert folder_run(scans, masks).run() == Summary(done=0, failed=2, skipped=0, exit_code=4)
     assert {row["code"] for row in rows(masks) if row["event"] == "failed"} == {"MIXED_SERIES"}
     assert not (masks / "a" / "p.nii.gz").exists() and (masks / "a" / "p.stale.nii.gz").exists()
