@@ -12,7 +12,6 @@ from nibabel.spatialimages import HeaderDataError
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.raw import checked_shape
 from liver_pipeline.io.streams import (
-    GZIP_MAGIC,
     StoredVolume,
     coded_stream_errors,
     drain,
@@ -36,7 +35,7 @@ def read_mgh(path: Path) -> StoredVolume:
         OSError: If it cannot be read.
     """
     with hashed_file(path) as (file, hashing, size):
-        stream, growth = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+        stream, growth = inflated(file)
         header = _header(path, stream)
         shape, dtype = _checked(path, header)
         count = int(np.prod(shape, dtype=object))
@@ -49,7 +48,7 @@ def read_mgh(path: Path) -> StoredVolume:
 def peek_mgh(path: Path) -> tuple[tuple[int, int, int], np.dtype[Any]]:
     """Return shape (X, Y, Z) and voxel type from the header."""
     with path.open("rb") as file, coded_stream_errors(path):
-        stream, _ = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+        stream, _ = inflated(file)
         return _checked(path, _header(path, stream))
 
 

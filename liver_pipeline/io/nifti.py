@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.nifti_header import best_affine, checked_header, header_findings, read_header_block, scaling
 from liver_pipeline.io.streams import (
     CHUNK,
-    GZIP_MAGIC,
     StoredVolume,
     coded_stream_errors,
     drain,
@@ -47,7 +46,7 @@ def read_nifti(path: Path, *, channels: bool = False) -> StoredVolume:
         OSError: If the file cannot be read.
     """
     with hashed_file(path) as (file, hashing, size):
-        stream, growth = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+        stream, growth = inflated(file)
         header = _own_header(path, stream)
         shape, dtype = checked_header(path, header, channels=channels)
         skip = _bytes_to_voxels(path, header)
@@ -77,7 +76,7 @@ def peek(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
         OSError: If the file cannot be read.
     """
     with path.open("rb") as file, coded_stream_errors(path):
-        stream = igzip.IGzipFile(fileobj=file, mode="rb") if file.peek(2)[:2] == GZIP_MAGIC else file
+        stream, _ = inflated(file)
         return checked_header(path, _own_header(path, stream))
 
 
@@ -106,7 +105,7 @@ def intent_code(path: Path, file: io.BufferedReader) -> int:
     """Return NIfTI's intent code, 0 where the opened file says nothing, is of another format, or cannot be read."""
     try:
         with coded_stream_errors(path):
-            stream, _ = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+            stream, _ = inflated(file)
             return int(read_header_block(path, stream)["intent_code"])
     except (OSError, IntakeError):
         return 0

@@ -15,7 +15,6 @@ from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.nifti_header import best_affine, checked_header, header_findings, read_header_block, scaling
 from liver_pipeline.io.streams import (
-    GZIP_MAGIC,
     StoredVolume,
     coded_stream_errors,
     drain,
@@ -75,7 +74,7 @@ def read_pair(path: Path, orientation: str | None = None) -> StoredVolume:
     slope, intercept = scaling(path, header)
     skip = max(0.0, float(header["vox_offset"]))
     with hashed_file(data_file) as (file, hashing, size):
-        stream, growth = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+        stream, growth = inflated(file)
         count = int(np.prod(shape, dtype=object))
         array = read_voxels(data_file, stream, count, dtype, skip=_whole(path, skip), capacity=size * growth)
         extra = drain(stream)
@@ -113,7 +112,7 @@ def known_orientation(orientation: str | None) -> None:
 
 def _header(path: Path) -> Any:
     with path.open("rb") as file, coded_stream_errors(path):
-        stream, _ = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
+        stream, _ = inflated(file)
         header = read_header_block(path, stream)
     magic = bytes(header["magic"])[:3]
     if magic in (b"ni1", b"ni2", b"n+1", b"n+2"):

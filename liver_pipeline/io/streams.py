@@ -137,8 +137,15 @@ class Inflated(io.RawIOBase):
         return part
 
 
-def inflated(stream: Any, encoding: str) -> tuple[Any, int]:
-    """Return ``stream`` decompressed and by how much it can grow; ``encoding`` is raw, gzip, zlib or bzip2."""
+def inflated(stream: Any, encoding: str | None = None) -> tuple[Any, int]:
+    """Return ``stream`` decompressed and by how much it can grow.
+
+    Args:
+        stream: Bytes as they are stored.
+        encoding: raw, gzip, zlib or bzip2; by default gzip where a buffered ``stream`` begins so, else raw.
+    """
+    if encoding is None:
+        encoding = "gzip" if stream.peek(2)[:2] == GZIP_MAGIC else "raw"
     if encoding == "gzip":
         return igzip.IGzipFile(fileobj=stream, mode="rb"), MAX_INFLATION
     if encoding == "zlib":
