@@ -39,6 +39,7 @@ from monai.data import Dataset, MetaTensor
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from liver_pipeline.exits import EXIT_DONE, EXIT_NONE_DONE, EXIT_SOME_FAILED
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.masks import FORMATS, write_mask
@@ -47,7 +48,7 @@ from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.prediction.case import RunningCase
 from liver_pipeline.prediction.case_runner import CaseRunner
-from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_NONE_DONE, EXIT_SOME_FAILED, FolderRun
+from liver_pipeline.prediction.folder_run import FolderRun
 from liver_pipeline.prediction.plan import find_scans
 from liver_pipeline.transforms.load import LoadScand
 

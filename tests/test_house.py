@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -11,6 +12,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "liver_pipeline"
 EVERYWHERE = {"logger"}  # each module's own, by convention
+IMPORTS = (ast.Import, ast.ImportFrom)
+OTHERS = {"monai", "scipy", "torch", "numpy"}  # packages whose names docstrings refer to
 
 
 def public_names(path: Path) -> set[str]:
@@ -21,8 +24,21 @@ def public_names(path: Path) -> set[str]:
             names.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
     return {name for name in names if not name.startswith("_")} - EVERYWHERE
+
+
+def names_and_members(tree: ast.Module) -> set[str]:
+    """Return what a module defines, private names too, and the members of its classes with and without their class."""
+    names: set[str] = set()
+    for node in tree.body:
+        for one in (node, *(node.body if isinstance(node, ast.ClassDef) else ())):
+            if isinstance(one, ast.FunctionDef | ast.ClassDef):
+                names |= {one.name, f"{getattr(node, 'name', '')}.{one.name}"}
+            elif isinstance(one, ast.Assign | ast.AnnAssign):
+                targets = one.targets if isinstance(one, ast.Assign) else [one.target]
+                names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return names
 
 
 def test_no_public_name_has_two_meanings() -> None:
@@ -77,3 +93,26 @@ def test_one_function_removes() -> None:
         or (isinstance(node, ast.Attribute) and node.attr == "remove" and getattr(node.value, "id", "") == "os")
     ]
     assert calls == []
+
+
+def test_what_a_docstring_refers_to_is_there() -> None:
+    """A name in ``:func:`` and the like is one of the module's own, one that it imports, or whole from the package."""
+    trees = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+    known = {"liver_pipeline"}
+    for path, tree in trees.items():
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        known |= {module, *(f"{module}.{name}" for name in names_and_members(tree))}
+    for stub in PACKAGE.rglob("__init__.pyi"):
+        package = ".".join(stub.parent.relative_to(PACKAGE.parent).parts)
+        known |= {f"{package}.{name}" for name in re.findall(r"import \w+ as (\w+)", stub.read_text())}
+    lost = []
+    for path, tree in trees.items():
+        imported = {
+            name.asname or name.name for node in ast.walk(tree) if isinstance(node, IMPORTS) for name in node.names
+        }
+        own = names_and_members(tree)
+        for name in re.findall(r":(?:func|class|mod|data|meth):`~?([\w.]+)`", path.read_text()):
+            here = name in known if name.startswith("liver_pipeline") else name in own or name.split(".")[0] in imported
+            if not here and name.split(".")[0] not in OTHERS:
+                lost.append(f"{path.relative_to(PACKAGE)}: {name}")
+    assert lost == []

@@ -192,7 +192,7 @@ class CaseFolder:
         table, record, scores = (json_or_nothing(self.result(case, f"{kind}{end}")) for end in endings)
         liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
         flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
-        flags += ["LIVER_CUT"] if liver.get("truncated") else []
+        flags += ["LIVER_CUT_OFF"] if liver.get("truncated") and "LIVER_CUT_OFF" not in flags else []
         return {
             "edited": bool(kind),
             "mask_sha256": record.get("output", {}).get("sha256"),

@@ -28,7 +28,9 @@ Source = tuple[str, Mapping[str, Any]]  # what it is called in errors, and the k
 def merge_layers(
     layers: Mapping[str, str], *, experiment: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Configs:
-    """Merge the layers of every workflow of one network; for a cascade see :func:`merge_stages`.
+    """Merge the layers of every workflow of one network.
+
+    For a cascade see :func:`liver_pipeline.bundle.stages.merge_stages`.
 
     Args:
         layers: Names (or paths) for ``data``, ``modality``, ``network``, ``augmentation``, ``recipe``; what is absent

@@ -10,8 +10,10 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from liver_pipeline.cli.group import EXIT_NONE_DONE, EXIT_SOME_FAILED, main
+from liver_pipeline.cli.group import main
 from liver_pipeline.cli.options import FiniteRange, chosen_layers, label_map_option, layer_option, overrides_argument
+from liver_pipeline.exits import EXIT_NONE_DONE, EXIT_SOME_FAILED
+from liver_pipeline.io.screen import one_line
 
 
 @main.command("check")
@@ -45,7 +47,7 @@ def check_command(
             if as_json:
                 click.echo(json.dumps(report.as_json()))
             for finding in () if as_json else report.findings:
-                click.echo(f"{finding.severity:7s} {report.path}: {finding.code}: {finding.detail}")
+                click.echo(one_line(f"{finding.severity:7s} {report.path}: {finding.code}: {finding.detail}"))
     if not as_json:
         click.echo("\n".join(summary_lines(reports)))
     if any(report.severity == "error" for report in reports):

@@ -1,4 +1,4 @@
-"""The program that commands join: it checks their words, tells errors in one line, and has their exit codes."""
+"""The program that commands join: it checks their words and tells errors in one line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from typing import Any
 
 import click
 
+from liver_pipeline.exits import EXIT_BAD_USAGE, EXIT_HUNG_UP
 from liver_pipeline.io.screen import hang_up, open_streams, unwritten
-
-EXIT_BAD_USAGE = 2
-EXIT_SOME_FAILED = 3
-EXIT_NONE_DONE = 4
-EXIT_HUNG_UP = 141  # as shells tell of SIGPIPE
 
 
 class Command(click.Command):

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 import liver_pipeline as lp
-from liver_pipeline.cli.group import EXIT_NONE_DONE, EXIT_SOME_FAILED, main
+from liver_pipeline.cli.group import main
 from liver_pipeline.cli.options import FiniteRange, label_map_option, overwrite_option
+from liver_pipeline.exits import EXIT_NONE_DONE, EXIT_SOME_FAILED
 
 
 @main.command("evaluate")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import liver_pipeline as lp
-from liver_pipeline.cli.group import EXIT_NONE_DONE, EXIT_SOME_FAILED, main
+from liver_pipeline.cli.group import main
 from liver_pipeline.cli.options import (
     FiniteRange,
     chosen_layers,
@@ -19,6 +19,7 @@ from liver_pipeline.cli.options import (
     overwrite_option,
 )
 from liver_pipeline.commands import completion
+from liver_pipeline.exits import EXIT_NONE_DONE, EXIT_SOME_FAILED
 
 
 @main.command("compose")

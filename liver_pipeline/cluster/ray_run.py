@@ -26,10 +26,10 @@ from liver_pipeline.io.files import remove, temporary_name
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.prediction.case import FolderCase
-from liver_pipeline.prediction.folder_run import Summary, say_end, summary_of
 from liver_pipeline.prediction.pipeline import Bar
 from liver_pipeline.prediction.plan import plan_cases, refuse_collisions, refuse_other_formats
 from liver_pipeline.prediction.resume import hash_input
+from liver_pipeline.prediction.summary import Summary, say_end, summary_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ def predict_on_ray(
         worker_cores: Of a worker where no GPUs are.
 
     Raises:
-        IntakeError: Before anything is run: see :meth:`FolderRun.run`; also where a folder is not shared.
+        IntakeError: Before anything is run: see :meth:`liver_pipeline.prediction.folder_run.FolderRun.run`; also where
+            a folder is not shared.
         FileNotFoundError: If a node does not see the run folder.
         ValueError: If the cluster cannot be used: no Ray, no answer, other versions on a node.
     """
@@ -215,7 +216,7 @@ class _Driver:
         assert model is not None
         detail = "three workers died with this case: too little memory, or its reader or network crashes"
         row = {
-            "case": one.case, "event": "failed", "run": model["run"], "input_sha256": hash_input(one.path),
+            "case": one.case, "event": "failed", "run": model["run"], "input_sha256": hash_input(one.path, one.series),
             "config_sha256": model["config_sha256"], "weights_sha256": model["weights_sha256"],
             "code": "WORKER_DIED", "detail": detail, "host": model["host"],
             "time": now(),

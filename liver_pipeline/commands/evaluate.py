@@ -51,7 +51,8 @@ def evaluate(
 
     Args:
         pred_dir: Folder of predicted label maps (NIfTI), searched with its sub-folders.
-        label_dir: Folder of reference label maps of the same names (see :func:`case_name`).
+        label_dir: Folder of reference label maps of the same names (see
+            :func:`~liver_pipeline.io.discovery.case_name`).
         output_dir: Where the tables go; made if absent.
         protocol: ``lits`` (the challenge's figures as meant, and everything else), ``lits-official`` (the challenge's
             program figure for figure) or ``plain`` (everything but LiTS's own figures).
@@ -59,8 +60,8 @@ def evaluate(
         cases: Names of the cases to score; None scores all. One without prediction is a failure NO_PREDICTION, one
             without reference NO_REFERENCE.
         probability_dir: Folder of probabilities, such as ``pred_dir`` itself after ``predict --probabilities`` (what a
-            file may hold: :mod:`probabilities`); gives AUC-ROC, Brier score and calibration error near
-            the liver. Not for ``lits-official``.
+            file may hold: :mod:`liver_pipeline.io.probabilities`); gives AUC-ROC, Brier score and calibration error
+            near the liver. Not for ``lits-official``.
         image_dir: Folder of the scans, of the same names, as background of the report's pictures.
         label_map: What the values of the references mean, such as ``{6: 1}``, where they are not 0, 1, 2; see
             :func:`~liver_pipeline.io.volumes.read_label_map`. Where they are ``liver_or_tumor``, figures of tumors are

@@ -140,7 +140,7 @@ def propose(
         summary: Of the data set.
         parser: The training's config; gives the network, its channels and ``crops_per_case``.
         overrides: Keys that are settled.
-        gpu_memory_gb: See :func:`plan_training`.
+        gpu_memory_gb: See :func:`plan`.
 
     Returns:
         Value and reason by key, in the order in which they are written.

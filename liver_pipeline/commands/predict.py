@@ -13,6 +13,7 @@ from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.dicom_results.results import DicomResults, write_results
+from liver_pipeline.exits import EXIT_DONE, EXIT_SOME_FAILED
 from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
 from liver_pipeline.io.files import real_path
 from liver_pipeline.io.findings import IntakeError
@@ -25,9 +26,9 @@ from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_files import write_case, write_case_description, write_case_page
-from liver_pipeline.prediction.folder_run import EXIT_DONE, EXIT_SOME_FAILED, Summary
 from liver_pipeline.prediction.pipeline import network_bar
 from liver_pipeline.prediction.segmenter import load_runner
+from liver_pipeline.prediction.summary import Summary
 
 FOLDER_KEYS = ("dry_run", "retry_failed", "max_failures")  # they ask the ledger, or end a run of many
 DICOM_KEYS = ("dicom", "seg_type", "seg_deflate")

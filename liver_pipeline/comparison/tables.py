@@ -125,7 +125,7 @@ class Comparison:
         Returns:
             ``n_runs``, ``lesions`` (their number), ``sizes`` (by class), ``reference_sizes`` (those of the reference,
             counted again with each run), ``volume_ml`` (of a lesion, median), ``total_ml`` and ``burden`` (tumor over
-            liver; :class:`Summary` over cases), ``confidence`` (median).
+            liver; :class:`~liver_pipeline.metrics.statistics.FigureSummary` over cases), ``confidence`` (median).
         """
         runs = self.of(experiment)
         lesions = [row for result in runs for row in result.tumors]

@@ -18,6 +18,7 @@ class CacheError(RuntimeError):
 
 
 ENTRY_NAME = "[0-9a-f]" * 32  # a pattern for what this package names
+WRITERS = 8  # runs that may fill the room side by side: each looks again before it has used its share of what is left
 
 
 @contextlib.contextmanager
@@ -56,6 +57,7 @@ class Room:
 
     def __init__(self, folder: Path, *, suffix: str, max_bytes: float) -> None:
         self.folder, self.suffix, self.max_bytes = folder, suffix, max_bytes
+        self._unlooked = 0.0  # bytes that fit, whatever others write meanwhile: a look asks the disk about every file
         self._names: Path | None = None
         self._lock: FileLock | None = None
 
@@ -75,6 +77,9 @@ class Room:
         Raises:
             CacheError: If what live runs need leaves too little.
         """
+        if size <= self._unlooked:
+            self._unlooked -= size
+            return
         files = [(stat.st_mtime_ns, stat.st_size, path) for path, stat in self._files()]
         over = sum(bytes_ for _, bytes_, _ in files) + size - self.max_bytes
         needed = self._needed() if over > 0 else set()
@@ -89,6 +94,7 @@ class Room:
                 f"the cases of this run, and of others at work, need more than the {self.max_bytes / 1e9:g} GB that "
                 f"{self.folder} may hold; raise cache_gb, or name another cache_dir"
             )
+        self._unlooked = -over / WRITERS
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.glob(f"{ENTRY_NAME}{self.suffix}"):

@@ -23,8 +23,8 @@ class HardCases:
 
     The difficulty of a case is one minus the Dice of its training windows: the mean over windows and over the
     foreground classes that a window or its prediction holds, averaged over epochs with the latest weighing one half. A
-    case not seen yet has 1. It is the same in all processes that train together. :func:`run`
-    attaches it.
+    case not seen yet has 1. It is the same in all processes that train together.
+    :func:`liver_pipeline.engines.training.run` attaches it.
 
     Args:
         cases: Training cases in the order of the dataset.

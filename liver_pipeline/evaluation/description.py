@@ -16,7 +16,7 @@ from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.segments import COUINAUD, after_resection, segment_volumes
 from liver_pipeline.evaluation.severity import tumor_severity, tumor_spread
 from liver_pipeline.geometry.affines import Affine, spacing_of
-from liver_pipeline.geometry.boxes import touches_border
+from liver_pipeline.geometry.boxes import NOWHERE, bounding_box, touches_border
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.patient_axes import on_grid, to_ras
 from liver_pipeline.io.probabilities import read_probabilities
@@ -185,7 +185,8 @@ def describe_label_map(
     """
     spacing = spacing_of(affine)
     voxel_ml = float(np.prod(spacing)) / 1000.0
-    n_parenchyma, n_tumor = int(np.count_nonzero(label_map == 1)), int(np.count_nonzero(label_map == 2))
+    inside = label_map[bounding_box(label_map) or NOWHERE]
+    n_parenchyma, n_tumor = int(np.count_nonzero(inside == 1)), int(np.count_nonzero(inside == 2))
     matches, missed = (None, None) if reference is None else match_status(label_map, reference, affine)
     rows = describe_lesions(
         label_map,
@@ -213,7 +214,7 @@ def describe_label_map(
         "tumor_ml": n_tumor * voxel_ml,
         "tumor_burden": n_tumor / (n_parenchyma + n_tumor) if n_parenchyma else None,
         "lesion_count": len(rows),
-        "truncated": touches_border(label_map >= 1),
+        "truncated": touches_border(label_map),
         "segments_ml": None if segments is None else segment_volumes(segments, label_map, voxel_ml),
         "intervals": _intervals(record, reasons),
     }

@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 
 from liver_pipeline.evaluation.segments import segment_shares
 from liver_pipeline.geometry.affines import Affine, spacing_of
-from liver_pipeline.geometry.boxes import Box
-from liver_pipeline.labels import FloatArray, LabelMap, Mask
+from liver_pipeline.geometry.boxes import Box, bounding_box, joint_box
+from liver_pipeline.labels import FloatArray, LabelMap
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, group_status, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_surface
@@ -46,14 +46,15 @@ def describe_lesions(
         distance to its surface.
     """
     spacing = spacing_of(affine)
-    lesion_map, _ = components(label_map == 2)
-    shapes = lesion_shapes(lesion_map, spacing)
-    depths = _depths(label_map, lesion_map, shapes, spacing) if shapes and (label_map == 1).any() else None
+    box = bounding_box(label_map)
+    if box is None:
+        return []
+    shapes = _shapes(components(label_map[box] == 2)[0], spacing, box)
+    depths = _depths(label_map, shapes, spacing) if shapes and (label_map[box] == 1).any() else None
     rows = []
     for shape in shapes:
-        inside = lesion_map[shape.box] == shape.id
-        units = _values(hu, shape.box, inside, hu_scale)
-        sure = _values(confidence, shape.box, inside, confidence_scale)
+        units = _values(hu, shape, hu_scale)
+        sure = _values(confidence, shape, confidence_scale)
         row = _row(shape, affine, label_map.shape)
         row["distance_to_surface_mm"] = None if depths is None else depths[shape.id - 1]
         row["mean_hu"] = None if units is None else float(units.mean())
@@ -61,7 +62,7 @@ def describe_lesions(
         row["mean_confidence"] = None if sure is None else float(sure.mean())
         row["min_confidence"] = None if sure is None else float(sure.min())
         row["match"] = None if matches is None else matches[shape.id - 1]
-        row["segments"] = None if segments is None else segment_shares(segments[shape.box][inside])
+        row["segments"] = None if segments is None else segment_shares(segments[shape.box][shape.mask])
         rows.append(row)
     return rows
 
@@ -73,13 +74,16 @@ def match_status(
 
     The missed ones are rows of reference lesions that are in no group.
     """
-    lesions = find_lesions(label_map == 2, reference == 2)
+    box = joint_box(label_map, reference)
+    if box is None:
+        return [], []
+    lesions = find_lesions(label_map[box] == 2, reference[box] == 2)
     groups = match_lesions(lesions)
     status = {i: group_status(group) for group in groups for i in group.pred_ids}
     grouped = {i for group in groups for i in group.label_ids}
     missed = [
         _row(shape, affine, label_map.shape)
-        for shape in lesion_shapes(lesions.label_map, spacing_of(affine))
+        for shape in _shapes(lesions.label_map, spacing_of(affine), box)
         if shape.id not in grouped
     ]
     return [status.get(i, "invented") for i in range(1, lesions.n_pred + 1)], missed
@@ -112,20 +116,23 @@ def _row(shape: LesionShape, affine: Affine, grid: tuple[int, ...]) -> dict[str,
     }
 
 
-def _depths(
-    label_map: LabelMap, lesion_map: ComponentMap, shapes: Sequence[LesionShape], spacing: tuple[float, float, float]
-) -> list[float]:
+def _shapes(part: ComponentMap, spacing: tuple[float, float, float], box: Box) -> list[LesionShape]:
+    """Return the lesions of a box of a map; indices count in the map."""
+    return lesion_shapes(part, spacing, origin=[axis.start for axis in box])
+
+
+def _depths(label_map: LabelMap, shapes: Sequence[LesionShape], spacing: tuple[float, float, float]) -> list[float]:
     """Least distance of each lesion to the outer surface of liver and tumor, in mm; 0 for a lesion that reaches it."""
-    surface = border_surface(label_map >= 1, spacing, 6).points
+    surface = border_surface(label_map, spacing, 6).points
     tree = cKDTree(surface)
     depths = []
     for shape in shapes:
         start = np.array([axis.start for axis in shape.box])
-        points = border_surface(lesion_map[shape.box] == shape.id, spacing, 6).points + start * np.array(spacing)
+        points = border_surface(shape.mask, spacing, 6).points + start * np.array(spacing)
         depths.append(float(tree.query(points)[0].min()))
     return depths
 
 
-def _values(values: npt.NDArray[Any] | None, box: Box, inside: Mask, scale: tuple[float, float]) -> FloatArray | None:
+def _values(values: npt.NDArray[Any] | None, shape: LesionShape, scale: tuple[float, float]) -> FloatArray | None:
     """Return the scaled values inside one lesion, shape (N,)."""
-    return None if values is None else values[box][inside].astype(np.float64) * scale[0] + scale[1]
+    return None if values is None else values[shape.box][shape.mask].astype(np.float64) * scale[0] + scale[1]

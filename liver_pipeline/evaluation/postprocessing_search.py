@@ -78,7 +78,8 @@ def choose_postprocessing(
 
     Args:
         cases: The validation cases. Each is asked for once a round, so a sequence may read them from disk.
-        candidates: Configs of :mod:`postprocessing` transforms, in the order in which they would run.
+        candidates: Configs of the transforms of :mod:`liver_pipeline.transforms.postprocessing`, in the order in which
+            they would run.
         min_gain: Smallest rise of the mean Dice for which a step is kept: a step that gains less costs time and
             has most likely been fitted to these few cases.
 

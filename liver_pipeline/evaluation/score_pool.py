@@ -12,6 +12,7 @@ from typing import Any
 from liver_pipeline.evaluation.pairing import Failure, Pair
 from liver_pipeline.io.discovery import voxel_count
 from liver_pipeline.io.limits import cores, total_bytes
+from liver_pipeline.io.screen import with_bar
 
 BYTES_PER_VOXEL = 10  # peak of one case over the voxels of its volume; scripts/bench_evaluation.py measures it
 PROCESS_BYTES = 300_000_000  # Python with the libraries, before the first case
@@ -23,7 +24,7 @@ def score_pairs(
 ) -> Iterator[tuple[str, dict[str, Any] | Failure]]:
     """Score pairs in as many processes as cores and memory allow, each result as it comes."""
     n_cores = cores()
-    voxels = {pair.case: voxel_count(pair.label)[0] for pair in pairs}
+    voxels = {pair.case: voxel_count(pair.label)[0] for pair in with_bar(pairs, "Looking at sizes", "case")}
     n_workers = _count_workers(list(voxels.values()), workers or n_cores, memory_gb)
     if workers is None and sum(voxels.values()) < SMALL_JOB_VOXELS:
         n_workers = 1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from liver_pipeline.geometry.boxes import NOWHERE, bounding_box
 from liver_pipeline.labels import LabelMap
 
 COUINAUD = tuple(range(9))  # 0 is outside, 1 to 8 are the segments
@@ -47,6 +48,8 @@ def segment_shares(values: npt.NDArray[Any]) -> dict[str, float]:
 def segment_volumes(segments: npt.NDArray[Any], label_map: LabelMap, voxel_ml: float) -> dict[str, dict[str, float]]:
     """Return liver and tumor in each segment, in ml; ``outside`` is liver that no segment holds."""
     volumes = {}
+    box = bounding_box(label_map) or NOWHERE
+    segments, label_map = segments[box], label_map[box]
     for number in COUINAUD:
         place = segments == number
         liver = int(np.count_nonzero(place & (label_map >= 1))) * voxel_ml

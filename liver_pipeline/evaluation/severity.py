@@ -87,7 +87,7 @@ def tumor_spread(
         >>> tumor_spread(label_map, [[0.0, 0.0, 0.0]], None)["quadrants"]
         ['left lower']
     """
-    box = bounding_box(label_map >= 1)
+    box = bounding_box(label_map)
     touched: set[str] = set()
     if box is not None and len(centroids_mm):
         inside = label_map[box] == 2

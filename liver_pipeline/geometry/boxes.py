@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from liver_pipeline.labels import Mask
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Box: TypeAlias = tuple[slice, slice, slice]  # an index into a volume (X, Y, Z); start and stop are always given
+NOWHERE: Final[Box] = (slice(0, 0), slice(0, 0), slice(0, 0))  # holds no voxel
 
 
 def bounding_box(array: npt.NDArray[np.generic]) -> Box | None:
@@ -37,13 +38,24 @@ def bounding_box(array: npt.NDArray[np.generic]) -> Box | None:
         raise ValueError(f"array must have shape (X, Y, Z), got {array.shape}")
     if array.size == 0:
         return None
+    turns, shape = forwards(array), array.shape
+    array = array[turns]
     plane = _touched(array, 2)  # whole planes are compared, so memory order hardly matters
     x_box, y_box = _extent(_touched(plane, 1)), _extent(_touched(plane, 0))
     if x_box is None or y_box is None:
         return None
     z_box = _extent(_touched(_touched(array[x_box, y_box], 0), 0))
     assert z_box is not None
-    return x_box, y_box, z_box
+    x, y, z = (
+        side if turn.step > 0 else slice(length - side.stop, length - side.start)
+        for side, turn, length in zip((x_box, y_box, z_box), turns, shape, strict=True)
+    )
+    return x, y, z
+
+
+def forwards(array: npt.NDArray[np.generic]) -> tuple[slice, ...]:
+    """Return the index that turns the axes of ``array`` that run backwards in memory: numpy is slow along these."""
+    return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)
 
 
 def joint_box(*arrays: npt.NDArray[np.generic]) -> Box | None:
@@ -79,9 +91,9 @@ def widen(box: Box, margin_mm: float, spacing: Sequence[float], shape: Sequence[
     return x, y, z
 
 
-def touches_border(mask: Mask) -> bool:
-    """Whether a mask (X, Y, Z) reaches the first or last plane along any axis."""
-    return any(bool(plane(mask, axis, end).any()) for axis in range(3) for end in (0, -1))
+def touches_border(array: npt.NDArray[np.generic]) -> bool:
+    """Whether what is not zero in an array (X, Y, Z) reaches the first or last plane along any axis."""
+    return any(bool(plane(array, axis, end).any()) for axis in range(3) for end in (0, -1))
 
 
 def plane(array: npt.NDArray[Scalar], axis: int, index: int) -> npt.NDArray[Scalar]:

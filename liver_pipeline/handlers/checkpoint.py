@@ -23,8 +23,8 @@ from liver_pipeline.io.files import remove_temporary
 class Checkpoint:
     """Keep what the next epoch depends on after each epoch, in ``last.ckpt``; the one before it is ``previous.ckpt``.
 
-    The state of random number generators is not among it: see :mod:`loaders`. Attach it to the trainer
-    after all handlers whose state it saves, as :func:`run` does.
+    The state of random number generators is not among it: see :mod:`liver_pipeline.data.loaders`. Attach it to the
+    trainer after all handlers whose state it saves, as :func:`liver_pipeline.engines.training.run` does.
 
     A GPU that has finished an epoch is not kept waiting for the disk: the file is written from a copy on the host while
     the next epoch is computed. What goes wrong then is raised when that epoch ends, or by :meth:`wait`.

@@ -20,6 +20,7 @@ from liver_pipeline.io.findings import Finding, error, warning
 
 THICK_MM = {"ct": 6.0, "mr": 10.0}  # LiTS reaches 6.0 mm
 TOO_THICK_MM = 20.0
+FULL_MATRIX, NO_PERSON_MM = 128, 80.0  # as many voxels across do not lie in so few mm of a person
 
 
 def affine_findings(shape: Sequence[int], affine: Affine, repair: Collection[str] = ()) -> list[Finding]:
@@ -62,13 +63,19 @@ def form_findings(shape: Sequence[int], sform: Affine, qform: Affine) -> list[Fi
 
 
 def grid_findings(shape: Sequence[int], affine: Affine, modality: str) -> list[Finding]:
-    """Check number and thickness of slices, and for CT whether the geometry was lost (identity affine)."""
+    """Check number, size and thickness of slices, and for CT whether the geometry was lost (identity affine)."""
     found = []
     spacing = spacing_of(affine)
     if min(shape) < 3:
         found.append(error("FEW_SLICES", f"shape {tuple(shape)}; a volume needs at least 3 voxels along each axis"))
     elif min(shape) < 8:
         found.append(warning("FEW_SLICES", f"shape {tuple(shape)}; results on so few slices are poor"))
+    size = [n * edge for n, edge in zip(shape, spacing, strict=True)]
+    if sorted(shape)[1] >= FULL_MATRIX and sorted(size)[1] < NO_PERSON_MM and modality in ("ct", "mr"):
+        detail = (
+            f"spacing {_mm(spacing)}, so that {tuple(shape)} voxels are {_mm(size)}: are the lengths in centimetres?"
+        )
+        found.append(warning("SPACING_RANGE", detail))
     if max(spacing) > TOO_THICK_MM:
         found.append(error("THICK_SLICE", f"spacing {_mm(spacing)}; slices above {TOO_THICK_MM:g} mm are refused"))
     elif max(spacing) > THICK_MM.get(modality, THICK_MM["mr"]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from liver_pipeline.io.dicom_checks import (
     refuse_mixed,
     rescale_findings,
 )
-from liver_pipeline.io.dicom_files import series_files, series_sha256, slice_files
-from liver_pipeline.io.dicom_headers import Slice, quietly, read_headers
+from liver_pipeline.io.dicom_files import series_sha256
+from liver_pipeline.io.dicom_headers import Slice, quietly
 from liver_pipeline.io.dicom_parts import parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
-from liver_pipeline.io.dicom_series import Series, choose_series, leave_out_strangers, listing, split_series
+from liver_pipeline.io.dicom_place import DicomPlace, look_again, opened_place
+from liver_pipeline.io.dicom_series import Series, choose_series, listing
 from liver_pipeline.io.findings import Finding, error, refuse, settle, warning
 from liver_pipeline.io.streams import StoredVolume
 
@@ -43,10 +44,21 @@ def find_series(path: Path | str) -> list[Series]:
         IntakeError: NOT_A_SCAN, DICOM_DAMAGED, ZIP_DAMAGED.
         OSError: If a file cannot be read.
     """
-    path = Path(path)
-    with quietly(), series_files(path) as files:
-        kept, _ = leave_out_strangers(path, read_headers(path, slice_files(path, files)))
-        return split_series(kept)
+    with opened_place(Path(path)) as place:
+        return list(place.volumes)
+
+
+def files_of(path: Path, series: str | None) -> list[Path]:
+    """Return the files that a volume in a folder is read from, or those of all of them where no series is named.
+
+    Raises:
+        IntakeError: As :func:`find_series`; NO_SERIES.
+        OSError: If a file cannot be read.
+    """
+    with opened_place(path) as place:
+        if series is None:
+            return list(place.changed)
+        return _files(choose_series(path, place.volumes, series)[0].slices)
 
 
 def read_series(
@@ -56,7 +68,8 @@ def read_series(
 
     Slices are ordered by position along the normal, never by name; slope and intercept of each slice are applied, so a
     CT arrives as int16 HU with slope 1. Only fractional slopes are kept as slope, intercept and stored voxels (float32
-    where they differ from slice to slice). The hash is over all files that can be slices, whichever series is read.
+    where they differ from slice to slice). The hash is over all files that can be slices, or
+    those of the series that is named.
 
     Args:
         path: Where it is.
@@ -69,13 +82,14 @@ def read_series(
             RESCALE_MISSING, MIXED_SERIES, MIXED_PATIENTS, MIXED_FRAMES, MIXED_PASSES, DUPLICATE_SLICE,
             UNEVEN_SLICE_GAPS, SLICE_SHIFT.
     """
-    with quietly(), series_files(path) as files:
-        candidates, chosen, findings = _volume(path, files, series, accept)
+    with quietly(), opened_place(path) as place:
+        place, chosen, findings = _volume(path, place, series, accept)
         settled = settle(path, findings, accept)
         rescale = () if labels else rescale_findings(chosen)  # an error, raised once the values have been judged, too
         array, slope, intercept = _read_voxels(path, chosen)
+        sha256 = series_sha256(path, list(place.changed) if series is None else _files(chosen))
         return StoredVolume(
-            array, _affine(chosen), series_sha256(path, candidates), (*settled, *rescale), slope, intercept,
+            array, _affine(chosen), sha256, (*settled, *rescale), slope, intercept,
             modality=chosen[0].modality, slice_files=tuple(one.path.name for one in chosen), slice_axis=2,
         )  # fmt: skip
 
@@ -97,22 +111,22 @@ def read_plane_headers(
         IntakeError: As :func:`read_series`, but for what the values can be.
     """
     path = Path(path)
-    with quietly(), series_files(path) as files:
-        _, chosen, findings = _volume(path, files, series, accept)
+    with quietly(), opened_place(path) as place:
+        _, chosen, findings = _volume(path, place, series, accept)
         settle(path, findings, accept)
         headers = [pydicom.dcmread(one.path, force=True, stop_before_pixels=True) for one in chosen]
     return headers, _affine(chosen)
 
 
 def _volume(
-    path: Path, files: Sequence[Path], series: str | None, accept: Collection[str]
-) -> tuple[list[Path], list[Slice], list[Finding]]:
-    """Return the files that can be slices, the slices of the volume in order, and what was found on the way."""
-    candidates = slice_files(path, files)
-    findings = _ignored(len(files) - len(candidates), len(files))
-    slices, notes = leave_out_strangers(path, read_headers(path, candidates))
-    chosen, reason = _one_series(path, slices, series, accept)
-    findings += [*notes, *reason]
+    path: Path, place: DicomPlace, series: str | None, accept: Collection[str]
+) -> tuple[DicomPlace, list[Slice], list[Finding]]:
+    """Return the place as it is now, the slices of the volume in order, and what was found on the way."""
+    chosen, reason = _one_series(path, place, series, accept)
+    if not place.still_holds(chosen):
+        place = look_again(path)
+        chosen, reason = _one_series(path, place, series, accept)
+    findings = [*place.notes, *reason]
     refuse_missing(path, chosen)
     refuse_mixed(path, chosen)
     findings += [*conflict_findings(chosen), *woven_findings(chosen), *parts_elsewhere(path, chosen)]
@@ -120,25 +134,24 @@ def _volume(
     findings += place_findings(chosen)
     if len(chosen) < 2:
         findings.append(_single(path, chosen[0]))
-    return candidates, chosen, findings
+    return place, chosen, findings
 
 
-def _ignored(count: int, total: int) -> list[Finding]:
-    detail = f"{count} of {total} files are no slices and were left out"
-    return [warning("IGNORED_FILES", detail)] if count else []
+def _files(slices: Iterable[Slice]) -> list[Path]:
+    return list(dict.fromkeys(one.path for one in slices))
 
 
 def _one_series(
-    path: Path, slices: list[Slice], which: str | None, accept: Collection[str]
+    path: Path, place: DicomPlace, which: str | None, accept: Collection[str]
 ) -> tuple[list[Slice], list[Finding]]:
     """Return the slices to read, and why these where there was a choice."""
-    found = split_series(slices)
+    found = place.volumes
     if which is not None:
         series, reason = choose_series(path, found, which)
         return list(series.slices), [warning("SERIES_CHOSEN", reason)]
     passes = any("/" in one.uid for one in found)
     if len(found) == 1 or ("MIXED_PASSES" if passes else "MIXED_SERIES") in accept:
-        return slices, []
+        return list(place.slices), []
     if passes and len({one.uid.split("/")[0] for one in found}) == 1:
         listed = "; ".join(str(one) for one in found)
         detail = f"{len(found)} passes overlap or alternate in one series: {listed}; name one of them as series"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+
+from pydicom.uid import UID
 
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.dicom_headers import (
@@ -21,6 +22,7 @@ from liver_pipeline.io.dicom_headers import (
     series_uid_of,
     sop_class,
 )
+from liver_pipeline.io.files import listed
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.remembering import remembers
 from liver_pipeline.io.zips import heads, is_zip, unzip
@@ -37,7 +39,7 @@ def series_files(path: Path) -> Iterator[list[Path]]:
         IntakeError: READ_FAILED where nothing can be unpacked; see also :func:`~liver_pipeline.io.zips.unzip`.
     """
     if path.is_dir():
-        yield sorted(file for file in path.iterdir() if not file.is_dir())
+        yield [path / name for name, is_folder, _ in listed(path) if not is_folder]
         return
     if sop_class(path) is not None:
         yield [path]
@@ -51,30 +53,35 @@ def series_files(path: Path) -> Iterator[list[Path]]:
         yield unzip(path, Path(folder))
 
 
-def slice_files(path: Path, files: Sequence[Path]) -> list[Path]:
-    """Return those of ``files`` that can be slices; ``path`` is the folder, zip or file that messages name.
+def refuse_lost(path: Path, files: Sequence[Path], slices: Collection[Path]) -> None:
+    """Refuse a place without slices, or one in which some seem to be lost.
+
+    Args:
+        path: The folder, zip or file that messages name.
+        files: All there.
+        slices: Those that can be slices.
 
     Raises:
         IntakeError: NOT_A_SCAN where there is none; DICOM_DAMAGED where some seem to be lost, see :func:`lost_files`.
     """
-    candidates = [file for file in files if file.is_file() and may_be_slice(file)]  # to open a pipe waits for ever
-    if not candidates:
+    if not slices:
         raise refuse(path, "NOT_A_SCAN", _why_none(path, files))
-    if lost := lost_files(files, candidates):
+    if lost := lost_files(files, slices):
         names = ", ".join(file_name(path, file) for file in lost[:6])
         detail = f"{len(lost)} files are named as the slices are, and are no DICOM ({names})"
         raise refuse(path, "DICOM_DAMAGED", f"{detail}; copy them again, or take them out")
-    return candidates
 
 
 def _why_none(path: Path, files: Sequence[Path]) -> str:
     """Say what is there instead of slices, and what to do."""
-    if any(file.is_file() and sop_class(file) in OUTLINES for file in files):
+    kinds = {kind for file in files if file.is_file() and (kind := sop_class(file))}
+    if kinds & OUTLINES:
         return "a DICOM segmentation or structure set; export it as a label map (NIfTI, NRRD), such as with 3D Slicer"
+    if kinds:
+        named = ", ".join(sorted(UID(kind).name for kind in kinds))
+        return f"DICOM of another kind than images of CT or MR ({named}); name the folder that holds the slices"
     if path.is_dir():
         return "a folder without DICOM slices; name the folder that holds them"
-    if len(files) == 1 and files[0] == path:
-        return "a DICOM file of another kind than images; name the folder that holds the slices"
     return "no DICOM slices in the zip; unzip what is of another format"
 
 
@@ -122,12 +129,11 @@ def outer_uids(path: Path) -> frozenset[str]:
 
 def _uids(path: Path, *, backwards: bool = False) -> Iterator[str]:
     """Yield the SeriesInstanceUID of each file, "" for what is no slice, in the order of names, or of a zip's list."""
-    if is_zip(path):
+    if path.is_dir():
+        names = [name for name, _, is_file in listed(path) if is_file]  # to open a pipe waits for ever
+        yield from (series_uid_of(path / name) for name in (reversed(names) if backwards else names))
+    elif is_zip(path):
         yield from map(series_uid_in, heads(path, backwards=backwards))
-    elif path.is_dir():
-        with os.scandir(path) as entries:
-            names = sorted((entry.name for entry in entries if entry.is_file()), reverse=backwards)
-        yield from (series_uid_of(path / name) for name in names)  # of regular files: to open a pipe waits for ever
     elif path.is_file():
         yield series_uid_of(path)
 

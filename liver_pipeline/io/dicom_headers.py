@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,9 @@ IMAGE_CLASSES = {  # SOP classes whose files can be slices; segmentations, repor
     f"{SECONDARY_CAPTURE}.2": "",  # many frames of 8 bits
     f"{SECONDARY_CAPTURE}.3": "",  # many frames of 16 bits
 }
-OUTLINES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3")  # segmentation, structure set
+OUTLINES = frozenset(  # segmentations of either kind, structure set
+    ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.481.3")
+)
 # Of the file, or of a frame's functional groups (PS3.3 C.7.6.16), where they go by these names.
 FRAME_NAMES = {
     "FrameAcquisitionNumber": "AcquisitionNumber",
@@ -61,7 +64,7 @@ SERIES_UID = Tag("SeriesInstanceUID")
 WANTED = {Tag(name): FRAME_NAMES.get(name, name) for name in (*TAGS, *FRAME_NAMES)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Slice:
     """One plane: its file, its number in a file of many frames, and the tags that hold something.
 
@@ -154,8 +157,7 @@ def class_in(head: bytes) -> str | None:
 def series_uid_of(path: Path) -> str:
     """Return SeriesInstanceUID of a file that can be a slice, "" for any other; little of it is read."""
     with path.open("rb") as stream:
-        head = stream.read(PREAMBLE)
-        if path.name == "DICOMDIR" or not can_be_slice(class_in(head)):
+        if not _can_be_slice(path, stream.read(PREAMBLE)):
             return ""
         stream.seek(0)
         return _series_uid(stream)
@@ -177,7 +179,12 @@ def _series_uid(stream: BinaryIO) -> str:
 
 def may_be_slice(path: Path) -> bool:
     """Return whether the file is DICOM and of a class that can be a slice."""
-    return can_be_slice(sop_class(path)) and path.name != "DICOMDIR"
+    with path.open("rb") as file:
+        return _can_be_slice(path, file.read(PREAMBLE))
+
+
+def _can_be_slice(path: Path, head: bytes) -> bool:
+    return path.name != "DICOMDIR" and can_be_slice(class_in(head))
 
 
 def can_be_slice(kind: str | None) -> bool:
@@ -186,7 +193,7 @@ def can_be_slice(kind: str | None) -> bool:
 
 
 def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:
-    """Return the planes of all files; ``path`` is the folder, zip or file that messages name.
+    """Return the planes of those files that can be slices; ``path`` is the folder, zip or file that messages name.
 
     Raises:
         IntakeError: DICOM_DAMAGED with the name of a file that cannot be read.
@@ -195,8 +202,8 @@ def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:
     for file in files:
         name = file_name(path, file)
         try:
-            header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
-            slices += _planes(file, name, header)
+            if (header := _header_of_slice(file)) is not None:
+                slices += _planes(file, name, header)
         except (OSError, MemoryError):
             raise
         except Exception as reason:  # pydicom reads values late, and fails in many ways
@@ -205,6 +212,15 @@ def read_headers(path: Path, files: Sequence[Path]) -> list[Slice]:
                 path, "DICOM_DAMAGED", f"the header of {name} cannot be read ({line}); copy it again"
             ) from reason
     return slices
+
+
+def _header_of_slice(file: Path) -> Dataset | None:
+    """Return the header of a file that can be a slice, without pixels; None for any other. It is opened once."""
+    with file.open("rb") as stream:
+        if not _can_be_slice(file, stream.read(PREAMBLE)):
+            return None
+        stream.seek(0)
+        return pydicom.dcmread(stream, force=True, stop_before_pixels=True)
 
 
 def file_name(path: Path, file: Path) -> str:
@@ -249,5 +265,10 @@ def _filled(dataset: Dataset) -> dict[str, Any]:
         value = dataset[tag].value
         if value is None or value == "" or (isinstance(value, MultiValue) and not len(value)):
             continue
-        found[name] = list(value) if isinstance(value, MultiValue) else value
+        found[name] = [_plain(part) for part in value] if isinstance(value, MultiValue) else _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without what pydicom keeps with it: as written, and once in memory for all slices that say so."""
+    return value if type(value) in (int, float, bytes) else sys.intern(str(value))

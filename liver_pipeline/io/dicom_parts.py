@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +13,9 @@ import numpy as np
 
 from liver_pipeline.io.dicom_checks import SAME_PLACE_MM, conflict_findings, overlapping_tags, positions_along
 from liver_pipeline.io.dicom_files import FIRST_ENTRIES, outer_uids, series_files
-from liver_pipeline.io.dicom_headers import Slice, may_be_slice, read_headers
+from liver_pipeline.io.dicom_headers import Slice, read_headers
 from liver_pipeline.io.dicom_series import Series, leave_out_strangers
-from liver_pipeline.io.files import relative
+from liver_pipeline.io.files import listed, relative
 from liver_pipeline.io.findings import Finding, IntakeError, error
 from liver_pipeline.io.remembering import remembers
 from liver_pipeline.io.zips import is_zip
@@ -25,7 +24,7 @@ FOLLOW = 0.9  # of the slices
 ROUNDED = 0.25  # of the gap between slices, by which those of a copy may be off
 
 _Position = tuple[float, ...]  # of a slice, to a hundredth of a mm
-_Entry = tuple[str, bool]  # a name, and whether it is a folder
+_Entry = tuple[str, bool, bool]  # see `listed`
 
 
 def woven_findings(slices: Sequence[Slice]) -> list[Finding]:
@@ -68,7 +67,7 @@ def parts_elsewhere(path: Path, slices: Sequence[Slice]) -> list[Finding]:
             if not uids & outer_uids(other):
                 continue
             with series_files(other) as files:
-                headers = read_headers(other, [file for file in files if file.is_file() and may_be_slice(file)])
+                headers = read_headers(other, [file for file in files if file.is_file()])
             found, _ = leave_out_strangers(other, headers)
             more = [one for one in found if one.text("SeriesInstanceUID") in uids]
             if count := _more_of(slices, more):
@@ -145,15 +144,11 @@ def _around(path: Path) -> Iterator[Path]:
         yield from _next(path.parent, (entry for entry in reversed(beside[:at]) if entry[0] != path.name))
 
 
-@remembers(16)
-def _listing(folder: Path) -> tuple[_Entry, ...]:
-    with os.scandir(folder) as entries:
-        return tuple(sorted((entry.name, entry.is_dir()) for entry in entries))
+_listing = remembers(16)(listed)
 
 
 def _next(parent: Path, entries: Iterable[_Entry]) -> Iterator[Path]:
     """Yield the first folder and the first zip among the first few entries."""
     first = list(islice(entries, FIRST_ENTRIES))
-    yield from islice((parent / name for name, is_folder in first if is_folder), 1)
-    zips = (parent / name for name, is_folder in first if not is_folder and name.lower().endswith(".zip"))
-    yield from islice((place for place in zips if place.is_file()), 1)
+    yield from islice((parent / name for name, is_folder, _ in first if is_folder), 1)
+    yield from islice((parent / name for name, _, is_file in first if is_file and name.lower().endswith(".zip")), 1)

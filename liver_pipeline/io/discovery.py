@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_pipeline.io.dicom import files_of
 from liver_pipeline.io.dicom_headers import may_be_slice
-from liver_pipeline.io.files import is_there, real_path
+from liver_pipeline.io.files import is_there, listed, real_path
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import is_picture, opened_picture, peek_stored
+from liver_pipeline.io.formats import opened_picture, peek_stored, sniff
 from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
+from liver_pipeline.io.screen import with_bar
 from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
 logger = logging.getLogger(__name__)
 
+PACKED = (".nii.bz2", ".nii.xz", ".nii.zst")  # not read; reading says so, which is better than to pass them over
 SCAN_SUFFIXES = (
     ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
+    *PACKED,
 )  # fmt: skip
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
+NO_SLICES = (".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")  # nobody names a slice so
 VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
@@ -85,21 +89,23 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
         raise refuse(root, "NOT_FOUND", "there is no such file or folder; is the path spelt right?")
     if root.is_file():
         return [ScanInput(root, case_name(real_path(root).name))]
-    paths = _walk(root, set())
-    drawn = _walk(root, set(), PICTURE_SUFFIXES) if pictures or not paths else []
+    paths = list(with_bar(_walk(root, set()), "Looking for scans", "scan"))
+    files = _files_below(root, set()) if pictures or not paths else ()
+    drawn = [path for path in files if path.name.lower().endswith(PICTURE_SUFFIXES)]
     if paths and (beside := [path for path in drawn if not is_label_map(path)]):
         shown = ", ".join(path.relative_to(root).as_posix() for path in beside[:3])
         logger.warning(
             "%s: %d pictures are left out beside scans: %s, ...; give them a folder", root, len(beside), shown
         )
     paths = paths or (drawn if pictures else [])
-    labels = set() if label_maps else {path for path in paths if is_label_map(path)}
+    looked_at = [] if label_maps else with_bar(paths, "Looking for label maps", "file")
+    labels = {path for path in looked_at if is_label_map(path)}
     if labels:
         shown = ", ".join(sorted(path.relative_to(root).as_posix() for path in labels)[:3])
         logger.warning("%s: %d label maps, masks or probabilities are no scans: %s, ...", root, len(labels), shown)
     found = [ScanInput(path, _case_below(root, path)) for path in paths if path not in labels]
     if not found:
-        kinds = f"no DICOM series and no file that ends in {', '.join(SCAN_SUFFIXES)}"
+        kinds = f"no DICOM series and no file that ends in {', '.join(s for s in SCAN_SUFFIXES if s not in PACKED)}"
         there = f"only {len(labels)} label maps" if labels else kinds
         if drawn and not pictures:
             there = f"{len(drawn)} pictures, which only runs of 2D networks (roi_size [X, Y, 1]) take, and no scan"
@@ -128,15 +134,17 @@ def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
         return
     seen.add(real)
     try:
-        entries = [(entry, entry.is_dir()) for entry in _entries(folder)]
+        there = listed(folder)
     except OSError as reason:
         logger.warning("%s cannot be looked into, and is passed over: %s", folder, reason.strerror)
         return
-    for entry, is_folder in entries:
+    for name, is_folder, _ in there:
+        if name.startswith("."):
+            continue
         if is_folder:
-            yield from _files_below(entry, seen)
+            yield from _files_below(folder / name, seen)
         else:
-            yield entry
+            yield folder / name
 
 
 def _is_stale(path: Path) -> bool:
@@ -186,7 +194,7 @@ def same_names(inputs: Iterable[ScanInput]) -> dict[str, list[Path]]:
 def _case_below(root: Path, path: Path) -> str:
     if path == root:
         return real_path(root).name
-    return case_name(path.relative_to(root).as_posix(), path.is_dir() and not _named_like_scan(path))
+    return case_name(path.relative_to(root).as_posix(), not _named_like_scan(path) and path.is_dir())
 
 
 def _named_like_scan(path: Path) -> bool:
@@ -203,11 +211,17 @@ def is_label_map(path: Path) -> bool:
     if name.endswith(RESULT_ENDINGS):
         return True
     twin = LITS_REFERENCE.sub(r"\1volume-\2", path.name)
-    if twin != path.name and any((folder / twin).exists() for folder in (path.parent, *path.parent.parent.glob("*/"))):
+    if twin != path.name and any((folder / twin).exists() for folder in _beside(path.parent)):
         return True
     if path.parent.name in REFERENCE_FOLDERS and (path.parent.parent / REFERENCE_FOLDERS[path.parent.name]).is_dir():
         return True
     return path.is_file() and (_has_provenance(path) or says_label_map(path))
+
+
+def _beside(folder: Path) -> Iterator[Path]:
+    """Yield a folder, then those beside it: they are listed only if they are asked for."""
+    yield folder
+    yield from folder.parent.glob("*/")
 
 
 def _has_provenance(path: Path) -> bool:
@@ -219,41 +233,43 @@ def _has_provenance(path: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, seen: set[Path], suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> list[Path]:
-    """Return scans in ``folder`` and below; links are followed, each real folder once.
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the scans in ``folder`` and below; links are followed, each real folder once.
 
     A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
     """
     if (real := real_path(folder)) in seen:
-        return []
+        return
     seen.add(real)
     try:
-        found = [folder] if _holds_slices(folder) else []
-        entries = {entry: entry.is_dir() for entry in _entries(folder)}
+        there = listed(folder)
     except OSError:
-        return [folder]
-    names = {str(entry).lower() for entry in entries}
-    for entry, is_folder in entries.items():
-        if entry.name.lower().endswith(suffixes):
-            found += [] if _has_header(entry, names) else [entry]
+        yield folder
+        return
+    if _holds_slices(folder / name for name, _, is_file in there if is_file):
+        yield folder
+    entries = [(folder / name, is_folder) for name, is_folder, _ in there if not name.startswith(".")]
+    names = {str(entry).lower() for entry, _ in entries}
+    for entry, is_folder in entries:
+        if _named_like_scan(entry):
+            if not _has_header(entry, names):
+                yield entry
         elif is_folder and not _is_captures(entry):
-            found += _walk(entry, seen, suffixes)
-    return found
+            yield from _walk(entry, seen)
 
 
-def _holds_slices(folder: Path) -> bool:
-    """Tell whether DICOM slices lie in a folder: one that can be read, or files that cannot and are named as such.
+def _holds_slices(files: Iterable[Path]) -> bool:
+    """Tell whether there are DICOM slices among the files of a folder: one that can be read, or what is named as one.
 
-    Raises:
-        OSError: If the folder cannot be looked into.
+    Volumes of other formats, known by their names, are not opened.
     """
     unread = False
-    for file in folder.iterdir():
+    for file in files:
+        ending = file.suffix.lower()
         try:
-            if file.is_file() and may_be_slice(file):
+            if not file.name.lower().endswith(NO_SLICES) and may_be_slice(file):
                 return True
         except OSError:
-            ending = file.suffix.lower()
             unread |= ending in ("", ".dcm", ".ima", ".dicom") or ending[1:].isdigit()
     return unread
 
@@ -271,22 +287,18 @@ def _has_header(entry: Path, names: set[str]) -> bool:
     return stem is not None and bool({f"{stem}.hdr", f"{stem}.hdr.gz"} & names)
 
 
-def _entries(folder: Path) -> Sequence[Path]:
-    return [Path(entry.path) for entry in sorted(os.scandir(folder), key=lambda e: e.name) if entry.name[0] != "."]
+def voxel_count(path: Path, series: str | None = None) -> tuple[int, int]:
+    """Return number of voxels and bytes a voxel, from the header or (DICOM) the size on disk; (0, 0) if unreadable.
 
-
-def voxel_count(path: Path) -> tuple[int, int]:
-    """Return number of voxels and bytes a voxel, from the header or (DICOM) the size on disk; (0, 0) if unreadable."""
+    Of several DICOM series in a folder ``series`` names one.
+    """
     try:
         if path.is_dir():
-            return sum(f.stat().st_size for f in path.iterdir() if f.is_file() and may_be_slice(f)) // 2, 2
-        if not path.is_file():  # a pipe would wait for ever
-            return 0, 0
-        if is_zip(path):
-            return unzipped_bytes(path) // 2, 2
-        if may_be_slice(path):
-            return path.stat().st_size // 2, 2
-        if is_picture(path):
+            return sum(file.stat().st_size for file in files_of(path, series)) // 2, 2
+        kind = sniff(path)
+        if kind == "dicom":
+            return (unzipped_bytes(path) if is_zip(path) else path.stat().st_size) // 2, 2
+        if kind == "picture":
             with opened_picture(path) as picture:  # the header alone
                 return math.prod(picture.size), 3
         shape, dtype = peek_stored(path)

@@ -260,6 +260,19 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def listed(folder: Path) -> list[tuple[str, bool, bool]]:
+    """Return what lies in a folder, by name: whether it is a folder, and whether a regular file; links are followed.
+
+    The disk is asked about links alone, and for the list once.
+
+    Raises:
+        OSError: If the folder cannot be looked into.
+    """
+    with os.scandir(folder) as entries:
+        ways = [(one, Path(one.path) if one.is_symlink() else one) for one in entries]  # a circle of links is neither
+        return sorted((one.name, way.is_dir(), way.is_file()) for one, way in ways)
+
+
 def relative(path: Path, root: Path) -> str:
     """Return ``path`` below ``root``, or its name: provenance tells no folders of the machine."""
     return path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name

@@ -100,7 +100,8 @@ CODES: dict[str, str] = {
 
 # Warnings that are only recorded: the result is as good as such a scan allows.
 ONLY_RECORDED = frozenset(("FEW_SLICES", "THICK_SLICE", "TRAILING_BYTES", "IGNORED_FILES", "UNITS", "PICTURE"))
-FIRM = frozenset(("AFFINE_SINGULAR", "SHEAR"))  # errors that nobody can accept: no grid can be laid over the volume
+# Errors that nobody can accept: no grid can be laid over the volume, no network give a number for it.
+FIRM = frozenset(("AFFINE_SINGULAR", "SHEAR", "NON_FINITE"))
 
 
 class Severity(StrEnum):
@@ -172,12 +173,13 @@ def settle(path: Path | str, findings: Iterable[Finding], accept: Collection[str
         ValueError: If ``accept`` holds an unknown code.
     """
     known_codes(accept)
-    lifted = set(accept) - FIRM
-    settled = tuple(_lifted(f) if f.code in lifted and f.severity is Severity.ERROR else f for f in findings)
+    settled = tuple(_lifted(f) if f.code in accept and f.severity is Severity.ERROR else f for f in findings)
     if any(f.severity is Severity.ERROR for f in settled):
         raise IntakeError(path, settled)
     return settled
 
 
 def _lifted(finding: Finding) -> Finding:
+    if finding.code in FIRM:
+        return replace(finding, detail=f"{finding.detail} (it cannot be accepted)")
     return replace(finding, severity=Severity.WARNING, detail=f"{finding.detail}; accepted")

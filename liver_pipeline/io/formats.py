@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal import igzip
+from isal import isal_zlib
 from PIL import Image, UnidentifiedImageError
 
-from liver_pipeline.io.dicom import read_series
+from liver_pipeline.io.dicom import files_of, read_series
 from liver_pipeline.io.dicom_files import series_sha256
-from liver_pipeline.io.dicom_headers import sop_class
+from liver_pipeline.io.dicom_headers import PREAMBLE, class_in
 from liver_pipeline.io.files import refuse_pipe
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.metaimage import metaimage_header
@@ -27,6 +27,7 @@ from liver_pipeline.io.raw import RawHeader, joined_sha256, read_raw
 from liver_pipeline.io.streams import GZIP_MAGIC, StoredVolume, begins_with
 from liver_pipeline.io.zips import ZIP_MAGIC
 
+PICTURE_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 TEXT_HEADERS: dict[str, Callable[[Path], RawHeader]] = {"nrrd": nrrd_header, "metaimage": metaimage_header}
 
 
@@ -51,10 +52,10 @@ def read_stored(
         IntakeError: With the code of what is wrong with the file.
         OSError: If it cannot be read.
     """
-    if is_picture(path):
+    kind = sniff(path)
+    if kind == "picture":
         detail = "a picture has no HU, no millimetres and one slice: runs of 2D networks (roi_size [X, Y, 1]) take it"
         raise refuse(path, "PICTURE", detail)
-    kind = sniff(path)
     if kind in ("folder", "dicom"):
         return read_series(path, accept=accept, series=series, labels=labels)
     if kind in TEXT_HEADERS:
@@ -78,8 +79,10 @@ def peek_stored(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return {"mgh": peek_mgh, "pair": peek_pair}.get(kind, peek)(path)
 
 
-def stored_sha256(path: Path) -> str:
+def stored_sha256(path: Path, series: str | None = None) -> str:
     """Return the hash that reading will give: of the file or its two files, or over the slices of a folder.
+
+    Of several DICOM series in a folder ``series`` names one.
 
     Raises:
         OSError: If it cannot be read.
@@ -90,13 +93,15 @@ def stored_sha256(path: Path) -> str:
             return joined_sha256(path, TEXT_HEADERS[kind](path))
         if kind == "pair":
             return pair_sha256(path)
-    except IntakeError:  # reading will say why; until then the header alone stands for it
+        if kind == "folder" and series is not None:
+            return series_sha256(path, files_of(path, series))
+    except IntakeError:  # reading will say why; until then the header alone, or all of a folder, stands for it
         pass
     return series_sha256(path)
 
 
 def sniff(path: Path) -> str:
-    """Return folder, dicom (a zip, too), nrrd, metaimage, mgh, pair or nifti (which it may still turn out not to be).
+    """Return folder, dicom (a zip, too), picture, nrrd, metaimage, mgh, pair or nifti (which it may still not be).
 
     The first bytes decide; only header and voxels in two files go by their names.
 
@@ -107,14 +112,16 @@ def sniff(path: Path) -> str:
         return "folder"
     refuse_pipe(path)
     with path.open("rb") as file:
-        head = file.read(64)
-    if head[:4] == ZIP_MAGIC or (head and sop_class(path) is not None):
+        head = file.read(PREAMBLE)
+    if head.startswith(ZIP_MAGIC) or (head and class_in(head) is not None):
         return "dicom"
-    if head[:7] == b"NRRD000":
+    if head.startswith(PICTURE_MAGICS):
+        return "picture"
+    if head.startswith(b"NRRD000"):
         return "nrrd"
     if _is_metaimage(head):
         return "metaimage"
-    if head[:4] == MGH_MAGIC or (head[:2] == GZIP_MAGIC and _inflated_start(path) == MGH_MAGIC):
+    if head.startswith(MGH_MAGIC) or (head.startswith(GZIP_MAGIC) and _inflated_start(head) == MGH_MAGIC):
         return "mgh"
     return "pair" if is_pair(path) else "nifti"
 
@@ -125,7 +132,7 @@ def is_picture(path: Path) -> bool:
     Raises:
         OSError: If it cannot be read.
     """
-    return begins_with(path, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+    return begins_with(path, *PICTURE_MAGICS)
 
 
 @contextmanager
@@ -157,10 +164,9 @@ def _is_metaimage(head: bytes) -> bool:
     return bool(equals) and key.strip() in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
-def _inflated_start(path: Path) -> bytes:
-    """Return the first four bytes of what gzip holds, fewer where it is damaged."""
+def _inflated_start(head: bytes) -> bytes:
+    """Return the first four bytes of what gzip holds that begins with ``head``, none where it is damaged."""
     try:
-        with igzip.open(path, "rb") as stream:
-            return bytes(stream.read(4))
+        return bytes(isal_zlib.decompressobj(31).decompress(head, 4))  # 31: gzip
     except Exception:  # the reader will say what is wrong
         return b""

@@ -22,7 +22,7 @@ NO_LUNG_ABOVE = -600.0
 NO_AIR_ABOVE = -200.0
 TISSUE_SHARE = 0.65  # of what is denser than lung; real scans have 0.81 and more
 PEAK_SHARE = 0.28  # real scans have 0.33 and more; noise over 400 HU, which says nothing, has 0.25
-BODY_SHARE = 0.02
+LEAST_BODY_SHARE = 0.02
 DENSE_SHARE = 0.08  # above 700 HU: cortical bone, metal; real scans have 0.01 and less
 FEW_VALUES = 16  # of a label map; an MR scan of 8 bits has 100 and more
 PATCHY_SHARE = (
@@ -63,10 +63,9 @@ def value_findings(array: npt.NDArray[Any], slope: float, intercept: float, moda
         ]
     wrong, values = scale_faults(low, high, array, slope, intercept)
     if modality == "ct" and wrong:
-        maybe_mr = f" If it is an MR, {_read_as('mr')}" if values.low > NO_AIR_ABOVE else ""
-        return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}{maybe_mr}")]
+        return [error("HU_SCALE", f"values {low:g} to {high:g}: {wrong}{_maybe_mr(values)}")]
     doubts = [
-        (values.low > NO_AIR_ABOVE, "no air (-1000 HU); was the scan windowed or cropped?"),
+        (values.low > NO_AIR_ABOVE, f"no air (-1000 HU); was the scan windowed or cropped?{_maybe_mr(values)}"),
         (values.cut > 0, f"clipped at {values.high:g} HU ({values.cut:.1%} of voxels), so that bone is lost"),
         (values.fat_low > FAT_LOW, "fat lies below -125 HU instead of at -100; was the body scaled apart from air?"),
     ]
@@ -139,7 +138,7 @@ def _faults(values: Values) -> Iterator[tuple[bool, str]]:
         f"air lies at {values.air:.0f} HU instead of -1000; was the scan shifted or scaled?",
     )
     yield (
-        values.body < BODY_SHARE,
+        values.body < LEAST_BODY_SHARE,
         f"{values.body:.1%} of voxels between -200 and 300 HU, so no body; was the scan shifted or scaled?",
     )
     yield (
@@ -164,6 +163,10 @@ def modality_findings(said: str, asked: str) -> list[Finding]:
     if asked == "mr":
         return [warning("MODALITY", f"{detail}; {_read_as('ct')}" if said == "CT" else detail)]
     return [error("MODALITY", f"{detail}; {_read_as('mr')}")] if said == "MR" else [warning("MODALITY", detail)]
+
+
+def _maybe_mr(values: Values) -> str:
+    return f" (if it is an MR, {_read_as('mr')})" if values.low > NO_AIR_ABOVE else ""
 
 
 def _read_as(modality: str) -> str:

@@ -37,7 +37,9 @@ def named_classes(names: Iterable[ValueName]) -> dict[int, int]:
     by_value = any(found == 0 for _, _, found in named)  # values count where there are no names, so others must agree
     unclear = any(found is None for _, _, found in named) or len(classes) < len({value for value, _, _ in named})
     if unclear or len(clear) > len(dict(clear)) or (by_value and any(value != found for value, found in clear)):
-        shown = ", ".join(f"{value} {name!r}" for value, name, _ in named[:8]) + (", ..." if len(named) > 8 else "")
+        shown = ", ".join(f"{value} {name[:40]!r}" for value, name, _ in named[:8]) + (
+            ", ..." if len(named) > 8 else ""
+        )
         known = ", ".join(f"{value}: {found}" for value, found in sorted(dict(clear).items())) or "1: 1"
         raise ValueError(
             f"the file names its values {shown}, of which not all are clearly liver or tumor; label_map, such as "
@@ -48,7 +50,9 @@ def named_classes(names: Iterable[ValueName]) -> dict[int, int]:
 
 def as_named(names: Iterable[ValueName], classes: dict[int, int]) -> str:
     """Say how values are read."""
-    return ", ".join(f"{value} {name!r} as {CLASS_NAMES[classes[value]]}" for value, name in names if value in classes)
+    return ", ".join(
+        f"{value} {name[:40]!r} as {CLASS_NAMES[classes[value]]}" for value, name in names if value in classes
+    )
 
 
 def _class_of(name: str) -> int | None:

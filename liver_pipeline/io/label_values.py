@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.boxes import bounding_box
+from liver_pipeline.geometry.boxes import NOWHERE, bounding_box
 from liver_pipeline.io.findings import Finding, error, warning
 from liver_pipeline.io.label_names import ValueName, as_named, named_classes
 from liver_pipeline.labels import CLASS_NAMES, LARGEST_VALUE, LabelValues, meanings
 
+FINE_SLOPE = 0.01  # a slope as small was made to store floats as integers
+FLOAT32_STEP = 1e-5  # of float32, in which the slope is written
 PLAIN_LABELS = tuple(range(len(CLASS_NAMES)))
-NOWHERE = (slice(0), slice(0), slice(0))  # the box of an empty plane
 
 
 def whole_labels(
@@ -45,7 +46,7 @@ def whole_labels(
     for z in range(array.shape[-1]):
         plane = array[:, :, z : z + 1]
         if scale != (1.0, 0.0):
-            plane = plane * scale[0] + scale[1]
+            plane = _scaled(plane, scale)
         box = bounding_box(plane != 0) or NOWHERE  # most of a label map is 0, which needs no table
         part = plane[box]
         seen[0] |= part.size < plane.size
@@ -58,7 +59,17 @@ def whole_labels(
             index = index[whole]
         seen[index] = True
     others = np.flatnonzero(seen & ~named).tolist()
-    return labels, [*told, *_label_findings(np.unique(no_label).tolist(), others, labels, allowed, label_map)]
+    found = _label_findings(np.unique(no_label).tolist(), others, labels, allowed, label_map, hint=not told)
+    return labels, [*told, *found]
+
+
+def _scaled(stored: npt.NDArray[Any], scale: tuple[float, float]) -> npt.NDArray[Any]:
+    """Return values; one to which no stored number could come nearer than this is taken for that whole number."""
+    slope, intercept = scale
+    values = stored * slope + intercept
+    near = np.rint(values)
+    half = 0.501 * abs(slope) if abs(slope) <= FINE_SLOPE else 0.0
+    return np.where(np.abs(values - near) <= half + FLOAT32_STEP, near, values)
 
 
 def _by_name(names: Sequence[ValueName]) -> tuple[LabelValues | None, list[Finding]]:
@@ -78,6 +89,8 @@ def _label_findings(
     labels: npt.NDArray[np.uint8],
     allowed: Collection[int],
     label_map: LabelValues | None,
+    *,
+    hint: bool,
 ) -> list[Finding]:
     """Say what is wrong with values: those that are no whole number from 0 on, and others that nobody named."""
     if label_map is not None and no_label:
@@ -86,8 +99,9 @@ def _label_findings(
     if label_map is None and (no_label or others):
         seen = ", ".join(f"{value:g}" for value in np.unique([*no_label, *others])[:5])  # nan last
         known = ", ".join(str(label) for label in sorted(allowed))
+        example = others[0] if others and hint else None  # names, where there are some, hint better
         said = (
-            f"; label_map, such as {{{others[0]}: 1}}, says which value is liver (1), which tumor (2)" if others else ""
+            f"; label_map, such as {{{example}: 1}}, says which value is liver (1), which tumor (2)" if example else ""
         )
         return [error("LABEL_VALUES", f"label map holds {seen}; expected only {known}{said}")]
     found = []

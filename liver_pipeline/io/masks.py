@@ -75,13 +75,15 @@ def says_label_map(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             head = file.read(4096)
+            file.seek(0)
+            intent = intent_code(path, file)
     except OSError:
         return False
     if head[:7] == b"NRRD000":
         return f"\ncontent: {CONTENT}\n".encode() in head or b"\nSegment0_ID:=" in head
     if head[:4] == b"\x89PNG":
         return b"tEXtComment\0" + CONTENT.encode() in head
-    return f"\nComment = {CONTENT}\n".encode() in head or intent_code(path) == LABEL_INTENT
+    return f"\nComment = {CONTENT}\n".encode() in head or intent == LABEL_INTENT
 
 
 def _write(path: Path, chunks: list[bytes], announce: Callable[[str], None] | None) -> str:

@@ -14,7 +14,7 @@ _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
-LAST = "ElementDataFile"
+LAST_FIELD = "ElementDataFile"
 ALIASES = {"Position": "Offset", "Origin": "Offset", "Orientation": "TransformMatrix", "Rotation": "TransformMatrix"}
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's space; AnatomicalOrientation is only told
 
@@ -27,11 +27,11 @@ def metaimage_header(path: Path) -> RawHeader:
             UNSUPPORTED_ENCODING, VOXELS_MISSING.
         OSError: If it cannot be read.
     """
-    lines, length = header_lines(path, LAST)
+    lines, length = header_lines(path, LAST_FIELD)
     pairs = (line.partition("=") for line in lines if "=" in line)
     fields = {ALIASES.get(key.strip(), key.strip()): value.strip() for key, _, value in pairs}
-    if LAST not in fields:
-        raise refuse(path, "BAD_HEADER", f"there is no {LAST}; copy the file again")
+    if LAST_FIELD not in fields:
+        raise refuse(path, "BAD_HEADER", f"there is no {LAST_FIELD}; copy the file again")
     shape = checked_shape(path, _integers(path, fields, "DimSize"))
     kind = _TYPES.get(fields.get("ElementType", ""))
     if kind is None or fields.get("ElementNumberOfChannels", "1") != "1":
@@ -86,9 +86,9 @@ def _affine(path: Path, fields: dict[str, str]) -> npt.NDArray[np.float64]:
 
 def _voxels(path: Path, fields: dict[str, str], length: int) -> tuple[Path, int]:
     """Return the file of the voxels, and how many bytes of it are header."""
-    name = fields[LAST]
+    name = fields[LAST_FIELD]
     if name.upper() == "LOCAL":
         return path, length
     if name.upper().startswith("LIST") or "%" in name:
-        raise refuse(path, "UNSUPPORTED_ENCODING", f"{LAST} = {name}: many files of voxels; save them as one")
+        raise refuse(path, "UNSUPPORTED_ENCODING", f"{LAST_FIELD} = {name}: many files of voxels; save them as one")
     return voxel_file(path, name), 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,10 +102,10 @@ def _bytes_to_voxels(path: Path, header: Any) -> int:
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL: voxels are labels; viewers colour them, and nobody takes them for a scan
 
 
-def intent_code(path: Path) -> int:
-    """Return NIfTI's intent code, 0 where the file says nothing, is of another format, or cannot be read."""
+def intent_code(path: Path, file: io.BufferedReader) -> int:
+    """Return NIfTI's intent code, 0 where the opened file says nothing, is of another format, or cannot be read."""
     try:
-        with path.open("rb") as file, coded_stream_errors(path):
+        with coded_stream_errors(path):
             stream, _ = inflated(file, "gzip" if file.peek(2)[:2] == GZIP_MAGIC else "raw")
             return int(read_header_block(path, stream)["intent_code"])
     except (OSError, IntakeError):

@@ -19,7 +19,8 @@ from liver_pipeline.io.streams import read_exactly
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 OTHERS = {  # what a scan may be packed in, or taken for
     b"\x1f\x8b": "what was compressed twice", b"NRRD": "a compressed NRRD", b"BZh": "bzip2", b"PK": "an empty zip",
-    b"\xfd7zX": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF",
+    b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF",
     b"\x89HDF": "HDF5",
 }  # fmt: skip
 QUIET = logging.getLogger(f"{__name__}.quiet")

@@ -15,7 +15,7 @@ from liver_pipeline.io.findings import Finding, warning
 
 BESIDE = 100_000  # voxels that are looked at, with four neighbours of each
 FEWEST_VOXELS = 1000
-ALIKE = 0.2  # correlation of neighbours
+LEAST_CORRELATION = 0.2  # correlation of neighbours
 OUT_HU, OUT_SHARE = 500.0, 0.002
 
 
@@ -37,7 +37,7 @@ def noise_findings(array: npt.NDArray[Any], slope: float, *, in_hu: bool) -> lis
     low, high = np.percentile(here, (5, 95))
     if low == high:
         return []
-    if _correlation(here.clip(low, high), before.clip(low, high)) < ALIKE:
+    if _correlation(here.clip(low, high), before.clip(low, high)) < LEAST_CORRELATION:
         return [warning("NOISE", "neighbouring voxels have nothing in common; are they noise, or in disorder?")]
     sides = np.stack((before[1:-1], after[1:-1], here[:-2], here[2:]))
     out = np.maximum(here[1:-1] - sides.max(axis=0), sides.min(axis=0) - here[1:-1])

@@ -58,7 +58,7 @@ def nrrd_header(path: Path) -> RawHeader:
             else:
                 fields[key.strip().lower()] = value.strip()
     sizes = _integers(path, fields, "sizes")
-    if "segment0_id" in pairs and len(sizes) == 4:
+    if "segment0_id" in pairs and len(sizes) == 4 and sizes[0] > 1:
         detail = f"3D Slicer's segments overlap, in {sizes[0]} layers; export them to a label map, in which none do"
         raise refuse(path, "NOT_3D", detail)
     shape = checked_shape(path, sizes)

@@ -73,11 +73,18 @@ def header_lines(path: Path, last: str = "") -> tuple[list[str], int]:
             length += len(line)
             if length >= MAX_HEADER:
                 raise refuse(path, "BAD_HEADER", "the header has no end; copy the file again")
-            text = line.decode("latin-1").strip()
+            text = _decoded(line).strip()
             lines.append(text)
             if text == "" if not last else text.startswith(last):
                 break
     return lines, length
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def checked_shape(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:

@@ -21,8 +21,9 @@ def record_of(mask: Path, sha256: str) -> dict[str, Any] | None:
 
 
 def reader_of(record: Mapping[str, Any] | None) -> ScanReader:
-    """Return how the scan was read of which a mask was made, by its provenance; without one, as CT."""
-    record = record or {}
+    """Return how the scan was read of which a mask was made, by its provenance; without one as CT, or as an MR says."""
+    if not record:  # a mask of others
+        return ScanReader(accept=("MODALITY",))
     told = record.get("config", {}).get("settings", {}).get("reader", {})
     known = {name: told[name] for name in ScanReader.__dataclass_fields__ if name in told}
     return ScanReader(**{**known, "accept": (*known.get("accept", ()), *record.get("accepted", ()))})

@@ -6,10 +6,20 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+_T = TypeVar("_T")
 
 _unwritten: list[OSError] = []
+
+
+def one_line(text: str) -> str:
+    """Return text without its line breaks: a name that holds one is not taken for two."""
+    return " ".join(text.splitlines())
 
 
 def say(text: str) -> None:
@@ -21,6 +31,11 @@ def say(text: str) -> None:
         sys.stdout.flush()
     except OSError:  # nobody reads the pipe any more, or the disk of a log is full
         hang_up()
+
+
+def with_bar(items: Iterable[_T], what: str, unit: str) -> Iterator[_T]:
+    """Yield items; on a terminal a bar counts them from the second second on: a slow disk makes even a list long."""
+    yield from tqdm(items, desc=what, unit=unit, disable=None, leave=False, delay=1)
 
 
 class Screen(io.RawIOBase):

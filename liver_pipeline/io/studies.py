@@ -14,6 +14,7 @@ from liver_pipeline.io.dicom_parts import spread_series
 from liver_pipeline.io.dicom_series import FEW, Series, choose_series, listing
 from liver_pipeline.io.discovery import ScanInput, find_inputs
 from liver_pipeline.io.findings import IntakeError, refuse
+from liver_pipeline.io.screen import with_bar
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _each(found: Iterable[ScanInput], root: Path) -> Iterator[ScanInput]:
     """Yield each volume of each input; one that is a part of a series says where more of it is."""
     volumes: list[ScanInput] = []
     places: dict[str, list[Path]] = defaultdict(list)
-    for one in found:
+    for one in with_bar(found, "Looking for series", "scan"):
         uids = _uids(one)
         volumes += _volumes(one) if len(uids) > 1 else [one]
         for uid in uids:
@@ -102,7 +103,7 @@ def _volumes(one: ScanInput) -> list[ScanInput]:
 def _chosen(found: Sequence[ScanInput], root: Path, which: str, *, together: bool) -> Iterator[ScanInput]:
     """Yield one volume a study, and what is no DICOM."""
     studies: dict[str, list[tuple[ScanInput, Series]]] = defaultdict(list)
-    for one in found:
+    for one in with_bar(found, "Looking for series", "scan"):
         volumes = _listed(one.path) if _uids(one) else []
         if not volumes:
             yield one

@@ -84,7 +84,8 @@ def read_scan(
         path: A file of NIfTI, NRRD, MetaImage or MGH (compressed or not, known by its content), or either of two
             files of header and voxels; a folder or a zip of a DICOM series, or an enhanced CT or MR of many frames.
         modality: "ct" also checks that values can be Hounsfield units; anything else, such as "mr", does not.
-        accept: Codes of errors to take as warnings, for a user who knows better; AFFINE_SINGULAR and SHEAR stay errors.
+        accept: Codes of errors to take as warnings, for a user who knows better; AFFINE_SINGULAR, SHEAR and
+            NON_FINITE stay errors.
         repair: ("SHEAR",) turns a shear of at most half a voxel over the volume into right angles in ``affine``; the
             header is kept.
         series: Of a DICOM folder or zip that holds several: the ``uid`` of one that

@@ -21,7 +21,7 @@ from liver_pipeline.metrics.lesions import (
     group_status,
     match_lesions,
 )
-from liver_pipeline.metrics.lits import OBJECT_KEYS, group_figures, grouped_case, tumor_burden
+from liver_pipeline.metrics.lits import by_figure, group_figures, grouped_case, tumor_burden
 from liver_pipeline.metrics.overlap import PARENCHYMA, TUMORS, WHOLE_LIVER, Counts, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.shapes import SIZE_CLASSES, LesionShape, lesion_shapes
 from liver_pipeline.metrics.surface_distances import border_distances, surface_figures
@@ -95,12 +95,14 @@ def case_figures(
     figures["lesion_list"] = [*lesion_rows("reference", shapes[1], lesions, groups, offset)]
     figures["lesion_list"] += lesion_rows("predicted", shapes[0], lesions, groups, offset)
     if lits:
-        figures["lits"] = _lits(blocks, figures["tumor_burden"], lesions, groups, spacing)
+        detected = group_figures(lesions, groups, spacing)
+        figures["lits"] = _lits(blocks, figures["tumor_burden"], detected)
         figures["lits_groups"] = grouped_case(
             pred,
             label,
             spacing,
             lesions=None if min_lesion_ml else lesions,
+            detected=None if min_lesion_ml else detected,
             liver_distances=None if liver_borders is None else liver_borders[0],
         )
     return figures
@@ -223,18 +225,15 @@ def shifted_box(box: Box, offset: Iterable[int]) -> list[list[int]]:
 def _lits(
     blocks: dict[str, dict[str, Any]],
     burden: dict[str, float | None],
-    lesions: Lesions,
-    groups: list[Group],
-    spacing: Spacing,
+    detected: list[dict[str, float]],
 ) -> dict[str, Any]:
     """LiTS figures as meant: Dice of the tumor is 1 if both are empty; no 9001; detected groups at IoU > 0.5."""
     liver, tumor = blocks["liver"], blocks["tumor"]
     keys = {"dice": "dice", "jaccard": "iou", "voe": "voe", "rvd": "rvd", "rvd_abs": "rvd_abs"}
     keys |= {"assd": "assd_lits", "rmsd": "rmsd_lits", "msd": "msd_lits"}
-    detected = group_figures(lesions, groups, spacing)
     return {
         "liver": {key: liver[name] for key, name in keys.items()},
         "lesion_dice_per_case": 1.0 if tumor["dice"] is None else tumor["dice"],
         "tumor_burden_diff": None if burden["error"] is None else -burden["error"],  # reference minus prediction
-        "detected_lesions": {key: [row[key] for row in detected] for key in OBJECT_KEYS} if detected else {},
+        "detected_lesions": by_figure(detected),
     }

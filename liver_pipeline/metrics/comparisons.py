@@ -122,10 +122,10 @@ def compare_experiments(rows: Sequence[_Row], figures: Sequence[str] = FIGURES) 
         figures: Keys that are compared.
 
     Returns:
-        ``summary``: by experiment and figure the fields of :class:`Summary`, ``n_undefined`` and ``seeds`` (mean of
-        each seed). A case has the mean of its runs, or None if it is undefined in one of them. ``pairs``: the fields of
-        :class:`PairedTest` for each figure and two experiments, with ``p_holm``, corrected over the pairs of a figure.
-        ``cases``: by experiment and case the figures.
+        ``summary``: by experiment and figure the fields of :class:`~liver_pipeline.metrics.statistics.FigureSummary`,
+        ``n_undefined`` and ``seeds`` (mean of each seed). A case has the mean of its runs, or None if it is undefined
+        in one of them. ``pairs``: the fields of :class:`PairedTest` for each figure and two experiments, with
+        ``p_holm``, corrected over the pairs of a figure. ``cases``: by experiment and case the figures.
     """
     patients = {row["case"]: row["patient"] for row in rows}
     experiments = list(dict.fromkeys(row["experiment"] for row in rows))

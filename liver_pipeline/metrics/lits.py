@@ -84,7 +84,7 @@ def official_lesions(
 ) -> dict[str, Any]:
     """Only ``counts`` and ``detected_lesions`` of :func:`official_case`: what its faults change."""
     counts, detected = _official_detection(tumor_lesions(pred, label), spacing)
-    return {"counts": counts, "detected_lesions": _by_figure(detected)}
+    return {"counts": counts, "detected_lesions": by_figure(detected)}
 
 
 def _official_detection(lesions: Lesions, spacing: Spacing) -> tuple[dict[str, dict[str, int]], list[dict[str, float]]]:
@@ -103,13 +103,14 @@ def grouped_case(
     spacing: Spacing,
     *,
     lesions: Lesions | None = None,
+    detected: list[dict[str, float]] | None = None,
     liver_distances: SurfaceDistances | None = None,
 ) -> dict[str, Any]:
     """Score one case with the true IoU of each group and one true positive per passing group (``lits_groups``).
 
     This is what the program's comments describe. Arguments, layout, and empty masks as in :func:`official_case` (its
-    9001 too), but the figures do not depend on the orientation of the array. ``lesions`` and ``liver_distances`` may be
-    given where they are known already.
+    9001 too), but the figures do not depend on the orientation of the array. ``lesions``, ``detected`` (their
+    :func:`group_figures`) and ``liver_distances`` may be given where they are known already.
     """
     lesions = tumor_lesions(pred, label) if lesions is None else lesions
     groups = match_lesions(lesions)
@@ -117,7 +118,8 @@ def grouped_case(
         name: _counts(sum(passes(group, threshold) for group in groups), lesions)
         for name, threshold in THRESHOLDS.items()
     }
-    return _case(pred, label, spacing, lesions, counts, group_figures(lesions, groups, spacing), liver_distances)
+    detected = group_figures(lesions, groups, spacing) if detected is None else detected
+    return _case(pred, label, spacing, lesions, counts, detected, liver_distances)
 
 
 def tumor_lesions(pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.integer[Any]]) -> Lesions:
@@ -218,7 +220,7 @@ def _case(
     liver, liver_voxels = _liver(pred, label, spacing, has_liver, liver_distances)
     return {
         "counts": counts,
-        "detected_lesions": _by_figure(detected),
+        "detected_lesions": by_figure(detected),
         "lesion_dice_per_case": 2 * common / (pred_tumor + label_tumor) if pred_tumor + label_tumor else 1.0,
         "lesion_voxels": {"intersection": common, "sum": pred_tumor + label_tumor},
         "liver": liver,
@@ -282,8 +284,8 @@ def _around(one: Box, other: Box) -> Box:
     return x, y, z
 
 
-def _by_figure(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Lists by figure; no keys at all without rows, as in the program's tables."""
+def by_figure(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return lists by figure of :func:`group_figures`; no keys at all without rows, as in the program's tables."""
     return {key: [row[key] for row in rows] for key in OBJECT_KEYS} if rows else {}
 
 

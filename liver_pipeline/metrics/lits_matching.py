@@ -1,4 +1,7 @@
-"""How the LiTS challenge's program merges lesions and tests their IoU, faults included; see :mod:`lits`."""
+"""How the LiTS challenge's program merges lesions and tests their IoU, faults included.
+
+Where that differs from what was meant: :mod:`liver_pipeline.metrics.lits`.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
@@ -99,7 +100,7 @@ def size_class(diameter_mm: float) -> str:
 
 @dataclass(frozen=True)
 class LesionShape:
-    """What is measured on one component: id, voxels, volume in ml, diameters, centre of mass (index) and box."""
+    """What is measured on one component: id, voxels, volume in ml, diameters, centre of mass (index), box, its mask."""
 
     id: int
     voxels: int
@@ -107,6 +108,7 @@ class LesionShape:
     diameters: Diameters
     centroid: tuple[float, float, float]
     box: Box
+    mask: Mask = field(repr=False, compare=False)  # in the box
 
     @property
     def size_class(self) -> str:
@@ -114,21 +116,24 @@ class LesionShape:
         return size_class(self.diameters.longest_mm)
 
 
-def lesion_shapes(component_map: ComponentMap, spacing: Spacing, *, slice_axis: int = 2) -> list[LesionShape]:
+def lesion_shapes(
+    component_map: ComponentMap, spacing: Spacing, *, slice_axis: int = 2, origin: Sequence[int] = (0, 0, 0)
+) -> list[LesionShape]:
     """Measure every component of a map with ids from 1, in order of ids; none for an empty map.
 
-    Indices (slice, centroid, box) count in the array given.
+    Indices (slice, centroid, box) count in the array given, or in that of which it is the part from ``origin`` on.
     """
     if not component_map.size:
         return []
     voxel_ml = float(np.prod(check_spacing(spacing))) / 1000.0  # 1 ml = 1000 mm^3
     shapes = []
-    for number, box in enumerate(ndimage.find_objects(component_map), start=1):
-        mask = component_map[box] == number
+    for number, place in enumerate(ndimage.find_objects(component_map), start=1):
+        mask = component_map[place] == number
         voxels = int(mask.sum())
-        start = [axis.start for axis in box]
+        start = [axis.start + first for axis, first in zip(place, origin, strict=True)]
         found = in_slice_diameters(mask, spacing, slice_axis=slice_axis)
         diameters = Diameters(found.longest_mm, found.perpendicular_mm, found.slice_index + start[slice_axis])
         x, y, z = (float(axis.mean()) + first for axis, first in zip(np.nonzero(mask), start, strict=True))
-        shapes.append(LesionShape(number, voxels, voxels * voxel_ml, diameters, (x, y, z), box))
+        i, j, k = (slice(first, first + size) for first, size in zip(start, mask.shape, strict=True))
+        shapes.append(LesionShape(number, voxels, voxels * voxel_ml, diameters, (x, y, z), (i, j, k), mask))
     return shapes

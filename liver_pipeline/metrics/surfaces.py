@@ -28,11 +28,11 @@ class Surface:
     weights: FloatArray
 
 
-def border_surface(mask: Mask, spacing: Spacing, neighbours: int) -> Surface:
+def border_surface(mask: npt.NDArray[np.generic], spacing: Spacing, neighbours: int) -> Surface:
     """Return the centres of the voxels of ``mask`` with a background voxel among their 6 or 18 neighbours.
 
     Args:
-        mask: Mask, shape (X, Y, Z).
+        mask: Mask or labels, shape (X, Y, Z); 0 is background.
         spacing: Voxel size in mm.
         neighbours: 6 (faces) or 18 (faces and edges).
 
@@ -45,7 +45,7 @@ def border_surface(mask: Mask, spacing: Spacing, neighbours: int) -> Surface:
     return Surface(points, np.ones(len(points)))
 
 
-def both_borders(mask: Mask, spacing: Spacing) -> tuple[FloatArray, Mask]:
+def both_borders(mask: npt.NDArray[np.generic], spacing: Spacing) -> tuple[FloatArray, Mask]:
     """Return the points of the 18-neighbour border in mm, and which of them are in the 6-neighbour border."""
     scale = check_spacing(spacing)
     box = bounding_box(mask)

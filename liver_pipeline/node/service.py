@@ -32,7 +32,7 @@ from liver_pipeline.prediction.resume import hash_input
 
 logger = logging.getLogger(__name__)
 
-RECEIVED, MASKS = "received", "masks"
+RECEIVED_FOLDER, MASKS_FOLDER = "received", "masks"
 DONE = "done"
 EARLY = 5  # a sender is asked after this part of the quiet time
 
@@ -94,8 +94,8 @@ def serve(settings: NodeSettings, segment: Segment, stopped: Callable[[float], b
         ValueError: If another node works in the folder, or a file for TLS cannot be used.
     """
     with _alone(settings.folder):
-        inbox = Inbox(settings.folder / RECEIVED)
-        memory, wait = Memory(Ages(partial(last_changes, inbox, settings.folder / MASKS))), Wait()
+        inbox = Inbox(settings.folder / RECEIVED_FOLDER)
+        memory, wait = Memory(Ages(partial(last_changes, inbox, settings.folder / MASKS_FOLDER))), Wait()
         memory.kept.look()
         server = settings.listen(inbox)
         try:
@@ -139,7 +139,7 @@ def work(settings: NodeSettings, inbox: Inbox, memory: Memory, segment: Segment)
     Raises:
         OSError: If the disk is full, or the like.
     """
-    masks = settings.folder / MASKS
+    masks = settings.folder / MASKS_FOLDER
     remove_expired(inbox, memory.kept, settings.keep_hours)
     complete, coming = _sort(settings, inbox, memory)
     due = groups_of(inbox, complete, coming, series=settings.series, accept=settings.accept) if complete else []
@@ -163,14 +163,14 @@ def _sort(settings: NodeSettings, inbox: Inbox, memory: Memory) -> tuple[dict[st
     early = quiet if settings.series else set(inbox.idle(settings.quiet_seconds / EARLY))  # another series may follow
     for name in inbox.names():
         files = inbox.instances(name)
-        if memory.tried.get(name) == files or is_straggler(settings.folder / MASKS, name, files):
+        if memory.tried.get(name) == files or is_straggler(settings.folder / MASKS_FOLDER, name, files):
             continue
         expected = _ask(settings, inbox, memory, name, files, name in quiet) if name in early else None
         if expected is not None and len(files) < expected and name in quiet:
             detail = f"{len(files)} of {expected} instances came, by the word of the sender"
             logger.warning("%s: SERIES_INCOMPLETE: %s; nothing is sent", name, detail)
             row = {"case": name, "event": "failed", "code": "SERIES_INCOMPLETE", "detail": detail}
-            append_row(settings.folder / MASKS, row)
+            append_row(settings.folder / MASKS_FOLDER, row)
             memory.tried[name] = files
         elif memory.wait[name].is_over and (name in quiet or (expected or math.inf) <= len(files)):
             complete[name] = files
@@ -193,7 +193,7 @@ def _ask(
 
 def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequence[SeriesGroup]) -> None:
     """Segment some groups, and see how each has ended."""
-    masks = settings.folder / MASKS
+    masks = settings.folder / MASKS_FOLDER
     cases = [case for group in due for case in group.cases]
     try:
         if cases:
@@ -219,7 +219,7 @@ def _segment(settings: NodeSettings, memory: Memory, segment: Segment, due: Sequ
 
 def _end(case: Mapping[str, Any], row: Mapping[str, Any], masks: Path, dicom: DicomResults) -> str:
     """Return how a case has ended: "done" with its results, a code, or "" if what is there now has not ended."""
-    if row.get("input_sha256") != hash_input(Path(case["image"])):
+    if row.get("input_sha256") != hash_input(Path(case["image"]), case.get("series")):
         return ""  # of fewer instances, earlier
     told = row.get("dicom") or {}
     if row.get("event") == DONE and "files" in told:

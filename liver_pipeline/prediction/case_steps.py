@@ -92,7 +92,7 @@ class CaseSteps:
                 if self.earlier.settles(case):
                     return case
                 self.earlier.guard_output(case)
-                needed = predicted_bytes(case.path, probabilities=self.runner.probabilities or self.runner.shown)
+                needed = predicted_bytes(case, probabilities=self.runner.probabilities or self.runner.shown)
                 case.reserved = self.memory.reserve(needed)
             self.runner.prepare(case)
         except Exception as reason:
@@ -169,7 +169,7 @@ class CaseSteps:
             self.failures += 1
         logger.debug("%s failed", case.name, exc_info=reason)
         if case.input_sha256 is None:
-            case.input_sha256 = hash_input(case.path)
+            case.input_sha256 = hash_input(case.path, case.series)
 
     def _settle(self, case: FolderCase) -> None:
         """Record a failure, and let go of what the case holds."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from monai.data import Dataset
 
 from liver_pipeline.dicom_results.results import DicomResults
-from liver_pipeline.evaluation.quality import write_quality_table
+from liver_pipeline.exits import EXIT_BAD_USAGE, EXIT_DONE
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
@@ -30,32 +28,11 @@ from liver_pipeline.prediction.case_steps import CaseSteps
 from liver_pipeline.prediction.pipeline import Bar, MemoryBudget, ahead
 from liver_pipeline.prediction.plan import plan_cases, plan_lines, refuse_collisions, refuse_other_formats
 from liver_pipeline.prediction.resume import EarlierRuns
+from liver_pipeline.prediction.summary import Summary, say_end, summary_of
 
 logger = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_NONE_DONE, EXIT_BAD_USAGE = 0, 3, 4, 2
-MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahead or written behind
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a folder run ended: cases done now, failed (now or before), and skipped (done before, or not reached).
-
-    ``refused`` are those among the done and the skipped that have a mask, but not all that was asked for
-    beside it; ``added`` are the skipped ones that got a table or a page.
-    """
-
-    done: int
-    failed: int
-    skipped: int
-    exit_code: int
-    refused: int = 0
-    added: int = 0
-
-    def exit(self) -> None:
-        """End the process with the exit code if it is not 0: for ``run:`` of a bundle config."""
-        if self.exit_code:
-            sys.exit(self.exit_code)
+FREE_MEMORY_SHARE = 0.7  # of what is free at the start, for cases that are read ahead or written behind
 
 
 class FolderRun:
@@ -118,7 +95,7 @@ class FolderRun:
         self.dicom = dicom or DicomResults()
         self.progress = progress
         self.suffix = FORMATS[format]
-        limit = available_bytes() * MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
+        limit = available_bytes() * FREE_MEMORY_SHARE if memory_limit_gb is None else memory_limit_gb * 1e9
         self.memory_limit = int(limit)
         # cases that are read, and written, at a time: one thread of each cannot keep up with a GPU
         self.at_once = max(1, min(4, cores() // 4)) if self.runner.device.type == "cuda" else 1
@@ -215,32 +192,6 @@ class FolderRun:
         if failure is not None and failure.code == "DEVICE_FAILED":
             steps.broken = failure.detail
         return bool(steps.broken) or (self.max_failures is not None and steps.failures >= self.max_failures)
-
-
-def summary_of(total: int, *, done: int, failed: int, before: int, refused: int = 0, added: int = 0) -> Summary:
-    """Return how a run over ``total`` cases ended, of which ``before`` were done earlier; ``refused`` lack results."""
-    if failed == refused == 0 and done + before == total:
-        code = EXIT_DONE
-    else:
-        code = EXIT_SOME_FAILED if done + before else EXIT_NONE_DONE
-    return Summary(done, failed, total - done - failed, code, refused, added)
-
-
-def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None:
-    """Say how a run ended, and list its masks in ``quality.csv``.
-
-    Args:
-        summary: How many cases.
-        stale: Masks of earlier runs that were set aside.
-        ledger: The run's own.
-        judged: The runner judges its masks.
-    """
-    aside = f", {stale} earlier masks set aside as *.stale*" if stale else ""
-    aside += f", tables or pages added to {summary.added} of these" if summary.added else ""
-    aside += f", {summary.refused} without all that was asked for beside the mask" if summary.refused else ""
-    say(f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}")
-    if judged:  # rows of other shards too
-        say(write_quality_table(ledger.parent, read_ledger(ledger.parent / LEDGER)[0].values()).rstrip("\n"))
 
 
 def open_ledger(output_dir: Path, shard: Shard | None = None) -> Ledger:

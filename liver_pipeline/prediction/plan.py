@@ -11,6 +11,7 @@ from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_
 from liver_pipeline.io.files import is_there, real_path
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.screen import one_line
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase
 
@@ -117,14 +118,14 @@ def plan_lines(
     for case in cases:
         row = last.get(case.name, {})
         states = {"done": "done before", "failed": f"failed before: {row.get('code')}"}
-        state = states.get(row.get("event", ""), "new")
-        gigabytes = predicted_bytes(case.path) / 1e9
+        state = f"MIXED_SERIES: {case.elsewhere}" if case.elsewhere else states.get(row.get("event", ""), "new")
+        gigabytes = predicted_bytes(case) / 1e9
         size = f"{gigabytes:.2f} GB" if gigabytes >= 0.01 else "under 0.01 GB"
         series = "" if case.series is None else f" series {case.series}"
-        lines.append(f"{case.path}{series} -> {case.output}  {size}  {state}")
+        lines.append(one_line(f"{case.path}{series} -> {case.output}  {size}  {state}"))
     twins = same_names(ScanInput(case.path, case.name) for case in cases)
     for name, paths in twins.items():
-        lines.append(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write the mask {name}")
+        lines.append(one_line(f"DUPLICATE_NAME: {', '.join(map(str, paths))} would all write the mask {name}"))
     lines.append(f"{len(cases)} cases, {len(twins)} collisions")
     lines.append(
         f"GB: memory of a case while it is worked on, the network's own apart; cases are read ahead while all of them "
@@ -133,12 +134,12 @@ def plan_lines(
     return lines, len(twins)
 
 
-def predicted_bytes(path: Path, *, probabilities: bool = False) -> int:
+def predicted_bytes(case: FolderCase, *, probabilities: bool = False) -> int:
     """Predict what a case takes while it is in flight: stored voxels, a float32 model grid as fine, a label map.
 
     With ``probabilities`` also a byte each for liver and tumor.
     """
-    voxels, itemsize = voxel_count(path)
+    voxels, itemsize = voxel_count(case.path, case.series)
     return voxels * (itemsize + 4 + 1 + (2 if probabilities else 0))
 
 

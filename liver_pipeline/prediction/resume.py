@@ -64,7 +64,9 @@ class EarlierRuns:
             return False
         if row.get("series") != case.series:
             return False
-        if row.get("input_sha256") is None or hash_input(case.path) != row["input_sha256"]:
+        if bool(case.elsewhere) != (row.get("code") == "MIXED_SERIES"):
+            return False  # other parts of the series came, or went, since
+        if row.get("input_sha256") is None or hash_input(case.path, case.series) != row["input_sha256"]:
             return False
         if failed:
             case.failure = error(row["code"], row.get("detail", ""))
@@ -150,10 +152,10 @@ def content_of(path: Path) -> str:
     return folder_sha256(path) if path.is_dir() else file_sha256(path)
 
 
-def hash_input(path: Path) -> str | None:
-    """Return the hash of an input, ``None`` where it cannot be read."""
+def hash_input(path: Path, series: str | None = None) -> str | None:
+    """Return the hash of an input, or of one of its DICOM series; ``None`` where it cannot be read."""
     with contextlib.suppress(OSError):
-        return stored_sha256(path)
+        return stored_sha256(path, series)
     return None
 
 

@@ -30,7 +30,8 @@ def report_page(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, 
 
     Args:
         metrics: Result of :func:`liver_pipeline.commands.evaluate.evaluate`.
-        pictures: By case, the result of :func:`case_pictures`; cases without are left out.
+        pictures: By case, the result of :func:`~liver_pipeline.visualize.pictures.case_pictures`; cases without are
+            left out.
 
     Returns:
         A complete HTML document that loads nothing from anywhere.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from liver_pipeline.synthesis.generator import ScanGenerator
 
 WAIT_S = 0.01  # between two looks whether a thread has made a sample
-LONGEST_WAIT_S = 300.0  # for the first samples
+FIRST_SAMPLES_S = 300.0  # for the first samples
 
 
 class SyntheticBatches:
@@ -110,7 +110,7 @@ class SyntheticBatches:
             for worker in self._workers:
                 worker.start()
         waited = 0.0
-        while len(self._pool) < self.start_with and waited < LONGEST_WAIT_S:
+        while len(self._pool) < self.start_with and waited < FIRST_SAMPLES_S:
             self._raise_error()
             time.sleep(WAIT_S)
             waited += WAIT_S

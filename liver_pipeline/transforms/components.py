@@ -13,6 +13,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from liver_pipeline.geometry.boxes import forwards
 from liver_pipeline.labels import LIVER, TUMOR, LabelMap, Mask
 
 SLAB_VOXELS: Final = 2**22  # worked on at once; temporary arrays of a few times as many bytes
@@ -56,8 +57,7 @@ def map_window(label_map: LabelMap, smallest_label: int = LIVER) -> MapWindow:
         raise ValueError(f"label_map must have shape (X, Y, Z), got {label_map.shape}; drop the channel axis first")
     if label_map.dtype != np.uint8:
         raise ValueError(f"label_map must be uint8, got {label_map.dtype}; pass the label map, not probabilities")
-    forwards = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in label_map.strides)
-    window = MapWindow(forwards, sorted(range(3), key=lambda axis: -abs(label_map.strides[axis])), ())
+    window = MapWindow(forwards(label_map), sorted(range(3), key=lambda axis: -abs(label_map.strides[axis])), ())
     for others in ((1, 2), (0, 2), (0, 1)):
         highest = window.view(label_map).max(axis=others, initial=0)
         if highest.max(initial=0) > TUMOR:  # the first view is the whole map

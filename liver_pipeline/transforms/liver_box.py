@@ -19,7 +19,7 @@ from liver_pipeline.geometry.boxes import Box, bounding_box, box_corners, parse_
 class CropToLiverd(MapTransform):
     """Cut scan and label map down to the liver's box before they are resampled: the fine grid exists only there.
 
-    Takes what :class:`LoadScand` gives, (1, X, Y, Z) on one grid; what comes out shares its
+    Takes what :class:`~liver_pipeline.transforms.LoadScand` gives, (1, X, Y, Z) on one grid; what comes out shares its
     memory. The box is ``data["box"]`` (see :func:`liver_pipeline.geometry.boxes.box_text`; it is taken out); without
     it, that of liver and tumors in the label map. Where that box is None, the scan stays whole.
 

@@ -28,8 +28,9 @@ class LoadScand(MapTransform):
     filename_or_obj. What is a MetaTensor already stays as it is.
 
     ``data["label_map"]``, which a case may have, says what the values of its label map mean; it is taken out. Beside a
-    label, ``unnamed_labels`` says which values it does not name, "" for none, and ``tells_tumors`` whether tumors were
-    outlined; where they were not, liver and tumor are 1 (see :class:`MarkUntoldTumorsd`).
+    label, ``unnamed_labels`` says which values it does not name, or the file names otherwise, "" for none, and
+    ``tells_tumors`` whether tumors were outlined; where they were not, liver and tumor are 1 (see
+    :class:`MarkUntoldTumorsd`).
 
     Args:
         keys: What to read.
@@ -65,7 +66,8 @@ class LoadScand(MapTransform):
             if key in self.label_keys:
                 if image is not None:
                     settle(scan.path, label_findings(image, scan), self.reader.accept)
-                read["unnamed_labels"] = next((f.detail for f in scan.findings if f.code == "LABEL_UNNAMED"), "")
+                told = (f.detail for f in scan.findings if f.code in ("LABEL_NAMES", "LABEL_UNNAMED"))
+                read["unnamed_labels"] = next(told, "")
                 labels, _, read["tells_tumors"] = as_told(scan.array, scan.array)
                 scan = replace(scan, array=labels)
             read[key] = scan_to_tensor(scan)

@@ -26,10 +26,10 @@ AIR_HU = -500.0  # below: air outside the body, or empty lung; the liver's neigh
 class ToModelGridd(MapTransform):
     """Resample scans to the model grid: axes along R, A, S, with the given spacing or the given number of voxels.
 
-    Takes what :class:`LoadScand` gives, or any MetaTensor (1, X, Y, Z) with an affine. Linear keys become float32 in
-    HU, nearest keys keep their dtype. The meta of the result holds affine (of the model grid), scan_affine,
-    scan_shape and filename_or_obj; linear keys also ``body``, the coarse map of what is not air, which lets inference
-    skip windows of air.
+    Takes what :class:`~liver_pipeline.transforms.LoadScand` gives, or any MetaTensor (1, X, Y, Z) with an affine.
+    Linear keys become float32 in HU, nearest keys keep their dtype. The meta of the result holds affine (of the model
+    grid), scan_affine, scan_shape and filename_or_obj; linear keys also ``body``, the coarse map of what is not air,
+    which lets inference skip windows of air.
 
     Shape and affine equal MONAI's Orientationd("RAS") and Spacingd(pixdim=spacing), values its bilinear/border to
     1e-3 HU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from liver_pipeline.app.cases import ENDED, CaseFolder
 from tests.app.conftest import RUN, RunningApp, ask, finished
 from tests.dicom_files import one_slice, series
 
@@ -92,3 +94,16 @@ def test_what_the_app_prints_names_no_patient_and_no_file(app: RunningApp, slice
     for text in (app.log.read_text(), (app.work / "masks" / "ledger.jsonl").read_text()):
         assert text and "zwickelmann" not in text.lower() and "IM0" not in text
     assert len(app.log.read_text().splitlines()) == 2  # the address, and how to end it
+
+
+@pytest.mark.parametrize("reasons", [[], [{"code": "LIVER_CUT_OFF"}]], ids=["not judged", "judged"])
+def test_a_liver_that_the_scan_cuts_off_has_one_flag(tmp_path: Path, reasons: list[dict[str, str]]) -> None:
+    cases = CaseFolder(tmp_path)
+    case = cases.create("a", "default")
+    cases.amend(case, state=ENDED)
+    for ending, content in (
+        (".description.json", {"liver": {"truncated": True}}),
+        (".json", {"quality": {"reasons": reasons}}),
+    ):
+        cases.result(case, ending).write_text(json.dumps(content))
+    assert cases.row(case, {case: {"event": "done"}}, {})["flags"] == ["LIVER_CUT_OFF"]

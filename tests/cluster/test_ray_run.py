@@ -24,8 +24,8 @@ from monai.bundle import ConfigParser
 import liver_pipeline as lp
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.io.ledger import LEDGER
-from liver_pipeline.prediction.folder_run import Summary
 from liver_pipeline.prediction.provenance import VOLATILE
+from liver_pipeline.prediction.summary import Summary
 from tests.cluster.stand_in import SLEEP
 from tests.small import BRIEF, make_phantoms
 from tests.waiting import PATIENCE_S

@@ -24,6 +24,7 @@ from liver_pipeline.data.cache_room import CacheError
 from liver_pipeline.data.loaders import BatchLoader
 from liver_pipeline.data.phantoms import make_phantom_dataset
 from liver_pipeline.data.prepare import usable_cases
+from tests.counting import counted
 from tests.waiting import PATIENCE_S
 
 ROUNDING = 2.0**-11  # of a value, in float16
@@ -247,6 +248,15 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 2 * ENTRY_GB * 1e9
     assert run(0) == ["c0", "c1", "c2"]  # still there; 1 had to go
     assert run(1) == ["c0", "c1", "c2", "c1"]
+
+
+def test_the_room_is_not_measured_anew_for_each_case(tmp_path: Path) -> None:
+    cases, cache = make_cases(tmp_path, 12), make_cache(tmp_path)
+    with counted(tmp_path / "cache") as counts:
+        for case in cases:
+            cache.prepare(case)
+    assert counts[str(tmp_path / "cache")] <= 2 + len(cases), "each file is synced in its folder; a list asks for all"
+    assert len(files(tmp_path)) == len(cases)
 
 
 def test_weights_that_lie_in_the_cache_s_folder_are_neither_counted_nor_removed(tmp_path: Path) -> None:

@@ -9,13 +9,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pydicom.uid import MRImageStorage
 
 from liver_pipeline.cli import main
 from liver_pipeline.evaluation.description import describe, describe_label_map
 from liver_pipeline.evaluation.description_text import as_text, lesions_csv
 from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import write_probabilities
-from liver_pipeline.io.volumes import read_label_map
+from liver_pipeline.io.reader import ScanReader
+from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
+from tests.dicom_files import one_slice, series
 
 RAS_1MM = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -210,6 +214,18 @@ def test_command_writes_json_and_csv_and_prints_a_table(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["describe", str(mask), "--csv", str(tmp_path / "t.csv")])
     assert again.exit_code == 2
     assert "overwrite" in again.output
+
+
+def test_a_mask_of_others_on_an_mr_series_is_described(tmp_path: Path) -> None:
+    values = np.sort(np.random.default_rng(1).integers(0, 900, (20, 16, 12)), axis=0).astype(np.int16) - 1024
+    tags = {"Modality": "MR", "SOPClassUID": MRImageStorage, "RescaleSlope": None, "RescaleIntercept": None}
+    scan = series(tmp_path / "mr", [one_slice(k, values, **tags) for k in range(12)])
+    labels = np.zeros((20, 16, 12), dtype=np.uint8)
+    labels[5:15, 4:12, 3:9] = 1
+    write_label_map(tmp_path / "mask.nii.gz", labels, like=read_scan(scan, modality="mr"))
+    assert describe(tmp_path / "mask.nii.gz", scan)["liver"]
+    with pytest.raises(IntakeError, match="MODALITY"):
+        describe(tmp_path / "mask.nii.gz", scan, reader=ScanReader())
 
 
 def test_scan_on_another_grid_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -69,6 +71,18 @@ def test_a_margin_is_at_least_what_it_says_and_ends_at_the_scan() -> None:
 def test_an_empty_mask_has_no_box() -> None:
     assert bounding_box(np.zeros((3, 4, 5), dtype=bool)) is None
     assert bounding_box(np.ones((3, 4, 5), dtype=bool)) == whole_box((3, 4, 5))
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.float32])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])
+def test_a_box_counts_along_the_axes_as_they_are_given_whichever_way_these_run_in_memory(
+    flips: tuple[int, ...], order: Literal["C", "F"], dtype: type[np.generic]
+) -> None:
+    array = np.flip(np.zeros((12, 10, 8), dtype=dtype, order=order), flips)
+    array[SMALL] = True
+    array[9, 2, 5] = True
+    assert bounding_box(array) == (slice(8, 10), slice(2, 9), slice(4, 7))
 
 
 @pytest.mark.parametrize("box", [None, LARGE])

@@ -14,6 +14,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEGLSLossless,
     MRImageStorage,
+    PositronEmissionTomographyImageStorage,
     RLELossless,
     RTStructureSetStorage,
     SecondaryCaptureImageStorage,
@@ -365,6 +366,18 @@ def test_outlines_in_dicom_are_told_to_be_no_label_map(tmp_path: Path, kind: str
     for path in (tmp_path / "study", tmp_path / "study" / "a.dcm"):
         with pytest.raises(IntakeError, match=r"NOT_A_SCAN: a DICOM segmentation or structure set; export it"):
             read_label_map(path)
+
+
+def test_what_is_no_ct_or_mr_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "pet").mkdir()
+    blank("1.2.3.9", PositronEmissionTomographyImageStorage).save_as(tmp_path / "pet" / "a.dcm")
+    for path in (
+        tmp_path / "pet",
+        tmp_path / "pet" / "a.dcm",
+        zipped(tmp_path / "a.zip", [tmp_path / "pet" / "a.dcm"]),
+    ):
+        with pytest.raises(IntakeError, match=r"NOT_A_SCAN: DICOM of another kind .*Positron Emission Tomography"):
+            read_scan(path)
 
 
 def test_a_volume_of_secondary_captures_is_read(tmp_path: Path) -> None:

@@ -517,6 +517,17 @@ def test_what_is_packed_once_more_is_told(tmp_path: Path) -> None:
         read_scan(tmp_path / "a.zip")
 
 
+def test_a_scan_that_is_packed_in_another_way_is_a_row_and_not_passed_over(tmp_path: Path) -> None:
+    whole = nifti(tmp_path / "a.nii", body(), affine_of()).read_bytes()
+    (tmp_path / "b.nii.bz2").write_bytes(bz2.compress(whole))
+    (tmp_path / "c.nii.zst").write_bytes(b"\x28\xb5\x2f\xfd" + whole)
+    found = find_inputs(tmp_path)
+    assert [one.case for one in found] == ["a", "b", "c"]
+    for one, kind in zip(found[1:], ("bzip2", "zstd"), strict=True):
+        with pytest.raises(IntakeError, match=f"NOT_A_SCAN: .*as {kind} does.*convert it"):
+            read_scan(one.path)
+
+
 def test_text_that_looks_like_no_header_is_no_scan(tmp_path: Path) -> None:
     for name, text in (
         ("a.mha", "404: not found"),

@@ -136,7 +136,9 @@ def test_other_modalities_and_labels_are_left_alone() -> None:
     mr = np.abs(scan()) * 0.7
     assert severity(mr) == "error" and severity(mr, "mr") == "" and severity(mr, "label") == ""
     (found,) = value_findings(np.asfortranarray(mr), 1.0, 0.0, "ct")
-    assert found.detail.endswith("If it is an MR, set modality=mr, with a run that knows MR")
+    assert found.detail.endswith(" (if it is an MR, set modality=mr, with a run that knows MR)")
+    (found,) = value_findings(np.asfortranarray(scan(lung=0)[12:48, 12:38, :-1]), 1.0, 0.0, "ct")
+    assert found.severity is Severity.WARNING and "cropped? (if it is an MR, set modality=mr" in found.detail
     (found,) = value_findings(np.asfortranarray(scan() * 10), 1.0, 0.0, "ct")
     assert "modality" not in found.detail  # air is where no MR has anything
 

@@ -19,6 +19,7 @@ from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.label_names import named_classes
 from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.labels import LIVER, TUMOR
+from liver_pipeline.transforms.load import LoadScand
 
 LABELS = np.zeros((6, 5, 4), dtype=np.uint8)
 LABELS[1:5, 1:4, 1:3], LABELS[2, 2, 1] = 1, 2
@@ -53,11 +54,17 @@ def test_names_that_contradict_the_values_decide_and_it_is_told(tmp_path: Path, 
     np.testing.assert_array_equal(scan.array, SWAPPED)
     (told,) = [f for f in scan.findings if f.code == "LABEL_NAMES"]
     assert told.severity is Severity.WARNING and "1 'tumor' as tumor, 2 'Liver' as liver" in told.detail
+    assert LoadScand("label")({"label": scan.path})["unnamed_labels"] == told.detail  # training says it once
 
 
 @WRITERS
 def test_names_that_agree_or_say_nothing_change_nothing(tmp_path: Path, write: Any, name: str) -> None:
-    for segments in ([(1, "liver"), (2, "Liver tumors")], [(1, "Segment_1"), (2, "Segment_2")], [(1, ""), (2, "HCC")]):
+    for segments in (
+        [(1, "Hígado"), (2, "Lésion")],
+        [(1, "liver"), (2, "Liver tumors")],
+        [(1, "Segment_1"), (2, "Segment_2")],
+        [(1, ""), (2, "HCC")],
+    ):
         scan = read_label_map(write(tmp_path / name, *segments))
         np.testing.assert_array_equal(scan.array, LABELS)
         assert not any(f.code == "LABEL_NAMES" for f in scan.findings)
@@ -72,6 +79,16 @@ def test_names_of_something_else_are_refused_until_label_map_says_what_is_what(
         read_label_map(path)
     np.testing.assert_array_equal(read_label_map(path, label_map={2: 1}).array, LABELS == 2)
     np.testing.assert_array_equal(read_label_map(path, accept=["LABEL_NAMES"]).array, LABELS)  # by its values
+
+
+def test_of_many_organs_the_liver_is_what_the_hint_names(tmp_path: Path) -> None:
+    path = totalsegmentator(tmp_path / "a.nii", (1, "spleen"), (2, "kidney_right"), (5, "liver"))
+    nib.save(nib.Nifti1Image(LABELS + 3 * (LABELS == 2), None, nib.load(path).header), path)
+    with pytest.raises(IntakeError) as caught:
+        read_label_map(path)
+    hints = [finding.detail for finding in caught.value.findings if "such as" in finding.detail]
+    assert len(hints) == 1 and "such as {5: 1}" in hints[0]
+    np.testing.assert_array_equal(read_label_map(path, label_map={5: 1}).array, LABELS == 2)
 
 
 def test_a_file_of_tumors_alone_holds_no_liver(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from liver_pipeline.io.label_values import whole_labels
+from liver_pipeline.io.volumes import read_label_map
 
 VALUES = [0, 0, 0, 1, 2, 6, 255, 300]
 
@@ -52,3 +55,22 @@ def test_values_that_are_no_labels_are_told_smallest_first_whatever_their_order(
     array = np.array([np.nan, 70000.0, 0.5, np.nan, -1.0, 1.0]).reshape(shape)
     _, (finding,) = whole_labels(array, (1.0, 0.0), (0, 1, 2), None)
     assert finding.detail == "label map holds -1, 0.5, 70000, nan; expected only 0, 1, 2"
+
+
+@pytest.mark.parametrize("stored", ["int16", "uint8", "int32"])
+def test_labels_that_a_program_stored_scaled_are_whole_again(tmp_path: Path, stored: str) -> None:
+    """nibabel stores floats as integers with a slope that makes the most of them: 1 comes back as 1.0000153."""
+    labels = np.zeros((6, 5, 4))
+    labels[1:4], labels[2, 2] = 1.0, 2.0
+    image = nib.Nifti1Image(labels, np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.header.set_data_dtype(stored)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.nii").array, labels)
+
+
+def test_fractions_that_a_slope_makes_are_still_no_labels() -> None:
+    stored = np.full((3, 3, 3), 37, dtype=np.uint8, order="F")
+    _, findings = whole_labels(stored, (0.01, 0.0), (0, 1, 2), None)
+    assert [finding.code for finding in findings] == ["LABEL_VALUES"]
+    _, findings = whole_labels(stored, (0.027, 0.0), (0, 1, 2), None)  # 0.999
+    assert [finding.code for finding in findings] == ["LABEL_VALUES"]

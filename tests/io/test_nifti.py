@@ -18,7 +18,8 @@ from liver_pipeline.cli import main
 from liver_pipeline.geometry.affines import shear_drift
 from liver_pipeline.geometry.axes import axis_map
 from liver_pipeline.geometry.grids import model_grid_for_spacing
-from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.checks import grid_findings
+from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.nifti_header import best_affine
 from liver_pipeline.io.volumes import read_label_map, read_scan
 from tests.orientations import OBLIQUE, ORIENTATIONS
@@ -175,7 +176,7 @@ def test_shear_is_silent_a_warning_or_an_error_by_its_drift(tmp_path: Path, degr
     struct.pack_into("<h", data, QFORM_CODE, 0)
     (tmp_path / "a.nii").write_bytes(data)
     if degrees == 1.0:
-        with pytest.raises(IntakeError, match=r"SHEAR: .*1\.57 voxels over the volume"):
+        with pytest.raises(IntakeError, match=r"SHEAR: .*1\.57 voxels over the volume.*cannot be accepted"):
             read_scan(tmp_path / "a.nii", modality="any", accept=["SHEAR"])  # predict could not go on, either
         return
     found = read_scan(tmp_path / "a.nii", modality="any").findings
@@ -251,3 +252,18 @@ def test_the_affine_is_nibabels_wherever_nibabel_has_one() -> None:
         header["srow_x"], header["srow_y"], header["srow_z"] = rng.normal(size=(3, 4))
         expected = nib.Nifti1Header(header.binaryblock, check=True).get_best_affine()
         np.testing.assert_array_equal(best_affine(Path("a.nii"), header), expected)
+
+
+def test_a_person_of_four_centimetres_is_asked_about_and_a_crop_is_not() -> None:
+    def told(shape: tuple[int, int, int], *edges: float) -> list[str]:
+        found = grid_findings(shape, np.diag([*edges, 1.0]), "ct")
+        return [f.detail for f in found if f.code == "SPACING_RANGE" and f.severity is Severity.WARNING]
+
+    (detail,) = told((512, 512, 100), 0.08, 0.08, 0.25)
+    assert "40.96x40.96x25 mm" in detail and "in centimetres?" in detail
+    assert (
+        told((512, 512, 100), 0.7, 0.7, 2.5)
+        == told((96, 96, 40), 0.7, 0.7, 2.5)
+        == told((512, 512, 20), 0.7, 0.7, 1.0)
+        == []
+    )

@@ -22,8 +22,9 @@ from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities, write_probabilities
 from liver_pipeline.io.volumes import read_scan
 from liver_pipeline.prediction.case_runner import CaseRunner
-from liver_pipeline.prediction.folder_run import FolderRun, Summary
+from liver_pipeline.prediction.folder_run import FolderRun
 from liver_pipeline.prediction.plan import find_scans
+from liver_pipeline.prediction.summary import Summary
 from liver_pipeline.transforms.load import LoadScand
 from liver_pipeline.transforms.spatial import ToModelGridd
 

@@ -82,7 +82,7 @@ def test_the_malformed_set_covers_every_code_a_file_can_get() -> None:
         "SEGMENTS_NOT_ESTIMATED",
     }
     asked = {"NO_SERIES", "SERIES_CHOSEN", "LABEL_MAP"}  # of MR
-    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_EMPTY", "LABEL_MISSING", "LABEL_UNNAMED"}
+    of_labels = {"LABEL_GRID_MISMATCH", "LABEL_VALUES", "LABEL_NAMES", "LABEL_EMPTY", "LABEL_MISSING", "LABEL_UNNAMED"}
     assert set(CODES) - covered - of_runs - asked == of_labels
 
 
@@ -101,6 +101,11 @@ def test_an_accepted_error_becomes_a_warning_and_an_unknown_code_is_an_error(wri
     assert read_scan(path, modality="mr").findings == ()
     with pytest.raises(ValueError, match="unknown intake code 'HUSCALE'"):
         read_scan(path, accept=["HUSCALE"])
+
+
+def test_voxels_that_are_no_numbers_cannot_be_accepted(written: Path) -> None:
+    with pytest.raises(IntakeError, match=r"NON_FINITE: .*fill them .*cannot be accepted"):
+        read_scan(written / "scans" / "nan_voxel.nii.gz", accept=["NON_FINITE"])
 
 
 def test_tiny_shear_is_repaired_on_request(written: Path) -> None:
@@ -306,6 +311,13 @@ def test_check_reports_one_object_a_file_and_exits_3_on_errors(written: Path) ->
     assert reports["good.nii.gz"] == {
         "path": str(written / "scans" / "good.nii.gz"), "codes": [], "severity": None, "detail": ""
     }  # fmt: skip
+
+
+def test_a_name_with_a_line_break_is_one_line_for_check(tmp_path: Path) -> None:
+    for name in ("a\nerror   b.nii.gz", "c\rd.nii", "e\u2028f.nii"):
+        (tmp_path / name).write_bytes(b"no scan")
+    lines = CliRunner().invoke(main, ["check", str(tmp_path)]).stdout.splitlines()
+    assert [line.startswith("error") for line in lines] == [True] * 3 + [False] * 2
 
 
 def test_check_exits_0_where_nothing_is_wrong_and_2_on_a_misspelt_path(written: Path, tmp_path: Path) -> None:

@@ -80,3 +80,12 @@ def test_shapes_of_components_carry_volume_centroid_and_box_in_the_whole_array()
     assert (first.volume_ml, first.centroid, first.diameters.slice_index) == (8.0, (2.5, 3.5, 6.5), 6)
     assert first.box == (slice(2, 4), slice(3, 5), slice(6, 8))
     assert (second.id, second.voxels) == (2, 1)
+
+
+def test_shapes_of_a_part_count_in_the_whole_array() -> None:
+    mask = np.zeros((10, 10, 10), dtype=bool)
+    mask[2:4, 3:5, 6:8] = mask[5:7, 9, 9] = True
+    whole = lesion_shapes(components(mask)[0], (1.0, 2.0, 3.0))
+    part = lesion_shapes(components(mask[2:, 1:, 5:])[0], (1.0, 2.0, 3.0), origin=(2, 1, 5))
+    assert part == whole
+    np.testing.assert_array_equal(part[1].mask, np.ones((2, 1, 1), dtype=bool))

@@ -20,7 +20,7 @@ from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.discovery import find_inputs
 from liver_pipeline.io.files import TEMPORARY
 from liver_pipeline.io.volumes import read_label_map, write_label_map
-from liver_pipeline.prediction.folder_run import Summary
+from liver_pipeline.prediction.summary import Summary
 from tests.dicom_files import ct
 from tests.prediction.test_folder_run import CONTEXT, TinyInferer, TinyNetwork, files, folder_run, rows, write_scan
 from tests.waiting import PATIENCE_S

@@ -35,10 +35,11 @@ from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.networks.weights import load_weights
 from liver_pipeline.prediction.case_runner import CaseRunner
-from liver_pipeline.prediction.folder_run import FolderRun, Summary
+from liver_pipeline.prediction.folder_run import FolderRun
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns, ahead
-from liver_pipeline.prediction.plan import find_scans
+from liver_pipeline.prediction.plan import find_scans, plan_cases, plan_lines
 from liver_pipeline.prediction.provenance import VOLATILE, settings_of
+from liver_pipeline.prediction.summary import Summary
 from liver_pipeline.transforms.load import LoadScand
 from tests.dicom_files import body, one_slice, series
 from tests.waiting import PATIENCE_S
@@ -1002,3 +1003,18 @@ def test_series_of_a_study_are_cases_or_one_is_chosen_and_a_choice_is_no_other_c
     assert folder_run(tmp_path / "scans", one, series="1.2.3.2").run() == Summary(0, 0, 1, 0)  # the same one
     assert folder_run(tmp_path / "scans", one, series="1.2.3.1").run() == Summary(1, 0, 0, 0)
     assert json.loads((one / "p1.json").read_text())["geometry"]["mask"]["shape"][2] == 10
+
+
+def test_a_part_of_a_series_is_no_scan_as_soon_as_another_part_is_there(tmp_path: Path) -> None:
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    halves = [[one_slice(k, body()) for k in part] for part in (range(6), range(6, 12))]
+    series(scans / "a" / "p", halves[0])
+    assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=0, exit_code=0)
+    series(scans / "z" / "q", halves[1])
+    lines, _ = plan_lines(plan_cases(find_scans(scans), masks), {}, 10**9)
+    assert lines[0].endswith("MIXED_SERIES: 6 more slices of the series lie in the folder z/q; put all into one folder")
+    assert folder_run(scans, masks).run() == Summary(done=0, failed=2, skipped=0, exit_code=4)
+    assert {row["code"] for row in rows(masks) if row["event"] == "failed"} == {"MIXED_SERIES"}
+    assert not (masks / "a" / "p.nii.gz").exists() and (masks / "a" / "p.stale.nii.gz").exists()
+    shutil.rmtree(scans / "z")
+    assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=0, exit_code=0)

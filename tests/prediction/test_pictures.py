@@ -13,7 +13,8 @@ from PIL import Image
 
 import liver_pipeline as lp
 from liver_pipeline.io.discovery import find_inputs
-from liver_pipeline.prediction.folder_run import Summary
+from liver_pipeline.prediction.summary import Summary
+from tests.dicom_files import ct
 
 ROWS, COLUMNS = 24, 40
 GREY = np.tile(np.linspace(0, 255, COLUMNS).astype(np.uint8), (ROWS, 1))
@@ -95,3 +96,9 @@ def test_pictures_beside_scans_are_told_not_passed_over(tmp_path: Path, caplog: 
     Image.fromarray(GREY).save(tmp_path / "b.png")
     assert [one.case for one in find_inputs(tmp_path, pictures=True)] == ["a"]
     assert "1 pictures are left out beside scans: b.png" in caplog.text
+
+
+def test_a_dicom_series_is_no_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ct(tmp_path / "patient" / "series")
+    assert [one.case for one in find_inputs(tmp_path, pictures=True)] == ["patient/series"]
+    assert not caplog.text
