@@ -23,6 +23,7 @@ from liver_pipeline.app.downloads import (
     downloads_of,
 )
 from liver_pipeline.app.edit_routes import add_edits, require_measured
+from liver_pipeline.app.runs import Model
 from liver_pipeline.app.supervisor import Supervisor
 from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
 from liver_pipeline.io.files import printable, remove
@@ -42,7 +43,7 @@ class Verdict(BaseModel):
     note: Annotated[str, Field(max_length=2000)] = ""
 
 
-def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: Callable[[], dict[str, str]]) -> None:
+def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: Callable[[], dict[str, Model]]) -> None:
     """Add what is asked for of cases; ``choices`` gives the runs that can be chosen, the default first."""
 
     def start(case: str) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: 
         if len(cases.ids()) >= MAX_CASES:
             raise Refusal(413, "TOO_MANY_CASES", f"the app holds {MAX_CASES} cases; delete some")
         try:
-            case = cases.create(printable(name) or source or "scan", chosen[run or next(iter(chosen))], source)
+            case = cases.create(printable(name) or source or "scan", *chosen[run or next(iter(chosen))], source=source)
         except ValueError as reason:
             raise Refusal(400, "NOT_FOUND", str(reason)) from None
         try:

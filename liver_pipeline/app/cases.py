@@ -59,8 +59,8 @@ class CaseFolder:
         found = [path.parent for path in self.uploads.glob("*/case.json")]
         return [folder.name for folder in sorted(found, key=lambda folder: (self.note(folder.name)["created"], folder))]
 
-    def create(self, name: str, run: str, source: str | None = None) -> str:
-        """Make a case; ``name`` is what people call it, ``source`` a path below the data folder.
+    def create(self, name: str, run: str, modality: str | None = None, source: str | None = None) -> str:
+        """Make a case; ``name`` is what people call it, ``source`` a path below the data folder; see Model.
 
         Raises:
             ValueError: If there is no such path below the data folder.
@@ -70,9 +70,10 @@ class CaseFolder:
             self._below_data(source)
         case = secrets.token_hex(8)  # see CASE_NAME
         (self.uploads / case).mkdir(mode=0o700)
-        note = {"name": name, "run": run, "source": source, "state": UPLOADING, "created": time.time()}  # noqa: TID251 (for the order)
+        note = {"name": name, "run": run, "modality": modality, "source": source, "verdict": "", "note": ""}
         try:
-            write_json(self.uploads / case / "case.json", {**note, "verdict": "", "note": ""})
+            created = time.time()  # noqa: TID251 (for the order)
+            write_json(self.uploads / case / "case.json", {**note, "state": UPLOADING, "created": created})
         except OSError:
             remove(self.uploads / case)
             raise

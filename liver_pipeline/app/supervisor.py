@@ -10,6 +10,7 @@ from threading import Condition, Thread
 from typing import Any
 
 from liver_pipeline.app.cases import CANCELLED, ENDED, LOST, STARTED, CaseFolder, NoSuchCase
+from liver_pipeline.app.runs import Model
 from liver_pipeline.app.studies import split_study
 from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.app.worker import STAGES, CaseEnd, work_through
@@ -131,7 +132,8 @@ class Supervisor:
             if scan is None:
                 return CaseEnd(ENDED, "NO_SCANS", "nothing was uploaded")
             pipe = self._worker()
-            pipe.send((note["run"], scan, reference, self.cases.masks))
+            choice = Model(note["run"], note.get("modality"))
+            pipe.send((choice, scan, reference, self.cases.masks))
             return self._followed(pipe)
         except (KeyError, ValueError) as reason:
             return CaseEnd(ENDED, LOST, f"the case cannot be started: {reason}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from liver_pipeline.app.cases import ENDED, STARTED
+from liver_pipeline.app.runs import Model
 from liver_pipeline.inferers.progress import progress_to
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.failures import finding_of
@@ -38,21 +39,26 @@ def work_through(pipe: Connection) -> None:
     with Path(os.devnull).open("w") as nowhere:
         for printed in (1, 2):  # whoever prints: pydicom's warnings quote tags
             os.dup2(nowhere.fileno(), printed)
-    segmenters: dict[str, Any] = {}
+    segmenters: dict[Model, Any] = {}
     while True:
         try:
-            run, scan, reference, masks = pipe.recv()
+            choice, scan, reference, masks = pipe.recv()
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            pipe.send(_segment(pipe, segmenters, run, scan, reference, masks))
+            pipe.send(_segment(pipe, segmenters, choice, scan, reference, masks))
         except Exception as reason:
             found = finding_of(reason)
             pipe.send(CaseEnd(ENDED, found.code, found.detail))
 
 
 def _segment(
-    pipe: Connection, segmenters: dict[str, Any], run: str, scan: ScanInput, reference: Path | None, masks: Path
+    pipe: Connection,
+    segmenters: dict[Model, Any],
+    choice: Model,
+    scan: ScanInput,
+    reference: Path | None,
+    masks: Path,
 ) -> CaseEnd:
     """Run one case as a folder run of one, then judge it and draw its page; a study of several series is looked at."""
     from monai.data import Dataset
@@ -67,11 +73,12 @@ def _segment(
     from liver_pipeline.prediction.plan import scan_items
     from liver_pipeline.prediction.segmenter import load_segmenter
 
-    if run not in segmenters:
+    if choice not in segmenters:
         pipe.send(("load", 0.0))
         segmenters.clear()  # one network at a time
-        segmenters[run] = load_segmenter(run)
-    runner = segmenters[run].runner
+        other: dict[str, Any] = {} if choice.modality is None else {"modality": choice.modality}
+        segmenters[choice] = load_segmenter(choice.run, **other)
+    runner = segmenters[choice].runner
     if scan.series is None:
         pipe.send(("series", 0.0))
         volumes = volumes_of([scan], scan.path, accept=runner.reader.accept)

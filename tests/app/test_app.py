@@ -8,6 +8,7 @@ import gzip
 import http.client
 import io
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import zipfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import nibabel as nib
@@ -24,10 +26,12 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from liver_pipeline.app import uploads
-from liver_pipeline.app.runs import run_choices
+from liver_pipeline.app.cases import ENDED
+from liver_pipeline.app.runs import Model, run_choices
 from liver_pipeline.app.uploads import Refusal, refuse_bomb, store, stored_name
-from liver_pipeline.app.worker import STAGES
+from liver_pipeline.app.worker import STAGES, _segment
 from liver_pipeline.commands.app import run_app
+from liver_pipeline.io.discovery import ScanInput
 from tests.app.conftest import RUN, RunningApp, app_at, ask, finished, row_of
 from tests.waiting import wait_for
 
@@ -103,8 +107,22 @@ def test_runs_are_found_below_and_parts_of_a_run_are_none(tmp_path: Path) -> Non
         (tmp_path / name / "models" / "model.pt").touch()
     for name in ("half/fold1/configs", "begun/configs"):
         (tmp_path / name).mkdir(parents=True)
-    assert list(run_choices(tmp_path))[1:] == ["a", "b/c", "folds", "half/fold0"]
-    assert list(run_choices(None)) == ["default"]
+    in_the_box = {"default": ("default", None), "default modality=mr": ("default", "mr")}
+    assert run_choices(None) == in_the_box
+    assert list(run_choices(tmp_path)) == [*in_the_box, "a", "b/c", "folds", "half/fold0"]
+
+
+def test_a_scan_is_read_as_the_modality_that_was_chosen(runs: Path, scans: Path, tmp_path: Path) -> None:
+    told, pipe = multiprocessing.Pipe()
+    segmenters: dict[Model, Any] = {}
+    for case, modality in (("as_mr", "mr"), ("as_it_is", None)):
+        choice, scan = Model(str(runs / "threshold"), modality), ScanInput(scans / "Doe.nii.gz", case)
+        assert _segment(pipe, segmenters, choice, scan, None, tmp_path).state == ENDED
+        assert list(segmenters) == [choice]
+        record = json.loads((tmp_path / f"{case}.json").read_text())
+        assert record["config"]["settings"]["reader"]["modality"] == (modality or "ct")
+    told.close()
+    pipe.close()
 
 
 def test_nobody_gets_in_without_token_name_and_origin(app: RunningApp) -> None:
