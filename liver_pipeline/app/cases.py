@@ -148,7 +148,8 @@ class CaseFolder:
 
     def result(self, case: str, ending: str) -> Path:
         """Return where a result of a case lies, by what stands behind its name; NoSuchCase if there is no case."""
-        self.note(case)
+        if not re.fullmatch(CASE_NAME, case) or not (self.uploads / case / "case.json").exists():
+            raise NoSuchCase(case)
         return (self.corrected if ending.startswith(EDITED) else self.masks) / f"{case}{ending}"
 
     def kind(self, case: str) -> str:

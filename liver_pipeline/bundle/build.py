@@ -124,15 +124,15 @@ def _check_norms(config: Mapping[str, Any], network: nn.Module, roi_size: list[i
 
 
 def _check_augmentation(config: Mapping[str, Any]) -> None:
-    """Check that each step of the augmentation takes a window; one that draws whether it acts does.
+    """Check that each step of the augmentation takes the windows that it is given; one that draws whether it acts does.
 
-    With a step of the user's own, there or before, nothing is known of a window's keys.
+    They are of a made-up case. With a step of the user's own, or one that wants more of a case, nothing is known of it.
     """
-    before = [config.get(part) for part in ("reading", "gridding", "ct_intensity", "mr_intensity", "preprocessing")]
-    before += [config["train"].get(part) for part in ("window_centres", "sampling")]
-    if has_own([*before, config["augmentation"]]):
+    before = ["intensity", *(f"train::{key}" for key in ("window_centres", "sampling") if key in config["train"])]
+    if has_own(config, ["reading", "gridding", "preprocessing", *before, "augmentation"]):
         return
     parser = ConfigParser(dict(config))
+    parser["augment_device"] = "cpu"
     steps = config["augmentation"]
     if isinstance(steps, list):
         acting = [{**s, "prob": 1.0} if isinstance(s, Mapping) and "prob" in s else s for s in steps]
@@ -143,9 +143,13 @@ def _check_augmentation(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{given}; a window takes {wanted / 1e9:.0f} GB, more than this job has; expected a smaller one"
         )
-    values = torch.linspace(0, 1, math.prod(shape)).reshape(1, *shape)
-    image = values.repeat(channels, 1, 1, 1)
-    window: Any = {"image": MetaTensor(image), "label": MetaTensor((values > 0.5).to(torch.uint8))}
+    values = torch.linspace(-1000, 1000, math.prod(shape)).reshape(1, *shape)
+    case: Any = {"image": MetaTensor(values), "label": MetaTensor((values > 0).to(torch.uint8))}
+    try:
+        window = Compose([step for key in before for step in parser.get_parsed_content(key)])(case)
+    except Exception:  # it wants more than a made-up case has
+        return
+    window = window[0] if isinstance(window, list) else window
     for number, step in enumerate(_parsed(parser, "augmentation")):
         try:
             window = step(window)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import re
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from liver_pipeline.bundle.checks import shown
 from liver_pipeline.bundle.entry import meant
-from liver_pipeline.bundle.tree import components_in
+from liver_pipeline.bundle.expressions import expressions_in, unknown_name
+from liver_pipeline.bundle.tree import components_in, references_in
 from liver_pipeline.bundle.values import is_code
 
 # What can be built from a config alone. Of the others the data set, or files of the run, are part.
@@ -31,6 +33,7 @@ TRIED_IN_TRAINING = (
 TRIAL_MOVES = 2  # of a schedule: with the first it leaves its initial rate
 CLEANING_STEP = re.compile(r"postprocessing::transforms::\d+")
 KNOWN_PACKAGES = ("liver_pipeline", "monai", "torch", "ignite")  # what their components need of data is in stand-ins
+KNOWN_NAMES = {*KNOWN_PACKAGES, *sys.stdlib_module_names, "numpy", "np"}  # of expressions
 TRIAL_SIDE = 8  # voxels of a stand-in window, or fewer
 
 
@@ -61,10 +64,20 @@ def try_components(config: Mapping[str, Any], stand_ins: Mapping[str, Any], part
     return built
 
 
-def has_own(config: Any) -> bool:
-    """Tell whether a component in a part of a config is of no known package; a name without a dot is MONAI's."""
-    targets = [str(component["_target_"]) for _, component in components_in(config)]
-    return any("." in target and target.partition(".")[0] not in KNOWN_PACKAGES for target in targets)
+def has_own(config: Mapping[str, Any], paths: Collection[str]) -> bool:
+    """Tell whether a component or an expression at ``paths``, or in what they refer to, is of no known package."""
+    left, seen = [*paths], set(paths)
+    while left:
+        part = _item(config, left.pop())
+        targets = (str(component["_target_"]) for _, component in components_in(part))
+        if any("." in target and target.partition(".")[0] not in KNOWN_PACKAGES for target in targets):
+            return True  # a name without a dot is MONAI's
+        if any(unknown_name(code, KNOWN_NAMES) for _, code in expressions_in(part)):
+            return True
+        referred = references_in(part) - seen
+        seen |= referred
+        left += referred
+    return False
 
 
 def _item(config: Any, path: str) -> Any:
@@ -87,11 +100,11 @@ def _build(parser: ConfigParser, path: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         built = parser.get_parsed_content(path)
-        if path == "lr_scheduler" and not has_own([parser.get("optimizer"), parser.get(path)]):
+        if path == "lr_scheduler" and not has_own(parser.get(), [path, "optimizer"]):
             _move(built, parser.get_parsed_content("optimizer"))
-        elif path == "train::loss" and not has_own([parser.get("loss"), parser.get(path)]):
+        elif path == "train::loss" and not has_own(parser.get(), [path]):
             _score(built, *(parser.get_parsed_content(key) for key in ("num_classes", "roi_size")))
-        elif CLEANING_STEP.fullmatch(path) and built is not None and not has_own(parser.get("postprocessing")):
+        elif CLEANING_STEP.fullmatch(path) and built is not None and not has_own(parser.get(), ["postprocessing"]):
             _clean(built)
     return built
 

@@ -18,12 +18,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.keys import keys_with, root_of
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.workflow import run_workflow
 from liver_pipeline.commands.evaluate import is_scored
 from liver_pipeline.commands.train import finished, train
 from liver_pipeline.comparison.plan import (
+    RUN,
     ComparisonPlan,
     Trial,
     make_shared_splits,
@@ -75,8 +76,12 @@ def compare(
         FileNotFoundError: If there are no data.
     """
     overrides = dict(overrides or {})
-    for key in sorted(set(overrides) & keys_with(Role.COMPARE)):
-        raise ValueError(f"compare sets {key} itself, the same for all (see OUT_DIR, --seeds, --folds); leave it out")
+    for key in overrides:
+        if root_of(key) in keys_with(Role.COMPARE):
+            where = "see OUT_DIR, --seeds, --folds"
+            raise ValueError(f"compare sets {key} itself, the same for all ({where}); leave it out")
+        if root_of(key) == "split_fractions" != key:
+            raise ValueError(f"{key} is a part of split_fractions, the same for all; give it whole")
     contestants = name_contestants(experiments, networks, layers or {})
     plan = ComparisonPlan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
     classes, failed = merge_contestants(plan)
@@ -158,8 +163,8 @@ def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, An
     contestant = trial.contestant
     cache_dir = str((split_file.parent / "cache").absolute())  # for all: what is preprocessed alike is so once
     values = {"cache_dir": cache_dir, **overrides, "seed": trial.seed}
-    layers, used = contestant.layers, ("train", "evaluate")
-    train(folder, layers, experiment=contestant.experiment, overrides=values, split=shared, workflows=used)
+    layers = contestant.layers
+    train(folder, layers, experiment=contestant.experiment, overrides=values, split=shared, workflows=RUN)
 
 
 def _evaluate(folder: Path) -> None:

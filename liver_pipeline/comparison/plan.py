@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
+from liver_pipeline.bundle.build import check_builds
 from liver_pipeline.bundle.entry import read_config
 from liver_pipeline.bundle.names import DEFAULT_LAYERS, layer_file, share_dir
-from liver_pipeline.bundle.stages import merge_stages
+from liver_pipeline.bundle.stages import merge_stages, refuse_unused
 from liver_pipeline.comparison.tables import FailedRun
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.splits import held_out_fold, make_split, write_split
 from liver_pipeline.io.tables import read_json
 
+RUN = ("train", "evaluate")  # the workflows of each run
 LEAST_FOLDS = 3  # one to test, one to validate, one to train
 
 
@@ -93,7 +96,7 @@ def name_contestants(
 
 
 def merge_contestants(plan: ComparisonPlan) -> tuple[dict[str, int], list[FailedRun]]:
-    """Return the number of classes of each contestant that can be composed, and those that cannot.
+    """Return the number of classes of each contestant that can be composed and built, and those that cannot.
 
     The cases of the data set are found on the way. What is wrong with all of them is raised.
     """
@@ -103,14 +106,18 @@ def merge_contestants(plan: ComparisonPlan) -> tuple[dict[str, int], list[Failed
     for contestant in plan.contestants:
         try:
             stages = merge_stages(contestant.layers, experiment=contestant.experiment, overrides=plan.overrides)
+            refuse_unused(stages, plan.overrides, RUN)
+            for configs in stages.values():
+                check_builds(configs)
         except ValueError as reason:
             first = first or reason
+            tqdm.write(f"{contestant.name} takes no part: {reason}")  # now, not when the others have been trained
             failed.append(FailedRun(contestant.name, "configuration", str(reason)))
             continue
-        merged = stages[""]
+        parser = ConfigParser(stages[""]["train"])
         if not classes:
-            plan.cases = ConfigParser(merged["train"]).get_parsed_content("cases")
-        classes[contestant.name] = merged["train"]["num_classes"]
+            plan.cases = parser.get_parsed_content("cases")
+        classes[contestant.name] = parser.get_parsed_content("num_classes")
     if not classes:
         assert first is not None
         raise first
@@ -120,7 +127,8 @@ def merge_contestants(plan: ComparisonPlan) -> tuple[dict[str, int], list[Failed
 def make_shared_splits(plan: ComparisonPlan) -> None:
     """Write the splits that are not there; refuse those of an earlier call with other settings."""
     default = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
-    fractions = plan.overrides.get("split_fractions", default)
+    wanted = plan.overrides.get("split_fractions", default)
+    fractions = ConfigParser({"split_fractions": wanted}).get_parsed_content("split_fractions")
     if plan.folds is not None and plan.folds < LEAST_FOLDS:
         raise ValueError(f"{plan.folds} folds; at least {LEAST_FOLDS}: one to test, one to validate, the rest to train")
     plan.out_dir.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 import liver_pipeline as lp
 from liver_pipeline.bundle.build import check_build, check_builds
-from liver_pipeline.bundle.layers import merge_layers
+from liver_pipeline.bundle.layers import apply_to_all, merge_layers
 from liver_pipeline.bundle.names import layer_names
 from liver_pipeline.networks.shapes import window_fault
 from tests.small import NETWORKS
@@ -231,6 +231,7 @@ def test_an_argument_that_a_component_refuses_is_named_by_its_path(
 
 
 OWN_STEP = {"_target_": f"{OWN}.WantsMore"}
+BY_EXPRESSION = "$mypkg.Step()"
 AFTER_OWN = {"_target_": "ScaleIntensityd", "keys": ["image", "distance"]}
 
 
@@ -249,6 +250,43 @@ def test_a_component_of_ones_own_is_built_and_not_used(key: str, own: Any) -> No
     if own is OWN_STEP:
         with pytest.raises(ValueError, match="it cannot be built"):
             check_builds(merge_layers({}, overrides={**given, key: {**own, "fails": True}}))
+
+
+@pytest.mark.parametrize(
+    ("key", "own"),
+    [
+        ("augmentation", [BY_EXPRESSION, AFTER_OWN]),
+        ("augmentation", ["@my_step", AFTER_OWN]),
+        ("augmentation", ["$@my_steps[0]", AFTER_OWN]),
+        ("train::sampling", ["@my_step"]),
+        (
+            "postprocessing::transforms",
+            [BY_EXPRESSION, {"_target_": "FillHolesd", "keys": ["pred", "mine"]}],
+        ),
+        ("loss", "@my_step"),
+    ],
+)
+def test_what_an_expression_or_a_reference_brings_of_ones_own_is_not_used(
+    key: str, own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mypkg.py").write_text(f"from {OWN} import WantsMore as Step\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = {"my_step": OWN_STEP, "my_steps": [BY_EXPRESSION]}
+    configs = merge_layers({}, overrides=NETWORKS["unet3d"])
+    for config in configs.values():
+        config |= {**mine, "imports": [*config.get("imports", []), "$import mypkg"]}
+    apply_to_all(configs, {key: own})
+    check_builds(configs)
+
+
+def test_keys_that_transforms_add_before_the_augmentation_are_known_to_it() -> None:
+    config = merge_layers({}, overrides=NETWORKS["unet3d"])["train"]
+    copied = {"_target_": "CopyItemsd", "keys": "image", "names": "raw"}
+    turned = {"_target_": "RandFlipd", "keys": ["image", "label", "raw"], "spatial_axis": 0, "prob": 0.5}
+    wanted = {**NETWORKS["unet3d"], "augmentation": [turned]}
+    check_builds(merge_layers({}, overrides={**wanted, "train::sampling": [*config["train"]["sampling"], copied]}))
+    with pytest.raises(ValueError, match=r"augmentation::0 .*raw"):
+        check_builds(merge_layers({}, overrides=wanted))
 
 
 def test_of_several_arguments_the_one_to_blame_is_named() -> None:

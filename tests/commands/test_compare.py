@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison of two small networks, one of liver alone, and one that cannot work."""
     folder = tmp_path_factory.mktemp("compare")
     make_phantoms(folder / "phantoms", 6)
-    for name, changes in (("both", {}), ("liver", {"num_classes": 2}), ("broken", {"roi_size": [15, 15, 15]})):
+    for name, changes in (("both", {}), ("liver", {"num_classes": 2}), ("broken", {"initial_weights": "nowhere.pt"})):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"layers": {"network": "unet3d"}, **COMMON, **changes}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "_alone", compare._attempt)
@@ -95,7 +95,7 @@ def test_the_run_that_failed_is_named_with_its_reason(folder: Path) -> None:
     for seed in (0, 1):
         assert f"broken/seed{seed}" in page
         assert re.search(rf"\| broken/seed{seed} \| training \| \S+", markdown)
-    assert "takes multiples of 2, such as [16, 16, 16]" in page.split('id="failed"')[1].split("</section>")[0]
+    assert "nowhere.pt" in page.split('id="failed"')[1].split("</section>")[0]
 
 
 def test_page_has_every_section_and_loads_nothing(folder: Path) -> None:
@@ -145,6 +145,12 @@ def test_another_split_is_refused(folder: Path) -> None:
         (["smoke", "smok"], {}, "did you mean 'smoke'"),
         (["smoke", "flagship_2core"], {"seed": 3}, "--seeds"),
         (["smoke", "flagship_2core"], {"max_epoch": 3}, "did you mean 'max_epochs'"),
+        (["smoke", "flagship_2core"], {"roi_size": [15, 15, 15]}, r"roi_size is \[15, 15, 15\]"),
+        (["smoke", "flagship_2core"], {"optimizer::betas": 3}, "^optimizer::betas is 3"),
+        (["smoke", "flagship_2core"], {"optimizer::rate": 3}, "optimizer::rate|'rate'"),
+        (["smoke", "flagship_2core"], {"optimizer::lr": "$1/0"}, "^optimizer::lr is '.1/0'"),
+        (["smoke", "flagship_2core"], {"train::handlers::0": 5}, "^train::handlers::0 is 5"),
+        (["smoke", "flagship_2core"], {"split_fractions::1": 0.9}, "give it whole"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_is_written(
@@ -153,6 +159,23 @@ def test_bad_usage_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         compare.compare(tmp_path / "out", experiments, overrides=keys)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_take_part_is_told_before_the_others_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(*_: object) -> RunResult:
+        assert "odd takes no part: roi_size is [15, 15, 15]" in capsys.readouterr().out
+        raise KeyboardInterrupt
+
+    (tmp_path / "odd.yaml").write_text("layers: {network: unet3d}\nroi_size: [15, 15, 15]\n")
+    make_phantoms(tmp_path / "phantoms", 6)
+    monkeypatch.setattr(compare, "_run", trained)
+    keys = {"dataset_dir": str(tmp_path / "phantoms"), "split_fractions": "$[0.5, 0.3, 0.2]"}
+    with pytest.raises(KeyboardInterrupt):
+        compare.compare(tmp_path / "out", [str(tmp_path / "odd.yaml"), "smoke"], overrides=keys)
+    settings = json.loads((tmp_path / "out" / "split.json").read_text())["settings"]
+    assert settings == {"fractions": [0.5, 0.3, 0.2]}
 
 
 def test_in_folds_each_patient_is_tested_once_and_never_chosen_on() -> None:
