@@ -223,4 +223,5 @@ def choose_series(path: Path, found: Sequence[Series], which: str) -> tuple[Seri
 def listing(found: Sequence[Series], why: str) -> str:
     """Return the message that lists what there is."""
     listed = "; ".join(str(one) for one in found[:8]) + (f"; and {len(found) - 8} more" if len(found) > 8 else "")
-    return f"{why}; name one of: {listed}; or thinnest, or contrast"
+    rules = "thinnest, or contrast" if any(one.contrast for one in found) else "thinnest"
+    return f"{why}; name one of: {listed}; or {rules}"
