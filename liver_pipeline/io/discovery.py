@@ -24,13 +24,10 @@ from liver_pipeline.io.zips import is_zip, unzipped_bytes
 logger = logging.getLogger(__name__)
 
 PACKED = (".nii.bz2", ".nii.xz", ".nii.zst")  # not read; reading says so, which is better than to pass them over
-SCAN_SUFFIXES = (
-    ".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".img.gz", ".img",
-    *PACKED,
-)  # fmt: skip
+NO_SLICES = (".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")  # nobody names a slice so
+SCAN_SUFFIXES = (*NO_SLICES, ".hdr.gz", ".hdr", ".img.gz", ".img", *PACKED)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
-NO_SLICES = (".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")  # nobody names a slice so
 VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
