@@ -22,8 +22,8 @@ from liver_pipeline.io.dicom_headers import (
     series_uid_of,
     sop_class,
 )
-from liver_pipeline.io.files import listed
 from liver_pipeline.io.findings import IntakeError, refuse
+from liver_pipeline.io.paths import listed
 from liver_pipeline.io.remembering import remembers
 from liver_pipeline.io.zips import heads, is_zip, unzip
 
