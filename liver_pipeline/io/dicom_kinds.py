@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -65,11 +65,12 @@ def rescale_findings(slices: Sequence[Slice]) -> list[Finding]:
     """Return why the values of a CT need not be HU: RESCALE_MISSING, or HU_SCALE where they are another quantity."""
     if slices[0].modality != "CT":
         return []
-    for tag, is_hu in (
-        ("RescaleType", lambda said: re.sub("[^A-Z0-9/]", "", said.upper()) in HOUNSFIELD),
-        ("MeasurementUnits", lambda said: said in UNITS_OF_HU),
-    ):
-        if other := [one for one in slices if not is_hu(one.text(tag))]:
+    said_by: tuple[tuple[str, Callable[[str], str], frozenset[str]], ...] = (
+        ("RescaleType", lambda said: re.sub("[^A-Z0-9/]", "", said.upper()), HOUNSFIELD),
+        ("MeasurementUnits", str, UNITS_OF_HU),
+    )
+    for tag, plain, of_hu in said_by:
+        if other := [one for one in slices if plain(one.text(tag)) not in of_hu]:
             kinds = ", ".join(sorted({one.text(tag) for one in other}))
             detail = f"{tag} is {kinds} in {len(other)} of {len(slices)} slices ({named(other, 3)}), not HU"
             return [error("HU_SCALE", f"{detail}; give the CT itself, not a map made of it")]

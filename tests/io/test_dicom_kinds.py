@@ -25,7 +25,7 @@ def told(folder: Path) -> list[tuple[str, Severity]]:
         return [(f.code, f.severity) for f in reason.findings]
 
 
-def kind(*values: str) -> dict[str, list[str]]:
+def kind(*values: str) -> dict[str, Any]:
     return {"ImageType": list(values)}
 
 
@@ -137,8 +137,8 @@ def test_a_subtraction_of_mr_is_an_image_like_any_other(tmp_path: Path) -> None:
 
 
 def test_the_thinnest_series_is_no_map_where_there_is_a_ct(tmp_path: Path) -> None:
-    for number, (gap, tags) in enumerate([(3.0, {}), (1.0, kind("DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"))]):
-        tags = {"SeriesInstanceUID": f"1.2.3.{number}", "ContrastBolusAgent": "Iomeprol", **tags}
+    for number, (gap, kinds) in enumerate([(3.0, {}), (1.0, kind("DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"))]):
+        tags: dict[str, Any] = {"SeriesInstanceUID": f"1.2.3.{number}", "ContrastBolusAgent": "Iomeprol", **kinds}
         files = [one_slice(k, body(), spacing=(1.5, 1.0, gap), **tags) for k in range(12)]
         series(tmp_path, files, prefix=f"S{number}_")
     for which in ("thinnest", "contrast"):
