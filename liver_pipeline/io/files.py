@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from liver_pipeline.io.clocks import Ages
+
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # Names of what a killed process may leave behind: nobody's search for masks or scans takes them, whatever the target's
 # suffix, and they are short even where the target's name is as long as a file system allows. The host and a number that
 # nobody else draws are in them: on a shared file system others write to the same folder.
 TEMPORARY = ".liver-pipeline.{}.part"
+ABANDONED = 86_400.0  # seconds without a change after which nobody is at work on one
 NAME_BYTES = 255  # of a file's name, on most file systems
 EARLIER = "earlier"  # folder for what a newer run takes the place of
 
@@ -195,6 +198,17 @@ def remove_temporary(folder: str | Path) -> None:
     """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
     for path in Path(folder).rglob(TEMPORARY.format("*")):
         remove(path, strict=False)
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Remove what killed processes left half written in ``folder``, which others may write to: what is a day old."""
+    changed = {}
+    for path in Path(folder).glob(TEMPORARY.format("*")):
+        with contextlib.suppress(OSError):  # it has become what it was to be
+            changed[str(path)] = path.stat().st_mtime
+    for name, seconds in Ages(lambda: changed).look().items():
+        if seconds > ABANDONED:
+            remove(Path(name), strict=False)
 
 
 def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()) -> Path | None:
