@@ -146,7 +146,8 @@ function figures() {
     ["burden", liver.tumor_burden === null ? "–" : `${(100 * liver.tumor_burden).toFixed(1)} %`], ["lesions", String(liver.lesion_count)],
   ];
   side.append(tableOf([], rows));
-  if (liver.truncated) note("The liver is cut by the edge of the scan: its volumes are lower bounds.");
+  const judged = page.record?.quality?.reasons ?? [];  // says it with how much is cut
+  if (liver.truncated && !judged.some(({ code }) => code === "LIVER_CUT_OFF")) note("The liver is cut by the edge of the scan: its volumes are lower bounds.");
   side.append(make("h2", lesions.length ? "Lesions: press one to go there" : "Lesions"));
   const heads = ["#", "ml", "mm", "HU"];
   const confident = lesions.some((row) => row.mean_confidence !== null);
