@@ -26,7 +26,8 @@ from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.runs import Model
 from liver_pipeline.app.supervisor import Supervisor
 from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
-from liver_pipeline.io.files import printable, remove
+from liver_pipeline.io.files import remove
+from liver_pipeline.io.paths import printable
 
 ABANDONED_SECONDS = 3600.0  # without a byte: whoever sent it has gone
 CASE_COLUMNS = (

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from liver_pipeline.app.cases import STARTED, CaseFolder, NoSuchCase
 from liver_pipeline.app.uploads import MAX_CASES, Refusal
 from liver_pipeline.io.discovery import ScanInput
-from liver_pipeline.io.files import link_or_copy, printable, remove, write_json
+from liver_pipeline.io.files import link_or_copy, remove, write_json
+from liver_pipeline.io.paths import printable
 
 SHARED = ("scan", "reference")  # what was sent, and every series needs
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from starlette.requests import ClientDisconnect
 
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES
+from liver_pipeline.io.file_names import PICTURE_SUFFIXES
 from liver_pipeline.io.files import DISK_FULL, whole_file
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.zips import is_zip, opened_zip

@@ -15,8 +15,8 @@ from liver_pipeline.io.dicom_checks import SAME_PLACE_MM, conflict_findings, ove
 from liver_pipeline.io.dicom_files import FIRST_ENTRIES, outer_uids, series_files
 from liver_pipeline.io.dicom_headers import Slice, read_headers
 from liver_pipeline.io.dicom_series import Series, leave_out_strangers
-from liver_pipeline.io.files import listed, relative
 from liver_pipeline.io.findings import Finding, IntakeError, error
+from liver_pipeline.io.paths import listed, relative
 from liver_pipeline.io.remembering import remembers
 from liver_pipeline.io.zips import is_zip
 

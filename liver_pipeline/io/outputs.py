@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from liver_pipeline.io.files import is_there
+from liver_pipeline.io.paths import is_there
 
 
 def check_outputs(paths: Iterable[Path], overwrite: bool, *, inputs: Iterable[Path | None] = ()) -> None:

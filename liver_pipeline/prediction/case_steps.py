@@ -14,7 +14,8 @@ from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.clocks import Beginning, now
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import is_there, remove
+from liver_pipeline.io.files import remove
+from liver_pipeline.io.paths import is_there
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.case_files import write_case, write_case_description, write_case_page
 from liver_pipeline.prediction.case_results import write_case_results

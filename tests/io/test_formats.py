@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.freesurfer.mghformat import MGHImage
 
-from liver_pipeline.io.discovery import find_inputs, voxel_count
+from liver_pipeline.io.discovery import find_inputs
 from liver_pipeline.io.findings import IntakeError
-from liver_pipeline.io.formats import sniff, stored_sha256
+from liver_pipeline.io.formats import sniff, stored_sha256, voxel_count
 from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
 from tests.orientations import OBLIQUE, every_orientation, every_rotation
 

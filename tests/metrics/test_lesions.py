@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from liver_pipeline.metrics.cases import case_figures
-from liver_pipeline.metrics.lesions import Detection, Group, components, detect, find_lesions, match_lesions
+from liver_pipeline.metrics.detection import Detection, detect
+from liver_pipeline.metrics.lesions import Group, components, find_lesions, match_lesions
 
 SPACING = (1.0, 1.0, 1.0)
 
