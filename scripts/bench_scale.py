@@ -14,16 +14,21 @@ and memory of listing 100000 scans.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import math
 import os
 import platform
 import resource
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -245,8 +250,7 @@ def commands_at(folder: Path) -> dict[str, list[str]]:
         "plan": plan,
         "plan, all known": plan,
         "compare": ["compare", str(folder / "out"), "--networks", networks, *layers, *small, *brief],
-        "app, first list": ["app", "1"],
-        f"app, {POLLS} lists more": ["app", str(1 + POLLS)],
+        "app": ["app"],
         "node": ["node"],
     }
 
@@ -275,7 +279,7 @@ def measure_command(words: Sequence[str], folder: Path) -> dict[str, float]:
             while not ended.wait(0.05):
                 with contextlib.suppress(OSError, StopIteration):  # it has ended; Linux alone tells
                     peak = next(line for line in (told / "status").read_text().splitlines() if "VmHWM" in line)
-                    seen = {"peak_mb": int(peak.split()[1]) // 1000, "open_files": len(os.listdir(told / "fd"))}
+                    seen = {"peak_mb": int(peak.split()[1]) // 1000, "open_files": len(list((told / "fd").iterdir()))}
                     most.update({key: max(most[key], value) for key, value in seen.items()})
 
         watcher = threading.Thread(target=look)
@@ -286,17 +290,103 @@ def measure_command(words: Sequence[str], folder: Path) -> dict[str, float]:
     if code := os.waitstatus_to_exitcode(status):
         raise click.ClickException(f"{words} ends with {code}: {(folder / 'log.txt').read_text()[-2000:]}")
     seconds = {"processor_s": used.ru_utime + used.ru_stime, "wall_s": time.perf_counter() - began}
-    return {**{key: round(value, 2) for key, value in seconds.items()}, **most}
+    figures = {**{key: round(value, 2) for key, value in seconds.items()}, **most}
+    return {**figures, **(json.loads((folder / "log.txt").read_text().splitlines()[-1]) if ours is module else {})}
 
 
-def list_in_app(folder: Path, times: str) -> None:
-    """List the masks' cases as the app does for a browser that asks again and again."""
+def make_app_cases(folder: Path, masks: Path) -> None:
+    """Make cases of the app that are done, of the masks of a folder run."""
     from liver_pipeline.app.cases import ENDED, CaseFolder
-    from liver_pipeline.io.files import write_json
+    from liver_pipeline.io.files import link_or_copy, write_json
+    from liver_pipeline.io.ledger import LEDGER
+
+    cases, rows = CaseFolder(folder), []
+    for mask in sorted(masks.rglob("*.nii.gz")):
+        case = cases.create(mask.name, "default")
+        cases.amend(case, state=ENDED)
+        for path, ending in ((mask, ".nii.gz"), (mask.with_name(mask.name.replace(".nii.gz", ".json")), ".json")):
+            link_or_copy(path, cases.result(case, ending))
+        lesions = [{"diameter_mm": 12.0}] * 3
+        write_json(cases.result(case, ".description.json"), {"liver": {"lesion_count": 3}, "lesions": lesions})
+        cases.result(case, ".html").touch()
+        rows.append(json.dumps({"case": case, "event": "done", "input_sha256": "0" * 64, "output_sha256": "0" * 64}))
+    (cases.masks / LEDGER).write_text("\n".join(rows) + "\n")
 
 
-def serve_as_node(folder: Path) -> None:
+def list_in_app(folder: Path) -> dict[str, float]:
+    """Ask the app for its list as a browser does, again and again; processor seconds of making it and of an answer."""
+    import uvicorn
+
+    from liver_pipeline.app.cases import CaseFolder
+    from liver_pipeline.app.server import make_app
+    from liver_pipeline.app.supervisor import Supervisor
+
+    began = time.process_time()
+    make_app_cases(folder / "app", folder / "masks")
+    figures = {"make_s": time.process_time() - began}
+    time.sleep(4.0)  # nothing has changed just now
+    cases = CaseFolder(folder / "app")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        guard = make_app(cases, Supervisor(cases), token="t", hosts=["127.0.0.1"], cookie="c")  # noqa: S106
+        server = uvicorn.Server(uvicorn.Config(guard, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        tag = ""
+        for name, times in (("first_list_s", 1), ("list_s", POLLS), ("list_while_one_changes_s", POLLS)):
+            began = time.process_time()
+            for number in range(times):
+                if "changes" in name:
+                    cases.amend(cases.ids()[number], note=name)
+                connection = http.client.HTTPConnection(*listening.getsockname())
+                headers = {"Authorization": "Bearer t", "If-None-Match": tag}
+                connection.request("GET", "/api/cases", headers=headers)
+                answer = connection.getresponse()
+                answer.read()
+                connection.close()
+                tag = answer.headers.get("ETag", "")
+            figures[name] = (time.process_time() - began) / times
+        server.should_exit = True
+        thread.join()
+    return {key: round(value, 4) for key, value in figures.items()}
+
+
+def serve_as_node(folder: Path) -> dict[str, float]:
     """Let a node that has received all series segment, send and remove them; stand-ins segment and take."""
+    from liver_pipeline.dicom_results.results import DicomResults
+    from liver_pipeline.io.clocks import Ages
+    from liver_pipeline.io.ledger import LEDGER, Ledger
+    from liver_pipeline.node.delivery import last_changes
+    from liver_pipeline.node.inbox import Inbox, hashed
+    from liver_pipeline.node.service import Memory, NodeSettings, work
+    from liver_pipeline.prediction.resume import hash_input
+
+    def segment(cases: list[dict[str, Any]], masks: Path) -> None:
+        masks.mkdir(exist_ok=True)
+        with contextlib.closing(Ledger(masks / LEDGER)) as ledger:
+            for case in cases:
+                (masks / f"{case['case']}.nii.gz").touch()
+                (masks / f"{case['case']}.seg.dcm").touch()
+                hashes = {"input_sha256": hash_input(Path(case["image"])), "output_sha256": "0" * 64}
+                ledger.append({"case": case["case"], "event": "done", "dicom": {"files": {}}, **hashes})
+
+    node = folder / "node"
+    for number, series in enumerate(sorted((folder / "series").iterdir())):
+        shutil.copytree(series, node / "received" / hashed(f"1.2.4.{number}"))
+    took: list[bool] = []
+    settings = NodeSettings(
+        node, lambda _: None, [lambda _: took.pop() and {}], DicomResults(("seg",)), quiet_seconds=0
+    )
+    inbox, masks, figures = Inbox(node / "received"), node / "masks", {}
+    memory = Memory(Ages(partial(last_changes, inbox, masks)))
+    for name, times in (("work_s", 1), ("poll_undelivered_s", POLLS), ("deliver_s", 1), ("poll_s", POLLS)):
+        began = time.process_time()
+        for _ in range(times):
+            took[:] = [True] * len(memory.open) if name == "deliver_s" else []
+            work(settings, inbox, memory, segment)
+        figures[name] = (time.process_time() - began) / times
+        for group in memory.open:
+            group.wait.until = 0.0 if name == "poll_undelivered_s" else math.inf
+    return {key: round(value, 4) for key, value in figures.items()} | {"left": float(len(inbox.folders()))}
 
 
 PARTS: dict[str, Callable[..., Any]] = {"list": measure_list, "app": list_in_app, "node": serve_as_node}
@@ -315,6 +405,7 @@ def main() -> None:
 def part(name: str, folder: Path, words: tuple[str, ...]) -> None:
     """Do one thing in this process, which is measured from outside."""
     click.echo(json.dumps(PARTS[name](folder, *words)))
+
 
 @main.command()
 @click.option("--cases", default="1000,2000,4000", show_default=True, help="Numbers of cases.")
