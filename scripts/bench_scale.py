@@ -354,6 +354,7 @@ def serve_as_node(folder: Path) -> dict[str, float]:
     """Let a node that has received all series segment, send and remove them; stand-ins segment and take."""
     from liver_pipeline.dicom_results.results import DicomResults
     from liver_pipeline.io.clocks import Ages
+    from liver_pipeline.io.findings import refuse
     from liver_pipeline.io.ledger import LEDGER, Ledger
     from liver_pipeline.node.delivery import last_changes
     from liver_pipeline.node.inbox import Inbox, hashed
@@ -372,20 +373,24 @@ def serve_as_node(folder: Path) -> dict[str, float]:
     node = folder / "node"
     for number, series in enumerate(sorted((folder / "series").iterdir())):
         shutil.copytree(series, node / "received" / hashed(f"1.2.4.{number}"))
-    took: list[bool] = []
-    settings = NodeSettings(
-        node, lambda _: None, [lambda _: took.pop() and {}], DicomResults(("seg",)), quiet_seconds=0
-    )
+    takes = False
+
+    def send(files: Sequence[Path]) -> dict[str, str]:
+        if not takes:
+            raise refuse("archive", "PEER_UNREACHABLE", "it is silent")
+        return {}
+
+    settings = NodeSettings(node, lambda _: None, [send], DicomResults(("seg",)), quiet_seconds=0)
     inbox, masks, figures = Inbox(node / "received"), node / "masks", {}
     memory = Memory(Ages(partial(last_changes, inbox, masks)))
-    for name, times in (("work_s", 1), ("poll_undelivered_s", POLLS), ("deliver_s", 1), ("poll_s", POLLS)):
+    for name, times in (("segment_s", 1), ("poll_s", POLLS), ("deliver_s", 1), ("idle_poll_s", POLLS)):
+        takes = name == "deliver_s"
+        for group in memory.open:
+            group.wait.until = 0.0 if takes else math.inf
         began = time.process_time()
         for _ in range(times):
-            took[:] = [True] * len(memory.open) if name == "deliver_s" else []
             work(settings, inbox, memory, segment)
         figures[name] = (time.process_time() - began) / times
-        for group in memory.open:
-            group.wait.until = 0.0 if name == "poll_undelivered_s" else math.inf
     return {key: round(value, 4) for key, value in figures.items()} | {"left": float(len(inbox.folders()))}
 
 

@@ -53,10 +53,15 @@ def test_a_list_that_has_not_changed_opens_nothing_of_any_case(tmp_path: Path) -
     assert {name for name in counts if "uploads/" in name} == {str(cases.uploads / names[1] / "case.json")}
 
 
+def cancel(cases: CaseFolder, case: str) -> None:
+    cases.remove_results(case)
+    cases.amend(case, state=CANCELLED)
+
+
 CHANGES: dict[str, Callable[[CaseFolder, str], Any]] = {
     "a verdict": lambda cases, case: cases.amend(case, verdict="reject"),
     "started again": lambda cases, case: cases.amend(case, state=STARTED),
-    "cancelled": lambda cases, case: (cases.amend(case, state=CANCELLED), cases.remove_results(case)),
+    "cancelled": lambda cases, case: cancel(cases, case),
     "failed": lambda cases, case: tell(cases, case, event="failed", code="NO_LIVER", detail="none"),
     "another table": lambda cases, case: write_json(cases.result(case, ".description.json"), {"liver": {}}),
     "scores": lambda cases, case: write_json(cases.result(case, ".scores.json"), {"liver_dice": 1.0}),
@@ -96,13 +101,13 @@ def test_what_is_said_of_a_case_in_the_queue_goes_over_what_is_kept(tmp_path: Pa
     assert rows.all({})[0]["lesions"] == 1
 
 
-def listed(app: RunningApp, tag: str) -> tuple[Any, str | None]:
+def listed(app: RunningApp, tag: str) -> tuple[Any, str]:
     connection = http.client.HTTPConnection(urlsplit(app.address).netloc, timeout=PATIENCE_S)
     try:
         connection.request("GET", "/api/cases", headers={**app.header, "If-None-Match": tag})
         answer = connection.getresponse()
         content = answer.read()
-        return json.loads(content) if content else answer.status, answer.headers["ETag"]
+        return json.loads(content) if content else answer.status, str(answer.headers["ETag"])
     finally:
         connection.close()
 
