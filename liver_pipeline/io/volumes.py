@@ -12,12 +12,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.affines import (
-    Affine,
-    affine_is_usable,
-    repair_shear,
-    spacing_of,
-)
+from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
 from liver_pipeline.io.failures import machine_finding
 from liver_pipeline.io.file_names import MASK_SUFFIXES
