@@ -59,6 +59,8 @@ def test_masks_are_coloured_where_they_are_and_a_press_goes_to_the_lesion(page_f
         page.wait_for_selector("body[data-ready]")
         assert page.evaluate("document.body.dataset.ready") == ("gpu" if webgl else "slices")
         assert page.locator(".panel:visible h2 b").all_inner_texts() == ["Scan", "Reference", "Mask"]
+        legends = [title.locator("span").all_inner_texts() for title in page.locator(".panel:visible h2").all()]
+        assert legends == [[""], ["liver", "tumor"], ["liver", "tumor"]]  # which colour is which
         plain, reference, mask = (picture(page, number) for number in range(3))
         assert np.abs(plain[..., 0] - plain[..., 2]).max() < 160  # grey, but for the crosshair's green
         blue = (reference[..., 2] - reference[..., 0]) > 60
@@ -67,6 +69,7 @@ def test_masks_are_coloured_where_they_are_and_a_press_goes_to_the_lesion(page_f
         red = (mask[..., 0] - mask[..., 1]) > 60  # the tumor lies in front: above the liver's middle
         assert where(red)[0] < where(orange)[0] - 0.02
 
+        assert page.locator("#lesions th").all_inner_texts() == ["#", "volume, ml", "longest, mm", "mean HU", "match"]
         page.click("#lesions tbody tr")
         text = page.inner_text("#readout")  # the middle of voxels 30 to 33, 18 to 21, 14 to 17
         assert "R 96.0" in text and "A 40.0" in text and "S 32.0" in text and "mask: tumor" in text
