@@ -40,9 +40,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from liver_pipeline.exits import EXIT_DONE, EXIT_NONE_DONE, EXIT_SOME_FAILED
+from liver_pipeline.io.file_names import FORMATS
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.ledger import LEDGER
-from liver_pipeline.io.masks import FORMATS, write_mask
+from liver_pipeline.io.masks import write_mask
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import read_label_map

@@ -128,6 +128,16 @@ def test_an_unknown_network_and_key_are_refused_with_the_nearest_known_one(tmp_p
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("words", [("--device", "cpu"), ("--device=cpu",)])
+def test_a_key_that_is_written_as_an_option_is_told_how_to_write_it(words: tuple[str, ...]) -> None:
+    result = call("predict", "default", "scan.nii.gz", "mask.nii.gz", *words)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("Error: '--device' is a key; write device=VALUE, without dashes.\n")
+    assert "write roi_size=VALUE" in call("train", "run", "--roi-size", "[16,16,16]").stderr
+    assert "Did you mean '--network'?" in call("train", "run", "--networks", "unet3d").stderr  # options stay options
+    assert "is a key" not in call("describe", "mask.nii.gz", "--device", "cpu").stderr  # it takes no keys
+
+
 def test_a_missing_or_empty_data_set_is_refused(tmp_path: Path) -> None:
     line = refused("train", tmp_path / "a", f"dataset_dir={tmp_path / 'nowhere'}", *TINY)
     assert "no such folder" in line

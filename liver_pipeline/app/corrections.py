@@ -15,9 +15,11 @@ from liver_pipeline.dicom_results.results import DicomResults, result_paths, wri
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.clocks import now
-from liver_pipeline.io.discovery import DICOM_ENDINGS, ScanInput
-from liver_pipeline.io.files import is_there, plain, remove, write_json
+from liver_pipeline.io.discovery import ScanInput
+from liver_pipeline.io.file_names import DICOM_ENDINGS
+from liver_pipeline.io.files import plain, remove, write_json
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.paths import is_there
 from liver_pipeline.io.patient_axes import to_ras
 from liver_pipeline.io.records import reader_of
 from liver_pipeline.io.volumes import read_label_map, write_label_map

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.dicom_headers import may_be_slice
-from liver_pipeline.io.discovery import SCAN_SUFFIXES, VOXELS_OF_PAIRS
-from liver_pipeline.io.files import real_path
+from liver_pipeline.io.file_names import SCAN_SUFFIXES, VOXELS_OF_PAIRS
+from liver_pipeline.io.paths import real_path
 
 MAX_LISTED = 1000  # names of a folder
 LOOKED_AT = 20  # files of a folder, to see whether they are slices

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 
 from liver_pipeline.app.cases import EDITED, CaseFolder
 from liver_pipeline.app.uploads import Refusal
-from liver_pipeline.io.discovery import DICOM_ENDINGS
+from liver_pipeline.io.file_names import DICOM_ENDINGS
 from liver_pipeline.reports.viewer import POLICY
 
 DOWNLOADS = {  # name: what the file is called behind the case's name, and its type

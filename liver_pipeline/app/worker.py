@@ -66,7 +66,7 @@ def _segment(
     from liver_pipeline.app.judging import score_and_draw
     from liver_pipeline.dicom_results.results import DicomResults
     from liver_pipeline.dicom_results.source import is_series
-    from liver_pipeline.io.discovery import DICOM_ENDINGS
+    from liver_pipeline.io.file_names import DICOM_ENDINGS
     from liver_pipeline.io.studies import volumes_of
     from liver_pipeline.prediction.case_runner import CaseRunner
     from liver_pipeline.prediction.folder_run import FolderRun

@@ -20,11 +20,25 @@ class Command(click.Command):
     """A command that refuses blank words (an unset variable of the shell) and is listed by its whole first sentence."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse empty words and blanks, then parse as usual."""
+        """Refuse empty words and blanks, then parse as usual; tell who writes a key as an option how to write it."""
         for number, word in enumerate(args, 1):
             if not word.strip() or (word.startswith("--") and not word.partition("=")[2].strip() and "=" in word):
                 raise ValueError(f"word {number} after {ctx.info_name} is empty ({word!r}); is a variable unset?")
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from liver_pipeline.bundle.keys import root_of, row_of
+
+            key = error.option_name.lstrip("-").replace("-", "_")
+            if not self.takes_keys or row_of(root_of(key)) is None:
+                raise
+            message = f"'{error.option_name}' is a key; write {key}=VALUE, without dashes."
+            raise click.UsageError(message, ctx) from None
+
+    @property
+    def takes_keys(self) -> bool:
+        """Whether the command takes KEY=VALUE."""
+        return any(parameter.name == "overrides" for parameter in self.params)
 
     def get_short_help_str(self, limit: int = sys.maxsize) -> str:
         """Return the first sentence of the help; the list of commands wraps it, where click would cut it."""
@@ -32,7 +46,7 @@ class Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """End the help of a command that takes KEY=VALUE with where the keys are listed."""
-        if any(parameter.name == "overrides" for parameter in self.params):
+        if self.takes_keys:
             formatter.write_paragraph()
             formatter.write_text(
                 "KEY=VALUE: `liver-pipeline keys` lists them all, `liver-pipeline keys spacing` tells about one."

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import ScanInput, find_inputs, is_label_map, lits_case_name, same_names
+from liver_pipeline.io.discovery import ScanInput, find_inputs, same_names
+from liver_pipeline.io.file_names import lits_case_name
 from liver_pipeline.io.findings import CODES, Finding, IntakeError, Severity, error
+from liver_pipeline.io.masks import is_label_map
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import Scan, label_findings, read_label_map

@@ -16,7 +16,7 @@ from liver_pipeline.evaluation.score_tables import cases_csv, collect_metrics, s
 from liver_pipeline.evaluation.scoring import score_pair
 from liver_pipeline.evaluation.trust import with_quality
 from liver_pipeline.io.checksums import content_sha256, file_sha256
-from liver_pipeline.io.discovery import PROBABILITIES
+from liver_pipeline.io.file_names import PROBABILITIES
 from liver_pipeline.io.files import write_json, write_text
 from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import LEDGER
@@ -53,7 +53,7 @@ def evaluate(
     Args:
         pred_dir: Folder of predicted label maps (NIfTI), searched with its sub-folders.
         label_dir: Folder of reference label maps of the same names (see
-            :func:`~liver_pipeline.io.discovery.case_name`).
+            :func:`~liver_pipeline.io.file_names.case_name`).
         output_dir: Where the tables go; made if absent.
         protocol: ``lits`` (the challenge's figures as meant, and everything else), ``lits-official`` (the challenge's
             program figure for figure) or ``plain`` (everything but LiTS's own figures).

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.build import check_build
@@ -23,6 +20,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.io.files import move_aside, write_json, write_text
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.networks.shapes import roi_multiple
+from liver_pipeline.planning.experiment_file import experiment_text, is_edited, refuse_edited
 from liver_pipeline.planning.fingerprint import CaseRow
 from liver_pipeline.planning.rules import (
     Value,
@@ -38,8 +36,6 @@ from liver_pipeline.planning.survey import pooled_histograms, summarize_dataset,
 from liver_pipeline.planning.training_memory import training_memory
 from liver_pipeline.reports.dataset import dataset_page
 from liver_pipeline.transforms.spatial import ToModelGridd
-
-AS_PLANNED = "# as planned: "  # and a hash: a file without it was edited, and is not replaced
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def plan(
     output_dir = Path(output_dir)
     written = output_dir / "experiment.yaml"
     if not overwrite:
-        _refuse_edited(written)
+        refuse_edited(written)
     config = merge_layers(layers, experiment=experiment, overrides={**overrides, "encoder_weights": None})["train"]
     check_build(config)
     parser = ConfigParser(config)
@@ -109,7 +105,7 @@ def plan(
     elif learnable:
         values = propose(usable, summary, parser, overrides, gpu_memory_gb)
         heading = f"for a GPU of {gpu_memory_gb:g} GB"
-    if not learnable or _is_edited(written):
+    if not learnable or is_edited(written):
         move_aside(output_dir, [written.name])  # of another state of the data set, or somebody's work
     if learnable:
         write_text(written, experiment_text(values, chosen, summary, heading))
@@ -229,42 +225,3 @@ def _windows(
 
 def _times(sizes: Sequence[int]) -> str:
     return "x".join(str(int(size)) for size in sizes)
-
-
-def experiment_text(
-    values: Mapping[str, Value], layers: Mapping[str, str], summary: Mapping[str, Any], heading: str
-) -> str:
-    """Return the experiment file: valid YAML, a line and a reason for each value."""
-    found = f"{summary['n_usable']} usable cases (of {summary['n_cases']})"
-    lines = [f"# Planned by `liver-pipeline plan` from {found} {heading}; edit as you like."]
-    names = {kind: str(Path(name).absolute()) if Path(name).is_file() else name for kind, name in layers.items()}
-    named = ", ".join(f"{kind}: {json.dumps(name)}" for kind, name in names.items())
-    lines.append(f"layers: {{{named}}}")
-    for key, proposed in values.items():
-        head = f"{key}: {_in_yaml(proposed.value)}"
-        lines.append(f"{head:<41} # {proposed.reason}")
-    text = "\n".join(lines) + "\n"
-    return f"{text}{AS_PLANNED}{_short_sha256(text)}\n"
-
-
-def _in_yaml(value: Any) -> str:
-    """Return a value as YAML on one line; JSON's 2e-07 would be read as text."""
-    return yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=float("inf")).strip()[1:-1]
-
-
-def _refuse_edited(experiment: Path) -> None:
-    """Refuse to replace a file that somebody has edited."""
-    if _is_edited(experiment):
-        raise FileExistsError(f"{experiment} was edited; choose another folder, or --overwrite moves it aside")
-
-
-def _is_edited(experiment: Path) -> bool:
-    """Tell whether somebody has edited an experiment file: its last line tells the hash of those above."""
-    if not experiment.exists():
-        return False
-    text, _, sha256 = experiment.read_text(encoding="utf-8").rpartition(AS_PLANNED)
-    return sha256.strip() != _short_sha256(text)
-
-
-def _short_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

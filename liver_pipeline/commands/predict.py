@@ -14,12 +14,19 @@ from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.bundle.workflow import load_config, run_workflow
 from liver_pipeline.dicom_results.results import DicomResults, write_results
 from liver_pipeline.exits import EXIT_DONE, EXIT_SOME_FAILED
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES, SCAN_SUFFIXES, case_name
-from liver_pipeline.io.files import real_path
+from liver_pipeline.io.file_names import (
+    FORMATS,
+    MASK_SUFFIXES,
+    PICTURE_MASK,
+    PICTURE_SUFFIXES,
+    SCAN_SUFFIXES,
+    case_name,
+)
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.formats import voxel_count
 from liver_pipeline.io.ledger import LEDGER, read_ledger
-from liver_pipeline.io.masks import FORMATS, MASK_SUFFIXES, PICTURE_MASK
-from liver_pipeline.io.outputs import check_outputs
+from liver_pipeline.io.outputs import check_outputs, refuse_full_disk
+from liver_pipeline.io.paths import real_path
 from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.io.studies import find_volumes
@@ -151,6 +158,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     asked = {case.description: table, case.page: page, case.probabilities: values.get("probabilities")}
     files = [mask, case.provenance, *(path for path in asked if asked[path]), *dicom.paths(mask).values()]
     check_outputs(files, overwrite, inputs=[scan, case.path])
+    refuse_full_disk(mask, voxel_count(case.path, case.series)[0])
 
     runner = load_runner(run, values)
     if page:

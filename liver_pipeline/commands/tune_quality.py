@@ -14,7 +14,7 @@ from liver_pipeline.evaluation.quality import choose_thresholds
 from liver_pipeline.evaluation.run_quality import RunQuality, read_quality, write_quality
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.evaluation.trust import judged_cases
-from liver_pipeline.io.discovery import PROBABILITIES
+from liver_pipeline.io.file_names import PROBABILITIES
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from liver_pipeline.bundle.entry import refuse_empty
-from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.outputs import check_outputs
 from liver_pipeline.labels import LabelValues
 from liver_pipeline.reports.viewer import write_viewer_page

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from liver_pipeline.data.cache_key import case_digest, digest_of, recipe_digest
 from liver_pipeline.data.cache_room import MEMORY, Room, writing_to
 from liver_pipeline.io.checksums import DamagedFileError, verify_archive
-from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.files import remove, whole_file
 
 FORMAT = 1  # of the files

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from liver_pipeline.data.cases import Case
 from liver_pipeline.hints import did_you_mean
-from liver_pipeline.io.discovery import case_name, volume_files
+from liver_pipeline.io.discovery import volume_files
+from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.tables import read_table
 from liver_pipeline.labels import LabelValues
 

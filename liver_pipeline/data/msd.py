@@ -11,7 +11,7 @@ from typing import Any
 
 from liver_pipeline.data.cases import Case
 from liver_pipeline.data.layouts import case_of, cases_below, refuse_doubles, require_labels
-from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.label_names import named_classes
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.labels import LabelValues

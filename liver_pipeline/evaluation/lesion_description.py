@@ -13,7 +13,8 @@ from liver_pipeline.evaluation.segments import segment_shares
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import Box, bounding_box, joint_box
 from liver_pipeline.labels import FloatArray, LabelMap
-from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, group_status, match_lesions
+from liver_pipeline.metrics.detection import group_status
+from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
 from liver_pipeline.metrics.surfaces import border_surface
 

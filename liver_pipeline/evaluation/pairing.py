@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liver_pipeline.hints import did_you_mean
-from liver_pipeline.io.discovery import PROBABILITIES, case_name, lits_case_name, volume_files
-from liver_pipeline.io.masks import PICTURE_MASK
+from liver_pipeline.io.discovery import volume_files
+from liver_pipeline.io.file_names import PICTURE_MASK, PROBABILITIES, case_name, lits_case_name
 from liver_pipeline.io.tables import clean_name
 from liver_pipeline.labels import LabelValues
 

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from liver_pipeline.evaluation.pairing import Failure, Pair
-from liver_pipeline.io.discovery import voxel_count
+from liver_pipeline.io.formats import voxel_count
 from liver_pipeline.io.limits import cores, total_bytes
 from liver_pipeline.io.screen import with_bar
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.metrics.probabilities import pooled_reliability
 from liver_pipeline.metrics.risk import risk_coverage

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.files import refuse_pipe
+from liver_pipeline.io.paths import refuse_pipe
 
 
 def file_sha256(path: Path) -> str:

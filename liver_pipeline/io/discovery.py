@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.dicom import files_of
 from liver_pipeline.io.dicom_headers import may_be_slice
-from liver_pipeline.io.files import is_there, listed, real_path
+from liver_pipeline.io.file_names import (
+    CAPTURES,
+    MASK_SUFFIXES,
+    NO_SLICES,
+    PACKED,
+    PICTURE_SUFFIXES,
+    SCAN_SUFFIXES,
+    STALE,
+    VOLUME_SUFFIXES,
+    VOXELS_OF_PAIRS,
+    case_name,
+)
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.formats import opened_picture, peek_stored, sniff
-from liver_pipeline.io.masks import MASK_SUFFIXES, says_label_map
+from liver_pipeline.io.masks import is_label_map
+from liver_pipeline.io.paths import is_there, listed, real_path
 from liver_pipeline.io.screen import with_bar
-from liver_pipeline.io.zips import is_zip, unzipped_bytes
 
 logger = logging.getLogger(__name__)
-
-PACKED = (".nii.bz2", ".nii.xz", ".nii.zst")  # not read; reading says so, which is better than to pass them over
-NO_SLICES = (".nii.gz", ".nii", ".zip", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")  # nobody names a slice so
-SCAN_SUFFIXES = (*NO_SLICES, ".hdr.gz", ".hdr", ".img.gz", ".img", *PACKED)
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-VOLUME_SUFFIXES = tuple(suffix for suffix in SCAN_SUFFIXES if suffix != ".zip")
-VOXELS_OF_PAIRS = (".img.gz", ".img")  # of two files the header stands for both
-STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
-PROBABILITIES = ".probabilities.nii.gz"  # what a file of probabilities beside the mask <case>.nii.gz ends in
-CAPTURES = ".sc"  # what a folder of secondary captures beside the mask <case>.nii.gz ends in
-DICOM_ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}  # of the DICOM results beside a mask
-SLICER = ".seg.nrrd"  # what a segmentation of 3D Slicer ends in
-
-# What lies beside a mask, or was made of one.
-RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
-LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
-REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 
 
 @dataclass(frozen=True)
@@ -148,35 +136,6 @@ def _is_stale(path: Path) -> bool:
     return case_name(path.name).endswith((STALE, f"{STALE}.probabilities"))
 
 
-def case_name(name: str, is_folder: bool = False) -> str:
-    """Return ``name`` without the suffix of a scan, accents in one form (NFC); that of a DICOM folder is kept whole.
-
-    Example:
-        >>> case_name("b/a.1.nii.gz"), case_name("a.seg.nrrd"), case_name("1.nii", is_folder=True)
-        ('b/a.1', 'a', '1.nii')
-    """
-    name = unicodedata.normalize("NFC", name)
-    if is_folder:
-        return name
-    known = (SLICER, *SCAN_SUFFIXES, *PICTURE_SUFFIXES)
-    return next((name[: -len(s)] for s in known if name.lower().endswith(s) and len(name) > len(s)), name)
-
-
-def lits_case_name(case: str) -> str:
-    """Return the case that a label map belongs to, by the name of its file.
-
-    LiTS numbers its scans ``volume-12`` and its references ``segmentation-12``: both are case ``volume-12``. Any other
-    file is a case of its own.
-
-    Example:
-        >>> lits_case_name("batch_1/segmentation-012"), lits_case_name("liver_3")
-        ('batch_1/volume-12', 'liver_3')
-    """
-    folder, slash, stem = case.rpartition("/")
-    lits = re.fullmatch(r"(test-)?(volume|segmentation)-(\d+)", stem)
-    return f"{folder}{slash}{lits[1] or ''}volume-{int(lits[3])}" if lits else case
-
-
 def same_names(inputs: Iterable[ScanInput]) -> dict[str, list[Path]]:
     """Return the case names that more than one input has, with their paths.
 
@@ -196,38 +155,6 @@ def _case_below(root: Path, path: Path) -> str:
 
 def _named_like_scan(path: Path) -> bool:
     return path.name.lower().endswith(SCAN_SUFFIXES)
-
-
-def is_label_map(path: Path) -> bool:
-    """Tell whether a file named like a scan is none: a mask or what lies beside one, or a data set's reference.
-
-    Known by what it says of itself (NIfTI's intent code, 3D Slicer's segments), by the provenance beside it, by the
-    name of what is written beside a mask, and by where LiTS, MSD and ``--data folder`` keep their references.
-    """
-    name = path.name.lower()
-    if name.endswith(RESULT_ENDINGS):
-        return True
-    twin = LITS_REFERENCE.sub(r"\1volume-\2", path.name)
-    if twin != path.name and any((folder / twin).exists() for folder in _beside(path.parent)):
-        return True
-    if path.parent.name in REFERENCE_FOLDERS and (path.parent.parent / REFERENCE_FOLDERS[path.parent.name]).is_dir():
-        return True
-    return path.is_file() and (_has_provenance(path) or says_label_map(path))
-
-
-def _beside(folder: Path) -> Iterator[Path]:
-    """Yield a folder, then those beside it: they are listed only if they are asked for."""
-    yield folder
-    yield from folder.parent.glob("*/")
-
-
-def _has_provenance(path: Path) -> bool:
-    record = path.with_name(f"{case_name(path.name)}.json")
-    try:
-        output = json.loads(record.read_bytes())["output"]
-        return bool(output["sha256"]) and Path(output["path"]).name == path.name
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
@@ -282,23 +209,3 @@ def _has_header(entry: Path, names: set[str]) -> bool:
     name = str(entry).lower()
     stem = next((name[: -len(suffix)] for suffix in VOXELS_OF_PAIRS if name.endswith(suffix)), None)
     return stem is not None and bool({f"{stem}.hdr", f"{stem}.hdr.gz"} & names)
-
-
-def voxel_count(path: Path, series: str | None = None) -> tuple[int, int]:
-    """Return number of voxels and bytes a voxel, from the header or (DICOM) the size on disk; (0, 0) if unreadable.
-
-    Of several DICOM series in a folder ``series`` names one.
-    """
-    try:
-        if path.is_dir():
-            return sum(file.stat().st_size for file in files_of(path, series)) // 2, 2
-        kind = sniff(path)
-        if kind == "dicom":
-            return (unzipped_bytes(path) if is_zip(path) else path.stat().st_size) // 2, 2
-        if kind == "picture":
-            with opened_picture(path) as picture:  # the header alone
-                return math.prod(picture.size), 3
-        shape, dtype = peek_stored(path)
-        return math.prod(shape), dtype.itemsize
-    except Exception:  # reading will say what is wrong with it
-        return 0, 0

@@ -2,19 +2,20 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from liver_pipeline.io.clocks import Ages
+from liver_pipeline.io.paths import printable
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
@@ -23,7 +24,6 @@ DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # nobody else draws are in them: on a shared file system others write to the same folder.
 TEMPORARY = ".liver-pipeline.{}.part"
 ABANDONED = 86_400.0  # seconds without a change after which nobody is at work on one
-NAME_BYTES = 255  # of a file's name, on most file systems
 EARLIER = "earlier"  # folder for what a newer run takes the place of
 
 
@@ -109,12 +109,6 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(printable(text), encoding="utf-8", newline="")
 
 
-def printable(text: str) -> str:
-    """Return text that UTF-8 can hold: bytes of file names that are none become ``\\xfc`` and the like."""
-    shown = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
-    return shown.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as strict JSON, whole or not at all.
 
@@ -137,8 +131,17 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     """Tell whether writing to ``folder`` failed because no space is left; PyTorch does not always say so."""
     if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in causes(error)):
         return True
+    return isinstance(error, (OSError, RuntimeError)) and free_bytes(folder) < DISK_RESERVE
+
+
+def free_bytes(folder: str | Path) -> float:
+    """Return how many bytes can be written to a folder, or where it will be made; inf where the disk does not say."""
     there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(there).free < DISK_RESERVE
+    if sys.platform == "win32":
+        return float(shutil.disk_usage(there).free)
+    disk = os.statvfs(there)
+    blocks = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail  # some are kept for root
+    return float(blocks * disk.f_frsize) if disk.f_blocks else math.inf
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -153,12 +156,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-
-
-def refuse_pipe(path: Path) -> None:
-    """Raise OSError for what is there and no regular file: to open a pipe waits for ever."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "a pipe, socket or device is no scan", str(path))
 
 
 def sync(path: Path) -> None:
@@ -244,52 +241,6 @@ def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()
         else:
             shutil.copy2(path, target)
     return aside
-
-
-def fitting_name(stem: str, ending: str) -> str:
-    """Return ``stem + ending``; where that is longer than file systems allow, a hash takes the place of the stem's end.
-
-    Example:
-        >>> fitting_name("a.1", ".nii.gz"), len(fitting_name("x" * 300, ".nii.gz"))
-        ('a.1.nii.gz', 255)
-    """
-    room = NAME_BYTES - len(os.fsencode(ending))
-    whole = os.fsencode(stem)
-    if len(whole) <= room:
-        return stem + ending
-    digest = hashlib.sha256(whole).hexdigest()[:12]
-    return f"{whole[: room - 13].decode('utf-8', 'ignore')}~{digest}{ending}"
-
-
-def real_path(path: str | Path) -> Path:
-    """Return where a path leads, links followed; of a circle of links, one (``Path.resolve`` raises)."""
-    return Path(os.path.realpath(path))
-
-
-def is_there(path: Path) -> bool:
-    """Tell whether a file can be found; a name that the file system cannot hold is not there."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def listed(folder: Path) -> list[tuple[str, bool, bool]]:
-    """Return what lies in a folder, by name: whether it is a folder, and whether a regular file; links are followed.
-
-    The disk is asked about links alone, and for the list once.
-
-    Raises:
-        OSError: If the folder cannot be looked into.
-    """
-    with os.scandir(folder) as entries:
-        ways = [(one, Path(one.path) if one.is_symlink() else one) for one in entries]  # a circle of links is neither
-        return sorted((one.name, way.is_dir(), way.is_file()) for one, way in ways)
-
-
-def relative(path: Path, root: Path) -> str:
-    """Return ``path`` below ``root``, or its name: provenance tells no folders of the machine."""
-    return path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,6 @@ from PIL import Image, UnidentifiedImageError
 from liver_pipeline.io.dicom import files_of, read_series
 from liver_pipeline.io.dicom_files import series_sha256
 from liver_pipeline.io.dicom_headers import PREAMBLE, class_in
-from liver_pipeline.io.files import refuse_pipe
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.metaimage import metaimage_header
 from liver_pipeline.io.mgh import MAGIC as MGH_MAGIC
@@ -23,9 +23,10 @@ from liver_pipeline.io.mgh import peek_mgh, read_mgh
 from liver_pipeline.io.nifti import peek, read_nifti
 from liver_pipeline.io.nrrd import nrrd_header
 from liver_pipeline.io.pairs import is_pair, pair_sha256, peek_pair, read_pair
+from liver_pipeline.io.paths import refuse_pipe
 from liver_pipeline.io.raw import RawHeader, joined_sha256, read_raw
 from liver_pipeline.io.streams import GZIP_MAGIC, StoredVolume, begins_with
-from liver_pipeline.io.zips import ZIP_MAGIC
+from liver_pipeline.io.zips import ZIP_MAGIC, is_zip, unzipped_bytes
 
 PICTURE_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 TEXT_HEADERS: dict[str, Callable[[Path], RawHeader]] = {"nrrd": nrrd_header, "metaimage": metaimage_header}
@@ -77,6 +78,26 @@ def peek_stored(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
         header = TEXT_HEADERS[kind](path)
         return header.shape, header.dtype
     return {"mgh": peek_mgh, "pair": peek_pair}.get(kind, peek)(path)
+
+
+def voxel_count(path: Path, series: str | None = None) -> tuple[int, int]:
+    """Return number of voxels and bytes a voxel, from the header or (DICOM) the size on disk; (0, 0) if unreadable.
+
+    Of several DICOM series in a folder ``series`` names one.
+    """
+    try:
+        if path.is_dir():
+            return sum(file.stat().st_size for file in files_of(path, series)) // 2, 2
+        kind = sniff(path)
+        if kind == "dicom":
+            return (unzipped_bytes(path) if is_zip(path) else path.stat().st_size) // 2, 2
+        if kind == "picture":
+            with opened_picture(path) as picture:  # the header alone
+                return math.prod(picture.size), 3
+        shape, dtype = peek_stored(path)
+        return math.prod(shape), dtype.itemsize
+    except Exception:  # reading will say what is wrong with it
+        return 0, 0
 
 
 def stored_sha256(path: Path, series: str | None = None) -> str:

@@ -1,9 +1,11 @@
-"""The formats that masks are written in; each on the scan's grid, and each says of itself that it holds labels."""
+"""Masks as they are written, each saying of itself that it holds labels; and how a label map is told from a scan."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +18,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from liver_pipeline.geometry.affines import Affine, spacing_of
+from liver_pipeline.io.file_names import FORMATS, MASK_SUFFIXES, PICTURE_MASK, RESULT_ENDINGS, case_name
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.io.nifti import GZIP_LEVEL, LABEL_INTENT, header_like, intent_code, write_nifti
 from liver_pipeline.io.nifti_header import best_affine
 from liver_pipeline.io.streams import CHUNK
 
-FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}  # what `format` may be, and what masks then end in
-PICTURE_MASK = ".png"  # of a picture, whatever the format of other masks
-MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", PICTURE_MASK)
+LITS_REFERENCE = re.compile(r"^(test-)?segmentation-(\d+\.nii(?:\.gz)?)$", re.IGNORECASE)
+REFERENCE_FOLDERS = {"labels": "images", "labelsTr": "imagesTr", "labelsTs": "imagesTs"}  # beside the scans' folder
 CONTENT = "label map"  # what a NRRD says under "content", a MetaImage as its comment
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -70,7 +72,39 @@ def mask_of(folder: Path, case: str) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
-def says_label_map(path: Path) -> bool:
+def is_label_map(path: Path) -> bool:
+    """Tell whether a file named like a scan is none: a mask or what lies beside one, or a data set's reference.
+
+    Known by what it says of itself (NIfTI's intent code, 3D Slicer's segments), by the provenance beside it, by the
+    name of what is written beside a mask, and by where LiTS, MSD and ``--data folder`` keep their references.
+    """
+    name = path.name.lower()
+    if name.endswith(RESULT_ENDINGS):
+        return True
+    twin = LITS_REFERENCE.sub(r"\1volume-\2", path.name)
+    if twin != path.name and any((folder / twin).exists() for folder in _beside(path.parent)):
+        return True
+    if path.parent.name in REFERENCE_FOLDERS and (path.parent.parent / REFERENCE_FOLDERS[path.parent.name]).is_dir():
+        return True
+    return path.is_file() and (_has_provenance(path) or _says_label_map(path))
+
+
+def _beside(folder: Path) -> Iterator[Path]:
+    """Yield a folder, then those beside it: they are listed only if they are asked for."""
+    yield folder
+    yield from folder.parent.glob("*/")
+
+
+def _has_provenance(path: Path) -> bool:
+    record = path.with_name(f"{case_name(path.name)}.json")
+    try:
+        output = json.loads(record.read_bytes())["output"]
+        return bool(output["sha256"]) and Path(output["path"]).name == path.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _says_label_map(path: Path) -> bool:
     """Tell whether a file says of itself that it holds labels: NIfTI's intent code, our own marks, 3D Slicer's."""
     try:
         with path.open("rb") as file:

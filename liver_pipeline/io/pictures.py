@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES
+from liver_pipeline.io.file_names import PICTURE_SUFFIXES
 from liver_pipeline.io.findings import IntakeError, error, refuse, settle, warning
 from liver_pipeline.io.formats import is_picture, opened_picture
 from liver_pipeline.io.volumes import Scan, read_scan

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.discovery import case_name
+from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.reader import ScanReader
 
 

@@ -12,20 +12,16 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.affines import (
-    Affine,
-    affine_is_usable,
-    repair_shear,
-    spacing_of,
-)
+from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
 from liver_pipeline.io.failures import machine_finding
+from liver_pipeline.io.file_names import MASK_SUFFIXES
 from liver_pipeline.io.findings import Finding, IntakeError, Severity, known_codes, refuse, settle
 from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.hu import modality_findings, value_findings
 from liver_pipeline.io.label_names import ValueName
 from liver_pipeline.io.label_values import PLAIN_LABELS, whole_labels
-from liver_pipeline.io.masks import MASK_SUFFIXES, write_mask
+from liver_pipeline.io.masks import write_mask
 from liver_pipeline.io.noise import noise_findings
 from liver_pipeline.io.pairs import known_orientation
 from liver_pipeline.io.slices import slice_axis, slice_findings

@@ -11,17 +11,10 @@ import numpy as np
 from liver_pipeline.geometry.boxes import Box, joint_box
 from liver_pipeline.labels import LabelMap, Spacing
 from liver_pipeline.metrics.arrays import check_pair, check_spacing
-from liver_pipeline.metrics.lesions import (
-    FOUND_IOU,
-    Detection,
-    Group,
-    Lesions,
-    detect,
-    find_lesions,
-    group_status,
-    match_lesions,
-)
-from liver_pipeline.metrics.lits import by_figure, group_figures, grouped_case, tumor_burden
+from liver_pipeline.metrics.detection import FOUND_IOU, Detection, detect, group_status
+from liver_pipeline.metrics.lesions import Group, Lesions, find_lesions, match_lesions
+from liver_pipeline.metrics.lits import grouped_case, tumor_burden
+from liver_pipeline.metrics.object_figures import by_figure, group_figures
 from liver_pipeline.metrics.overlap import PARENCHYMA, TUMORS, WHOLE_LIVER, Counts, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.shapes import SIZE_CLASSES, LesionShape, lesion_shapes
 from liver_pipeline.metrics.surface_distances import border_distances, surface_figures

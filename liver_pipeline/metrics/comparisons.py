@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from liver_pipeline.metrics.cases import threshold_name
-from liver_pipeline.metrics.lesions import FOUND_IOU
+from liver_pipeline.metrics.detection import FOUND_IOU
 from liver_pipeline.metrics.statistics import bootstrap_ratio, group_sums, summarize
 
 # Figures of a case that are compared: key in the tables to block and key in ``metrics.json``.

@@ -25,25 +25,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from liver_pipeline.geometry.boxes import Box, joint_box
-from liver_pipeline.labels import Mask, Spacing
+from liver_pipeline.geometry.boxes import joint_box
+from liver_pipeline.labels import Spacing
 from liver_pipeline.metrics.arrays import check_pair
-from liver_pipeline.metrics.lesions import (
-    FOUND_IOU,
-    ComponentMap,
-    Group,
-    Lesions,
-    find_lesions,
-    match_lesions,
-    passes,
-)
+from liver_pipeline.metrics.detection import FOUND_IOU, passes
+from liver_pipeline.metrics.lesions import Lesions, find_lesions, match_lesions
 from liver_pipeline.metrics.lits_matching import OfficialMatching, official_matching, official_test
-from liver_pipeline.metrics.surface_distances import SurfaceDistances, lits_distances
+from liver_pipeline.metrics.object_figures import (
+    OBJECT_KEYS,
+    by_figure,
+    group_figures,
+    numbered_figures,
+    object_figures,
+)
+from liver_pipeline.metrics.surface_distances import SurfaceDistances
 
 LARGE = 9001  # what the program gives for a liver that was not predicted
-OBJECT_KEYS = ("dice", "jaccard", "voe", "rvd", "assd", "rmsd", "msd")
 NO_OBJECT: dict[str, float] = {
     "dice": 0,
     "jaccard": 0,
@@ -128,38 +126,6 @@ def tumor_lesions(pred: npt.NDArray[np.integer[Any]], label: npt.NDArray[np.inte
     pred_tumor, label_tumor = pred == 2, label == 2
     box = joint_box(pred_tumor, label_tumor) or (slice(0, 0), slice(0, 0), slice(0, 0))
     return find_lesions(pred_tumor[box], label_tumor[box])
-
-
-def group_figures(lesions: Lesions, groups: Sequence[Group], spacing: Spacing) -> list[dict[str, float]]:
-    """Figures of each group that is found, as one object (keys :data:`OBJECT_KEYS`), by first reference id."""
-    passing = [group for group in groups if passes(group, FOUND_IOU)]
-    if not passing:
-        return []
-    pred_value, label_value = np.zeros(lesions.n_pred + 1, np.int32), np.zeros(lesions.n_label + 1, np.int32)
-    for number, group in enumerate(passing, start=1):
-        pred_value[list(group.pred_ids)] = number
-        label_value[list(group.label_ids)] = number
-    pred_map, label_map = pred_value[lesions.pred_map], label_value[lesions.label_map]
-    return _object_list(pred_map, label_map, range(1, len(passing) + 1), spacing)
-
-
-def object_figures(
-    pred: Mask, label: Mask, spacing: Spacing, distances: SurfaceDistances | None = None
-) -> dict[str, float]:
-    """Dice, Jaccard, VOE, signed RVD, ASSD, RMSD and maximum distance (``msd``) of two non-empty masks, in mm."""
-    tp, n_pred, n_label = int((pred & label).sum()), int(pred.sum()), int(label.sum())
-    dice = 2 * tp / (n_pred + n_label)
-    jaccard = dice / (2 - dice)
-    distances = lits_distances(pred, label, spacing) if distances is None else distances
-    return {
-        "dice": dice,
-        "jaccard": jaccard,
-        "voe": 1 - jaccard,
-        "rvd": (n_pred - n_label) / n_label,
-        "assd": distances.assd(),
-        "rmsd": distances.rmsd(),
-        "msd": distances.maximum(),
-    }
 
 
 def tumor_burden(labels: npt.NDArray[np.integer[Any]]) -> float | None:
@@ -259,34 +225,7 @@ def _official_pairs(
     """Figures of each surviving value of the 8-bit mask against the merged reference of the same number."""
     pred_map = matching.value.astype(np.int32)[lesions.pred_map]
     label_map = matching.merged.astype(np.int32)[lesions.label_map]
-    return _object_list(pred_map, label_map, values, spacing)
-
-
-def _object_list(
-    pred_map: ComponentMap, label_map: ComponentMap, numbers: Sequence[int], spacing: Spacing
-) -> list[dict[str, float]]:
-    """Figures of the objects that carry the same number in both maps, each inside its own box."""
-    if not numbers:
-        return []
-    pred_boxes, label_boxes = ndimage.find_objects(pred_map), ndimage.find_objects(label_map)
-    rows = []
-    for number in numbers:
-        if number > len(label_boxes) or label_boxes[number - 1] is None:
-            continue  # a wrapped number whose reference was merged away: there is nothing to compare with
-        box = _around(pred_boxes[number - 1], label_boxes[number - 1])
-        rows.append(object_figures(pred_map[box] == number, label_map[box] == number, spacing))
-    return rows
-
-
-def _around(one: Box, other: Box) -> Box:
-    """Smallest box that holds two boxes."""
-    x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
-    return x, y, z
-
-
-def by_figure(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return lists by figure of :func:`group_figures`; no keys at all without rows, as in the program's tables."""
-    return {key: [row[key] for row in rows] for key in OBJECT_KEYS} if rows else {}
+    return numbered_figures(pred_map, label_map, values, spacing)
 
 
 def _counts(tp: int, lesions: Lesions) -> dict[str, int]:

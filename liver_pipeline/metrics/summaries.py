@@ -11,8 +11,9 @@ import numpy as np
 
 from liver_pipeline.labels import CLASS_NAMES, IntArray
 from liver_pipeline.metrics.cases import IOU_THRESHOLDS, REGIONS, detection_row, threshold_name
-from liver_pipeline.metrics.lesions import Detection
-from liver_pipeline.metrics.lits import OBJECT_KEYS, SUFFIXES, THRESHOLDS
+from liver_pipeline.metrics.detection import Detection
+from liver_pipeline.metrics.lits import SUFFIXES, THRESHOLDS
+from liver_pipeline.metrics.object_figures import OBJECT_KEYS
 from liver_pipeline.metrics.overlap import WHOLE_LIVER, Counts, ratio
 from liver_pipeline.metrics.shapes import SIZE_CLASSES
 from liver_pipeline.metrics.statistics import bland_altman, bootstrap_ratio, summarize

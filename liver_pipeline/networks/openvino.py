@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from liver_pipeline.io.files import is_there, remove, write_json
+from liver_pipeline.io.files import remove, write_json
+from liver_pipeline.io.paths import is_there
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.networks.conversion import ConversionError, converted, first_line, import_openvino
 from liver_pipeline.networks.shapes import next_side

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from liver_pipeline.data.cases import Case
 from liver_pipeline.io.checksums import content_sha256
 from liver_pipeline.io.failures import PASSING, finding_of
-from liver_pipeline.io.files import relative
 from liver_pipeline.io.formats import stored_sha256
 from liver_pipeline.io.ledger import Ledger
+from liver_pipeline.io.paths import relative
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.planning.fingerprint import TISSUES, VERSION, CaseRow, intensities, is_bad, measure, read_case
 from liver_pipeline.planning.histograms import EMPTY_HISTOGRAM, Histogram

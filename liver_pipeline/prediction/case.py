@@ -14,10 +14,10 @@ import torch
 from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.clocks import Beginning
-from liver_pipeline.io.discovery import PICTURE_SUFFIXES, PROBABILITIES, ScanInput, case_name
-from liver_pipeline.io.files import fitting_name, relative
+from liver_pipeline.io.discovery import ScanInput
+from liver_pipeline.io.file_names import FORMATS, PICTURE_MASK, PICTURE_SUFFIXES, PROBABILITIES, case_name, fitting_name
 from liver_pipeline.io.findings import Finding
-from liver_pipeline.io.masks import FORMATS, PICTURE_MASK
+from liver_pipeline.io.paths import relative
 from liver_pipeline.io.probabilities import probabilities_record
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap

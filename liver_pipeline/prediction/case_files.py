@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from liver_pipeline.evaluation.description import describe
+from liver_pipeline.io.file_names import PICTURE_MASK
 from liver_pipeline.io.files import plain, write_json
-from liver_pipeline.io.masks import PICTURE_MASK
 from liver_pipeline.io.probabilities import classes_of, write_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import write_label_map

@@ -11,8 +11,8 @@ from liver_pipeline.dicom_results.results import DicomResults, write_results
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.clocks import now
 from liver_pipeline.io.failures import PASSING, finding_of
-from liver_pipeline.io.files import is_there
 from liver_pipeline.io.findings import CODES, error, refuse
+from liver_pipeline.io.paths import is_there
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.resume import EarlierRuns, content_of

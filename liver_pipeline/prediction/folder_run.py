@@ -15,11 +15,11 @@ from monai.data import Dataset
 from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.exits import EXIT_BAD_USAGE, EXIT_DONE
 from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.file_names import FORMATS
 from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.findings import Finding, IntakeError
 from liver_pipeline.io.ledger import LEDGER, Ledger, Rows, read_ledger
 from liver_pipeline.io.limits import available_bytes, cores
-from liver_pipeline.io.masks import FORMATS
 from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
 from liver_pipeline.prediction.case import FolderCase

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.discovery import ScanInput, case_name, same_names, voxel_count
-from liver_pipeline.io.files import is_there, real_path
+from liver_pipeline.io.discovery import ScanInput, same_names
+from liver_pipeline.io.file_names import FORMATS, case_name
 from liver_pipeline.io.findings import refuse
-from liver_pipeline.io.masks import FORMATS
+from liver_pipeline.io.formats import voxel_count
+from liver_pipeline.io.paths import is_there, real_path
 from liver_pipeline.io.screen import one_line
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.prediction.case import FolderCase

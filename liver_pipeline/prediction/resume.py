@@ -11,13 +11,13 @@ from typing import Any
 
 from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
-from liver_pipeline.io.discovery import DICOM_ENDINGS, PROBABILITIES, STALE, case_name
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.files import fitting_name, is_there, remove
+from liver_pipeline.io.file_names import DICOM_ENDINGS, PICTURE_MASK, PROBABILITIES, STALE, case_name, fitting_name
+from liver_pipeline.io.files import remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
 from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import Rows
-from liver_pipeline.io.masks import PICTURE_MASK
+from liver_pipeline.io.paths import is_there
 from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)

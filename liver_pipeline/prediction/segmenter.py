@@ -15,9 +15,9 @@ from monai.bundle import ConfigParser
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.geometry.affines import Affine
-from liver_pipeline.io.discovery import case_name
-from liver_pipeline.io.files import real_path
+from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.memory import scan_in_memory
+from liver_pipeline.io.paths import real_path
 from liver_pipeline.io.probabilities import LEVELS
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap

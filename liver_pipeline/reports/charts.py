@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 430, 260
-LEFT, RIGHT, TOP, BOTTOM = 62, 22, 16, 40
+from liver_pipeline.reports.chart_frame import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    axis,
+    axis_below,
+    chart_svg,
+    chart_text,
+    framed_svg,
+    grid_lines,
+    tick_text,
+)
+
 BAR_ROW = 40  # of horizontal bars
 TONES = 8  # colours of the page for experiments
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A linear axis: data from ``low`` to ``high`` onto pixels from ``start`` to ``stop``, with its ticks."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    ticks: tuple[float, ...]
-
-    def at(self, value: float) -> float:
-        """Pixel of a value."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
-
-
-def axis(values: Sequence[float], start: float, stop: float, *, include: Sequence[float] = ()) -> Axis:
-    """Return an axis with round ticks that holds all ``values`` and ``include``; some width even for one value."""
-    known = [*values, *include] or [0.0, 1.0]
-    low, high = min(known), max(known)
-    if high - low < 1e-12:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    step = _round_step((high - low) / 4)
-    ticks = np.arange(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1) * step
-    return Axis(float(ticks[0]), float(ticks[-1]), start, stop, tuple(float(tick) for tick in ticks))
-
-
-def _round_step(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
 def box_plot(groups: Sequence[tuple[str, Sequence[float | None]]], *, name: str, unit_range: bool = False) -> str:
@@ -60,15 +42,15 @@ def box_plot(groups: Sequence[tuple[str, Sequence[float | None]]], *, name: str,
     values = [value for _, group in groups for value in group if value is not None]
     y = axis([] if unit_range else values, HEIGHT - BOTTOM, TOP, include=(0.0, 1.0) if unit_range else ())
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
-    marks = [_grid(y)]
+    marks = [grid_lines(y)]
     for number, (label, group) in enumerate(groups):
         known = sorted(value for value in group if value is not None)
         middle = LEFT + slot * (number + 0.5)
-        marks.append(_text(middle, HEIGHT - BOTTOM + 16, label, "label"))
-        marks.append(_text(middle, HEIGHT - BOTTOM + 30, f"n = {len(known)}", "small"))
+        marks.append(chart_text(middle, HEIGHT - BOTTOM + 16, label, "label"))
+        marks.append(chart_text(middle, HEIGHT - BOTTOM + 30, f"n = {len(known)}", "small"))
         if known:
             marks.append(_box(known, middle, min(46.0, slot * 0.45), y))
-    return _svg(marks, name)
+    return chart_svg(marks, name)
 
 
 def _box(known: Sequence[float], middle: float, width: float, y: Axis) -> str:
@@ -115,15 +97,15 @@ def bar_chart(
     values = [value for _, bars in groups for _, value, _ in bars if value is not None]
     y = axis([] if unit_range else values, HEIGHT - BOTTOM, TOP, include=(0.0, 1.0))
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
-    marks = [_grid(y)]
+    marks = [grid_lines(y)]
     for number, (label, bars) in enumerate(groups):
         width = min(34.0, slot * 0.8 / max(1, len(bars)))
         left = LEFT + slot * (number + 0.5) - width * len(bars) / 2
-        marks.append(_text(LEFT + slot * (number + 0.5), HEIGHT - BOTTOM + 16, label, "label"))
+        marks.append(chart_text(LEFT + slot * (number + 0.5), HEIGHT - BOTTOM + 16, label, "label"))
         for place, (series, value, note) in enumerate(bars):
             x = left + width * place
             if value is None:
-                marks.append(_text(x + width / 2, y.at(0) - 4, "–", "small"))
+                marks.append(chart_text(x + width / 2, y.at(0) - 4, "–", "small"))
                 continue
             top = y.at(value)
             hint = escape(f"{label}, {series}: {value:.3f} ({note})")
@@ -131,8 +113,8 @@ def bar_chart(
                 f'<rect class="{kinds[place]}" x="{x + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" '
                 f'height="{y.at(0) - top:.1f}"><title>{hint}</title></rect>'
             )
-            marks.append(_text(x + width / 2, top - 4, f"{value:.2f}" if unit_range else f"{value:.3g}", "small"))
-    return _svg(marks, name)
+            marks.append(chart_text(x + width / 2, top - 4, f"{value:.2f}" if unit_range else f"{value:.3g}", "small"))
+    return chart_svg(marks, name)
 
 
 def bland_altman_chart(
@@ -142,8 +124,8 @@ def bland_altman_chart(
     known_lines = [line for line in lines if line is not None]
     x = axis(means, LEFT, WIDTH - RIGHT, include=(0.0,))
     y = axis(differences, HEIGHT - BOTTOM, TOP, include=(0.0, *known_lines))
-    marks = [_grid(y)]
-    marks += _x_axis(x, x_name)
+    marks = [grid_lines(y)]
+    marks += axis_below(x, x_name)
     for line, kind in zip(lines, ("limit", "bias", "limit"), strict=True):
         if line is not None:
             marks.append(
@@ -153,7 +135,7 @@ def bland_altman_chart(
             marks.append(f'<text class="small end" x="{WIDTH - RIGHT}" y="{above:.1f}">{_signed(line)}</text>')
     for mean, difference in zip(means, differences, strict=True):
         marks.append(f'<circle class="case" cx="{x.at(mean):.1f}" cy="{y.at(difference):.1f}" r="3.4"/>')
-    return _svg(marks, name)
+    return chart_svg(marks, name)
 
 
 def curve_chart(
@@ -173,7 +155,7 @@ def curve_chart(
     """
     x = axis([value for _, xs, _ in curves for value in (xs[0], xs[-1])], LEFT, WIDTH - RIGHT)
     y = axis([], HEIGHT - BOTTOM, TOP, include=(0.0, 1.0))
-    marks = [_grid(y)]
+    marks = [grid_lines(y)]
     if band is not None:
         left, right = x.at(max(band[0], x.low)), x.at(min(band[1], x.high))
         marks.insert(0, f'<rect class="band" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" '
@@ -185,7 +167,7 @@ def curve_chart(
         marks.append(
             f'<polyline class="line curve{number}" points="{points}"><title>{escape(label)}</title></polyline>'
         )
-    return _svg([*marks, *_x_axis(x, x_name)], name)
+    return chart_svg([*marks, *axis_below(x, x_name)], name)
 
 
 def count_chart(values: Sequence[float], *, x_name: str, name: str) -> str:
@@ -193,7 +175,7 @@ def count_chart(values: Sequence[float], *, x_name: str, name: str) -> str:
     x = axis(values, LEFT, WIDTH - RIGHT, include=(0.0,))
     y_counts, edges = np.histogram(values, bins=3 * (len(x.ticks) - 1), range=(x.low, x.high))
     y = axis(y_counts.tolist(), HEIGHT - BOTTOM, TOP, include=(0.0, 4.0))  # ticks at whole numbers
-    marks = [_grid(y)]
+    marks = [grid_lines(y)]
     for count, low, high in zip(y_counts.tolist(), edges, edges[1:], strict=False):
         if count:
             hint = escape(f"{low:.4g} to {high:.4g}: {count}")
@@ -202,13 +184,7 @@ def count_chart(values: Sequence[float], *, x_name: str, name: str) -> str:
                 f'width="{x.at(high) - x.at(low) - 2:.1f}" height="{y.at(0) - y.at(count):.1f}">'
                 f"<title>{hint}</title></rect>"
             )
-    return _svg([*marks, *_x_axis(x, x_name)], name)
-
-
-def _x_axis(x: Axis, name: str) -> list[str]:
-    """Values and title of the axis below."""
-    marks = [_text(x.at(tick), HEIGHT - BOTTOM + 14, _tick(tick), "small") for tick in x.ticks]
-    return [*marks, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, name, "small")]
+    return chart_svg([*marks, *axis_below(x, x_name)], name)
 
 
 Band = tuple[str, float | None, float | None, float | None, str]
@@ -231,7 +207,7 @@ def interval_bars(bars: Sequence[Band], *, name: str, unit_range: bool = False) 
     marks = []
     for tick in x.ticks:
         marks.append(f'<line class="grid" x1="{x.at(tick):.1f}" x2="{x.at(tick):.1f}" y1="{TOP}" y2="{bottom}"/>')
-        marks.append(_text(x.at(tick), bottom + 14, _tick(tick), "small"))
+        marks.append(chart_text(x.at(tick), bottom + 14, tick_text(tick), "small"))
     for number, (label, value, low, high, note) in enumerate(bars):
         top = TOP + BAR_ROW * number
         marks.append(f'<text class="small start" x="12" y="{top + 11}">{escape(label)}</text>')
@@ -246,7 +222,7 @@ def interval_bars(bars: Sequence[Band], *, name: str, unit_range: bool = False) 
         if low is not None and high is not None:
             left, right = x.at(low), x.at(high)
             marks.append(f'<path class="span" fill="none" d="M{left:.1f} {top + 19}v8m0-4H{right:.1f}m0-4v8"/>')
-    return _frame(marks, name, bottom + 36, title=_text((12 + x.stop) / 2, bottom + 30, name, "small"))
+    return framed_svg(marks, name, bottom + 36, title=chart_text((12 + x.stop) / 2, bottom + 30, name, "small"))
 
 
 Line = tuple[int, Sequence[tuple[float, float]], str]
@@ -269,8 +245,8 @@ def line_chart(lines: Sequence[Line], *, x_name: str, name: str, unit_range: boo
     x = axis([point[0] for point in points], LEFT, WIDTH - RIGHT)
     y = axis([] if unit_range else [point[1] for point in points], HEIGHT - BOTTOM, TOP,
              include=(0.0, 1.0) if unit_range else ())  # fmt: skip
-    marks = [_grid(y)]
-    marks += _x_axis(x, x_name)
+    marks = [grid_lines(y)]
+    marks += axis_below(x, x_name)
     if chance:
         ends = f'x1="{x.at(0):.1f}" y1="{y.at(0):.1f}" x2="{x.at(1):.1f}" y2="{y.at(1):.1f}"'
         marks.append(f'<line class="chance" {ends}/>')
@@ -281,39 +257,9 @@ def line_chart(lines: Sequence[Line], *, x_name: str, name: str, unit_range: boo
         else:
             path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in each)
             marks.append(f'<polyline class="trace {kind}" points="{path}"/>')
-    return _svg(marks, name)
+    return chart_svg(marks, name)
 
 
 def _signed(value: float) -> str:
     text = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.3g}"
     return text.replace("-", "−")
-
-
-def _tick(value: float) -> str:
-    return f"{value:,g}".replace("-", "−")
-
-
-def _grid(y: Axis) -> str:
-    """Horizontal lines with their values."""
-    lines = []
-    for tick in y.ticks:
-        at = y.at(tick)
-        lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        lines.append(f'<text class="small end" x="{LEFT - 6}" y="{at + 3.5:.1f}">{_tick(tick)}</text>')
-    return "".join(lines)
-
-
-def _text(x: float, y: float, words: str, kind: str) -> str:
-    return f'<text class="{kind} middle" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
-
-
-def _svg(marks: Sequence[str], name: str) -> str:
-    title = (
-        f'<text class="small middle" transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)">'
-        f"{escape(name)}</text>"
-    )
-    return _frame(marks, name, HEIGHT, title=title)
-
-
-def _frame(marks: Sequence[str], name: str, height: float, *, title: str) -> str:
-    return f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {WIDTH} {height}">{title}{"".join(marks)}</svg>'

@@ -15,12 +15,12 @@ from liver_pipeline.reports.comparison_tables import (
     confusions,
     cost,
     results,
-    tests,
     tumors,
 )
 from liver_pipeline.reports.gallery import KEY
 from liver_pipeline.reports.html import picture
 from liver_pipeline.reports.page import document
+from liver_pipeline.reports.paired_differences import paired_differences
 from liver_pipeline.reports.texts import COMPARISON
 
 _TITLE = "Liver and tumor segmentation: comparison"
@@ -39,7 +39,7 @@ def comparison_page(comparison: Comparison, pictures: ComparisonPictures) -> str
         ("failed", "What failed", comparison_failures(comparison)),
         ("results", "Results", results(comparison)),
         ("bars", "Means with intervals", bars(comparison)),
-        ("tests", "Paired differences", tests(comparison)),
+        ("tests", "Paired differences", paired_differences(comparison)),
         ("curves", "Training", training(comparison)),
         ("roc", "ROC", roc(comparison)),
         ("confusion", "Confusion matrices", confusions(comparison)),

@@ -1,4 +1,4 @@
-"""Tables of a comparison: results, paired differences, confusion, cost, predicted tumors, cases."""
+"""Tables of a comparison: results, confusion, cost, predicted tumors, cases."""
 
 from __future__ import annotations
 
@@ -20,18 +20,8 @@ from liver_pipeline.reports.html import (
     words,
 )
 from liver_pipeline.reports.sections import confusion_table
-from liver_pipeline.reports.texts import (
-    COMPARED,
-    COST,
-    REGION_NAMES,
-    SIZES,
-    TUMORS_CAPTION,
-    digits_of,
-    lower_is_better,
-    short_name,
-)
+from liver_pipeline.reports.texts import COMPARED, COST, REGION_NAMES, SIZES, TUMORS_CAPTION, digits_of, short_name
 
-MAIN_FIGURES = ("liver_dice", "tumor_dice", "liver_hd95_mm", "tumor_hd95_mm", "lesion_recall", "lesion_precision")
 LOG_COLUMNS = {
     "train_loss": "Loss, training",
     "val_loss": "Loss, validation",
@@ -40,7 +30,7 @@ LOG_COLUMNS = {
     "val_dice_tumor": "of tumor",
     "val_foreground_accuracy": "Accuracy of the foreground",
 }
-SIGNIFICANT = 0.05
+SIZE_LABELS = tuple(label for key, label in SIZES.items() if key != "all")
 LEAST_PATIENTS = 6  # with fewer no two-sided signed-rank test can reach 0.05
 
 
@@ -141,60 +131,6 @@ def _figure(summary: Mapping[str, Any], key: str) -> str:
     return "".join(lines)
 
 
-def tests(comparison: Comparison) -> str:
-    """Paired differences: the main figures open, the others folded away."""
-    if len(comparison.experiments) < 2:
-        return ""
-    others = [key for key in FIGURES if key not in MAIN_FIGURES]
-    return (
-        f"{_tests(comparison, MAIN_FIGURES)}<details><summary>All other figures</summary>"
-        f"{_tests(comparison, others)}</details>"
-    )
-
-
-def _tests(comparison: Comparison, figures: Sequence[str]) -> str:
-    head = ("First − second", "Mean difference [95 % interval]", "p", "p (Holm)", "patients", "cases", "")
-    rows = []
-    for key in figures:
-        pairs = pairs_of(comparison, key)
-        if pairs:
-            rows.append(section_row(COMPARED[key], len(head)))
-        for pair in pairs:
-            digits = digits_of(key)
-            rows.append(
-                row(
-                    f"{escape(pair['first'])} − {escape(pair['second'])}",
-                    with_interval(pair["mean"], (pair["ci_low"], pair["ci_high"]), digits),
-                    p_value(pair["p"]),
-                    p_value(pair["p_holm"]),
-                    str(pair["n_patients"]),
-                    str(pair["n_cases"]),
-                    escape(verdict(pair, key)),
-                )
-            )
-    return table(head, rows)
-
-
-def pairs_of(comparison: Comparison, key: str) -> list[dict[str, Any]]:
-    """Pairs of experiments that both have the figure."""
-    names = comparison.in_region("liver" if key.startswith("liver") else "tumor")
-    pairs = comparison.statistics["pairs"]
-    return [pair for pair in pairs if pair["figure"] == key and pair["first"] in names and pair["second"] in names]
-
-
-def verdict(pair: Mapping[str, Any], key: str) -> str:
-    """Which of two is better, if the corrected p says so."""
-    if pair["p_holm"] is None or pair["p_holm"] >= SIGNIFICANT:
-        return ""
-    first_better = (pair["mean"] > 0) != lower_is_better(key)
-    return f"{pair['first' if first_better else 'second']} better"
-
-
-def p_value(p: float | None) -> str:
-    """A p value for reading."""
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3g}"
-
-
 def training_table(comparison: Comparison) -> str:
     """Training and validation side by side: each run at the epoch whose weights are kept; folded away, all epochs."""
     head = ("Run", "Epoch", *LOG_COLUMNS.values())
@@ -271,9 +207,6 @@ def tumors(comparison: Comparison) -> str:
             )
         )
     return f"{table(head, rows)}{TUMORS_CAPTION}"
-
-
-SIZE_LABELS = tuple(label for key, label in SIZES.items() if key != "all")
 
 
 def comparison_cases(comparison: Comparison) -> str:

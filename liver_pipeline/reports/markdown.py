@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from liver_pipeline.comparison.tables import Comparison
-from liver_pipeline.reports.comparison_tables import MAIN_FIGURES, figures_of, p_value, pairs_of, remarks, verdict
+from liver_pipeline.reports.comparison_tables import figures_of, remarks
 from liver_pipeline.reports.html import plural, shown_number, with_interval
+from liver_pipeline.reports.paired_differences import MAIN_FIGURES, p_value, pairs_of, verdict
 from liver_pipeline.reports.texts import COMPARED, REGION_NAMES, digits_of
 
 

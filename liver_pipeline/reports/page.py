@@ -8,18 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 from liver_pipeline.reports.gallery import chosen_cases, wrong_lesions
-from liver_pipeline.reports.sections import (
-    about,
-    cases,
-    charts,
-    detection,
-    failures,
-    headline,
-    lits,
-    official_cases,
-    official_table,
-    summary_table,
-)
+from liver_pipeline.reports.lits_sections import lits, official_cases, official_table
+from liver_pipeline.reports.sections import about, cases, charts, detection, failures, headline, summary_table
 from liver_pipeline.reports.trust import reliability, trust
 
 _TITLE = "Liver and tumor segmentation: evaluation"

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from liver_pipeline.evaluation.confidence import shown_levels
 from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence
 from liver_pipeline.evaluation.scoring import ACCEPTED
-from liver_pipeline.io.discovery import PROBABILITIES, case_name
-from liver_pipeline.io.files import is_there, plain, write_text
+from liver_pipeline.io.file_names import PROBABILITIES, case_name
+from liver_pipeline.io.files import plain, write_text
 from liver_pipeline.io.findings import refuse
+from liver_pipeline.io.paths import is_there
 from liver_pipeline.io.patient_axes import on_grid, to_ras
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader

@@ -27,6 +27,7 @@ from liver_pipeline.reports import comparison_tables
 from liver_pipeline.reports.charts import interval_bars, line_chart
 from liver_pipeline.reports.comparison_charts import sizes
 from liver_pipeline.reports.html import shown_number
+from liver_pipeline.reports.paired_differences import paired_differences
 from tests.small import make_phantoms
 from tests.waiting import wait_for
 
@@ -273,7 +274,7 @@ def planted(experiment: str, shift: float, *, classes: int = 3, cases: int = 8) 
 def test_the_page_calls_the_planted_better_model_better() -> None:
     split = {"train": ["a"], "val": ["b"], "test": ["c"]}
     comparison = Comparison([planted("poor", 0.0), planted("good", 0.1)], [], [split], {})
-    text = comparison_tables.tests(comparison)
+    text = paired_differences(comparison)
     assert text.count("good better") == 2  # higher Dice, shorter distance
     assert "poor better" not in text
     (dice,) = (pair for pair in comparison.statistics["pairs"] if pair["figure"] == "liver_dice")

@@ -20,7 +20,7 @@ from liver_pipeline.cli import main
 from liver_pipeline.commands.evaluate import evaluate
 from liver_pipeline.evaluation.pairing import find_pairs
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.discovery import case_name, lits_case_name
+from liver_pipeline.io.file_names import case_name, lits_case_name
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import read_label_map, write_label_map
 from liver_pipeline.reports.gallery import CONTOURS

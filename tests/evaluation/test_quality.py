@@ -6,12 +6,7 @@ from typing import Any
 
 import pytest
 
-from liver_pipeline.evaluation.quality import (
-    REASONS,
-    choose_thresholds,
-    judge,
-    quality_table,
-)
+from liver_pipeline.evaluation.quality import REASONS, choose_thresholds, judge, quality_table
 from liver_pipeline.evaluation.run_quality import QualityThresholds
 from liver_pipeline.io.findings import warning
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
 
-from liver_pipeline.io.discovery import voxel_count
-from liver_pipeline.io.formats import stored_sha256
+from liver_pipeline.io.formats import stored_sha256, voxel_count
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import read_scan
 from tests.counting import counted, let_settle

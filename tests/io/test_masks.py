@@ -12,8 +12,9 @@ import pytest
 import SimpleITK
 
 from liver_pipeline.geometry.affines import corner_shift_mm
-from liver_pipeline.io.discovery import find_inputs, is_label_map, volume_files
-from liver_pipeline.io.masks import FORMATS, mask_of
+from liver_pipeline.io.discovery import find_inputs, volume_files
+from liver_pipeline.io.file_names import FORMATS
+from liver_pipeline.io.masks import is_label_map, mask_of
 from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
 from tests.orientations import OBLIQUE, every_orientation
 

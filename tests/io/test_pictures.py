@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liver_pipeline.io.discovery import find_inputs, is_label_map, voxel_count
+from liver_pipeline.io.discovery import find_inputs
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.formats import voxel_count
+from liver_pipeline.io.masks import is_label_map
 from liver_pipeline.io.pictures import Pictures, read_picture
 from liver_pipeline.io.volumes import read_scan, write_label_map
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from liver_pipeline.metrics.cases import case_figures
-from liver_pipeline.metrics.lesions import Detection, Group, components, detect, find_lesions, match_lesions
+from liver_pipeline.metrics.detection import Detection, detect
+from liver_pipeline.metrics.lesions import Group, components, find_lesions, match_lesions
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -102,6 +103,11 @@ def test_reference_whose_only_prediction_belongs_elsewhere_is_missed() -> None:
     pred, label = ".######.#####", "##.##########"
     assert groups_of(pred, label) == [Group((1, 2), (2,), 9, 6 + 5 + 10 - 9)]
     assert counts_at(pred, label, 0) == Detection(tp_label=1, fn=1, tp_pred=2, fp=0)
+
+
+def test_prediction_that_covers_two_merged_references_equally_joins_them() -> None:
+    # prediction 1 covers 3 voxels of each reference; of the second prediction 2 covers more
+    assert groups_of("#######.####", "###.########") == [Group((1, 2), (1, 2), 10, 7 + 4 + 3 + 8 - 10)]
 
 
 def test_components_are_numbered_by_their_first_voxel_in_c_order() -> None:

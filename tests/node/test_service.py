@@ -21,18 +21,7 @@ from liver_pipeline.node.inbox import hashed
 from liver_pipeline.node.peers import Peer, association
 from liver_pipeline.node.sending import send
 from liver_pipeline.node.service import serve
-from tests.node.nodes import (
-    QUIET_S,
-    RESULTS,
-    Site,
-    archive,
-    kinds,
-    listens,
-    node,
-    scan,
-    segment,
-    stand_in,
-)
+from tests.node.nodes import QUIET_S, RESULTS, Site, archive, kinds, listens, node, scan, segment, stand_in
 from tests.ports import LOOPBACK, free_port
 from tests.prediction.test_folder_run import CONTEXT
 from tests.waiting import PATIENCE_S, wait_for

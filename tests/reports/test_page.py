@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from liver_pipeline.commands.evaluate import evaluate
-from liver_pipeline.reports.charts import axis, bar_chart, bland_altman_chart, box_plot
+from liver_pipeline.reports.chart_frame import axis
+from liver_pipeline.reports.charts import bar_chart, bland_altman_chart, box_plot
 from liver_pipeline.reports.html import shown_number
 from liver_pipeline.reports.page import report_page
 from liver_pipeline.visualize.pictures import PREDICTION_RGB, REFERENCE_RGB, case_pictures

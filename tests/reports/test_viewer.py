@@ -16,7 +16,7 @@ import pytest
 
 import liver_pipeline as lp
 from liver_pipeline.geometry.affines import Affine, spacing_of
-from liver_pipeline.io.discovery import PROBABILITIES
+from liver_pipeline.io.file_names import PROBABILITIES
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.reports import viewer, viewer_volumes
 from liver_pipeline.reports.viewer import viewer_page, write_viewer_page
