@@ -178,7 +178,7 @@ def with_centres(item: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_case_is_opened_once_before_the_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases, opened = make_cases(tmp_path, 3), list[Path]()
-    steps = [Build((8, 8, 8), tmp_path / "notes"), with_centres]
+    steps: list[Any] = [Build((8, 8, 8), tmp_path / "notes"), with_centres]
     CaseCache(tmp_path / "cache", steps, max_gb=1.0, window=(4, 4, 4)).prepare(cases[0])  # one is there, two are built
     read = cache_module.read_entry
 
