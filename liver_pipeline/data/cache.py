@@ -15,7 +15,7 @@ from monai.data import Dataset, MetaTensor
 from tqdm import tqdm
 
 from liver_pipeline.data.cache_key import case_digest, digest_of, recipe_digest
-from liver_pipeline.data.cache_room import MEMORY, Room, writing_to
+from liver_pipeline.data.cache_room import REMEMBERED, Room, writing_to
 from liver_pipeline.io.checksums import DamagedFileError, verify_archive
 from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.files import remove, whole_file
@@ -70,7 +70,7 @@ class CaseCache:
         Raises:
             OSError: If a scan cannot be read.
         """
-        return self.folder / f"{digest_of([self.recipe, case_digest(case, self.folder / MEMORY)])}{SUFFIX}"
+        return self.folder / f"{digest_of([self.recipe, case_digest(case, self.folder / REMEMBERED)])}{SUFFIX}"
 
     def scan_digest(self, case: Mapping[str, Any]) -> str:
         """Return what tells the scan of a case from others: a digest of its files, whatever they are called.
@@ -82,7 +82,7 @@ class CaseCache:
         return self._scan(case) if known is None else known.scan
 
     def _scan(self, case: Mapping[str, Any]) -> str:
-        return case_digest({"image": case["image"]}, self.folder / MEMORY)
+        return case_digest({"image": case["image"]}, self.folder / REMEMBERED)
 
     def prepare(self, case: Mapping[str, Any]) -> None:
         """See to it that a case is in the cache, whole; one that is there is compared with its checksums.

@@ -17,7 +17,7 @@ class CacheError(RuntimeError):
     """The cache, not a case, is why the work cannot go on."""
 
 
-MEMORY = "sources"  # folder of what is remembered of scans
+REMEMBERED = "sources"  # folder of what is remembered of scans
 ENTRY_NAME = "[0-9a-f]" * 32  # a pattern for what this package names
 WRITERS = 8  # runs that may fill the room side by side: each looks again before it has used its share of what is left
 
@@ -65,7 +65,7 @@ class Room:
     def claim(self, name: str) -> None:
         """Say that this process needs the file of this name (without suffix) until it ends."""
         if self._names is None:
-            for folder in (self.folder, self.folder / MEMORY):
+            for folder in (self.folder, self.folder / REMEMBERED):
                 remove_abandoned(folder)
             (self.folder / "in_use").mkdir(parents=True, exist_ok=True)
             self._names = self.folder / "in_use" / f"{uuid.uuid4().hex}.names"

@@ -11,7 +11,14 @@ from pathlib import Path
 from liver_pipeline.io.files import TEMPORARY, remove
 
 LOCK = ".lock"  # in a run folder; it stays there, empty, and no command removes it
-OWN = ("", "configs", "logs", "tuning", "tuning/quality", "find_lr")  # folders of a run that only its holder writes to
+WRITTEN_ALONE = (
+    "",
+    "configs",
+    "logs",
+    "tuning",
+    "tuning/quality",
+    "find_lr",
+)  # folders of a run that only its holder writes to
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems that keep none, such as some of clusters
 _held: set[Path] = set()
 
@@ -73,7 +80,7 @@ def lock_run(run_dir: str | Path) -> Iterator[None]:
     refusal = f"another process is training in {run_dir}; wait for it, or choose another folder"
     with path.open("ab") as file, lock_file(file.fileno(), refusal):
         _held.add(path)
-        for folder in OWN:
+        for folder in WRITTEN_ALONE:
             for left in (path.parent / folder).glob(TEMPORARY.format("*")):
                 remove(left, strict=False)
         try:
