@@ -14,12 +14,10 @@ import numpy.typing as npt
 
 from liver_pipeline.geometry.boxes import joint_box
 from liver_pipeline.labels import FloatArray, LabelMap
+from liver_pipeline.visualize.colours import CONTOUR_RGB, PREDICTION_RGB, REFERENCE_RGB
 from liver_pipeline.visualize.contours import outline, slice_contours
 
 HU_WINDOW = (-100.0, 200.0)
-REFERENCE_RGB = (0, 200, 255)  # blue and orange stay apart for colour-blind readers
-PREDICTION_RGB = (255, 150, 0)
-CONTOUR_RGB = {1: (255, 240, 90), 2: (255, 255, 255)}  # where the probability passes 0.2, and 0.8
 CASE_PIXELS, LESION_PIXELS = 340, 132
 LESION_MARGIN_MM = 18.0
 WRONG = ("missed", "invented")
