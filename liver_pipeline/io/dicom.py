@@ -18,10 +18,10 @@ from liver_pipeline.io.dicom_checks import (
     positions_along,
     refuse_missing,
     refuse_mixed,
-    rescale_findings,
 )
 from liver_pipeline.io.dicom_files import series_sha256
 from liver_pipeline.io.dicom_headers import Slice, quietly
+from liver_pipeline.io.dicom_kinds import kind_findings, rescale_findings
 from liver_pipeline.io.dicom_parts import parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_place import DicomPlace, look_again, opened_place
@@ -85,11 +85,13 @@ def read_series(
     with quietly(), opened_place(path) as place:
         place, chosen, findings = _volume(path, place, series, accept)
         settled = settle(path, findings, accept)
-        rescale = () if labels else rescale_findings(chosen)  # an error, raised once the values have been judged, too
+        kind = (
+            () if labels else (*rescale_findings(chosen), *kind_findings(chosen))
+        )  # raised once values are judged, too
         array, slope, intercept = _read_voxels(path, chosen)
         sha256 = series_sha256(path, list(place.changed) if series is None else _files(chosen))
         return StoredVolume(
-            array, _affine(chosen), sha256, (*settled, *rescale), slope, intercept,
+            array, _affine(chosen), sha256, (*settled, *kind), slope, intercept,
             modality=chosen[0].modality, slice_files=tuple(one.path.name for one in chosen), slice_axis=2,
         )  # fmt: skip
 

@@ -19,8 +19,6 @@ SAME_PLACE_MM = 1e-3
 SAME_DIRECTION = 1e-3  # of a unit vector: a quarter of a pixel over half of 512
 SAME_SPACING = 1e-4  # relative: a twentieth of a pixel over 512
 GAP_ERROR, GAP_WARNING = 0.05, 0.01  # of the median gap
-# What the values of a CT can be instead (PS3.3 C.11.1.1.2): optical density, mg/ml, atomic number, electron density, %.
-NOT_HU = frozenset(("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"))
 # Slices of one volume may differ in these where one group follows the other, such as two scans end to end.
 PASS_TAGS = (
     "AcquisitionNumber", "ConvolutionKernel", "KVP", "TriggerTime", "NominalPercentageOfCardiacPhase",
@@ -56,20 +54,6 @@ def refuse_missing(path: Path, slices: Sequence[Slice]) -> None:
     if lacking and len(lacking) < len(slices):
         detail = f"RescaleSlope and RescaleIntercept are not in all slices: {len(lacking)} of {len(slices)} lack them"
         raise refuse(path, "RESCALE_MISSING", f"{detail} ({named(lacking)}); export the series again")
-
-
-def rescale_findings(slices: Sequence[Slice]) -> list[Finding]:
-    """Return why the values of a CT need not be HU: RESCALE_MISSING, or HU_SCALE where they are another quantity."""
-    if slices[0].modality != "CT":
-        return []
-    if other := [one for one in slices if one.text("RescaleType").upper() in NOT_HU]:
-        kinds = ", ".join(sorted({one.text("RescaleType") for one in other}))
-        detail = f"RescaleType is {kinds} in {len(other)} of {len(slices)} slices ({named(other, 3)}), not HU"
-        return [error("HU_SCALE", f"{detail}; give the CT itself, not a map made of it")]
-    if slices[0].rescale is not None:
-        return []
-    detail = f"no slice has RescaleSlope and RescaleIntercept ({named(slices, 3)}): stored values need not be HU"
-    return [error("RESCALE_MISSING", f"{detail}; export the series again")]
 
 
 def refuse_mixed(path: Path, slices: Sequence[Slice]) -> None:

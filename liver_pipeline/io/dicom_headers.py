@@ -56,8 +56,16 @@ TAGS = (
     "RescaleIntercept", "NumberOfFrames", "SeriesNumber", "SliceThickness", "AcquisitionTime",
     "AcquisitionDateTime", "ProtocolName", "FilterType", "ReconstructionDiameter", "PatientPosition",
     "GantryDetectorTilt", "PatientSex",
-    "RescaleType", "InstanceNumber",
+    "RescaleType", "InstanceNumber", "VolumetricProperties",
 )  # fmt: skip
+
+# Inside of sequences, of a file or of a frame's functional groups.
+QUANTITY = {
+    "MeasurementUnits": ("RealWorldValueMappingSequence", "MeasurementUnitsCodeSequence", "CodeValue"),
+    "MonoenergeticEnergyEquivalent": (
+        "MultienergyCTProcessingSequence", "MultienergyCTCharacteristicsSequence", "MonoenergeticEnergyEquivalent",
+    ),
+}  # fmt: skip
 
 PREAMBLE = 1024  # bytes, in which the class is told
 SERIES_UID = Tag("SeriesInstanceUID")
@@ -232,6 +240,7 @@ def _planes(file: Path, name: str, header: Dataset) -> Iterator[Slice]:
     shared = _filled(header)
     shared["TransferSyntaxUID"] = str(getattr(header.file_meta, "TransferSyntaxUID", ""))
     shared.setdefault("SOPClassUID", str(getattr(header.file_meta, "MediaStorageSOPClassUID", "")))
+    shared |= _of_quantity(header)
     if shared["SOPClassUID"] in IMAGE_CLASSES and not {"Rows", "Columns"} <= shared.keys():
         raise ValueError("an image without Rows and Columns: it was cut short")
     if "PerFrameFunctionalGroupsSequence" not in header:
@@ -247,12 +256,24 @@ def _planes(file: Path, name: str, header: Dataset) -> Iterator[Slice]:
 
 def _of_groups(groups: Dataset, depth: int = 0) -> dict[str, Any]:
     """Return the tags in all of a frame's functional groups; some lie one level deeper (DiffusionBValue)."""
-    found: dict[str, Any] = {}
+    found = _of_quantity(groups)
     for element in groups:
         for item in element.value if element.VR == "SQ" else ():
             found |= _filled(item)
             if depth == 0:
                 found |= _of_groups(item, depth + 1)
+    return found
+
+
+def _of_quantity(dataset: Dataset) -> dict[str, Any]:
+    """Return the unit of the values and the energy in keV that they are computed for, where sequences say so."""
+    found = {}
+    for name, path in QUANTITY.items():
+        items = [dataset]
+        for sequence in path[:-1]:
+            items = [item for one in items for item in one.get(sequence) or ()]
+        if said := [str(item.get(path[-1], "")) for item in items if item.get(path[-1])]:
+            found[name] = sys.intern(said[0])
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from liver_pipeline.geometry.affines import GRID_SAME
 from liver_pipeline.io.dicom_checks import SAME_DIRECTION, most_common, named, overlapping_tags, positions_along, usual
 from liver_pipeline.io.dicom_headers import IMAGE_CLASSES, SECONDARY_CAPTURE, Slice
+from liver_pipeline.io.dicom_kinds import is_derived
 from liver_pipeline.io.findings import Finding, refuse, warning
 
 TURNED = 0.17  # of a unit vector, 10 degrees: another plane, such as a scout's
@@ -195,7 +196,8 @@ def choose_series(path: Path, found: Sequence[Series], which: str) -> tuple[Seri
         path: For messages.
         found: From :func:`liver_pipeline.io.dicom.find_series`.
         which: A ``uid``; "thinnest" for the one with the smallest distance between slices (of equals the longest);
-            "contrast" for the thinnest of those with a contrast agent.
+            "contrast" for the thinnest of those with a contrast agent. Projections, maps and the like are chosen where
+            there is nothing else.
 
     Raises:
         IntakeError: NO_SERIES with the list of what there is.
@@ -206,6 +208,7 @@ def choose_series(path: Path, found: Sequence[Series], which: str) -> tuple[Seri
     volumes = [one for one in found if len(one.slices) >= FEW and one.thickness_mm > 0]
     if which == "contrast":
         volumes = [one for one in volumes if one.contrast]
+    volumes = [one for one in volumes if not is_derived(one.slices)] or volumes
     if which not in ("thinnest", "contrast") or not volumes:
         raise refuse(path, "NO_SERIES", listing(found, f"there is no series {which!r}"))
     best = min(volumes, key=lambda one: (round(one.thickness_mm, 3), -len(one.slices), one.uid))

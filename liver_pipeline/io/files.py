@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,17 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     """Tell whether writing to ``folder`` failed because no space is left; PyTorch does not always say so."""
     if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in causes(error)):
         return True
+    return isinstance(error, (OSError, RuntimeError)) and free_bytes(folder) < DISK_RESERVE
+
+
+def free_bytes(folder: str | Path) -> float:
+    """Return how many bytes can be written to a folder, or where it will be made; inf where the disk does not say."""
     there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(there).free < DISK_RESERVE
+    if sys.platform == "win32":
+        return float(shutil.disk_usage(there).free)
+    disk = os.statvfs(there)
+    blocks = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail  # some are kept for root
+    return float(blocks * disk.f_frsize) if disk.f_blocks else math.inf
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -32,6 +32,7 @@ CODES: dict[str, str] = {
     "IGNORED_FILES": "scouts, dose reports, captures or other files beside the slices were left out",
     "GEOMETRY_MISSING": "a slice lacks PixelSpacing, ImageOrientationPatient or ImagePositionPatient",
     "RESCALE_MISSING": "a CT, or some slices of a series, lack RescaleSlope and RescaleIntercept",
+    "DERIVED_IMAGE": "the series is no CT as it was taken: a projection, a subtraction, a map, one energy, a cone beam",
     "NO_SERIES": "there is no series of that name among those found",
     "SERIES_CHOSEN": "one of several series was asked for, and this one was read",
     "MIXED_SERIES": "slices belong to several series, or differ in size, spacing, orientation or modality",

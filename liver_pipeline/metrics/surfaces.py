@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ class Surface:
     weights: FloatArray
 
 
-def border_surface(mask: npt.NDArray[np.generic], spacing: Spacing, neighbours: int) -> Surface:
+def border_surface(mask: npt.NDArray[np.generic], spacing: Spacing, neighbours: Literal[6, 18]) -> Surface:
     """Return the centres of the voxels of ``mask`` with a background voxel among their 6 or 18 neighbours.
 
     Args:

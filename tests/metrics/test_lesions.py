@@ -105,6 +105,11 @@ def test_reference_whose_only_prediction_belongs_elsewhere_is_missed() -> None:
     assert counts_at(pred, label, 0) == Detection(tp_label=1, fn=1, tp_pred=2, fp=0)
 
 
+def test_prediction_that_covers_two_merged_references_equally_joins_them() -> None:
+    # prediction 1 covers 3 voxels of each reference; of the second prediction 2 covers more
+    assert groups_of("#######.####", "###.########") == [Group((1, 2), (1, 2), 10, 7 + 4 + 3 + 8 - 10)]
+
+
 def test_components_are_numbered_by_their_first_voxel_in_c_order() -> None:
     mask = np.zeros((3, 3, 3), dtype=bool)
     mask[2, 0, 0] = mask[0, 2, 2] = mask[1, 1, 1] = True

@@ -90,8 +90,10 @@ def test_joint_box_holds_both_masks() -> None:
 
 
 def test_unknown_label_and_other_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="below 3"):
-        confusion_matrix(np.full((2, 2, 2), 5, np.uint8), np.zeros((2, 2, 2), np.uint8))
+    known = np.arange(3, dtype=np.uint8).reshape(3, 1, 1)
+    for pair in ((known + 1, known), (known, known + 1)):  # beside labels that are known, and on one side alone
+        with pytest.raises(ValueError, match="below 3"):
+            confusion_matrix(*pair)
     with pytest.raises(ValueError, match="shape"):
         confusion_matrix(np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8))
 

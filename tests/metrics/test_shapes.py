@@ -60,6 +60,14 @@ def test_slices_can_lie_along_any_axis() -> None:
     assert in_slice_diameters(mask, (5.0, 1.0, 1.0), slice_axis=0).slice_index == 3
 
 
+def test_of_equally_long_slices_the_wider_counts_then_the_first() -> None:
+    mask = np.zeros((4, 4, 4), dtype=bool)
+    mask[[0, 3], [0, 3], :] = True  # two corners: the same diagonal in each slice
+    assert in_slice_diameters(mask, (1.0, 1.0, 1.0)).slice_index == 0
+    mask[0, 3, 2:] = True
+    assert in_slice_diameters(mask, (1.0, 1.0, 1.0)).slice_index == 2
+
+
 def test_empty_mask_has_no_diameter() -> None:
     with pytest.raises(ValueError, match="empty"):
         in_slice_diameters(np.zeros((2, 2, 2), dtype=bool), (1.0, 1.0, 1.0))
@@ -80,6 +88,7 @@ def test_shapes_of_components_carry_volume_centroid_and_box_in_the_whole_array()
     assert (first.volume_ml, first.centroid, first.diameters.slice_index) == (8.0, (2.5, 3.5, 6.5), 6)
     assert first.box == (slice(2, 4), slice(3, 5), slice(6, 8))
     assert (second.id, second.voxels) == (2, 1)
+    assert lesion_shapes(components(mask)[0], (10.0, 10.0, 10.0), slice_axis=0)[0].diameters.slice_index == 2
 
 
 def test_shapes_of_a_part_count_in_the_whole_array() -> None:

@@ -157,6 +157,12 @@ def test_without_a_surface_distances_are_open_and_surface_dice_is_zero_unless_bo
             assert value is None
 
 
+@pytest.mark.parametrize("fill", [False, True])
+def test_masks_of_two_shapes_have_no_distance(fill: bool) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        surface_figures(np.full((3, 3, 3), fill), np.full((3, 3, 4), fill), (1.0, 1.0, 1.0))
+
+
 def test_table_of_element_areas_is_the_same_for_all_48_axis_orders_and_flips() -> None:
     bits = np.array([[[128, 64], [32, 16]], [[8, 4], [2, 1]]])
     spacing = (0.7, 0.9, 5.0)

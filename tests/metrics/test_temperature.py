@@ -62,6 +62,8 @@ def test_temperature_one_changes_nothing_but_hidden_probabilities() -> None:
 
 
 def test_a_higher_temperature_is_less_sure() -> None:
+    least = (0.25 / LEVELS) ** 0.5  # what a level of 0 becomes at temperature 2, beside a background of 1
+    assert calibrated_levels(2.0, 2)[0, 0, 0] == round(LEVELS * least / (1 + least))
     one, two = (calibrated_levels(temperature, 2)[:, 0, 0] for temperature in (1.0, 2.0))
     assert (two[one > 128] <= one[one > 128]).all() and (two[one < 127] >= one[one < 127]).all()
 

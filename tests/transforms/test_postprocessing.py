@@ -427,7 +427,12 @@ def test_yaml_names_the_transforms() -> None:
     data: dict[Any, Any] = {"pred": meta_tensor(clutter(), np.eye(4))}
     for step in steps:
         data = step(data)
-    assert list(data["effects"]) == [step.name for step in steps]
+    assert list(data["effects"]) == [
+        "keep_largest_liver",
+        "fill_liver_holes",
+        "drop_tumors_off_liver",
+        "drop_small_tumors",
+    ]
 
 
 @pytest.mark.real_data
