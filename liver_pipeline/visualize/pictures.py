@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.boxes import joint_box
-from liver_pipeline.labels import FloatArray, LabelMap
+from liver_pipeline.labels import LabelMap, Scaled
 from liver_pipeline.visualize.colours import CONTOUR_RGB, PREDICTION_RGB, REFERENCE_RGB
 from liver_pipeline.visualize.contours import outline, slice_contours
 
@@ -23,7 +23,6 @@ LESION_MARGIN_MM = 18.0
 WRONG = ("missed", "invented")
 
 Image = npt.NDArray[np.uint8]
-Scaled = tuple[npt.NDArray[Any], float, float]  # stored values, slope, intercept
 ClassLevels = Mapping[str, npt.NDArray[np.uint8]]
 
 
@@ -156,6 +155,5 @@ def _shade(label: LabelMap) -> Image:
 
 def _windowed(scan: Scaled, z: int, pick: tuple[npt.NDArray[np.intp], ...]) -> Image:
     """HU of a slice inside the liver window as grey levels."""
-    values, slope, intercept = scan
-    hu: FloatArray = values[..., z][pick].astype(np.float64) * slope + intercept
+    hu = scan.values(scan.array[..., z][pick])
     return (np.clip((hu - HU_WINDOW[0]) / (HU_WINDOW[1] - HU_WINDOW[0]), 0, 1) * 255).astype(np.uint8)
