@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +21,7 @@ from liver_pipeline.bundle.shipped import run_folder, run_name
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.data.phantoms import liver_phantom
+from liver_pipeline.evaluation.run_quality import QUALITY_FILE, read_quality, write_quality
 from liver_pipeline.geometry.boxes import bounding_box, widen
 from liver_pipeline.inferers import CascadeInferer
 from liver_pipeline.inferers.members import Network
@@ -69,7 +70,7 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
         out_dir: A new folder. It appears when all of it has been compared, or not at all.
         file_format: "torchscript", "onnx" or "openvino": a file for each network (a cascade has two: ``liver`` and
             ``tumor``) and ``manifest.json``, which says what they take, give and were compared on. "bundle": a run
-            folder without samples, logs, cache and split.
+            folder without samples, logs, cache, split, and the cases that ``quality.json`` rests on.
 
     Returns:
         What was written. Three phantoms are segmented twice, as ``predict`` does it but with windows that do not
@@ -94,6 +95,7 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
     try:
         if file_format == BUNDLE:
             write_clean_copy(folder, part)
+            _hand_on_quality(folder, part)
             told, other = {}, _runner(part)
             counts = _compare(runner, other, _networks(other))
         else:
@@ -119,6 +121,13 @@ def _runner(folder: Path) -> CaseRunner:
     assert isinstance(runner, CaseRunner)
     runner.load()
     return runner
+
+
+def _hand_on_quality(folder: Path, copy: Path) -> None:
+    """Write what a run knows of its masks into its copy; the cases it knows that from go along if they are painted."""
+    if (folder / QUALITY_FILE).is_file():
+        quality = read_quality(folder)
+        write_quality(copy, quality if quality.painted else replace(quality, cases=()))
 
 
 def _networks(runner: CaseRunner) -> dict[str, Network]:

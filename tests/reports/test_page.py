@@ -183,3 +183,13 @@ def test_box_plot_marks_every_case_and_counts_them() -> None:
 )
 def test_numbers_are_rounded_for_reading(value: float | None, text: str) -> None:
     assert shown_number(value) == text
+
+
+@pytest.mark.browser
+def test_a_page_that_is_printed_unseen_has_its_pictures(tmp_path: Path) -> None:
+    from tests.browser import browser_page
+
+    run(tmp_path)
+    with browser_page(webgl=False) as page:
+        page.goto((tmp_path / "out" / "report.html").as_uri())
+        assert b"/Subtype /Image" in page.pdf()
