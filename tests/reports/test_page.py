@@ -14,7 +14,8 @@ from liver_pipeline.reports.chart_frame import axis
 from liver_pipeline.reports.charts import bar_chart, bland_altman_chart, box_plot
 from liver_pipeline.reports.html import shown_number
 from liver_pipeline.reports.page import report_page
-from liver_pipeline.visualize.pictures import PREDICTION_RGB, REFERENCE_RGB, case_pictures
+from liver_pipeline.visualize.colours import PREDICTION_RGB, REFERENCE_RGB
+from liver_pipeline.visualize.pictures import case_pictures
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 VOID = {"meta", "img", "br"}
