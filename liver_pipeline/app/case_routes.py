@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
-from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder
+from liver_pipeline.app.cases import CANCELLED, MAX_CASES, UPLOADING, CaseFolder
 from liver_pipeline.app.downloads import (
     DICOM,
     DOWNLOADS,
@@ -20,12 +21,12 @@ from liver_pipeline.app.downloads import (
     OF_THE_MASK_NOW,
     attachment,
     download,
-    downloads_of,
 )
 from liver_pipeline.app.edit_routes import add_edits, require_measured
+from liver_pipeline.app.rows import CaseRows
 from liver_pipeline.app.runs import Model
 from liver_pipeline.app.supervisor import Supervisor
-from liver_pipeline.app.uploads import MAX_CASES, Refusal, refuse_bomb, store
+from liver_pipeline.app.uploads import Refusal, refuse_bomb, store
 from liver_pipeline.io.files import remove
 from liver_pipeline.io.paths import printable
 
@@ -58,12 +59,10 @@ def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: 
         supervisor.submit(case)
         return row(case)
 
-    def rows(wanted: list[str]) -> list[dict[str, Any]]:
-        running, ledger = supervisor.running(), cases.ledger()
-        return [{**cases.row(case, ledger, running), "results": downloads_of(cases, case)} for case in wanted]
+    rows = CaseRows(cases)
 
     def row(case: str) -> dict[str, Any]:
-        return rows([case])[0]
+        return rows.of(case, supervisor.running())
 
     @app.get("/api/runs")
     def runs() -> list[str]:
@@ -80,10 +79,15 @@ def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: 
         except ValueError as reason:
             raise Refusal(404, "NOT_FOUND", str(reason)) from None
 
-    @app.get("/api/cases")
-    def list_cases() -> list[dict[str, Any]]:
-        """List all cases, the oldest first."""
-        return rows(cases.ids())
+    @app.get("/api/cases", response_model=list[dict[str, Any]], responses={304: {"description": "Not modified"}})
+    def list_cases(if_none_match: Annotated[str, Header(max_length=200)] = "") -> Response:
+        """List all cases, the oldest first; who sends the ETag of an answer gets the next one when it is another."""
+        answer = JSONResponse(rows.all(supervisor.running()))
+        tag = f'"{hashlib.sha256(answer.body).hexdigest()}"'
+        if if_none_match == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        answer.headers["ETag"] = tag
+        return answer
 
     @app.post("/api/cases", status_code=201)
     async def create_case(
@@ -167,7 +171,7 @@ def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: 
         text = io.StringIO()
         writer = csv.DictWriter(text, CASE_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for one in list_cases():
+        for one in rows.all(supervisor.running()):
             writer.writerow({key: _cell(one.get(key)) for key in CASE_COLUMNS})
         return Response(text.getvalue(), media_type="text/csv", headers=attachment("cases.csv"))
 

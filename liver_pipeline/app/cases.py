@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -15,11 +16,12 @@ from liver_pipeline.app.data_folder import DataFolder
 from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import remove, write_json
-from liver_pipeline.io.ledger import LEDGER, read_ledger
+from liver_pipeline.io.remembering import remembers
 
 # What a case's note says of it; the ledger says how it ended.
 UPLOADING, STARTED, CANCELLED, ENDED = "uploading", "started", "cancelled", "ended"
 LOST = "PREDICT_FAILED"
+MAX_CASES = 10_000
 CASE_NAME = "[0-9a-f]{16}"
 EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 
@@ -56,8 +58,15 @@ class CaseFolder:
 
     def ids(self) -> list[str]:
         """Return all cases, the oldest first."""
-        found = [path.parent for path in self.uploads.glob("*/case.json")]
-        return [folder.name for folder in sorted(found, key=lambda folder: (self.note(folder.name)["created"], folder))]
+        return list(self.notes())
+
+    def notes(self) -> dict[str, Mapping[str, Any]]:
+        """Return what is noted of all cases, the oldest first; see :meth:`note`."""
+        found = {}
+        for path in self.uploads.iterdir():
+            with contextlib.suppress(NoSuchCase):  # somebody else's folder, or deleted just now
+                found[path.name] = self.note(path.name)
+        return dict(sorted(found.items(), key=lambda one: (one[1]["created"], one[0])))
 
     def create(self, name: str, run: str, modality: str | None = None, source: str | None = None) -> str:
         """Make a case; ``name`` is what people call it, ``source`` a path below the data folder; see Model.
@@ -98,8 +107,8 @@ class CaseFolder:
             if not (folder / "case.json").exists() or self.note(folder.name)["state"] == UPLOADING
         }
 
-    def note(self, case: str) -> dict[str, Any]:
-        """Return what is noted of a case.
+    def note(self, case: str) -> Mapping[str, Any]:
+        """Return what is noted of a case; it is not to be changed, see :meth:`amend`.
 
         Raises:
             NoSuchCase: If there is no such case.
@@ -107,8 +116,7 @@ class CaseFolder:
         if not re.fullmatch(CASE_NAME, case):
             raise NoSuchCase(case)
         try:
-            found: dict[str, Any] = json.loads((self.uploads / case / "case.json").read_bytes())
-            return found
+            return _note(self.uploads / case / "case.json")
         except (OSError, ValueError):
             raise NoSuchCase(case) from None
 
@@ -156,58 +164,9 @@ class CaseFolder:
         """Return :data:`EDITED` if the case's mask was corrected, else ""; NoSuchCase if there is no case."""
         return EDITED if self.result(case, f"{EDITED}.nii.gz").exists() else ""
 
-    def ledger(self) -> dict[str, dict[str, Any]]:
-        """Return the last row of each case."""
-        return read_ledger(self.masks / LEDGER)[0]
-
     def unfinished(self) -> list[str]:
         """Return the cases that were started and have come to no end, the oldest first."""
-        return [case for case in self.ids() if self.note(case)["state"] == STARTED]
-
-    def row(self, case: str, rows: Mapping[str, Mapping[str, Any]], running: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all that is known of a case, for tables.
-
-        Args:
-            case: Which.
-            rows: The ledger's last rows.
-            running: Of cases in the queue: what to say of them.
-        """
-        note, ledger = self.note(case), rows.get(case, {})
-        row: dict[str, Any] = {"id": case, **{key: note[key] for key in ("name", "run", "created", "verdict", "note")}}
-        row |= {key: note.get(key) for key in ("study", "series")}
-        row |= {"state": note["state"], "stage": "", "percent": None, "code": None, "detail": None, "flags": []}
-        if case in running:
-            return {**row, **running[case]}
-        if note["state"] != ENDED:
-            return {**row, "state": "waiting"} if note["state"] == STARTED else row  # it came to its end just now
-        if ledger.get("event") != "done":
-            lost = "the run has left no word on how it ended; is the disk full? Try again"
-            return {**row, "state": "failed", "code": ledger.get("code", LOST), "detail": ledger.get("detail", lost)}
-        dicom = ledger.get("dicom") or {}
-        refusal = {key: dicom[key] for key in ("code", "detail")} if "code" in dicom else None
-        figures = self._figures(case)
-        flags = [*figures["flags"], *([refusal["code"]] if refusal else [])]
-        return {**row, "state": "done", **figures, "flags": flags, "no_dicom": refusal}
-
-    def _figures(self, case: str) -> dict[str, Any]:
-        kind, endings = self.kind(case), (".description.json", ".json", ".scores.json")
-        table, record, scores = (json_or_nothing(self.result(case, f"{kind}{end}")) for end in endings)
-        liver, lesions, quality = table.get("liver", {}), table.get("lesions", []), record.get("quality") or {}
-        flags = [str(found["code"]) for found in (*record.get("warnings", []), *quality.get("reasons", []))]
-        flags += ["LIVER_CUT_OFF"] if liver.get("truncated") and "LIVER_CUT_OFF" not in flags else []
-        return {
-            "edited": bool(kind),
-            "mask_sha256": record.get("output", {}).get("sha256"),
-            "stage": "" if table else "measuring",
-            "liver_ml": liver.get("liver_with_tumor_ml"),
-            "tumor_ml": liver.get("tumor_ml"),
-            "lesions": liver.get("lesion_count"),
-            "largest_mm": max((lesion["diameter_mm"] for lesion in lesions), default=None),
-            "burden": liver.get("tumor_burden"),
-            "quality": None if not quality else "look at it" if quality.get("flagged") else "no doubt found",
-            "flags": sorted(set(flags)),
-            "scores": scores or None,
-        }
+        return [case for case, note in self.notes().items() if note["state"] == STARTED]
 
     def remove_results(self, case: str) -> None:
         """Remove all that was made of a case; NoSuchCase if there is none."""
@@ -223,6 +182,12 @@ class CaseFolder:
             for path in self.training.glob(f"*/{case}.*"):
                 remove(path)
             remove(self.uploads / case)
+
+
+@remembers(2 * MAX_CASES)
+def _note(path: Path) -> Mapping[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
 
 
 def json_or_nothing(path: Path) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from liver_pipeline.app.cases import STARTED, CaseFolder, NoSuchCase
-from liver_pipeline.app.uploads import MAX_CASES, Refusal
+from liver_pipeline.app.cases import MAX_CASES, STARTED, CaseFolder, NoSuchCase
+from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import link_or_copy, remove, write_json
 from liver_pipeline.io.paths import printable

@@ -17,7 +17,6 @@ from liver_pipeline.io.zips import is_zip, opened_zip
 MAX_BYTES_A_CASE = 4 << 30
 MAX_UNPACKED = 8 << 30  # of a zip
 MAX_FILES_A_CASE = 20_000  # slices of a study
-MAX_CASES = 10_000
 NO_SPACE = "no space is left on the disk of the app; free some, then try again"
 PAIRS = (".mhd", ".raw", ".zraw", ".nhdr", ".hdr", ".img", ".gz")  # one file names the other
 

@@ -21,6 +21,7 @@ from liver_pipeline.io.patient_axes import to_ras
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
+from liver_pipeline.labels import Scaled
 from liver_pipeline.metrics.cases import case_figures
 from liver_pipeline.metrics.lits import official_case, official_lesions
 from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, as_told, confusion_matrix, overlap_figures
@@ -154,7 +155,7 @@ def _probabilities(pair: Pair, pred: Scan) -> tuple[dict[str, Scan] | None, Mapp
     return read_probabilities(pair.probability), record_of(pair.pred, pred.sha256)
 
 
-def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:
+def _on_grid_of(label: Scan, path: Path) -> Scaled | None:
     """The CT behind the pictures along RAS axes; None if it cannot be read or lies on another grid."""
     try:
         scan = read_scan(path, modality="any", accept=ACCEPTED)
@@ -162,7 +163,7 @@ def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float
         return None
     if scan.array.shape != label.array.shape:
         return None
-    return to_ras(scan, like=label)[0], scan.slope, scan.intercept
+    return Scaled(to_ras(scan, like=label)[0], scan.slope, scan.intercept)
 
 
 def _grid_warnings(pair: Pair, pred: Scan, label: Scan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -9,29 +10,35 @@ from pathlib import Path
 from typing import TypeVar
 
 _T = TypeVar("_T")
+Stamp = tuple[int, int, int, int]  # device, inode, times of change in ns
 
 SETTLED = 3.0  # seconds after which a change would have another time, also on file systems that count by two seconds
 
 
-def remembers(count: int) -> Callable[[Callable[[Path], _T]], Callable[[Path], _T]]:
-    """Let a function of a folder or file keep its last ``count`` answers, each until the time of change moves.
+def stamp_of(told: os.stat_result) -> Stamp | None:
+    """Return what another state of a file or folder does not have; None of what changed within :data:`SETTLED` seconds.
 
-    Of a folder that is the time at which an entry came, went or got another name; what is written into its files does
-    not move it. What has changed within the last :data:`SETTLED` seconds is looked at each time.
+    Of a folder it stands for the entries that came, went or got another name, not for what is written into its files.
+    """
+    age = time.time() - told.st_mtime  # noqa: TID251 (the file system's times are by this clock)
+    return (told.st_dev, told.st_ino, told.st_mtime_ns, told.st_ctime_ns) if age >= SETTLED else None
+
+
+def remembers(count: int) -> Callable[[Callable[[Path], _T]], Callable[[Path], _T]]:
+    """Let a function of a folder or file keep its last ``count`` answers, each as long as :func:`stamp_of` holds.
+
+    What has changed just now, or is not there, is looked at each time. An answer is shared: nobody may change it.
     """
 
     def remembering(look: Callable[[Path], _T]) -> Callable[[Path], _T]:
         @lru_cache(maxsize=count)
-        def seen(path: Path, device: int, inode: int, changed: int) -> _T:
+        def seen(path: Path, stamp: Stamp) -> _T:
             return look(path)
 
         @wraps(look)
         def ask(path: Path) -> _T:
-            told = path.stat()
-            age = time.time() - told.st_mtime  # noqa: TID251 (the file system's times are by this clock)
-            if age < SETTLED:
-                return look(path)
-            return seen(path, told.st_dev, told.st_ino, told.st_mtime_ns)
+            stamp = stamp_of(path.stat())
+            return look(path) if stamp is None else seen(path, stamp)
 
         return ask
 

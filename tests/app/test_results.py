@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import pydicom
 import pytest
 
 from liver_pipeline.app.cases import ENDED, CaseFolder
-from liver_pipeline.app.downloads import downloads_of
+from liver_pipeline.app.rows import CaseRows
+from liver_pipeline.io.ledger import LEDGER, Ledger
 from tests.app.conftest import RUN, RunningApp, ask, finished
-from tests.counting import counted
 from tests.dicom_files import one_slice, series
 
 PATIENT = "Zwickelmann^Ottokar"
@@ -36,18 +37,6 @@ def slices(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
                 archive.write(path, f"{PATIENT}/{path.name}")
         zips[name] = content.getvalue()
     return zips
-
-
-def test_a_line_of_the_list_reads_the_note_of_its_case_twice_at_most(tmp_path: Path) -> None:
-    cases = CaseFolder(tmp_path)
-    case = cases.create("one", "default")
-    cases.amend(case, state=ENDED)
-    cases.result(case, ".nii.gz").touch()
-    with counted(tmp_path) as counts:
-        row = cases.row(case, {case: {"event": "done"}}, {})
-        results = downloads_of(cases, case)
-    assert row["state"] == "done" and results == ["mask.nii.gz"]
-    assert counts[str(tmp_path / "uploads" / case / "case.json")] <= 2
 
 
 def names_in(content: bytes) -> set[str]:
@@ -120,4 +109,6 @@ def test_a_liver_that_the_scan_cuts_off_has_one_flag(tmp_path: Path, reasons: li
         (".json", {"quality": {"reasons": reasons}}),
     ):
         cases.result(case, ending).write_text(json.dumps(content))
-    assert cases.row(case, {case: {"event": "done"}}, {})["flags"] == ["LIVER_CUT_OFF"]
+    with closing(Ledger(cases.masks / LEDGER)) as ledger:
+        ledger.append({"case": case, "event": "done"})
+    assert CaseRows(cases).of(case, {})["flags"] == ["LIVER_CUT_OFF"]

@@ -17,7 +17,8 @@ import pydicom
 import pytest
 
 import liver_pipeline as lp
-from liver_pipeline.app import studies, uploads
+from liver_pipeline.app import cases as app_cases
+from liver_pipeline.app import studies
 from liver_pipeline.app.cases import CaseFolder
 from liver_pipeline.app.studies import split_study
 from liver_pipeline.app.uploads import Refusal
@@ -273,4 +274,4 @@ def test_more_series_than_the_app_holds_are_refused(
     monkeypatch.setattr(studies, "MAX_CASES", 2)
     with pytest.raises(Refusal) as refused:
         split_study(cases, case, volumes)
-    assert refused.value.code == "TOO_MANY_CASES" and cases.ids() == [case] and uploads.MAX_CASES > 2
+    assert refused.value.code == "TOO_MANY_CASES" and cases.ids() == [case] and app_cases.MAX_CASES > 2

@@ -13,21 +13,26 @@ const RESULTS = {
   "edited.nii.gz": "Corrected mask", "edited.json": "Provenance of the correction",
 };
 let cases = [];
+let tag = ""; // of that list
 let sort = { key: "created", down: true };
 let timer = null;
 let reference = null;
 
-async function api(path, options = {}) {
+async function ask(path, options) {
   let answer;
   try {
     answer = await fetch(path, options);
   } catch {
     throw new Error("The app does not answer: was it ended? Nothing that was finished is lost.");
   }
-  if (answer.status === 204) return null;
+  if (answer.ok || answer.status === 304) return answer;
   const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.code ? `${told.code}: ${told.detail}` : `The app answered ${answer.status}`);
-  return told;
+  throw new Error(told.code ? `${told.code}: ${told.detail}` : `The app answered ${answer.status}`);
+}
+
+async function api(path, options = {}) {
+  const answer = await ask(path, options);
+  return answer.status === 204 ? null : answer.json();
 }
 
 function say(text) {
@@ -253,8 +258,10 @@ function scoresOf(scores) {
 async function refresh() {
   clearTimeout(timer);
   try {
-    cases = await api("api/cases");
-    show();
+    const answer = await ask("api/cases", { headers: { "If-None-Match": tag } });
+    const changed = answer.status !== 304;
+    if (changed) [cases, tag] = [await answer.json(), answer.headers.get("ETag")];
+    if (changed || current()) show();
   } finally {
     const busy = cases.some((row) => ["waiting", "running"].includes(row.state) || row.stage === "measuring");
     timer = setTimeout(guardedRefresh, busy ? 1000 : 6000);
