@@ -58,7 +58,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
 def _scores(masks: Path, reference: Path, evaluation: Path, scans: Path) -> dict[str, Any]:
     """Score the masks, unless that was done."""
     written = evaluation / "metrics.json"
-    if is_scored(written, masks / LEDGER):
+    if is_scored(written, masks / LEDGER, reference.glob("*.nii.gz")):
         known: dict[str, Any] = read_json(written)
         return known
     return evaluate(masks, reference, evaluation, image_dir=scans, overwrite=written.is_file())
