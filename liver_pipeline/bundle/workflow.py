@@ -25,9 +25,10 @@ from liver_pipeline.io.files import plain
 from liver_pipeline.io.tables import read_json
 
 # Keys that are set for one run and decide nothing of what a mask is, beside those that only say where and how to run.
-_OWN = set(
-    "dataset evaluator case_runner run initialize finalize checked imports cases split part score protocol liver_only".split()
-)
+_OWN = {
+    "dataset", "evaluator", "case_runner", "run", "initialize", "finalize", "checked", "imports",
+    "cases", "split", "part", "score", "protocol", "liver_only",
+}  # fmt: skip
 
 
 def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
