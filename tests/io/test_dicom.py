@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 
 from liver_pipeline.io.dicom import find_series
+from liver_pipeline.io.dicom_checks import PASS_TAGS
 from liver_pipeline.io.dicom_series import choose_series
 from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
@@ -227,7 +228,22 @@ PASSES = [
     ("SeriesDescription", ("Abd 1", "Abd 5")),
     ("ProtocolName", ("liver", "chest")),
     ("ImageType", (["DERIVED", "PRIMARY", "AXIAL", "WATER"], ["DERIVED", "PRIMARY", "AXIAL", "FAT"])),
+    ("NominalPercentageOfCardiacPhase", (40, 70)),
+    ("InversionTime", (200, 900)),
+    ("FlipAngle", (10, 25)),
+    ("DiffusionBValue", (50.0, 800.0)),
+    ("ComplexImageComponent", ("MAGNITUDE", "PHASE")),
+    ("StackID", ("1", "2")),
+    ("ContrastBolusAgent", ("Iomeprol", "Iohexol")),
+    ("FilterType", ("A", "B")),
+    ("ReconstructionDiameter", (350, 400)),
+    ("PatientPosition", ("HFS", "HFP")),
+    ("GantryDetectorTilt", (0, 15)),
 ]
+
+
+def test_every_tag_that_tells_passes_apart_is_tried() -> None:
+    assert sorted(tag for tag, _ in PASSES) == sorted(PASS_TAGS)
 
 
 @pytest.mark.parametrize(("tag", "values"), PASSES)
