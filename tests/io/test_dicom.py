@@ -154,6 +154,12 @@ def test_jumps_and_bows_in_the_plane_are_errors_that_name_slices(tmp_path: Path,
     assert reason.code == "SLICE_SHIFT" and named in str(reason) and "mm" in str(reason)
 
 
+def test_an_uneven_gap_is_a_warning_from_1_and_an_error_from_5_percent(tmp_path: Path) -> None:
+    for off_mm, found in ((0.02, []), (0.05, ["UNEVEN_SLICE_GAPS"]), (0.14, ["UNEVEN_SLICE_GAPS"])):  # of 3 mm
+        assert codes(read_scan(moved(tmp_path / str(off_mm), lambda k, off=off_mm: (0, 0, off * (k == 5))))) == found
+    assert refusal(moved(tmp_path, lambda k: (0, 0, 0.16 * (k == 5)))).code == "UNEVEN_SLICE_GAPS"
+
+
 def test_gaps_that_grow_add_up_to_an_error(tmp_path: Path) -> None:
     # Gaps from 2.88 to 3.12 mm: each within 5 % of 3 mm (a warning), but over 80 slices the stack is bowed.
     hu = body((*SHAPE[:2], 80))
