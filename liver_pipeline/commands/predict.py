@@ -23,8 +23,9 @@ from liver_pipeline.io.file_names import (
     case_name,
 )
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.formats import voxel_count
 from liver_pipeline.io.ledger import LEDGER, read_ledger
-from liver_pipeline.io.outputs import check_outputs
+from liver_pipeline.io.outputs import check_outputs, refuse_full_disk
 from liver_pipeline.io.paths import real_path
 from liver_pipeline.io.screen import say
 from liver_pipeline.io.shards import Shard
@@ -157,6 +158,7 @@ def _predict_one(run: Path, scan: Path, mask: Path, values: dict[str, Any]) -> S
     asked = {case.description: table, case.page: page, case.probabilities: values.get("probabilities")}
     files = [mask, case.provenance, *(path for path in asked if asked[path]), *dicom.paths(mask).values()]
     check_outputs(files, overwrite, inputs=[scan, case.path])
+    refuse_full_disk(mask, voxel_count(case.path, case.series)[0])
 
     runner = load_runner(run, values)
     if page:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from liver_pipeline.io.dicom_checks import SAME_PLACE_MM, conflict_findings, overlapping_tags, positions_along
+from liver_pipeline.io.dicom_checks import (
+    SAME_PLACE_MM,
+    conflict_findings,
+    overlapping_tags,
+    place_findings,
+    positions_along,
+    refuse_missing,
+    refuse_mixed,
+)
 from liver_pipeline.io.dicom_files import FIRST_ENTRIES, outer_uids, series_files
 from liver_pipeline.io.dicom_headers import Slice, read_headers
 from liver_pipeline.io.dicom_series import Series, leave_out_strangers
@@ -51,8 +59,8 @@ def parts_elsewhere(path: Path, slices: Sequence[Slice]) -> list[Finding]:
     """Return MIXED_SERIES if a folder or zip beside, above or below holds more slices of the series of ``slices``.
 
     An export can spread a series over folders, or zips, of a hundred files each. A copy, or another phase at the same
-    places, is no part of it. Of those beside it the two next folders and zips by name are looked at;
-    :func:`spread_series` knows all of a listing.
+    places, is no part of it; without a SeriesInstanceUID only what makes one even stack with it is. Of those beside it
+    the two next folders and zips by name are looked at; :func:`spread_series` knows all of a listing.
 
     Args:
         path: Of the slices, a folder or zip; for a file of many frames there is nothing to say.
@@ -60,11 +68,11 @@ def parts_elsewhere(path: Path, slices: Sequence[Slice]) -> list[Finding]:
     """
     uids = {one.text("SeriesInstanceUID") for one in slices}
     along = positions_along(slices)
-    if not (path.is_dir() or is_zip(path)) or along is None or len(uids) > 1 or uids == {""}:
+    if not (path.is_dir() or is_zip(path)) or along is None or len(uids) > 1:
         return []
     for other in _around(path.absolute()):
         with contextlib.suppress(OSError, IntakeError):
-            if not uids & outer_uids(other):
+            if not uids & (outer_uids(other) or {""}):
                 continue
             with series_files(other) as files:
                 headers = read_headers(other, [file for file in files if file.is_file()])
@@ -112,12 +120,24 @@ def _more_of(slices: Sequence[Slice], more: Sequence[Slice]) -> int:
     along = positions_along(both)
     if not more or along is None or more[0].size != slices[0].size or _are_others(both):
         return 0
+    if not slices[0].text("SeriesInstanceUID"):
+        return len(more) if _is_even([both[i] for i in np.argsort(along, kind="stable")]) else 0
     here = np.sort(along[: len(slices)])
     away = np.abs(along[len(slices) :, None] - here).min(axis=1)
     if away.min() > SAME_PLACE_MM:
         return len(more)
     missing = away > ROUNDED * np.median(np.diff(here)) if len(here) > 1 else away > SAME_PLACE_MM
     return 0 if overlapping_tags(both) else int(missing.sum())
+
+
+def _is_even(slices: Sequence[Slice]) -> bool:
+    """Return whether sorted slices, which nothing else says to be of one series, make one volume without a fault."""
+    try:
+        refuse_missing(Path(), slices)
+        refuse_mixed(Path(), slices)
+    except IntakeError:
+        return False
+    return not (conflict_findings(slices) or place_findings(slices))
 
 
 def _are_others(slices: Sequence[Slice]) -> bool:

@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.paths import printable
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -21,6 +23,7 @@ DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # suffix, and they are short even where the target's name is as long as a file system allows. The host and a number that
 # nobody else draws are in them: on a shared file system others write to the same folder.
 TEMPORARY = ".liver-pipeline.{}.part"
+ABANDONED = 86_400.0  # seconds without a change after which nobody is at work on one
 EARLIER = "earlier"  # folder for what a newer run takes the place of
 
 
@@ -128,8 +131,17 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     """Tell whether writing to ``folder`` failed because no space is left; PyTorch does not always say so."""
     if any(isinstance(link, OSError) and link.errno in DISK_FULL for link in causes(error)):
         return True
+    return isinstance(error, (OSError, RuntimeError)) and free_bytes(folder) < DISK_RESERVE
+
+
+def free_bytes(folder: str | Path) -> float:
+    """Return how many bytes can be written to a folder, or where it will be made; inf where the disk does not say."""
     there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(there).free < DISK_RESERVE
+    if sys.platform == "win32":
+        return float(shutil.disk_usage(there).free)
+    disk = os.statvfs(there)
+    blocks = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail  # some are kept for root
+    return float(blocks * disk.f_frsize) if disk.f_blocks else math.inf
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -183,6 +195,17 @@ def remove_temporary(folder: str | Path) -> None:
     """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
     for path in Path(folder).rglob(TEMPORARY.format("*")):
         remove(path, strict=False)
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Remove what killed processes left half written in ``folder``, which others may write to: what is a day old."""
+    changed = {}
+    for path in Path(folder).glob(TEMPORARY.format("*")):
+        with contextlib.suppress(OSError):  # it has become what it was to be
+            changed[str(path)] = path.stat().st_mtime
+    for name, seconds in Ages(lambda: changed).look().items():
+        if seconds > ABANDONED:
+            remove(Path(name), strict=False)
 
 
 def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()) -> Path | None:

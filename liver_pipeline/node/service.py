@@ -24,12 +24,12 @@ from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.clocks import Ages, now
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.locks import lock_file
 from liver_pipeline.node.delivery import deliver, is_straggler, last_changes, opened_ledger, remove_expired
 from liver_pipeline.node.groups import Send, SeriesGroup, Wait, groups_of
 from liver_pipeline.node.inbox import Inbox
-from liver_pipeline.prediction.resume import hash_input
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from collections.abc import Collection, Mapping
@@ -16,7 +15,7 @@ from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.file_names import DICOM_ENDINGS, PICTURE_MASK, PROBABILITIES, STALE, case_name, fitting_name
 from liver_pipeline.io.files import remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
-from liver_pipeline.io.formats import stored_sha256
+from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.io.paths import is_there
 from liver_pipeline.prediction.case import FolderCase
@@ -150,13 +149,6 @@ def mask_told_by(path: Path) -> str | None:
 def content_of(path: Path) -> str:
     """Return the hash of a DICOM result: a file, or the folder of captures."""
     return folder_sha256(path) if path.is_dir() else file_sha256(path)
-
-
-def hash_input(path: Path, series: str | None = None) -> str | None:
-    """Return the hash of an input, or of one of its DICOM series; ``None`` where it cannot be read."""
-    with contextlib.suppress(OSError):
-        return stored_sha256(path, series)
-    return None
 
 
 def set_aside(case: FolderCase, known: Collection[str]) -> bool:

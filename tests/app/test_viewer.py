@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def test_masks_are_coloured_where_they_are_and_a_press_goes_to_the_lesion(page_f
         page.wait_for_selector("body[data-ready]")
         assert page.evaluate("document.body.dataset.ready") == ("gpu" if webgl else "slices")
         assert page.locator(".panel:visible h2 b").all_inner_texts() == ["Scan", "Reference", "Mask"]
+        legends = [title.locator("span").all_inner_texts() for title in page.locator(".panel:visible h2").all()]
+        assert legends == [[""], ["liver", "tumor"], ["liver", "tumor"]]  # which colour is which
         plain, reference, mask = (picture(page, number) for number in range(3))
         assert np.abs(plain[..., 0] - plain[..., 2]).max() < 160  # grey, but for the crosshair's green
         blue = (reference[..., 2] - reference[..., 0]) > 60
@@ -66,6 +69,7 @@ def test_masks_are_coloured_where_they_are_and_a_press_goes_to_the_lesion(page_f
         red = (mask[..., 0] - mask[..., 1]) > 60  # the tumor lies in front: above the liver's middle
         assert where(red)[0] < where(orange)[0] - 0.02
 
+        assert page.locator("#lesions th").all_inner_texts() == ["#", "volume, ml", "longest, mm", "mean HU", "match"]
         page.click("#lesions tbody tr")
         text = page.inner_text("#readout")  # the middle of voxels 30 to 33, 18 to 21, 14 to 17
         assert "R 96.0" in text and "A 40.0" in text and "S 32.0" in text and "mask: tumor" in text
@@ -89,3 +93,23 @@ def test_a_phone_shows_panels_below_each_other_and_nothing_sticks_out(page_file:
         assert page.locator("button[value=solid]").is_disabled()
         without = "WebGL" if files("liver_pipeline").joinpath("app", "web", "niivue.umd.js").is_file() else "NiiVue"
         assert without in page.inner_text("#notes")
+
+
+@pytest.mark.parametrize("judged", [True, False], ids=["judged", "not judged"])
+def test_a_liver_that_the_scan_cuts_off_is_told_once(tmp_path: Path, judged: bool) -> None:
+    from tests.browser import browser_page
+
+    mask = np.zeros((20, 20, 16), dtype=np.uint8)
+    mask[4:14, 4:14, 6:] = 1
+    image = np.where(mask > 0, np.int16(60), np.int16(-1000))
+    for name, array in (("scan", image), ("mask", mask)):
+        nib.save(nib.Nifti1Image(array, np.diag([8.0, 8.0, 8.0, 1.0])), tmp_path / f"{name}.nii.gz")
+    reasons = [{"code": "LIVER_CUT_OFF", "message": "the border of the scan cuts through the liver"}] if judged else []
+    sha256 = lp.read_label_map(tmp_path / "mask.nii.gz").sha256
+    record = {"output": {"sha256": sha256}, "warnings": [], "quality": {"flagged": judged, "reasons": reasons}}
+    (tmp_path / "mask.json").write_text(json.dumps(record))
+    with browser_page(webgl=False) as page:
+        page.goto(lp.view(tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz").as_uri())
+        page.wait_for_selector("body[data-ready=slices]")
+        told = [line for line in page.locator("#notes li").all_inner_texts() if " cut" in line]
+        assert len(told) == 1 and ("LIVER_CUT_OFF" in told[0]) == judged

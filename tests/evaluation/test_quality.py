@@ -60,6 +60,17 @@ def test_disagreement_counts_where_there_is_tumor_enough() -> None:
     assert codes(GOOD, {**AGREED, "tumor": 0.0, "most_tumor_ml": 0.4}) == []
 
 
+def test_a_reason_tells_a_value_from_its_limit() -> None:
+    def message(facts: dict[str, Any], liver: float, limits: QualityThresholds) -> str:
+        [reason] = judge(facts, {**AGREED, "liver": liver}, limits)["reasons"]
+        return str(reason["message"])
+
+    assert message(GOOD, 0.61, QualityThresholds()).endswith("(Dice 0.61, below 0.80)")
+    assert message(GOOD, 0.9179, QualityThresholds(liver_agreement=0.919)).endswith("(Dice 0.918, below 0.919)")
+    assert message({**GOOD, "liver_ml": 499.96}, 1.0, QualityThresholds()).endswith("(499.96 ml, below 500.00)")
+    assert message({**GOOD, "hu_spread": 130.0}, 1.0, QualityThresholds()).endswith("deviation 130 HU, above 100)")
+
+
 def test_a_first_stage_that_found_nothing_is_a_reason() -> None:
     assert codes(GOOD, fallback="no liver found") == ["LIVER_IMPLAUSIBLE"]
 

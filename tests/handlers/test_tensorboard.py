@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import liver_pipeline as lp
 from liver_pipeline.handlers.tensorboard import Overlays, overlay
-from liver_pipeline.visualize.pictures import PREDICTION_RGB, REFERENCE_RGB
+from liver_pipeline.visualize.colours import PREDICTION_RGB, REFERENCE_RGB
 from tests.small import UNET3D, make_phantoms
 
 

@@ -505,6 +505,30 @@ def test_a_copy_or_another_series_beside_it_is_no_part_of_a_scan(tmp_path: Path)
     assert all(not any(f.code == "MIXED_SERIES" for f in read_scan(tmp_path / name).findings) for name in "ab")
 
 
+def test_a_series_without_its_uid_in_two_places_is_told_where_both_make_one_even_stack(tmp_path: Path) -> None:
+    hu = body()
+
+    def place(name: str, planes: Any, **tags: Any) -> Path:
+        return series(tmp_path / name, [one_slice(k, hu, **{"SeriesInstanceUID": None, **tags}) for k in planes])
+
+    for kind, halves in (("end", (range(6), range(6, 12))), ("odd", (range(0, 12, 2), range(1, 12, 2)))):
+        for name, planes in zip("ab", halves, strict=True):
+            place(f"{kind}/{name}", planes)
+        assert [refusal(tmp_path / kind / name).code for name in "ab"] == ["MIXED_SERIES"] * 2
+        assert "6 more slices of the series lie in the folder b" in str(refusal(tmp_path / kind / "a"))
+    for name, other in (
+        ("copy", {"planes": range(12)}),
+        ("gap", {"planes": range(14, 20)}),
+        ("patient", {"planes": range(12, 18), "PatientID": "2"}),
+        ("phase", {"planes": range(12, 18), "StudyInstanceUID": "1.2.9"}),
+        ("grid", {"planes": range(9, 14), "spacing": (1.5, 1.0, 4.0)}),
+    ):
+        place(f"{name}/a", range(12), PatientID="1")
+        hu = body((*SHAPE[:2], 20))
+        place(f"{name}/b", **{"PatientID": "1", **other})
+        assert all(f.code != "MIXED_SERIES" for f in read_scan(tmp_path / name / "a").findings), name
+
+
 # --- several series ------------------------------------------------------------------------------------------------
 
 

@@ -435,6 +435,20 @@ def test_a_full_or_read_only_disk_gives_a_code_and_leaves_nothing_half_written(
     assert folder_run(scans, masks).run() == Summary(done=1, failed=0, skipped=2, exit_code=0)  # tried again unasked
 
 
+@pytest.mark.parametrize("free", [0, 8000])
+def test_without_room_for_a_mask_no_network_runs_and_with_room_it_is_made(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    masks = tmp_path / "masks"
+    with monkeypatch.context() as patch:
+        patch.setattr("liver_pipeline.io.outputs.free_bytes", lambda folder: float(free))
+        patch.setattr(TinyInferer, "__call__", lambda self, *_: pytest.fail("the network ran"))
+        assert folder_run(scans, masks).run() == Summary(done=0, failed=3, skipped=0, exit_code=4)
+    failed = [row for row in rows(masks) if row["event"] == "failed"]
+    assert {row["code"] for row in failed} == {"DISK_FULL"} and "MB are free" in failed[0]["detail"]
+    assert folder_run(scans, masks).run() == Summary(done=3, failed=0, skipped=0, exit_code=0)  # tried again unasked
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names open files through /proc")
 @pytest.mark.parametrize("after", range(7))
 def test_a_ledger_that_cannot_be_written_ends_the_run_and_loses_nothing(

@@ -87,7 +87,7 @@ class Gpu {
     holder.append(element);
     const nv = new niivue.Niivue({
       isRadiologicalConvention: true, sagittalNoseLeft: true, backColor: [0, 0, 0, 1], show3Dcrosshair: true,
-      crosshairColor: [0.47, 0.86, 0.47, 0.7], crosshairWidth: 1, crosshairGap: 8, multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
+      crosshairColor: [0.47, 0.86, 0.47, 0.7], crosshairWidth: 0.3, crosshairWidthUnit: "percent", crosshairGap: 8, multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
       showAllOrientationMarkers: true, tileMargin: 8, fontColor: [1, 1, 1, 1], logLevel: "error", loadingText: "",
     });
     await nv.attachToCanvas(canvas);

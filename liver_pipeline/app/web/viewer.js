@@ -23,10 +23,20 @@ function panelOf(roles) {
   const element = make("section", "", "panel");
   const title = make("h2");
   const names = roles.length === 0 ? ["scan"] : roles.filter((name) => name in TITLES);
-  for (const name of names) title.append(make("b", TITLES[name], name));
+  for (const name of names) title.append(make("b", TITLES[name]), ...legendOf(name));
   if (!page.table || roles.length === 0) title.append(make("span", page.in_hu ? "" : "values are no HU"));
   element.append(title);
   return { element, roles };
+}
+
+// Which colour of a label map is which.
+function legendOf(name) {
+  if (name === "scan") return [];
+  return ["liver", "tumor"].map((label, k) => {
+    const entry = make("span", label, "legend");
+    entry.style.setProperty("--colour", `rgb(${COLOURS[name][k]})`);
+    return entry;
+  });
 }
 
 // What is drawn for some label maps: contours belong to the mask.
@@ -146,9 +156,10 @@ function figures() {
     ["burden", liver.tumor_burden === null ? "–" : `${(100 * liver.tumor_burden).toFixed(1)} %`], ["lesions", String(liver.lesion_count)],
   ];
   side.append(tableOf([], rows));
-  if (liver.truncated) note("The liver is cut by the edge of the scan: its volumes are lower bounds.");
+  const cut = reasons().some(({ code }) => code === "LIVER_CUT_OFF");  // tells the side, too
+  if (liver.truncated && !cut) note("The liver is cut by the edge of the scan: its volumes are lower bounds.");
   side.append(make("h2", lesions.length ? "Lesions: press one to go there" : "Lesions"));
-  const heads = ["#", "ml", "mm", "HU"];
+  const heads = ["#", "volume, ml", "longest, mm", page.in_hu ? "mean HU" : "mean"];
   const confident = lesions.some((row) => row.mean_confidence !== null);
   if (confident) heads.push("sure");
   const matched = labelled.includes("reference") && Boolean(missed);  // figures that came later say nothing of the reference
@@ -190,12 +201,15 @@ function tableOf(heads, rows) {
   return table;
 }
 
+// Why the mask's record says to look at it.
+function reasons() {
+  return [...(page.record?.quality?.reasons ?? []), ...(page.record?.warnings ?? [])];
+}
+
 function provenance(side) {
   const record = page.record;
   if (!record) return;
-  for (const { code, detail, message } of [...(record.quality?.reasons ?? []), ...record.warnings]) {
-    note(`${code}: ${message ?? detail}`);
-  }
+  for (const { code, detail, message } of reasons()) note(`${code}: ${message ?? detail}`);
   side.append(make("h2", "Where the mask comes from"));
   const facts = [["made", record.started ?? "–"], ["weights", (record.weights ?? "–").slice(0, 12)]];
   if (record.corrections) facts.push(["corrected by hand", record.corrections === 1 ? "once" : `${record.corrections} times`]);
