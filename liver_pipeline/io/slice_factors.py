@@ -37,13 +37,20 @@ def slice_factors(blocks: Array) -> npt.NDArray[np.float64]:
     if len(blocks) < 3:
         return factors
     beside, here = (blocks[2:] + blocks[:-2]) / 2, blocks[1:-1]
-    x, y = (part - part.mean(axis=1, keepdims=True) for part in (beside, here))
-    spread = (x * x).sum(axis=1)
-    slope = np.divide((x * y).sum(axis=1), spread, out=np.ones(len(here), dtype=np.float32), where=spread > 0)
-    before, after = np.abs(here - beside).mean(axis=1), np.abs(y - slope[:, None] * x).mean(axis=1)
-    off = np.abs(np.log(np.maximum(slope, 1e-3)))
-    told = (off > max(OFF, OFF_USUAL * float(np.median(off)))) & (after < LEFT * before)
-    most = np.pad(off, 1)  # a slice that is a multiple makes those beside it seem so, the other way round
-    told &= (off >= most[:-2]) & (off >= most[2:])
+    slope, left = _fit(beside, here)
+    before = np.abs(here - beside).mean(axis=1)
+    off, *sides = (
+        np.log(np.maximum(one, 1e-3)) for one in (slope, *(_fit(b, here)[0] for b in (blocks[:-2], blocks[2:])))
+    )
+    both = np.minimum(*(np.sign(off) * side for side in sides)) > OFF / 2  # not where a body begins, half of it beside
+    told = both & (np.abs(off) > max(OFF, OFF_USUAL * float(np.median(np.abs(off))))) & (left < LEFT * before)
     factors[1:-1][told] = slope[told]
     return factors
+
+
+def _fit(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return the slope of the line through each row's points, 1 where x is constant, and the mean distance from it."""
+    x, y = (part - part.mean(axis=1, keepdims=True) for part in (x, y))
+    spread = (x * x).sum(axis=1)
+    slope = np.divide((x * y).sum(axis=1), spread, out=np.ones(len(x), dtype=x.dtype), where=spread > 0)
+    return slope, np.abs(y - slope[:, None] * x).mean(axis=1)

@@ -140,6 +140,12 @@ def test_a_slice_times_a_factor_is_named_with_it(factor: float) -> None:
     assert finding.detail.startswith(f"slices 30: those beside it times {factor:.2f}")
 
 
+def test_a_body_that_begins_at_once_is_no_multiple_of_half_of_it() -> None:
+    array = np.full((24, 22, 20), -1000.0)
+    array[5:19, 5:17, 4:16] = 40 + 20 * np.random.default_rng(0).random((14, 12, 12))
+    assert found_in(array) == []
+
+
 def test_a_scan_that_fades_slice_by_slice_is_no_multiple_of_its_neighbours() -> None:
     array = phantom().astype(np.float64) + 1000.0
     array *= 0.98 ** np.arange(array.shape[2])
