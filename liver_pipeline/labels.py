@@ -1,10 +1,10 @@
-"""The label values, their names, and the array types of masks and label maps."""
+"""The label values, their names, and the types of arrays: masks, label maps, values with their scale."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,18 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 Spacing: TypeAlias = Sequence[float]  # mm along X, Y, Z
 
 LabelValues: TypeAlias = Mapping[Any, int | str]  # values on disk, in JSON as text, and what each means
+
+
+class Scaled(NamedTuple):
+    """A volume as it is stored: HU, or probabilities, are slope * array + intercept."""
+
+    array: npt.NDArray[Any]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def values(self, part: npt.NDArray[Any]) -> FloatArray:
+        """Return what a part of the array stands for."""
+        return part.astype(np.float64) * self.slope + self.intercept
 
 
 def meanings(values: Any) -> dict[int, int] | None:

@@ -14,6 +14,7 @@ from liver_pipeline.data.cases import Case, Split
 from liver_pipeline.data.loaders import one_core_each
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove, write_json
+from liver_pipeline.io.screen import with_bar
 from liver_pipeline.labels import CLASS_NAMES
 
 _CHOICES = ("fail", "skip")
@@ -86,8 +87,9 @@ def _say_what_is_twice(split: Split, scan_digest: Callable[[Mapping[str, Any]], 
     """Say which cases of different parts are one scan under two names: their scores say nothing."""
     seen: dict[str, tuple[str, str]] = {}
     twice = []
-    for part, case in ((part, case) for part, cases in split.items() for case in cases):
-        with contextlib.suppress(OSError):  # of a part that is not prepared
+    parts = [(part, case) for part, cases in split.items() for case in cases]
+    for part, case in with_bar(parts, "Comparing scans", "case"):  # those of a part that is not prepared are read whole
+        with contextlib.suppress(OSError):  # they may lie elsewhere
             other_part, other = seen.setdefault(scan_digest(case), (part, case["case"]))
             if other_part != part:
                 twice.append(f"{case['case']} ({part}) is {other} ({other_part})")
@@ -112,7 +114,7 @@ def _say_what_is_missing(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> No
         held: By part and case, which classes the case holds.
     """
     train = held.get("train", {})
-    blank = [case for case, classes in train.items() if not any(classes[1:])]
+    blank = [case for case, classes in train.items() if classes and not any(classes[1:])]
     if train and len(blank) == len(train):
         raise ValueError("no training case holds liver (1) or tumor (2); are these the label maps, is label_map right?")
     if blank:

@@ -148,8 +148,15 @@ def _disagreements(agreement: Mapping[str, float], limits: QualityThresholds) ->
         dice = agreement.get(region)
         matters = region == "liver" or agreement.get("most_tumor_ml", 0.0) >= limits.min_tumor_ml
         if dice is not None and dice < least and matters:
-            found.append((f"{region.upper()}_DISAGREEMENT", f"Dice {dice:.2f}, below {least:.2f}"))
+            found.append((f"{region.upper()}_DISAGREEMENT", f"Dice {_beyond(dice, least, digits=2)}"))
     return found
+
+
+def _beyond(value: float, limit: float, unit: str = "", digits: int = 0) -> str:
+    """Return ``0.61, below 0.80``, with as many digits as it takes to tell one from the other."""
+    while round(value, digits) == round(limit, digits):
+        digits += 1
+    return f"{value:.{digits}f}{unit}, {'below' if value < limit else 'above'} {limit:.{digits}f}"
 
 
 def _rules(facts: Mapping[str, Any], limits: QualityThresholds) -> list[tuple[str, str]]:
@@ -159,9 +166,9 @@ def _rules(facts: Mapping[str, Any], limits: QualityThresholds) -> list[tuple[st
         return [("NO_LIVER", "")]
     found = []
     if ml < limits.min_liver_ml:
-        found.append(("LIVER_SMALL", f"{ml:.0f} ml, below {limits.min_liver_ml:.0f}"))
+        found.append(("LIVER_SMALL", _beyond(ml, limits.min_liver_ml, " ml")))
     if ml > limits.max_liver_ml:
-        found.append(("LIVER_LARGE", f"{ml:.0f} ml, above {limits.max_liver_ml:.0f}"))
+        found.append(("LIVER_LARGE", _beyond(ml, limits.max_liver_ml, " ml")))
     if facts["largest_share"] < limits.min_largest_share:
         found.append(("LIVER_IN_PIECES", f"the largest is {facts['largest_share']:.0%} of it"))
     if facts["cut_share"] > limits.max_cut_share:
@@ -177,5 +184,5 @@ def _rules(facts: Mapping[str, Any], limits: QualityThresholds) -> list[tuple[st
     if hu is not None and not limits.min_hu <= hu <= limits.max_hu:
         found.append(("LIVER_HU", f"median {hu:.0f} HU, expected {limits.min_hu:.0f} to {limits.max_hu:.0f}"))
     if spread is not None and spread > limits.max_hu_spread:
-        found.append(("LIVER_NOISE", f"standard deviation {spread:.0f} HU, above {limits.max_hu_spread:.0f}"))
+        found.append(("LIVER_NOISE", f"standard deviation {_beyond(spread, limits.max_hu_spread, ' HU')}"))
     return found

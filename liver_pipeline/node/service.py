@@ -23,12 +23,12 @@ from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_file
 from liver_pipeline.node.delivery import append_row, deliver, is_straggler, last_changes, remove_expired
 from liver_pipeline.node.groups import Send, SeriesGroup, Wait, groups_of
 from liver_pipeline.node.inbox import Inbox
-from liver_pipeline.prediction.resume import hash_input
 
 logger = logging.getLogger(__name__)
 

@@ -55,7 +55,7 @@ def figure(title: str, content: str, caption: Cell) -> str:
 def picture(png: bytes, text: str, caption: Cell) -> str:
     """An embedded picture; ``text`` says what it shows to those who cannot see it."""
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    image = f'<img loading="lazy" alt="{escape(text)}" src="{source}">'
+    image = f'<img decoding="async" alt="{escape(text)}" src="{source}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 

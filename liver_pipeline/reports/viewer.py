@@ -29,7 +29,7 @@ from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map
-from liver_pipeline.labels import LabelValues
+from liver_pipeline.labels import LabelValues, Scaled
 from liver_pipeline.metrics.overlap import as_told
 from liver_pipeline.reports.viewer_volumes import Shown, encoded, shown_volumes
 from liver_pipeline.visualize.contours import contour_lines
@@ -186,9 +186,8 @@ def _described(
     return describe_label_map(
         labels["mask"],
         affine,
-        hu=array,
+        hu=Scaled(array, scan.slope, scan.intercept),
         reference=labels.get("reference"),
-        hu_scale=(scan.slope, scan.intercept),
         record=record,
         **sure,
     )

@@ -13,19 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.boxes import joint_box
-from liver_pipeline.labels import FloatArray, LabelMap
+from liver_pipeline.labels import LabelMap, Scaled
+from liver_pipeline.visualize.colours import CONTOUR_RGB, PREDICTION_RGB, REFERENCE_RGB
 from liver_pipeline.visualize.contours import outline, slice_contours
 
 HU_WINDOW = (-100.0, 200.0)
-REFERENCE_RGB = (0, 200, 255)  # blue and orange stay apart for colour-blind readers
-PREDICTION_RGB = (255, 150, 0)
-CONTOUR_RGB = {1: (255, 240, 90), 2: (255, 255, 255)}  # where the probability passes 0.2, and 0.8
 CASE_PIXELS, LESION_PIXELS = 340, 132
 LESION_MARGIN_MM = 18.0
 WRONG = ("missed", "invented")
 
 Image = npt.NDArray[np.uint8]
-Scaled = tuple[npt.NDArray[Any], float, float]  # stored values, slope, intercept
 ClassLevels = Mapping[str, npt.NDArray[np.uint8]]
 
 
@@ -158,6 +155,5 @@ def _shade(label: LabelMap) -> Image:
 
 def _windowed(scan: Scaled, z: int, pick: tuple[npt.NDArray[np.intp], ...]) -> Image:
     """HU of a slice inside the liver window as grey levels."""
-    values, slope, intercept = scan
-    hu: FloatArray = values[..., z][pick].astype(np.float64) * slope + intercept
+    hu = scan.values(scan.array[..., z][pick])
     return (np.clip((hu - HU_WINDOW[0]) / (HU_WINDOW[1] - HU_WINDOW[0]), 0, 1) * 255).astype(np.uint8)

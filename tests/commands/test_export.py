@@ -7,6 +7,7 @@ import logging
 import resource
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from liver_pipeline.bundle.compose import compose
 from liver_pipeline.bundle.folders import WEIGHTS
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.commands.export import export
+from liver_pipeline.evaluation.run_quality import QualityThresholds, RunQuality, read_quality, write_quality
 from liver_pipeline.networks.exporting import EXPORTERS, export_network
 from tests.small import COARSE, NETWORKS
 
@@ -87,12 +89,17 @@ def test_a_clean_bundle_predicts_alike_and_holds_nothing_of_a_case(tmp_path: Pat
                  "liver/split.json", "liver/out_of_fold/masks/MUELLER.nii.gz", "samples/MUELLER.png"):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("MUELLER")
+    knows = RunQuality(
+        QualityThresholds(max_hu=300.0), "validation", [{"case": "MUELLER", "liver_ml": 1.0}], temperature=1.5
+    )
+    write_quality(run, knows)
     done = export(run, tmp_path / "out", file_format="bundle")
     assert done.differing == 0
+    assert read_quality(tmp_path / "out") == replace(knows, cases=[])  # masks are judged, and are as sure, as the run's
     kept = ("train", "evaluate", "inference", "multi_gpu_train")
     stage = {"LICENSE", "docs/README.md", "models/model.pt", "configs/metadata.json"}
     stage |= {f"configs/{name}.yaml" for name in kept}
-    assert set(done.files) == stage | {f"liver/{name}" for name in stage}
+    assert set(done.files) == stage | {"quality.json"} | {f"liver/{name}" for name in stage}
     for path in (tmp_path / "out").rglob("*.*"):
         content = path.read_bytes().lower()
         assert b"mueller" not in content, path
@@ -108,6 +115,14 @@ def test_a_path_that_hides_in_a_component_is_refused_and_nothing_is_written(tmp_
     with pytest.raises(ValueError, match=r"has the path /data/MUELLER/list\.csv in 'more'"):
         export(run, tmp_path / "out", file_format="bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_export_says_what_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(make_run(tmp_path / "run", "cascade"), tmp_path / "out", file_format="torchscript")
+    said = capsys.readouterr().out.splitlines()
+    steps = ["writing liver.ts", "writing tumor.ts", "segmenting 3 phantoms"]
+    steps += [f"phantom {number}, {stage}: " for number in (1, 2, 3) for stage in ("liver", "tumor")]
+    assert [line for line, step in zip(said, steps, strict=True) if line.startswith(step)] == said
 
 
 def test_what_is_there_or_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
+from liver_pipeline.labels import Scaled
 from tests.dicom_files import one_slice, series
 
 RAS_1MM = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -114,7 +115,7 @@ def test_hu_and_confidence_are_taken_inside_the_lesion_only() -> None:
     hu[12, 13, 7] = 64
     confidence = np.where(label_map == 2, 0.9, 0.1)
     confidence[14, 16, 8] = 0.3
-    (lesion,) = describe_label_map(label_map, RAS_1MM, hu=hu, confidence=confidence)["lesions"]
+    (lesion,) = describe_label_map(label_map, RAS_1MM, hu=Scaled(hu), confidence=Scaled(confidence))["lesions"]
     assert lesion["mean_hu"] == pytest.approx(40 + 24 / 24)
     assert lesion["sd_hu"] == pytest.approx(np.sqrt(24.0**2 / 24 - 1))
     assert lesion["mean_confidence"] == pytest.approx((23 * 0.9 + 0.3) / 24)

@@ -20,13 +20,13 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as S
 
 from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.formats import hash_input
 from liver_pipeline.node.asking import instances_of
 from liver_pipeline.node.delivery import append_row
 from liver_pipeline.node.peers import Peer
 from liver_pipeline.node.receiving import receive
 from liver_pipeline.node.sending import send
 from liver_pipeline.node.service import NodeSettings, serve
-from liver_pipeline.prediction.resume import hash_input
 from tests.dicom_files import blank, ct
 from tests.ports import LOOPBACK, free_port
 from tests.prediction.test_folder_run import folder_run

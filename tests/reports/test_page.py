@@ -14,7 +14,8 @@ from liver_pipeline.reports.chart_frame import axis
 from liver_pipeline.reports.charts import bar_chart, bland_altman_chart, box_plot
 from liver_pipeline.reports.html import shown_number
 from liver_pipeline.reports.page import report_page
-from liver_pipeline.visualize.pictures import PREDICTION_RGB, REFERENCE_RGB, case_pictures
+from liver_pipeline.visualize.colours import PREDICTION_RGB, REFERENCE_RGB
+from liver_pipeline.visualize.pictures import case_pictures
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 VOID = {"meta", "img", "br"}
@@ -182,3 +183,13 @@ def test_box_plot_marks_every_case_and_counts_them() -> None:
 )
 def test_numbers_are_rounded_for_reading(value: float | None, text: str) -> None:
     assert shown_number(value) == text
+
+
+@pytest.mark.browser
+def test_a_page_that_is_printed_unseen_has_its_pictures(tmp_path: Path) -> None:
+    from tests.browser import browser_page
+
+    run(tmp_path)
+    with browser_page(webgl=False) as page:
+        page.goto((tmp_path / "out" / "report.html").as_uri())
+        assert b"/Subtype /Image" in page.pdf()

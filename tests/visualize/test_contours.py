@@ -18,8 +18,9 @@ from matplotlib.image import imread
 import liver_pipeline as lp
 from liver_pipeline.io.probabilities import LEVELS, read_probabilities
 from liver_pipeline.visualize import contours
+from liver_pipeline.visualize.colours import CONTOUR_RGB
 from liver_pipeline.visualize.contours import contour_lines
-from liver_pipeline.visualize.pictures import CONTOUR_RGB, case_pictures
+from liver_pipeline.visualize.pictures import case_pictures
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
 
