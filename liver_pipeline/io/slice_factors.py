@@ -36,7 +36,7 @@ def slice_factors(blocks: Array) -> npt.NDArray[np.float64]:
     factors = np.ones(len(blocks))
     if len(blocks) < 3:
         return factors
-    beside, here = (blocks[2:] + blocks[:-2]) / 2, blocks[1:-1]
+    beside, here = np.float32(0.5) * (blocks[2:] + blocks[:-2]), blocks[1:-1]
     slope, left = _fit(beside, here)
     before = np.abs(here - beside).mean(axis=1)
     off, *sides = (
