@@ -13,12 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCKS = 16  # along each axis of a slice
-OFF, OFF_USUAL, LEFT = 0.07, 4.0, 0.33  # the least change, times what is usual, share of the difference that is left
+OFF, OFF_USUAL, LEFT_OVER = (
+    0.07,
+    4.0,
+    0.33,
+)  # the least change, times what is usual, share of the difference that is left
 
-Array = npt.NDArray[np.float32]
+Blocks = npt.NDArray[np.float32]
 
 
-def block_means(values: npt.NDArray[Any]) -> Array:
+def block_means(values: npt.NDArray[Any]) -> Blocks:
     """Return the means of about 16x16 blocks a slice, shape (slices, blocks), of values (slices, rows, columns)."""
     count, *shape = values.shape
     y, x = (max(1, n // BLOCKS) for n in shape)
@@ -27,7 +31,7 @@ def block_means(values: npt.NDArray[Any]) -> Array:
     return np.asarray(blocks.mean(axis=2, dtype=np.float32).mean(axis=3).reshape(count, -1))
 
 
-def slice_factors(blocks: Array) -> npt.NDArray[np.float64]:
+def slice_factors(blocks: Blocks) -> npt.NDArray[np.float64]:
     """Return by what each slice is the mean of its two neighbours multiplied, and 1 where it is no multiple of them.
 
     Args:
@@ -43,12 +47,12 @@ def slice_factors(blocks: Array) -> npt.NDArray[np.float64]:
         np.log(np.maximum(one, 1e-3)) for one in (slope, *(_fit(b, here)[0] for b in (blocks[:-2], blocks[2:])))
     )
     both = np.minimum(*(np.sign(off) * side for side in sides)) > OFF / 2  # not where a body begins, half of it beside
-    told = both & (np.abs(off) > max(OFF, OFF_USUAL * float(np.median(np.abs(off))))) & (left < LEFT * before)
+    told = both & (np.abs(off) > max(OFF, OFF_USUAL * float(np.median(np.abs(off))))) & (left < LEFT_OVER * before)
     factors[1:-1][told] = slope[told]
     return factors
 
 
-def _fit(x: Array, y: Array) -> tuple[Array, Array]:
+def _fit(x: Blocks, y: Blocks) -> tuple[Blocks, Blocks]:
     """Return the slope of the line through each row's points, 1 where x is constant, and the mean distance from it."""
     x, y = (part - part.mean(axis=1, keepdims=True) for part in (x, y))
     spread = (x * x).sum(axis=1)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.io.findings import Finding, error, warning
-from liver_pipeline.io.slice_factors import block_means, slice_factors
+from liver_pipeline.io.slice_factors import Blocks, block_means, slice_factors
 
 SAMPLES, PLANE_SAMPLES = 64, 24  # along each axis of a slice, of a plane across the slices
 FEWEST = 8  # slices; of fewer nothing is usual
@@ -38,8 +38,6 @@ ALIKE, APART_HU = 0.8, 8.0  # the next slice but one against the next one, and w
 BRIGHTER_HU, BRIGHTER_SCATTER, BRIGHTER_SHARE, BRIGHTER_SLICES = 4.0, 1.5, 0.9, 16
 AROUND = 5  # slices on either side
 COPIED_SHARE, DRAWN_SHARE = 0.5, 0.7  # of slices; of voxels equal to the next one, 0.3 in scans of 8 bits
-
-Array = npt.NDArray[np.float32]
 
 
 def slice_findings(
@@ -123,7 +121,7 @@ def _drawn(samples: npt.NDArray[Any]) -> bool:
     return bool(np.count_nonzero(filled & (here == there)) > DRAWN_SHARE * np.count_nonzero(filled))
 
 
-def _levels(samples: npt.NDArray[Any], slope: float, intercept: float, in_hu: bool) -> Array:
+def _levels(samples: npt.NDArray[Any], slope: float, intercept: float, in_hu: bool) -> Blocks:
     """Return the mean of each block, 0 to ``SPAN``, shape (slices, blocks): HU above -200, or of percentiles."""
     low, high = LOWEST_HU, HIGHEST_HU
     if not in_hu:
@@ -137,7 +135,7 @@ def _levels(samples: npt.NDArray[Any], slope: float, intercept: float, in_hu: bo
 
 
 def _jumps(
-    levels: Array,
+    levels: Blocks,
     factors: npt.NDArray[np.float64],
     kept: npt.NDArray[np.intp],
     in_hu: bool,
@@ -213,7 +211,7 @@ def _usual(change: npt.NDArray[np.float64]) -> npt.NDArray[np.floating]:
     return _medians(around, beside & (around > 0))
 
 
-def _shift(levels: Array, body: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
+def _shift(levels: Blocks, body: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
     """Return the median difference between neighbours where both hold body; 0 where that is in few blocks."""
     both = body[1:] & body[:-1]
     both[both.sum(axis=1) < FEWEST_BLOCKS] = False
