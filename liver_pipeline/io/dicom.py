@@ -19,8 +19,9 @@ from liver_pipeline.io.dicom_checks import (
     refuse_missing,
     refuse_mixed,
 )
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.dicom_files import series_sha256
-from liver_pipeline.io.dicom_headers import Slice, quietly
+from liver_pipeline.io.dicom_headers import Slice
 from liver_pipeline.io.dicom_kinds import field_findings, kind_findings, rescale_findings
 from liver_pipeline.io.dicom_parts import parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
