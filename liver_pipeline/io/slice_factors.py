@@ -13,11 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCKS = 16  # along each axis of a slice
-OFF, OFF_USUAL, LEFT_OVER = 0.07, 4.0, 0.33  # least change, times what is usual, share of the difference that is left
-    0.07,
-    4.0,
-    0.33,
-)  # the least change, times what is usual, share of the difference that is left
+OFF, OFF_USUAL, LEFT_OVER = 0.07, 4.0, 0.33  # the least change, times what is usual, share of the difference left
 
 Blocks = npt.NDArray[np.float32]
 
