@@ -12,14 +12,13 @@ from filelock import FileLock, Timeout
 
 from liver_pipeline.io.files import disk_is_full, remove, remove_abandoned
 
-
-class CacheError(RuntimeError):
-    """The cache, not a case, is why the work cannot go on."""
-
-
 REMEMBERED = "sources"  # folder of what is remembered of scans
 ENTRY_NAME = "[0-9a-f]" * 32  # a pattern for what this package names
 WRITERS = 8  # runs that may fill the room side by side: each looks again before it has used its share of what is left
+
+
+class CacheError(RuntimeError):
+    """The cache, not a case, is why the work cannot go on."""
 
 
 @contextlib.contextmanager

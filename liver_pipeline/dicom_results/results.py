@@ -13,7 +13,7 @@ from liver_pipeline.dicom_results.source import labels_on, read_source
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
-from liver_pipeline.io.dicom_headers import quietly
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.file_names import DICOM_ENDINGS, case_name
 from liver_pipeline.io.files import whole_file, whole_folder
 from liver_pipeline.io.findings import IntakeError, refuse

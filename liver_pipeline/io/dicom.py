@@ -19,9 +19,10 @@ from liver_pipeline.io.dicom_checks import (
     refuse_missing,
     refuse_mixed,
 )
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.dicom_files import series_sha256
-from liver_pipeline.io.dicom_headers import Slice, quietly
-from liver_pipeline.io.dicom_kinds import kind_findings, rescale_findings
+from liver_pipeline.io.dicom_headers import Slice
+from liver_pipeline.io.dicom_kinds import field_findings, kind_findings, rescale_findings
 from liver_pipeline.io.dicom_parts import parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_place import DicomPlace, look_again, opened_place
@@ -134,7 +135,7 @@ def _volume(
     refuse_mixed(path, chosen)
     findings += [*conflict_findings(chosen), *woven_findings(chosen), *parts_elsewhere(path, chosen)]
     chosen = _sorted(chosen)
-    findings += place_findings(chosen)
+    findings += [*place_findings(chosen), *field_findings(chosen)]
     if len(chosen) < 2:
         findings.append(_single(path, chosen[0]))
     return place, chosen, findings

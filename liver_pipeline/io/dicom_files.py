@@ -14,7 +14,8 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.dicom_headers import OUTLINES, file_name, series_uid_in, series_uid_of, slice_sha256, sop_class
+from liver_pipeline.io.dicom_classes import OUTLINES, series_uid_in, series_uid_of, slice_sha256, sop_class
+from liver_pipeline.io.dicom_headers import file_name
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.paths import listed
 from liver_pipeline.io.remembering import remembers

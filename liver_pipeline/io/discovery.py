@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.dicom_headers import may_be_slice
+from liver_pipeline.io.dicom_classes import may_be_slice
 from liver_pipeline.io.file_names import (
     CAPTURES,
     MASK_SUFFIXES,

@@ -20,13 +20,15 @@ FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}  # what `format` 
 PICTURE_MASK = ".png"  # of a picture, whatever the format of other masks
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", PICTURE_MASK)
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
+EDITED = ".edited"  # stands before the suffix of what belongs to a mask that was corrected in the app
 
 # Of what lies beside the mask <case>.nii.gz, or was made of one.
 PROBABILITIES = ".probabilities.nii.gz"
+RECORD, DESCRIPTION, SCORES, PAGE = ".json", ".description.json", ".scores.json", ".html"
 CAPTURES = ".sc"  # a folder of secondary captures
 DICOM_ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}
 SLICER = ".seg.nrrd"  # a segmentation of 3D Slicer
-RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
+RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, EDITED) for s in MASK_SUFFIXES))
 
 NAME_BYTES = 255  # of a file's name, on most file systems
 

@@ -16,7 +16,7 @@ from threading import Lock
 import pydicom
 from pydicom.dataset import Dataset
 
-from liver_pipeline.io.dicom_headers import quietly
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.files import remove, remove_temporary, sync, whole_file
 from liver_pipeline.io.remembering import remembers
 

@@ -15,7 +15,17 @@ from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.clocks import Beginning
 from liver_pipeline.io.discovery import ScanInput
-from liver_pipeline.io.file_names import FORMATS, PICTURE_MASK, PICTURE_SUFFIXES, PROBABILITIES, case_name, fitting_name
+from liver_pipeline.io.file_names import (
+    DESCRIPTION,
+    FORMATS,
+    PAGE,
+    PICTURE_MASK,
+    PICTURE_SUFFIXES,
+    PROBABILITIES,
+    RECORD,
+    case_name,
+    fitting_name,
+)
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.paths import relative
 from liver_pipeline.io.probabilities import probabilities_record
@@ -85,17 +95,17 @@ class FolderCase(RunningCase):
     @property
     def provenance(self) -> Path:
         """The JSON file beside the mask."""
-        return self._beside(".json")
+        return self._beside(RECORD)
 
     @property
     def description(self) -> Path:
         """The clinical table beside the mask, where it was asked for."""
-        return self._beside(".description.json")
+        return self._beside(DESCRIPTION)
 
     @property
     def page(self) -> Path:
         """The viewer's page beside the mask, where it was asked for."""
-        return self._beside(".html")
+        return self._beside(PAGE)
 
     @property
     def probabilities(self) -> Path:

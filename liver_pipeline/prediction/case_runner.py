@@ -147,7 +147,7 @@ class CaseRunner:
     def show_probabilities(self) -> None:
         """Keep the probabilities of each case until its page is drawn, in eight bits; masks stay the same."""
         self.shown = True
-        self.inferer.probabilities = True  # type: ignore[attr-defined]
+        self.inferer.probabilities = True  # type: ignore[attr-defined]  # MONAI's have none to keep
 
     def prepare(self, case: RunningCase) -> None:
         """Read a case, unless its source is a scan already, and preprocess it.

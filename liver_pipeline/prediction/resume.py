@@ -12,7 +12,17 @@ from typing import Any
 from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.file_names import DICOM_ENDINGS, PICTURE_MASK, PROBABILITIES, STALE, case_name, fitting_name
+from liver_pipeline.io.file_names import (
+    DESCRIPTION,
+    DICOM_ENDINGS,
+    PAGE,
+    PICTURE_MASK,
+    PROBABILITIES,
+    RECORD,
+    STALE,
+    case_name,
+    fitting_name,
+)
 from liver_pipeline.io.files import remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
 from liver_pipeline.io.formats import hash_input
@@ -22,7 +32,7 @@ from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = (*DICOM_ENDINGS.values(), PROBABILITIES, ".description.json", ".html", ".json")  # beside a mask
+ENDINGS = (*DICOM_ENDINGS.values(), PROBABILITIES, DESCRIPTION, PAGE, RECORD)  # beside a mask
 TOLD_MASK = re.compile(rb'"mask_sha256": "([0-9a-f]{64})"')  # in tables, and in the data of pages
 
 

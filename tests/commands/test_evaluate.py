@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from click.testing import CliRunner
 
 from liver_pipeline.cli import main
 from liver_pipeline.commands.evaluate import evaluate
-from liver_pipeline.evaluation.pairing import find_pairs
+from liver_pipeline.evaluation.pairing import Pair, find_pairs
+from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.file_names import case_name, lits_case_name
 from liver_pipeline.io.probabilities import write_probabilities
@@ -421,6 +423,19 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
     save(tmp_path / "prob" / "a.nii.gz", np.full(label.shape, 3.0, np.float32))
     metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
     assert metrics["failures"]["a"]["code"] == "PROBABILITY_RANGE"
+
+
+def test_pictures_show_the_scan_where_there_is_one_on_the_grid(tmp_path: Path) -> None:
+    pred, label = scene()
+    pair = Pair("a", save(tmp_path / "pred.nii.gz", pred), save(tmp_path / "label.nii.gz", label))
+    scan = np.random.default_rng(0).integers(-100, 200, label.shape).astype(np.int16)
+    images = [
+        save(tmp_path / "scan.nii.gz", scan),
+        save(tmp_path / "short.nii.gz", scan[:-1]),
+        tmp_path / "none.nii.gz",
+    ]
+    plain, *shown = (pair_picture(replace(pair, image=image))["case"] for image in (None, *images))
+    assert shown[0] != plain == shown[1] == shown[2]
 
 
 def test_reliability_with_and_without_the_temperature_of_the_run(tmp_path: Path) -> None:
