@@ -26,7 +26,7 @@ from liver_pipeline.inferers.cascade import LIVER_SHARE, CascadeInferer
 from liver_pipeline.inferers.members import Network
 from liver_pipeline.inferers.progress import progress_part
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.files import plain, remove, remove_abandoned, temporary_name, write_json
+from liver_pipeline.io.files import plain, remove, remove_abandoned, telling_of, temporary_name, write_json
 from liver_pipeline.io.memory import scan_in_memory
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import CLASS_NAMES, LabelMap
@@ -93,7 +93,8 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
     runner = _runner(folder)
     remove_abandoned(target.parent)
     part = target.with_name(temporary_name())
-    part.mkdir(parents=True)
+    with telling_of(target, part):
+        part.mkdir(parents=True)
     try:
         if file_format == BUNDLE:
             write_clean_copy(folder, part)
