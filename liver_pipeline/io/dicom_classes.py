@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -87,6 +88,15 @@ def may_be_slice(path: Path) -> bool:
     """Return whether the file is DICOM and of a class that can be a slice."""
     with path.open("rb") as file:
         return head_of_slice(path, file.read(PREAMBLE))
+
+
+def slice_sha256(path: Path) -> str | None:
+    """Return the sha256 of a file that can be a slice, None for any other. It is opened once."""
+    with path.open("rb") as file:
+        if not head_of_slice(path, file.read(PREAMBLE)):
+            return None
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def head_of_slice(path: Path, head: bytes) -> bool:
