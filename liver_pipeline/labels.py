@@ -1,10 +1,10 @@
-"""The label values, their names, and the array types of masks and label maps."""
+"""The label values, their names, and the types of arrays: masks, label maps, values with their scale."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,18 @@ Spacing: TypeAlias = Sequence[float]  # mm along X, Y, Z
 LabelValues: TypeAlias = Mapping[Any, int | str]  # values on disk, in JSON as text, and what each means
 
 
+class Scaled(NamedTuple):
+    """A volume as it is stored: HU, or probabilities, are slope * array + intercept."""
+
+    array: npt.NDArray[Any]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def values(self, part: npt.NDArray[Any]) -> FloatArray:
+        """Return what a part of the array stands for."""
+        return part.astype(np.float64) * self.slope + self.intercept
+
+
 def meanings(values: Any) -> dict[int, int] | None:
     """Return the class of each value on disk; None if ``values`` say no such thing, or name neither liver nor tumor.
 
@@ -33,13 +45,13 @@ def meanings(values: Any) -> dict[int, int] | None:
     """
     if not isinstance(values, Mapping) or not all(type(part) in (int, str) for pair in values.items() for part in pair):
         return None
-    said = [(_number(value), MEANINGS.get(meaning)) for value, meaning in values.items()]
+    said = [(label_value(value), MEANINGS.get(meaning)) for value, meaning in values.items()]
     known = {number: meaning for number, meaning in said if 0 <= number <= LARGEST_VALUE and meaning is not None}
     return known if len(known) == len(values) and any(known.values()) else None
 
 
-def _number(value: int | str) -> int:
-    """Return a number, or that of a text of few digits; -1 for any other text."""
+def label_value(value: int | str) -> int:
+    """Return the value of a label map as it is written, a number or a text of few digits; -1 for any other text."""
     if isinstance(value, int):
         return value
     return int(value) if re.fullmatch("[0-9]{1,5}", value) else -1

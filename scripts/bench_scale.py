@@ -355,11 +355,11 @@ def serve_as_node(folder: Path) -> dict[str, float]:
     from liver_pipeline.dicom_results.results import DicomResults
     from liver_pipeline.io.clocks import Ages
     from liver_pipeline.io.findings import refuse
+    from liver_pipeline.io.formats import hash_input
     from liver_pipeline.io.ledger import LEDGER, Ledger
     from liver_pipeline.node.delivery import last_changes
     from liver_pipeline.node.inbox import Inbox, hashed
     from liver_pipeline.node.service import Memory, NodeSettings, work
-    from liver_pipeline.prediction.resume import hash_input
 
     def segment(cases: list[dict[str, Any]], masks: Path) -> None:
         masks.mkdir(exist_ok=True)

@@ -355,6 +355,17 @@ def test_focal_tversky_refuses_what_makes_no_sense(arguments: dict[str, Any]) ->
         FocalTverskyLoss(**arguments)
 
 
+def test_liver_tumor_loss_equals_the_worked_value() -> None:
+    """Each voxel is said to be background by 0.5, liver by 0.3, tumor by 0.2; the second sample is background alone."""
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1, 1).expand(2, 3, 2, 2, 2)
+    target = torch.zeros(2, 1, 2, 2, 2)
+    target[0, 0, 0] = torch.tensor([[1, 1], [2, 2]])
+    cross_entropy = -(12 * math.log(0.5) + 2 * math.log(0.3) + 5 * math.log(0.2)) / (12 + 2 + 5)  # tumor weighs 2.5
+    liver = (1 - (2 * 4 * 0.5 + 100) / (8 * 0.5 + 4 + 100) + 1 - 100 / (8 * 0.5 + 100)) / 2
+    tumor = 1 - (2 * 2 * 0.2 + 50) / (16 * 0.2 + 2 + 50)  # over both samples
+    assert float(LiverTumorLoss()(logits, target)) == pytest.approx(cross_entropy + liver + 0.7 * tumor)
+
+
 # --- references that outline livers without their tumors ---
 
 EVERY_LOSS: dict[str, Callable[[], nn.Module]] = {

@@ -13,20 +13,13 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
-from liver_pipeline.app.cases import CANCELLED, MAX_CASES, UPLOADING, CaseFolder
-from liver_pipeline.app.downloads import (
-    DICOM,
-    DOWNLOADS,
-    EVERYTHING,
-    OF_THE_MASK_NOW,
-    attachment,
-    download,
-)
+from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder
+from liver_pipeline.app.downloads import DICOM, DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download
 from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.rows import CaseRows
 from liver_pipeline.app.runs import Model
 from liver_pipeline.app.supervisor import Supervisor
-from liver_pipeline.app.uploads import Refusal, refuse_bomb, store
+from liver_pipeline.app.uploads import Refusal, refuse_bomb, refuse_too_many, store
 from liver_pipeline.io.files import remove
 from liver_pipeline.io.paths import printable
 
@@ -109,8 +102,7 @@ def add_cases(app: FastAPI, cases: CaseFolder, supervisor: Supervisor, choices: 
         if not chosen or (run and run not in chosen):
             raise Refusal(400, "NO_SUCH_RUN", f"the runs are {', '.join(chosen) or 'none'}")
         cases.drop_abandoned(ABANDONED_SECONDS)
-        if len(cases.ids()) >= MAX_CASES:
-            raise Refusal(413, "TOO_MANY_CASES", f"the app holds {MAX_CASES} cases; delete some")
+        refuse_too_many(cases, 1)
         try:
             case = cases.create(printable(name) or source or "scan", *chosen[run or next(iter(chosen))], source=source)
         except ValueError as reason:

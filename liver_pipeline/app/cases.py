@@ -15,6 +15,7 @@ from typing import Any
 from liver_pipeline.app.data_folder import DataFolder
 from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.discovery import ScanInput
+from liver_pipeline.io.file_names import EDITED
 from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.io.remembering import remembers
 
@@ -23,7 +24,6 @@ UPLOADING, STARTED, CANCELLED, ENDED = "uploading", "started", "cancelled", "end
 LOST = "PREDICT_FAILED"
 MAX_CASES = 10_000
 CASE_NAME = "[0-9a-f]{16}"
-EDITED = ".edited"  # stands before the ending of what belongs to a corrected mask
 
 
 class NoSuchCase(KeyError):

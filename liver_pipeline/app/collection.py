@@ -10,6 +10,7 @@ from liver_pipeline.app.cases import CaseFolder, json_or_nothing
 from liver_pipeline.app.corrections import scan_of
 from liver_pipeline.data.converted import write_volume
 from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.file_names import RECORD
 from liver_pipeline.io.files import disk_is_full, link_or_copy, whole_folder
 from liver_pipeline.io.records import reader_of
 
@@ -49,7 +50,7 @@ def collect_cases(cases: CaseFolder, folder: Path) -> dict[str, str]:
                 told[case] = f"{found.code}: {found.detail}"
                 continue
             link_or_copy(cases.result(case, f"{cases.kind(case)}.nii.gz"), new / "labels" / f"{case}.nii.gz")
-            scan = json_or_nothing(cases.result(case, ".json")).get("input", {}).get("sha256") or case
+            scan = json_or_nothing(cases.result(case, RECORD)).get("input", {}).get("sha256") or case
             patients.append((case, scan[:16]))
             told[case] = ""
         if not patients:
@@ -73,5 +74,5 @@ def _put_scan(cases: CaseFolder, case: str, images: Path) -> None:
     if suffix and scan.path.is_file():
         link_or_copy(scan.path, images / f"{case}{suffix}")
     else:
-        reader = reader_of(json_or_nothing(cases.result(case, ".json")))
+        reader = reader_of(json_or_nothing(cases.result(case, RECORD)))
         write_volume(images / f"{case}.nii.gz", reader.scan(scan.path, series=scan.series, why=scan.why))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from liver_pipeline.app.cases import EDITED, CaseFolder, json_or_nothing
+from liver_pipeline.app.cases import CaseFolder, json_or_nothing
 from liver_pipeline.app.edits import Edit, changes, lay_on
 from liver_pipeline.app.judging import score_and_draw
 from liver_pipeline.app.uploads import Refusal, full_disk_refused
@@ -16,7 +16,7 @@ from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.clocks import now
 from liver_pipeline.io.discovery import ScanInput
-from liver_pipeline.io.file_names import DICOM_ENDINGS
+from liver_pipeline.io.file_names import DESCRIPTION, DICOM_ENDINGS, EDITED, PAGE, RECORD, SCORES
 from liver_pipeline.io.files import plain, remove, write_json
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.paths import is_there
@@ -24,7 +24,7 @@ from liver_pipeline.io.patient_axes import to_ras
 from liver_pipeline.io.records import reader_of
 from liver_pipeline.io.volumes import read_label_map, write_label_map
 
-MADE = (".description.json", ".scores.json", ".html", *DICOM_ENDINGS.values())  # of a corrected mask
+MADE = (DESCRIPTION, SCORES, PAGE, *DICOM_ENDINGS.values())  # of a corrected mask
 
 
 def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
@@ -58,7 +58,7 @@ def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
             _remove(cases, case, MADE)
             record["output"] = {"path": edited.name, "sha256": sha256}
             record["edits"][-1]["output_sha256"] = sha256
-            write_json(cases.result(case, f"{EDITED}.json"), plain(record))
+            write_json(cases.result(case, f"{EDITED}{RECORD}"), plain(record))
 
         detail = "no space is left; what was drawn is still on the page: free some space and save it again"
         with full_disk_refused(detail):
@@ -67,7 +67,7 @@ def save_edit(cases: CaseFolder, case: str, edit: Edit) -> None:
 
 def _record(cases: CaseFolder, case: str, edit: Edit) -> dict[str, Any]:
     """Return the provenance of a new correction, but for what it changed and what came out."""
-    network, earlier = (json_or_nothing(cases.result(case, f"{kind}.json")) for kind in ("", EDITED))
+    network, earlier = (json_or_nothing(cases.result(case, f"{kind}{RECORD}")) for kind in ("", EDITED))
     steps = earlier.get("edits", [])
     made = [number for number, step in enumerate(steps, 1) if step["output_sha256"] == edit.made_from]
     moment = now()
@@ -95,7 +95,7 @@ def take_back(cases: CaseFolder, case: str) -> None:
     with cases.results:
         if not cases.kind(case):
             raise Refusal(404, "NOT_FOUND", "the case has no correction")
-        _remove(cases, case, (".nii.gz", ".json", *MADE))
+        _remove(cases, case, (".nii.gz", RECORD, *MADE))
 
 
 def _remove(cases: CaseFolder, case: str, endings: Iterable[str]) -> None:
@@ -121,8 +121,8 @@ def measured(cases: CaseFolder, case: str, *, dicom: bool = False) -> None:
         mask, original = (cases.result(case, f"{kind}.nii.gz") for kind in (EDITED, ""))
         if not mask.exists():
             return
-        page, table = (cases.result(case, f"{EDITED}{ending}") for ending in (".html", ".description.json"))
-        network = json_or_nothing(cases.result(case, ".json"))
+        page, table = (cases.result(case, f"{EDITED}{ending}") for ending in (PAGE, DESCRIPTION))
+        network = json_or_nothing(cases.result(case, RECORD))
         scan, reader = scan_of(cases, case), reader_of(network)
         if not page.exists():
             write_json(table, plain(describe(mask, scan.path, reader=reader, series=scan.series)))

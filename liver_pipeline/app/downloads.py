@@ -11,22 +11,22 @@ from typing import Any
 from fastapi import Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from liver_pipeline.app.cases import EDITED, CaseFolder
+from liver_pipeline.app.cases import CaseFolder
 from liver_pipeline.app.uploads import Refusal
-from liver_pipeline.io.file_names import DICOM_ENDINGS
+from liver_pipeline.io.file_names import DESCRIPTION, DICOM_ENDINGS, EDITED, PAGE, RECORD, SCORES
 from liver_pipeline.reports.viewer import POLICY
 
 DOWNLOADS = {  # name: what the file is called behind the case's name, and its type
     "mask.nii.gz": (".nii.gz", "application/gzip"),
-    "record.json": (".json", "application/json"),
-    "table.json": (".description.json", "application/json"),
-    "scores.json": (".scores.json", "application/json"),
-    "page.html": (".html", "text/html"),
+    "record.json": (RECORD, "application/json"),
+    "table.json": (DESCRIPTION, "application/json"),
+    "scores.json": (SCORES, "application/json"),
+    "page.html": (PAGE, "text/html"),
     "seg.dcm": (DICOM_ENDINGS["seg"], "application/dicom"),
     "sr.dcm": (DICOM_ENDINGS["sr"], "application/dicom"),
     "captures.zip": (DICOM_ENDINGS["sc"], "application/zip"),  # a folder on disk
     "edited.nii.gz": (f"{EDITED}.nii.gz", "application/gzip"),
-    "edited.json": (f"{EDITED}.json", "application/json"),
+    "edited.json": (f"{EDITED}{RECORD}", "application/json"),
 }
 DICOM = ("seg.dcm", "sr.dcm", "captures.zip")
 OF_THE_MASK_NOW = ("table.json", "scores.json", "page.html", *DICOM)  # of the corrected mask, where there is one

@@ -8,6 +8,7 @@ from liver_pipeline.evaluation.pairing import CaseError, Pair
 from liver_pipeline.evaluation.scoring import score_as_meant
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.failures import finding_of
+from liver_pipeline.io.file_names import PAGE, SCORES
 from liver_pipeline.io.files import plain, write_json
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.reader import ScanReader
@@ -39,6 +40,6 @@ def score_and_draw(
         except (IntakeError, CaseError) as reason:
             why = reason if isinstance(reason, CaseError) else finding_of(reason)
             scores, reference = {"error": f"The reference was not used ({why.code}): {why.detail}"}, None
-        write_json(mask.with_name(f"{stem}.scores.json"), plain(scores))
-    page = mask.with_name(f"{stem}.html")
+        write_json(mask.with_name(f"{stem}{SCORES}"), plain(scores))
+    page = mask.with_name(f"{stem}{PAGE}")
     write_viewer_page(page, scan.path, mask, reference, reader=reader, series=scan.series, original=original)

@@ -11,8 +11,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from liver_pipeline.app.cases import CASE_NAME, EDITED, ENDED, LOST, STARTED, CaseFolder, json_or_nothing
+from liver_pipeline.app.cases import CASE_NAME, ENDED, LOST, STARTED, CaseFolder, json_or_nothing
 from liver_pipeline.app.downloads import DOWNLOADS
+from liver_pipeline.io.file_names import DESCRIPTION, EDITED, RECORD, SCORES
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.remembering import Stamp, remembers, stamp_of
 
@@ -83,7 +84,7 @@ class CaseRows:
 
     def _figures(self, case: str, there: Results) -> Row:
         kind = EDITED if f"{EDITED}.nii.gz" in there else ""
-        endings = (f"{kind}{end}" for end in (".description.json", ".json", ".scores.json"))
+        endings = (f"{kind}{end}" for end in (DESCRIPTION, RECORD, SCORES))
         table, record, scores = (
             json_or_nothing(self.cases.result(case, ending)) if ending in there else {} for ending in endings
         )

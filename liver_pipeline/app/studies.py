@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from liver_pipeline.app.cases import MAX_CASES, STARTED, CaseFolder, NoSuchCase
-from liver_pipeline.app.uploads import Refusal
+from liver_pipeline.app.cases import STARTED, CaseFolder, NoSuchCase
+from liver_pipeline.app.uploads import refuse_too_many
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.files import link_or_copy, remove, write_json
 from liver_pipeline.io.paths import printable
@@ -34,8 +34,7 @@ def split_study(cases: CaseFolder, case: str, volumes: Sequence[ScanInput]) -> l
         Refusal: TOO_MANY_CASES.
         OSError: If something cannot be written.
     """
-    if len(cases.ids()) + len(volumes) > MAX_CASES:
-        raise Refusal(413, "TOO_MANY_CASES", f"the app holds {MAX_CASES} cases; delete some")
+    refuse_too_many(cases, len(volumes))
     note = cases.note(case)
     titles = [" ".join(printable(one.title).split())[:150] for one in volumes]
     told = []

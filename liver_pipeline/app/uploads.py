@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from starlette.requests import ClientDisconnect
 
+from liver_pipeline.app.cases import MAX_CASES, CaseFolder
 from liver_pipeline.io.file_names import PICTURE_SUFFIXES
 from liver_pipeline.io.files import DISK_FULL, whole_file
 from liver_pipeline.io.findings import IntakeError
@@ -32,6 +33,12 @@ class Refusal(ValueError):
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
         self.status, self.code = status, code
+
+
+def refuse_too_many(cases: CaseFolder, more: int) -> None:
+    """Raise Refusal TOO_MANY_CASES where the app would hold too many with so many more."""
+    if len(cases.ids()) + more > MAX_CASES:
+        raise Refusal(413, "TOO_MANY_CASES", f"the app holds {MAX_CASES} cases; delete some")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from liver_pipeline.hints import did_you_mean
 
 # What plain values of YAML are, in words; of all other types nothing is known.
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", NoneType: "null"}
+EXACT = 2**53  # below, a float tells whole numbers apart
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def check_arguments(config: Mapping[str, Any]) -> None:
@@ -62,10 +64,6 @@ def _check_component(path: str, component: Mapping[str, Any], built: Any) -> Non
             raise ValueError(f"{path}::{name} is {shown(value)}; expected {' or '.join(_words(hint))}, for {target}")
         if name == "prob" and isinstance(value, (int, float)) and not 0 <= value <= 1:
             raise ValueError(f"{path}::{name} is {shown(value)}; expected a number from 0 to 1, for {target}")
-
-
-EXACT = 2**53  # below, a float tells whole numbers apart
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -18,6 +18,8 @@ _REFERENCE = re.compile(r"(?:@|^%)(\w+)")
 _ONE_KEY = re.compile(r"@\w+(::\w+)*")
 _MACRO_FILE = re.compile(r"%.*\.(json|ya?ml)\b")
 _SHOWN = 80  # characters of a value in a message
+LIVER_HU = (-100, 300)  # of a CT, fat or full of contrast
+SEES_LIVERS = f"that holds HU of livers, some of {LIVER_HU[0]} to {LIVER_HU[1]}, or the network sees nothing"
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,6 @@ class Relation:
     keys: tuple[str, ...]
     holds: Callable[..., Any]
     says: str
-
-
-LIVER_HU = (-100, 300)  # of a CT, fat or full of contrast
-SEES_LIVERS = f"that holds HU of livers, some of {LIVER_HU[0]} to {LIVER_HU[1]}, or the network sees nothing"
 
 
 def _sees_livers(hu: tuple[float, float]) -> bool:

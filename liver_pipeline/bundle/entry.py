@@ -18,6 +18,7 @@ from liver_pipeline.io.tables import text_of
 
 TEXT_TAG = "tag:yaml.org,2002:str"
 NULLS = ("", "~", "null", "Null", "NULL")
+MOST_NESTED = 50  # blocks and lists in each other; what an anchor puts into itself is deeper
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the first is libyaml's
@@ -33,7 +34,6 @@ for _kind, _pattern in (
     ("float", r"[-+]?(\d[\d_]*)?(\d\.|\.\d|\d(?=[eE]))[\d_]*([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789"))
-MOST_NESTED = 50  # blocks and lists in each other; what an anchor puts into itself is deeper
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -37,13 +37,12 @@ def _finished_epoch(run_dir: Path) -> int | None:
     if not (run_dir / "configs" / "train.yaml").is_file():
         return None
     config = read_config(run_dir / "configs" / "train.yaml")
-    limits = [config.get(key) for key in ("max_epochs", "early_stop_patience")]
+    max_epochs, patience = config.get("max_epochs"), config.get("early_stop_patience")
     state = peek_latest(run_dir / "models")
-    if state is None or not all(isinstance(limit, int) for limit in limits) or "early_stop" not in state:
+    if state is None or not isinstance(max_epochs, int) or not isinstance(patience, int) or "early_stop" not in state:
         return None
     epoch: int = state["epoch"]
-    done = is_finished(epoch, limits[0], state["early_stop"], limits[1])  # type: ignore[arg-type]
-    return epoch if done else None
+    return epoch if is_finished(epoch, max_epochs, state["early_stop"], patience) else None
 
 
 def is_trained(run_dir: Path) -> bool:

@@ -54,8 +54,9 @@ def refuse_idle(source: str, pairs: Mapping[str, Any], configs: Collection[Mappi
     Raises:
         ValueError: For the first; the message has its name.
     """
-    idle = [(config, idle_keys(config)) for config in configs]
-    for key in (key for key, value in pairs.items() if value is not None):
+    asked = [key for key, value in pairs.items() if value is not None]
+    idle = [(config, idle_keys(config)) for config in configs] if asked else []
+    for key in asked:
         names = {root_of(key), root_of(key).removeprefix("liver_")}
         having = [(config, unused) for config, unused in idle if names & config.keys()]
         if having and all(names & config.keys() <= unused for config, unused in having):

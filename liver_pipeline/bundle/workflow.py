@@ -25,6 +25,12 @@ from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import plain
 from liver_pipeline.io.tables import read_json
 
+# Keys that are set for one run and decide nothing of what a mask is, beside those that only say where and how to run.
+_OWN = {
+    "dataset", "evaluator", "case_runner", "run", "initialize", "finalize", "checked", "imports",
+    "cases", "split", "part", "score", "protocol", "liver_only",
+}  # fmt: skip
+
 
 def read_run(run_dir: str | Path, workflow: str) -> dict[str, Any]:
     """Read ``RUN/configs/<workflow>.yaml``.
@@ -97,11 +103,6 @@ def load_config(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any]
         network = check_network(config) if suits else None
         try_parts(config, network if trains else None, roots)
     return config
-
-
-# Keys that are set for one run and decide nothing of what a mask is, beside those that only say where and how to run.
-_OWN = {"dataset", "evaluator", "case_runner", "run", "initialize", "finalize", "checked", "imports"}
-_OWN |= {"cases", "split", "part", "score", "protocol", "liver_only"}
 
 
 def _told(config: Mapping[str, Any], pairs: Mapping[str, Any]) -> str:

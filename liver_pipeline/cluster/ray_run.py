@@ -24,11 +24,11 @@ from liver_pipeline.io.clocks import Beginning, now
 from liver_pipeline.io.discovery import ScanInput
 from liver_pipeline.io.file_names import FORMATS
 from liver_pipeline.io.files import remove, temporary_name
+from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.prediction.case import FolderCase
 from liver_pipeline.prediction.pipeline import Bar
 from liver_pipeline.prediction.plan import plan_cases, refuse_collisions, refuse_other_formats
-from liver_pipeline.prediction.resume import hash_input
 from liver_pipeline.prediction.summary import Summary, say_end, summary_of
 
 logger = logging.getLogger(__name__)

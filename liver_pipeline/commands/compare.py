@@ -36,7 +36,7 @@ from liver_pipeline.comparison.tables import Comparison, FailedRun
 from liver_pipeline.evaluation.pairing import Pair
 from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.failures import finding_of
-from liver_pipeline.io.files import write_text
+from liver_pipeline.io.files import remove_abandoned, write_text
 from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.tables import read_json, write_table
@@ -84,6 +84,7 @@ def compare(
             raise ValueError(f"{key} is a part of split_fractions, the same for all; give it whole")
     contestants = name_contestants(experiments, networks, layers or {})
     plan = ComparisonPlan(Path(out_dir), contestants, layers or {}, seeds, folds, overrides)
+    remove_abandoned(plan.out_dir)
     classes, failed = merge_contestants(plan)
     make_shared_splits(plan)
     results: list[RunResult] = []
@@ -105,7 +106,7 @@ def _run(plan: ComparisonPlan, trial: Trial, classes: int, title: str) -> RunRes
     folder = plan.out_dir / trial.name
     steps: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = [
         ("training", _train, (folder, trial, plan.split_file(trial.fold), dict(plan.overrides))),
-        ("evaluation", _evaluate, (folder,)),
+        ("evaluation", _evaluate, (folder, plan.tested_labels(trial.fold))),
     ]
     for stage, work, arguments in steps:
         tqdm.write(f"{title}: {stage}")
@@ -167,11 +168,11 @@ def _train(folder: Path, trial: Trial, split_file: Path, overrides: dict[str, An
     train(folder, layers, experiment=contestant.experiment, overrides=values, split=shared, workflows=RUN)
 
 
-def _evaluate(folder: Path) -> None:
-    """Segment the test cases that are not yet segmented, and score anew where a mask has changed."""
+def _evaluate(folder: Path, labels: Sequence[str]) -> None:
+    """Segment the test cases that are not yet segmented, and score anew where a mask or a reference has changed."""
     wanted = {"probabilities": True, "describe": True, "overwrite": True}
     run_workflow(folder, "evaluate", {**wanted, "run": ["$@evaluator.run()"]})
-    if not is_scored(folder / METRICS, folder / MASKS / LEDGER):
+    if not is_scored(folder / METRICS, folder / MASKS / LEDGER, labels):
         run_workflow(folder, "evaluate", {**wanted, "run": ["%score"]})
 
 

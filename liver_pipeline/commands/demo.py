@@ -14,7 +14,8 @@ from liver_pipeline.data.phantoms import draw_phantom
 from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import read_label_map, read_scan
-from liver_pipeline.visualize.pictures import case_pictures
+from liver_pipeline.labels import Scaled
+from liver_pipeline.visualize.pictures import case_picture
 
 UNSEEN = (100, 101, 102)  # numbers, and seeds, of phantoms that the network has not seen
 
@@ -57,7 +58,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False) -> None:
 def _scores(masks: Path, reference: Path, evaluation: Path, scans: Path) -> dict[str, Any]:
     """Score the masks, unless that was done."""
     written = evaluation / "metrics.json"
-    if is_scored(written, masks / LEDGER):
+    if is_scored(written, masks / LEDGER, reference.glob("*.nii.gz")):
         known: dict[str, Any] = read_json(written)
         return known
     return evaluate(masks, reference, evaluation, image_dir=scans, overwrite=written.is_file())
@@ -68,5 +69,5 @@ def _save_overlay(number: int, folder: Path) -> None:
     scan = read_scan(folder / "scans" / f"volume-{number}.nii.gz")
     pred = read_label_map(folder / "masks" / f"volume-{number}.nii.gz").array
     label = read_label_map(folder / "reference" / f"segmentation-{number}.nii.gz").array
-    drawn = case_pictures(pred, label, scan.spacing, [], (scan.array, scan.slope, scan.intercept))
+    drawn = case_picture(pred, label, scan.spacing, Scaled(scan.array, scan.slope, scan.intercept))
     (folder / "evaluation" / f"overlay-{number}.png").write_bytes(drawn["case"])

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -24,16 +23,18 @@ from liver_pipeline.causes import as_raised
 from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.evaluation.run_quality import QUALITY_FILE, read_quality, write_quality
 from liver_pipeline.geometry.boxes import bounding_box, widen
-from liver_pipeline.inferers import CascadeInferer
+from liver_pipeline.inferers.cascade import LIVER_SHARE, CascadeInferer
 from liver_pipeline.inferers.members import Network
+from liver_pipeline.inferers.progress import progress_part
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.files import TEMPORARY, plain, remove, write_json
+from liver_pipeline.io.files import plain, remove, remove_abandoned, telling_of, temporary_name, write_json
 from liver_pipeline.io.memory import scan_in_memory
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import CLASS_NAMES, LabelMap
 from liver_pipeline.networks.exporting import EXPORTERS, IMAGE, LOGITS, Exporter, export_network
 from liver_pipeline.prediction.case import RunningCase, as_label_map
 from liver_pipeline.prediction.case_runner import CaseRunner
+from liver_pipeline.prediction.pipeline import network_bar
 from liver_pipeline.prediction.provenance import versions
 
 BUNDLE = "bundle"
@@ -92,8 +93,10 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
     if target.exists():
         raise FileExistsError(f"{target} is there already; choose another folder")
     runner = _runner(folder)
-    part = target.with_name(TEMPORARY.format(uuid4().hex))
-    part.mkdir(parents=True)
+    remove_abandoned(target.parent)
+    part = target.with_name(temporary_name())
+    with telling_of(target, part):
+        part.mkdir(parents=True)
     try:
         if file_format == BUNDLE:
             write_clean_copy(folder, part)
@@ -150,6 +153,7 @@ def _write_networks(
         assert isinstance(network, torch.nn.Module)
         prefix, place = (PREFIX, LIVER_STAGE) if stage == LIVER_STAGE else ("", "")
         shape = [int(config.get(f"{prefix}in_channels", config["in_channels"])), *config[f"{prefix}roi_size"]]
+        tqdm.write(f"writing {stage}{exporter.suffix}, and comparing its logits with the network's")
         runs[stage], how = export_network(network, shape, part / f"{stage}{exporter.suffix}", exporter)
         classes = int(config.get(f"{prefix}num_classes", config["num_classes"]))
         stages.append(
@@ -197,12 +201,17 @@ def _compare(runner: CaseRunner, other: CaseRunner, networks: Mapping[str, Netwo
         ValueError: If less than ``LEAST_AGREEMENT`` of a stage's labels agree.
     """
     counts: dict[str, list[tuple[int, int, int]]] = {stage: [] for stage in networks}
-    for seed in tqdm(PHANTOMS, unit="phantom", disable=None, leave=False):
-        scan = _phantom(seed, runner)
-        first, second = _labels(runner, _networks(runner), scan), _labels(other, networks, scan)
-        for stage, labels in first.items():
-            differing = int(np.count_nonzero(labels != second[stage]))
-            counts[stage].append((labels.size, int(np.count_nonzero(labels)), differing))
+    tqdm.write(f"segmenting {len(PHANTOMS)} phantoms with the run and with what was written")
+    with network_bar():
+        for number, seed in enumerate(PHANTOMS):
+            scan, labels = _phantom(seed, runner), []
+            for turn, (one, its) in enumerate(((runner, _networks(runner)), (other, networks)), 2 * number):
+                with progress_part(turn / (2 * len(PHANTOMS)), (turn + 1) / (2 * len(PHANTOMS))):
+                    labels.append(_labels(one, its, scan))
+            for stage, first in labels[0].items():
+                differing = int(np.count_nonzero(first != labels[1][stage]))
+                counts[stage].append((first.size, int(np.count_nonzero(first)), differing))
+                tqdm.write(f"phantom {number + 1}, {stage}: {differing} of {first.size} labels differ")
     for stage, rows in counts.items():
         voxels, _, differing = (sum(column) for column in zip(*rows, strict=True))
         if differing > (1 - LEAST_AGREEMENT) * voxels:
@@ -230,7 +239,9 @@ def _labels(runner: CaseRunner, networks: Mapping[str, Network], scan: Scan) -> 
     with torch.no_grad():
         if isinstance(inferer, CascadeInferer):
             coarse = inferer.liver_preprocessing({"image": image})["image"]
-            found[LIVER_STAGE] = inferer.liver_inferer(coarse.unsqueeze(0), networks[LIVER_STAGE])
+            with progress_part(0.0, LIVER_SHARE):
+                found[LIVER_STAGE] = inferer.liver_inferer(coarse.unsqueeze(0), networks[LIVER_STAGE])
         last = next(stage for stage in networks if stage != LIVER_STAGE)
-        found[last] = inferer(image.unsqueeze(0), networks[last])  # type: ignore[arg-type]  # any callable will do
+        with progress_part(LIVER_SHARE, 1.0):
+            found[last] = inferer(image.unsqueeze(0), networks[last])  # type: ignore[arg-type]  # any callable will do
     return {stage: as_label_map(labels[0]) for stage, labels in found.items()}

@@ -18,7 +18,7 @@ from liver_pipeline.bundle.parent import begun_with
 from liver_pipeline.commands.train import finished, train, wanted_configs
 from liver_pipeline.data.splits import make_split, split_content
 from liver_pipeline.io.checkpoints import peek_latest
-from liver_pipeline.io.files import move_aside, write_json
+from liver_pipeline.io.files import move_aside, remove_abandoned, write_json
 from liver_pipeline.io.locks import lock_run
 from liver_pipeline.io.tables import clean_name, read_json, write_table
 
@@ -66,6 +66,7 @@ def train_folds(
         raise ValueError(f"fold {fold} of {folds}: they are counted from 0")
     cache_dir = str((run_dir / "cache").absolute())  # each case is prepared once for all folds
     shared = {"cache_dir": cache_dir, **(overrides or {}), "folds": folds}
+    remove_abandoned(run_dir)
 
     def own_config(number: int) -> dict[str, Any]:
         folder, own = run_dir / f"fold{number}", {**shared, "fold": number}

@@ -11,7 +11,7 @@ from liver_pipeline.reports.status import read_status, status_page
 
 logger = logging.getLogger(__name__)
 
-PAGE = "status.html"  # in the folder of masks
+STATUS_PAGE = "status.html"  # in the folder of masks
 
 
 def status(masks: str | Path) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def status(masks: str | Path) -> dict[str, Any]:
     """
     found = read_status(Path(masks))
     try:
-        write_text(Path(masks) / PAGE, status_page(found))
+        write_text(Path(masks) / STATUS_PAGE, status_page(found))
     except OSError as reason:  # who may only read the folder sees the lines
-        logger.warning("%s cannot be written: %s", Path(masks) / PAGE, reason)
+        logger.warning("%s cannot be written: %s", Path(masks) / STATUS_PAGE, reason)
     return found

@@ -25,6 +25,8 @@ from liver_pipeline.labels import LIVER
 def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choice:
     """Segment the validation cases without post-processing, choose the steps that help, and write them into the run.
 
+    The same call again segments only what is new or changed: scan, weights, or settings other than those steps.
+
     Args:
         run_dir: A trained run. ``tuning/`` in it gets the raw masks and ``postprocessing.csv``, the table of all
             trials; ``postprocessing`` in its inference and evaluate configs is replaced; a copy of them is kept in
@@ -45,8 +47,8 @@ def tune_postprocessing(run_dir: str | Path, *, min_gain: float = 0.001) -> Choi
         if not cases:
             raise ValueError(f"{run_dir / 'split.json'} has no validation case; post-processing is chosen on those")
         folder = run_dir / "tuning"
-        raw = {"part": "val", "output_dir": str(folder.resolve()), "postprocessing::transforms": []}
-        summary = run_workflow(run_dir, "evaluate", {**raw, "protocol": "plain", "overwrite": True})[0]
+        raw = {"part": "val", "output_dir": str(folder.resolve()), "postprocessing::transforms": [], "overwrite": True}
+        (summary,) = run_workflow(run_dir, "evaluate", {**raw, "run": ["$@evaluator.run()"]})
         if summary.failed:
             raise ValueError(
                 f"{summary.failed} validation cases could not be segmented; see {folder / 'masks/ledger.jsonl'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ class Trial:
 
 @dataclass
 class ComparisonPlan:
-    """All that a comparison is about."""
+    """All that a comparison is about; :func:`merge_contestants` finds cases and, by contestant, shares of a split."""
 
     out_dir: Path
     contestants: Sequence[Contestant]
@@ -57,6 +58,7 @@ class ComparisonPlan:
     folds: int | None
     overrides: Mapping[str, Any]
     cases: list[Case] = field(default_factory=list)
+    fractions: dict[str, list[float]] = field(default_factory=dict)
 
     def tested(self) -> Sequence[int | None]:
         """The folds that are tested in turn; None alone where one part is held out."""
@@ -72,6 +74,11 @@ class ComparisonPlan:
     def split_file(self, fold: int | None) -> Path:
         """The split that all experiments share."""
         return self.out_dir / ("split.json" if fold is None else f"split-fold{fold}.json")
+
+    def tested_labels(self, fold: int | None) -> list[str]:
+        """The references of the cases that are tested."""
+        tested = set(read_json(self.split_file(fold))["cases"]["test"])
+        return [case["label"] for case in self.cases if case["case"] in tested]
 
 
 def name_contestants(
@@ -98,7 +105,8 @@ def name_contestants(
 def merge_contestants(plan: ComparisonPlan) -> tuple[dict[str, int], list[FailedRun]]:
     """Return the number of classes of each contestant that can be composed and built, and those that cannot.
 
-    The cases of the data set are found on the way. What is wrong with all of them is raised.
+    The cases of the data set, and how each would split them, are found on the way. What is wrong with all of them is
+    raised.
     """
     classes: dict[str, int] = {}
     failed: list[FailedRun] = []
@@ -118,19 +126,39 @@ def merge_contestants(plan: ComparisonPlan) -> tuple[dict[str, int], list[Failed
         if not classes:
             plan.cases = parser.get_parsed_content("cases")
         classes[contestant.name] = parser.get_parsed_content("num_classes")
+        plan.fractions[contestant.name] = list(parser.get_parsed_content("split_fractions"))
     if not classes:
         assert first is not None
         raise first
     return classes, failed
 
 
+def shared_fractions(fractions: Mapping[str, list[float]]) -> list[float]:
+    """Return the shares of train, val and test for all: those that contestants name, or the default.
+
+    Args:
+        fractions: By contestant.
+
+    Raises:
+        ValueError: If they name different ones.
+    """
+    default: list[float] = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
+    own = {name: shares for name, shares in fractions.items() if shares != default}
+    wanted = next(iter(own.values()), default)
+    if any(shares != wanted for shares in own.values()):
+        named = ", ".join(f"{name}: {shares}" for name, shares in own.items())
+        for_all = f"split_fractions={json.dumps(wanted, separators=(',', ':'))}"
+        raise ValueError(
+            f"the experiments name different split_fractions ({named}); give one for all, such as {for_all}"
+        )
+    return wanted
+
+
 def make_shared_splits(plan: ComparisonPlan) -> None:
     """Write the splits that are not there; refuse those of an earlier call with other settings."""
-    default = read_config(share_dir("configs") / "train.yaml")["split_fractions"]
-    wanted = plan.overrides.get("split_fractions", default)
-    fractions = ConfigParser({"split_fractions": wanted}).get_parsed_content("split_fractions")
     if plan.folds is not None and plan.folds < LEAST_FOLDS:
         raise ValueError(f"{plan.folds} folds; at least {LEAST_FOLDS}: one to test, one to validate, the rest to train")
+    fractions = [] if plan.folds else shared_fractions(plan.fractions)
     plan.out_dir.mkdir(parents=True, exist_ok=True)
     for fold in plan.tested():
         settings = {"fractions": fractions} if fold is None else {"folds": plan.folds, "fold": fold}
@@ -139,7 +167,10 @@ def make_shared_splits(plan: ComparisonPlan) -> None:
             stored = read_json(path)
             there = stored.get("settings") if isinstance(stored, Mapping) else None
             if there != settings:
-                raise ValueError(f"{path} was made with {there}, not {settings}; choose another OUT_DIR")
+                raise ValueError(
+                    f"{path} was made with {there}, not {settings}; choose another OUT_DIR, or say split_fractions or "
+                    f"--folds as there"
+                )
             continue
         if fold is None or plan.folds is None:
             split = make_split(plan.cases, fractions=fractions)

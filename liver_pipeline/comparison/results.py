@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from liver_pipeline.io.file_names import DESCRIPTION, RECORD
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.metrics.comparisons import FIGURES, case_values
 from liver_pipeline.metrics.shapes import SIZE_CLASSES
@@ -88,8 +89,8 @@ def read_results(
     for case in sorted({*metrics["cases"], *failures}):
         figures = dict.fromkeys(FIGURES) if case in failures else case_values(metrics["cases"][case])
         row = {**who, "case": case, "patient": patients[case], "failure": failures.get(case), **figures}
-        table = _read_json(folder / MASKS / f"{case}.description.json")
-        row |= _costs(_read_json(folder / MASKS / f"{case}.json"))
+        table = _read_json(folder / MASKS / f"{case}{DESCRIPTION}")
+        row |= _costs(_read_json(folder / MASKS / f"{case}{RECORD}"))
         row |= {f"predicted_{key}": table.get("liver", {}).get(key) for key in ("tumor_ml", "tumor_burden")}
         rows.append(row)
         tumors += [{**who, "case": case, **lesion} for lesion in table.get("lesions", [])]

@@ -6,7 +6,7 @@ import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from monai.data import Dataset, MetaTensor
 from tqdm import tqdm
 
 from liver_pipeline.data.cache_key import case_digest, digest_of, recipe_digest
-from liver_pipeline.data.cache_room import Room, writing_to
+from liver_pipeline.data.cache_room import REMEMBERED, Room, writing_to
 from liver_pipeline.io.checksums import DamagedFileError, verify_archive
 from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.files import remove, whole_file
@@ -23,6 +23,16 @@ from liver_pipeline.io.files import remove, whole_file
 FORMAT = 1  # of the files
 SUFFIX = ".pt"
 Item = dict[str, Any]
+
+
+class _Entry(NamedTuple):
+    """A prepared case: its file, the digests of its scan and of that with the label map, and what the latter holds."""
+
+    path: Path
+    scan: str
+    content: str
+    held_classes: list[bool]
+    unnamed_labels: str
 
 
 class CaseCache:
@@ -53,7 +63,7 @@ class CaseCache:
         self.order = [int(axis) for axis in np.argsort(window, kind="stable")]
         self.recipe = digest_of([FORMAT, self.order, recipe_digest(self.transforms)])
         self.room = Room(self.folder, suffix=SUFFIX, max_bytes=max_gb * 1e9)
-        self._paths: dict[str, Path] = {}  # by case, once prepared
+        self._entries: dict[str, _Entry] = {}  # by case, once prepared
 
     def path(self, case: Mapping[str, Any]) -> Path:
         """Return the file of a case as its scans are now, whether it is there or not.
@@ -61,7 +71,7 @@ class CaseCache:
         Raises:
             OSError: If a scan cannot be read.
         """
-        return self.folder / f"{digest_of([self.recipe, case_digest(case, self.folder / 'sources')])}{SUFFIX}"
+        return self.folder / f"{digest_of([self.recipe, case_digest(case, self.folder / REMEMBERED)])}{SUFFIX}"
 
     def scan_digest(self, case: Mapping[str, Any]) -> str:
         """Return what tells the scan of a case from others: a digest of its files, whatever they are called.
@@ -69,7 +79,24 @@ class CaseCache:
         Raises:
             OSError: If it cannot be read.
         """
-        return case_digest({"image": case["image"]}, self.folder / "sources")
+        known = self._entries.get(case["case"])
+        return self._scan(case) if known is None else known.scan
+
+    def _scan(self, case: Mapping[str, Any]) -> str:
+        return case_digest({"image": case["image"]}, self.folder / REMEMBERED)
+
+    def content_digest(self, case: Mapping[str, Any]) -> str:
+        """Return what tells a case from what it was before: a digest of scan and label map, and what its values mean.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        known = self._entries.get(case["case"])
+        return self._content(case) if known is None else known.content
+
+    def _content(self, case: Mapping[str, Any]) -> str:
+        told = {name: case[name] for name in ("image", "label", "label_map") if name in case}
+        return case_digest(told, self.folder / REMEMBERED)
 
     def prepare(self, case: Mapping[str, Any]) -> None:
         """See to it that a case is in the cache, whole; one that is there is compared with its checksums.
@@ -83,48 +110,55 @@ class CaseCache:
         lock = FileLock(path.with_suffix(".lock"))
         with writing_to(self.folder):
             self.room.claim(path.stem)
-        if not self._is_whole(path):
+        if self._fault(path) is not None:
             with writing_to(self.folder):
                 lock.acquire()
             try:
-                if not self._is_whole(path):
+                if (fault := self._fault(path)) is not None:
+                    if fault:
+                        tqdm.write(f"{path} is damaged ({fault}) and is built again")
                     self._build(case, path)
             finally:
                 lock.release()
             with writing_to(self.folder):
                 remove(path.with_suffix(".lock"))
-        self._paths[case["case"]] = path
+        item = read_entry(path)
+        held = [len(indices) > 0 for indices in item.get("label_cls_indices", ())]
+        digests = self._scan(case), self._content(case)
+        self._entries[case["case"]] = _Entry(path, *digests, held, item.get("unnamed_labels", ""))
 
     def load(self, case: Mapping[str, Any]) -> Item:
         """Return a prepared case; its volumes are mapped from disk, and writing to them does not change the file."""
-        if case["case"] not in self._paths:
-            self.prepare(case)
         try:
-            return read_entry(self._paths[case["case"]])
+            return read_entry(self._entry(case).path)
         except FileNotFoundError:  # removed by hand
             self.prepare(case)
-            return read_entry(self._paths[case["case"]])
+            return read_entry(self._entry(case).path)
 
     def held_classes(self, case: Mapping[str, Any]) -> list[bool]:
-        """Tell which classes a prepared case holds, by what ``ClassesToIndicesd`` found in its label map."""
-        return [len(indices) > 0 for indices in self.load(case)["label_cls_indices"]]
+        """Tell which classes a case holds, by what ``ClassesToIndicesd`` found in its label map."""
+        return self._entry(case).held_classes
 
     def unnamed_labels(self, case: Mapping[str, Any]) -> str:
-        """Tell which values of a prepared case's label map became background, not being named; "" for none."""
-        told: str = self.load(case).get("unnamed_labels", "")
-        return told
+        """Tell which values of a case's label map became background, not being named; "" for none."""
+        return self._entry(case).unnamed_labels
 
-    def _is_whole(self, path: Path) -> bool:
+    def _entry(self, case: Mapping[str, Any]) -> _Entry:
+        if case["case"] not in self._entries:
+            self.prepare(case)
+        return self._entries[case["case"]]
+
+    def _fault(self, path: Path) -> str | None:
+        """Return what is wrong with a file of the cache, "" where it is not there, None where it is whole."""
         try:
             verify_archive(path)
             with writing_to(self.folder):
                 os.utime(path)  # used now
         except FileNotFoundError:
-            return False
+            return ""
         except DamagedFileError as error:
-            tqdm.write(f"{path} is damaged ({error}) and is built again")
-            return False
-        return True
+            return str(error)
+        return None
 
     def _build(self, case: Mapping[str, Any], path: Path) -> None:
         item = dict(case)

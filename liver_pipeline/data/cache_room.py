@@ -10,15 +10,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from liver_pipeline.io.files import disk_is_full, remove
+from liver_pipeline.io.files import disk_is_full, remove, remove_abandoned
+
+REMEMBERED = "sources"  # folder of what is remembered of scans
+ENTRY_NAME = "[0-9a-f]" * 32  # a pattern for what this package names
+WRITERS = 8  # runs that may fill the room side by side: each looks again before it has used its share of what is left
 
 
 class CacheError(RuntimeError):
     """The cache, not a case, is why the work cannot go on."""
-
-
-ENTRY_NAME = "[0-9a-f]" * 32  # a pattern for what this package names
-WRITERS = 8  # runs that may fill the room side by side: each looks again before it has used its share of what is left
 
 
 @contextlib.contextmanager
@@ -64,6 +64,8 @@ class Room:
     def claim(self, name: str) -> None:
         """Say that this process needs the file of this name (without suffix) until it ends."""
         if self._names is None:
+            for folder in (self.folder, self.folder / REMEMBERED):
+                remove_abandoned(folder)
             (self.folder / "in_use").mkdir(parents=True, exist_ok=True)
             self._names = self.folder / "in_use" / f"{uuid.uuid4().hex}.names"
             self._lock = FileLock(self._names.with_suffix(".lock"), thread_local=False)

@@ -18,12 +18,11 @@ from liver_pipeline.dicom_results.segmentation import MANUFACTURER, stamp
 from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import LabelMap
-from liver_pipeline.visualize.contours import outline
+from liver_pipeline.visualize.contours import draw_outlines
 from liver_pipeline.visualize.pictures import HU_WINDOW
 
 CAPTURE_SERIES = 9003
 LEAST_PIXELS = 512  # of the longer side: below it the text would not fit
-LIVER_LINE_RGB, TUMOR_LINE_RGB = (0, 220, 90), (255, 150, 0)
 WARNING = "RESEARCH, NOT FOR DIAGNOSIS"
 TEXT_PIXELS = 15
 
@@ -86,8 +85,7 @@ def _enlarged(plane: npt.NDArray[np.uint8], times: int) -> npt.NDArray[np.uint8]
 def _drawn(grey: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], lines: list[str]) -> npt.NDArray[np.uint8]:
     """Return grey values (rows, columns) as RGB with outlines, the warning below, the other lines above."""
     picture = np.repeat(grey[..., None], 3, axis=-1)
-    for mask, colour in ((labels >= 1, LIVER_LINE_RGB), (labels == 2, TUMOR_LINE_RGB)):
-        picture[outline(mask)] = colour
+    draw_outlines(picture, labels)
     image = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(TEXT_PIXELS)
     look: dict[str, Any] = {"font": font, "fill": "white", "stroke_width": 1, "stroke_fill": "black"}

@@ -13,10 +13,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from liver_pipeline.dicom_results.origin import Origin
 from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.labels import LabelMap
+from liver_pipeline.visualize.colours import CLASS_RGB
 
 MANUFACTURER = "liver-pipeline"
 SEGMENTATION_SERIES = 9001
-COLORS = {1: (70.0, -35.0, 40.0), 2: (65.0, 40.0, 60.0)}  # CIELab: green, orange
 
 
 def build_segmentation(
@@ -92,7 +92,7 @@ def _segment(label: int, origin: Origin) -> Any:
         "algorithm_type": "AUTOMATIC" if origin.automatic else "SEMIAUTOMATIC",
         "algorithm_identification": algorithm,
         "tracking_uid": origin.uid(f"segment {label}"),
-        "display_color": hd.color.CIELabColor(*COLORS[label]),
+        "display_color": hd.color.CIELabColor.from_rgb(*CLASS_RGB[label]),
     }
     if label == 1:
         return hd.seg.SegmentDescription(

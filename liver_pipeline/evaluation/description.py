@@ -23,7 +23,7 @@ from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.records import reader_of, record_of
 from liver_pipeline.io.volumes import Scan, read_label_map
-from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues
+from liver_pipeline.labels import LIVER_OR_TUMOR, LabelMap, LabelValues, Scaled
 
 NEED_LIVER = ("liver_with_tumor_ml", "liver_without_tumor_ml", "tumor_burden")
 NO_SEGMENTS = "no Couinaud map was given"
@@ -90,12 +90,11 @@ def describe(
     table = describe_label_map(
         turned,
         affine,
-        hu=on_grid(labels, ct),
+        hu=_scaled(labels, ct),
         reference=on_grid(labels, truth),
         segments=on_grid(labels, couinaud),
         no_segments=doubt,
         resect=resect,
-        hu_scale=(ct.slope, ct.intercept) if ct else (1.0, 0.0),
         record=record,
         **sure,
     )
@@ -123,6 +122,12 @@ def _segments(mask: Scan, segments: Path | str | None) -> tuple[Scan | None, dic
         return None, None, f"{NOT_ESTIMATED}: {refusal.findings[0].detail}"
 
 
+def _scaled(mask: Scan, other: Scan | None) -> Scaled | None:
+    """Return a scan on the grid of a mask, with its scale."""
+    array = on_grid(mask, other)
+    return None if other is None or array is None else Scaled(array, other.slope, other.intercept)
+
+
 def lesion_confidence(mask: Scan, classes: Mapping[str, Scan], record: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what :func:`describe_label_map` takes of probabilities, calibrated where the record knows how.
 
@@ -137,8 +142,7 @@ def lesion_confidence(mask: Scan, classes: Mapping[str, Scan], record: Mapping[s
         return {}
     temperature = None if better is None or record is None else record["confidence"]["temperature"]
     return {
-        "confidence": on_grid(mask, probability),
-        "confidence_scale": (probability.slope, probability.intercept),
+        "confidence": _scaled(mask, probability),
         "calibration": {"temperature": temperature, "reason": None if better else why_uncalibrated(record)},
     }
 
@@ -147,14 +151,12 @@ def describe_label_map(
     label_map: LabelMap,
     affine: Affine,
     *,
-    hu: npt.NDArray[Any] | None = None,
+    hu: Scaled | None = None,
     reference: npt.NDArray[Any] | None = None,
-    confidence: npt.NDArray[Any] | None = None,
+    confidence: Scaled | None = None,
     segments: npt.NDArray[Any] | None = None,
     no_segments: str = NO_SEGMENTS,
     resect: Sequence[int] = (),
-    hu_scale: tuple[float, float] = (1.0, 0.0),
-    confidence_scale: tuple[float, float] = (1.0, 0.0),
     record: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -169,8 +171,6 @@ def describe_label_map(
         segments: Couinaud segments 1 to 8 of the same shape.
         no_segments: Why there are none.
         resect: Numbers of segments to resect.
-        hu_scale: Slope and intercept that make HU of ``hu``.
-        confidence_scale: Slope and intercept that make probabilities of ``confidence``.
         record: What ``predict`` wrote beside the mask.
         calibration: Of ``confidence``: ``temperature``, or None and the ``reason``.
 
@@ -192,9 +192,7 @@ def describe_label_map(
         label_map,
         affine,
         hu=hu,
-        hu_scale=hu_scale,
         confidence=confidence,
-        confidence_scale=confidence_scale,
         matches=matches,
         segments=segments,
     )

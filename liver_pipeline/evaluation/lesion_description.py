@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from liver_pipeline.evaluation.segments import segment_shares
 from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.geometry.boxes import Box, bounding_box, joint_box
-from liver_pipeline.labels import FloatArray, LabelMap
+from liver_pipeline.labels import FloatArray, LabelMap, Scaled
 from liver_pipeline.metrics.detection import group_status
 from liver_pipeline.metrics.lesions import ComponentMap, components, find_lesions, match_lesions
 from liver_pipeline.metrics.shapes import LesionShape, lesion_shapes
@@ -23,10 +23,8 @@ def describe_lesions(
     label_map: LabelMap,
     affine: Affine,
     *,
-    hu: npt.NDArray[Any] | None = None,
-    hu_scale: tuple[float, float] = (1.0, 0.0),
-    confidence: npt.NDArray[Any] | None = None,
-    confidence_scale: tuple[float, float] = (1.0, 0.0),
+    hu: Scaled | None = None,
+    confidence: Scaled | None = None,
     matches: Sequence[str] | None = None,
     segments: npt.NDArray[Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -36,9 +34,7 @@ def describe_lesions(
         label_map: Labels 0, 1, 2, shape (X, Y, Z), axes along right, anterior, superior.
         affine: Voxel index to RAS mm.
         hu: Scan of the same shape.
-        hu_scale: Slope and intercept that make HU of ``hu``.
         confidence: Tumor probability of the same shape.
-        confidence_scale: Slope and intercept that make probabilities of ``confidence``.
         matches: Result of :func:`match_status`.
         segments: Couinaud segments 1 to 8 of the same shape.
 
@@ -54,8 +50,8 @@ def describe_lesions(
     depths = _depths(label_map, shapes, spacing) if shapes and (label_map[box] == 1).any() else None
     rows = []
     for shape in shapes:
-        units = _values(hu, shape, hu_scale)
-        sure = _values(confidence, shape, confidence_scale)
+        units = _values(hu, shape)
+        sure = _values(confidence, shape)
         row = _row(shape, affine, label_map.shape)
         row["distance_to_surface_mm"] = None if depths is None else depths[shape.id - 1]
         row["mean_hu"] = None if units is None else float(units.mean())
@@ -134,6 +130,6 @@ def _depths(label_map: LabelMap, shapes: Sequence[LesionShape], spacing: tuple[f
     return depths
 
 
-def _values(values: npt.NDArray[Any] | None, shape: LesionShape, scale: tuple[float, float]) -> FloatArray | None:
-    """Return the scaled values inside one lesion, shape (N,)."""
-    return None if values is None else values[shape.box][shape.mask].astype(np.float64) * scale[0] + scale[1]
+def _values(scaled: Scaled | None, shape: LesionShape) -> FloatArray | None:
+    """Return the values inside one lesion, shape (N,)."""
+    return None if scaled is None else scaled.values(scaled.array[shape.box][shape.mask])

@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 
 from liver_pipeline.evaluation.confidence import probability_case, shown_levels
 from liver_pipeline.evaluation.lesion_description import centroid_mm
@@ -18,15 +16,17 @@ from liver_pipeline.evaluation.pairing import CaseError, Failure, Pair
 from liver_pipeline.geometry.affines import GRID_CLOSE, GRID_SAME, corner_shift_mm, spacing_of
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.formats import read_stored
 from liver_pipeline.io.patient_axes import to_ras
 from liver_pipeline.io.probabilities import read_probabilities
 from liver_pipeline.io.records import record_of
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
+from liver_pipeline.labels import Scaled
 from liver_pipeline.metrics.cases import case_figures
 from liver_pipeline.metrics.lits import official_case, official_lesions
 from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, as_told, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.untold import without_tumors
-from liver_pipeline.visualize.pictures import case_pictures
+from liver_pipeline.visualize.pictures import case_picture, lesion_pictures
 
 ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
 
@@ -43,7 +43,8 @@ def score_pair(
     """Read and score one case; whatever is wrong with it comes back as a failure.
 
     Returns:
-        Figures (see :func:`score_as_meant`, :func:`score_officially`), with ``pictures`` also PNG bytes under that key.
+        Figures (see :func:`score_as_meant`, :func:`score_officially`), with ``pictures`` also those of
+        :func:`~liver_pipeline.visualize.pictures.lesion_pictures` under that key.
     """
     try:
         if protocol == "lits-official":
@@ -111,23 +112,24 @@ def score_as_meant(
         result["lits_official"] = official_lesions(pred.array, label.array, zooms)
     if pictures:
         scan = None if pair.image is None else _on_grid_of(label, pair.image)
-        levels = None if classes is None else shown_levels(label, classes, record)
-        result["pictures"] = case_pictures(
-            turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan, levels
+        result["pictures"] = lesion_pictures(
+            turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan
         )
     return result
 
 
 def pair_picture(pair: Pair, *, liver_only: bool = False) -> dict[str, Any]:
-    """Draw a case that was scored: ``case`` (PNG) and ``slice`` of :func:`case_pictures`.
+    """Draw a case that was scored; see :func:`~liver_pipeline.visualize.pictures.case_picture`.
 
     Raises:
-        IntakeError: If a label map cannot be read.
+        IntakeError: If a label map, or a file of probabilities, cannot be read.
     """
     pred, label, _ = _read_pair(pair, liver_only)
+    classes, record = _probabilities(pair, pred)
+    levels = None if classes is None else shown_levels(label, classes, record)
     scan = None if pair.image is None else _on_grid_of(label, pair.image)
     (there, affine), (here, _) = to_ras(label), to_ras(pred, like=label)
-    return case_pictures(here, there, spacing_of(affine), [], scan)
+    return case_picture(here, there, spacing_of(affine), scan, levels)
 
 
 def _read_pair(pair: Pair, liver_only: bool) -> tuple[Scan, Scan, bool]:
@@ -155,7 +157,7 @@ def _probabilities(pair: Pair, pred: Scan) -> tuple[dict[str, Scan] | None, Mapp
     return read_probabilities(pair.probability), record_of(pair.pred, pred.sha256)
 
 
-def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float] | None:
+def _on_grid_of(label: Scan, path: Path) -> Scaled | None:
     """The CT behind the pictures along RAS axes; None if it cannot be read or lies on another grid."""
     try:
         scan = read_scan(path, modality="any", accept=ACCEPTED)
@@ -163,7 +165,7 @@ def _on_grid_of(label: Scan, path: Path) -> tuple[npt.NDArray[Any], float, float
         return None
     if scan.array.shape != label.array.shape:
         return None
-    return to_ras(scan, like=label)[0], scan.slope, scan.intercept
+    return Scaled(to_ras(scan, like=label)[0], scan.slope, scan.intercept)
 
 
 def _grid_warnings(pair: Pair, pred: Scan, label: Scan) -> list[str]:
@@ -187,8 +189,9 @@ def score_officially(pair: Pair) -> dict[str, Any]:
         ``official`` (the program's figures) and ``figures`` (Dice, IoU, ... of liver and tumor).
 
     Raises:
-        CaseError: If a file cannot be read, is not three-dimensional, or the shapes differ; NO_LIVER for a reference
-            without liver, where the program divides by zero.
+        IntakeError: If a file is damaged, or not three-dimensional.
+        CaseError: If a file cannot be read, or the shapes differ; NO_LIVER for a reference without liver, where the
+            program divides by zero.
     """
     pred, _ = _read_as_int8(pair.pred)
     label, spacing = _read_as_int8(pair.label)
@@ -205,19 +208,24 @@ def score_officially(pair: Pair) -> dict[str, Any]:
 
 
 def _read_as_int8(path: Path) -> tuple[npt.NDArray[np.int8], tuple[float, float, float]]:
-    """Read as the program does: scaled values truncated towards zero, then wrapped to signed 8 bits."""
+    """Read as the program does: scaled values truncated towards zero, then wrapped to signed 8 bits; and the zooms.
+
+    Raises:
+        IntakeError: If the file is damaged, or not three-dimensional.
+        CaseError: READ_FAILED, or NON_FINITE.
+    """
     try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        stored = read_stored(path, labels=True)
+    except OSError as error:
         raise CaseError("READ_FAILED", f"{path}: {error}") from error
-    if values.ndim != 3:
-        raise CaseError("NOT_3D", f"{path}: shape {values.shape}; a label map has three axes")
+    values = stored.array
+    if (stored.slope, stored.intercept) != (1.0, 0.0):
+        values = stored.slope * values.astype(np.float64) + stored.intercept
     if not np.isfinite(values).all():
         raise CaseError("NON_FINITE", f"{path}: voxels are nan or infinite")
     if values.dtype.kind == "f":
         values = values.astype(np.int64)
-    x, y, z = image.header.get_zooms()[:3]
+    x, y, z = spacing_of(stored.affine) if stored.header is None else stored.header.get_zooms()[:3]
     return values.astype(np.int8), (float(x), float(y), float(z))
 
 

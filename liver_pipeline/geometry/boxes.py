@@ -16,6 +16,7 @@ from liver_pipeline.labels import Mask
 Scalar = TypeVar("Scalar", bound=np.generic)
 Box: TypeAlias = tuple[slice, slice, slice]  # an index into a volume (X, Y, Z); start and stop are always given
 NOWHERE: Final[Box] = (slice(0, 0), slice(0, 0), slice(0, 0))  # holds no voxel
+ON_BORDER = 1e-6  # voxels; a centre on the border is inside, however the numbers were rounded
 
 
 def bounding_box(array: npt.NDArray[np.generic]) -> Box | None:
@@ -100,9 +101,6 @@ def plane(array: npt.NDArray[Scalar], axis: int, index: int) -> npt.NDArray[Scal
     """Return a plane across an axis, as a view; ``np.take`` copies the whole volume where it is not C-ordered."""
     view: npt.NDArray[Scalar] = np.moveaxis(array, axis, 0)[index]
     return view
-
-
-ON_BORDER = 1e-6  # voxels; a centre on the border is inside, however the numbers were rounded
 
 
 def box_on_scan(box: Box, grid: AxisMap) -> Box:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
@@ -14,6 +17,7 @@ from liver_pipeline.io.files import write_json
 from liver_pipeline.io.tables import read_json
 
 EXPERIMENT = "liver_pipeline"
+SQLITE = "sqlite:///"
 
 
 class Tracking:
@@ -44,14 +48,16 @@ class Tracking:
         self.no_such_run = mlflow.exceptions.MlflowException
         self.id_file = Path(run_dir).resolve() / "mlflow_run.json"
         self.run_name = self.id_file.parent.name
-        self.handler = MLFlowHandler(
-            tracking_uri=tracking_uri,
-            experiment_name=EXPERIMENT,
-            run_name=self.run_name,
-            iteration_log=False,
-            epoch_log=False,
-            close_on_complete=True,
-        )
+        self.one_at_a_time = _first_contact(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri)
+        with self.one_at_a_time:
+            self.handler = MLFlowHandler(
+                tracking_uri=tracking_uri,
+                experiment_name=EXPERIMENT,
+                run_name=self.run_name,
+                iteration_log=False,
+                epoch_log=False,
+                close_on_complete=True,
+            )
 
     def attach(self, engine: Engine) -> None:
         """Send an epoch's row once it is in the log, which is when the next epoch starts, and at the end."""
@@ -66,7 +72,8 @@ class Tracking:
         handler: Any = self.handler
         own = self._own_run()
         if own is None:
-            handler._set_experiment()
+            with self.one_at_a_time:
+                handler._set_experiment()
             own = handler.client.create_run(handler.experiment.experiment_id, run_name=self.run_name)
             write_json(self.id_file, {"run_id": own.info.run_id, "folder": self._folder()})
             if self.sent:
@@ -99,3 +106,14 @@ class Tracking:
                 metrics = [self.metric(key, value, now, row["epoch"]) for key, value in values.items()]
                 self.handler.client.log_batch(run.info.run_id, metrics=metrics)
                 self.sent = row["epoch"]
+
+
+def _first_contact(tracking_uri: str) -> contextlib.AbstractContextManager[Any]:
+    """Let one process at a time look for tables in a file of SQLite, which MLflow makes where there are none.
+
+    Two that make them at once stop each other. A server, or a database that is one, sees to that itself.
+    """
+    database = Path(tracking_uri.removeprefix(SQLITE).partition("?")[0])
+    if not tracking_uri.startswith(SQLITE) or database.name in ("", ":memory:"):
+        return contextlib.nullcontext()
+    return FileLock(database.with_name(f".{database.name}.lock"))

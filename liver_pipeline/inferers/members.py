@@ -16,7 +16,7 @@ def members_of(network: Network | Sequence[Network]) -> list[Network]:
     """Return the networks of an ensemble; one network is an ensemble of one."""
     if isinstance(network, nn.ModuleList):
         return list(network)
-    return list(network) if isinstance(network, list | tuple) else [network]  # type: ignore[list-item]
+    return [network] if callable(network) else list(network)
 
 
 def device_of(network: Network) -> torch.device:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 # Of scans.
 PACKED = (".nii.bz2", ".nii.xz", ".nii.zst")  # not read; reading says so, which is better than to pass them over
@@ -20,13 +21,15 @@ FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}  # what `format` 
 PICTURE_MASK = ".png"  # of a picture, whatever the format of other masks
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", PICTURE_MASK)
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
+EDITED = ".edited"  # stands before the suffix of what belongs to a mask that was corrected in the app
 
 # Of what lies beside the mask <case>.nii.gz, or was made of one.
 PROBABILITIES = ".probabilities.nii.gz"
+RECORD, DESCRIPTION, SCORES, PAGE = ".json", ".description.json", ".scores.json", ".html"
 CAPTURES = ".sc"  # a folder of secondary captures
 DICOM_ENDINGS = {"seg": ".seg.dcm", "sr": ".sr.dcm", "sc": CAPTURES}
 SLICER = ".seg.nrrd"  # a segmentation of 3D Slicer
-RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, ".edited") for s in MASK_SUFFIXES))
+RESULT_ENDINGS = (PROBABILITIES, SLICER, *(f"{kind}{s}" for kind in (STALE, EDITED) for s in MASK_SUFFIXES))
 
 NAME_BYTES = 255  # of a file's name, on most file systems
 
@@ -73,3 +76,13 @@ def fitting_name(stem: str, ending: str) -> str:
         return stem + ending
     digest = hashlib.sha256(whole).hexdigest()[:12]
     return f"{whole[: room - 13].decode('utf-8', 'ignore')}~{digest}{ending}"
+
+
+def file_beside(mask: Path, ending: str) -> Path:
+    """Return where the file lies that ends so and belongs to a mask; see :func:`fitting_name`.
+
+    Example:
+        >>> file_beside(Path("a.1.nii.gz"), RECORD).name
+        'a.1.json'
+    """
+    return mask.with_name(fitting_name(case_name(mask.name), ending))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from liver_pipeline.io.clocks import Ages
 from liver_pipeline.io.paths import printable
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -22,6 +23,7 @@ DISK_RESERVE = 1 << 20  # bytes; a disk with less than this left counts as full
 # suffix, and they are short even where the target's name is as long as a file system allows. The host and a number that
 # nobody else draws are in them: on a shared file system others write to the same folder.
 TEMPORARY = ".liver-pipeline.{}.part"
+ABANDONED = 86_400.0  # seconds without a change after which nobody is at work on one
 EARLIER = "earlier"  # folder for what a newer run takes the place of
 
 
@@ -39,7 +41,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name())
     try:
-        with _named(path, temporary):
+        with telling_of(path, temporary):
             yield temporary
             sync(temporary)
             temporary.replace(path)
@@ -50,7 +52,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _named(path: Path, temporary: Path) -> Iterator[None]:
+def telling_of(path: Path, temporary: Path) -> Iterator[None]:
     """Let an error about a temporary file or folder, or what is in it, name what it was to become."""
     try:
         yield
@@ -79,7 +81,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary, earlier = (path.with_name(temporary_name()) for _ in range(2))
     try:
-        with _named(path, temporary):
+        with telling_of(path, temporary):
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.iterdir():
@@ -193,6 +195,17 @@ def remove_temporary(folder: str | Path) -> None:
     """Remove what killed processes left half written in ``folder`` and below; only for a folder nobody writes to."""
     for path in Path(folder).rglob(TEMPORARY.format("*")):
         remove(path, strict=False)
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Remove what killed processes left half written in ``folder``, which others may write to: what is a day old."""
+    changed = {}
+    for path in Path(folder).glob(TEMPORARY.format("*")):
+        with contextlib.suppress(OSError):  # it has become what it was to be
+            changed[str(path)] = path.stat().st_mtime
+    for name, seconds in Ages(lambda: changed).look().items():
+        if seconds > ABANDONED:
+            remove(Path(name), strict=False)
 
 
 def move_aside(folder: Path, names: Iterable[str], *, copies: Iterable[str] = ()) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from isal import isal_zlib
 from PIL import Image, UnidentifiedImageError
 
 from liver_pipeline.io.dicom import files_of, read_series
+from liver_pipeline.io.dicom_classes import PREAMBLE, class_in
 from liver_pipeline.io.dicom_files import series_sha256
-from liver_pipeline.io.dicom_headers import PREAMBLE, class_in
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.metaimage import metaimage_header
 from liver_pipeline.io.mgh import MAGIC as MGH_MAGIC
@@ -119,6 +119,13 @@ def stored_sha256(path: Path, series: str | None = None) -> str:
     except IntakeError:  # reading will say why; until then the header alone, or all of a folder, stands for it
         pass
     return series_sha256(path)
+
+
+def hash_input(path: Path, series: str | None = None) -> str | None:
+    """Return the hash of an input, or of one of its DICOM series; ``None`` where it cannot be read."""
+    with suppress(OSError):
+        return stored_sha256(path, series)
+    return None
 
 
 def sniff(path: Path) -> str:

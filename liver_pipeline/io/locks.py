@@ -8,7 +8,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from liver_pipeline.io.files import TEMPORARY, remove
+
 LOCK = ".lock"  # in a run folder; it stays there, empty, and no command removes it
+WRITTEN_ALONE = (
+    "",
+    "configs",
+    "logs",
+    "tuning",
+    "tuning/quality",
+    "find_lr",
+)  # folders of a run that only its holder writes to
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems that keep none, such as some of clusters
 _held: set[Path] = set()
 
@@ -57,6 +67,8 @@ def lock_file(handle: int, refusal: str, *, shared: bool = False) -> Iterator[bo
 def lock_run(run_dir: str | Path) -> Iterator[None]:
     """Keep other processes from training in ``run_dir`` or composing it; inside, the same process may ask again.
 
+    What a killed one left half written goes.
+
     Raises:
         ValueError: If another process is at it.
     """
@@ -68,6 +80,9 @@ def lock_run(run_dir: str | Path) -> Iterator[None]:
     refusal = f"another process is training in {run_dir}; wait for it, or choose another folder"
     with path.open("ab") as file, lock_file(file.fileno(), refusal):
         _held.add(path)
+        for folder in WRITTEN_ALONE:
+            for left in (path.parent / folder).glob(TEMPORARY.format("*")):
+                remove(left, strict=False)
         try:
             yield
         finally:

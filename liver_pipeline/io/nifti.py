@@ -32,6 +32,7 @@ from liver_pipeline.io.streams import (
 GZIP_LEVEL = 1
 # A table of labels as an extension of the header, in the XML of Caret: TotalSegmentator writes it.
 TABLE = re.compile(rb'<Label\s[^>]*\bKey="([0-9]{1,5})"[^>]*>(?:<!\[CDATA\[)?([^<\]]*)')
+LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL: voxels are labels; viewers colour them, and nobody takes them for a scan
 
 
 def read_nifti(path: Path, *, channels: bool = False) -> StoredVolume:
@@ -96,9 +97,6 @@ def _bytes_to_voxels(path: Path, header: Any) -> int:
     if not size <= offset < 2**62:
         raise refuse(path, "BAD_HEADER", f"vox_offset is {offset:g}; the header is {size} bytes long")
     return int(offset) - size
-
-
-LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL: voxels are labels; viewers colour them, and nobody takes them for a scan
 
 
 def intent_code(path: Path, file: io.BufferedReader) -> int:

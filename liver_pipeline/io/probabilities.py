@@ -24,6 +24,7 @@ from liver_pipeline.labels import FloatArray
 
 CLASSES = {0: ("tumor",), 1: ("liver",), 2: ("liver", "tumor"), 3: ("background", "liver", "tumor")}
 _REGIONS = {"liver": ("liver", "tumor"), "tumor": ("tumor",)}
+LEVELS = 255  # a kept probability p is stored as round(LEVELS * p): off by at most 1 / (2 * LEVELS), about 0.002
 
 
 def write_probabilities(
@@ -103,6 +104,3 @@ def region_probability(classes: Mapping[str, Scan], region: str, box: Box) -> Fl
     parts = [scan.array[box].astype(np.float32) * scan.slope + scan.intercept for scan in known]
     total: FloatArray = np.sum(parts, axis=0, dtype=np.float32)
     return total
-
-
-LEVELS = 255  # a kept probability p is stored as round(LEVELS * p): off by at most 1 / (2 * LEVELS), about 0.002

@@ -34,6 +34,7 @@ FIGURES = (
 DIGITS = 12  # differences that are equal but for rounding are ties
 
 _Row = Mapping[str, Any]
+CaseMeans = dict[str, dict[str, float | None]]
 
 
 def case_values(case: Mapping[str, Any]) -> dict[str, float | None]:
@@ -144,9 +145,6 @@ def compare_experiments(rows: Sequence[_Row], figures: Sequence[str] = FIGURES) 
         corrected = holm([test["p"] for test in tests])
         pairs += [test | {"p_holm": p} for test, p in zip(tests, corrected, strict=True)]
     return {"summary": summary, "pairs": pairs, "cases": values}
-
-
-CaseMeans = dict[str, dict[str, float | None]]
 
 
 def _case_means(rows: Sequence[_Row], figures: Sequence[str]) -> CaseMeans:

@@ -22,6 +22,7 @@ from liver_pipeline.networks.parent import freeze_part, take_over
 BLOCK_WEIGHTS = 6
 GRAPH_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 COMPILE_MODES = ("default", *GRAPH_MODES, "max-autotune-no-cudagraphs")
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def accelerated(
@@ -233,6 +234,3 @@ def place(
         order = orders.get(parameter.dim(), torch.preserve_format)
         parameter.data = parameter.data.to(device, memory_format=order)
     return network.to(device)
-
-
-AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

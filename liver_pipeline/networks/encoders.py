@@ -102,7 +102,8 @@ def encoder_network(
         ]
         network.decoder.blocks = nn.ModuleList(map(TransposedBlock, network.decoder.blocks, channels))
     pretrained.load(network.encoder, encoder_name, in_channels)
-    return network  # type: ignore[no-any-return]
+    built: nn.Module = network
+    return built
 
 
 class TransposedBlock(nn.Module):

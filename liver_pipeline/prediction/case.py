@@ -15,7 +15,17 @@ from liver_pipeline.evaluation.plausibility import CoarseScan
 from liver_pipeline.geometry.affines import geometry
 from liver_pipeline.io.clocks import Beginning
 from liver_pipeline.io.discovery import ScanInput
-from liver_pipeline.io.file_names import FORMATS, PICTURE_MASK, PICTURE_SUFFIXES, PROBABILITIES, case_name, fitting_name
+from liver_pipeline.io.file_names import (
+    DESCRIPTION,
+    FORMATS,
+    PAGE,
+    PICTURE_MASK,
+    PICTURE_SUFFIXES,
+    PROBABILITIES,
+    RECORD,
+    file_beside,
+    fitting_name,
+)
 from liver_pipeline.io.findings import Finding
 from liver_pipeline.io.paths import relative
 from liver_pipeline.io.probabilities import probabilities_record
@@ -85,22 +95,22 @@ class FolderCase(RunningCase):
     @property
     def provenance(self) -> Path:
         """The JSON file beside the mask."""
-        return self._beside(".json")
+        return file_beside(self.output, RECORD)
 
     @property
     def description(self) -> Path:
         """The clinical table beside the mask, where it was asked for."""
-        return self._beside(".description.json")
+        return file_beside(self.output, DESCRIPTION)
 
     @property
     def page(self) -> Path:
         """The viewer's page beside the mask, where it was asked for."""
-        return self._beside(".html")
+        return file_beside(self.output, PAGE)
 
     @property
     def probabilities(self) -> Path:
         """The probabilities beside the mask, where they were asked for."""
-        return self._beside(PROBABILITIES)
+        return file_beside(self.output, PROBABILITIES)
 
     def summary(self, labels: Collection[str]) -> str:
         """Say in one line what was found, and where the record is: ml, or pixels of a picture.
@@ -113,9 +123,6 @@ class FolderCase(RunningCase):
         if "2" in labels:
             volumes += f", of it tumors {found['2']:.{0 if drawn else 1}f} {unit}"
         return f"{self.output}: {volumes}; record: {self.provenance}"
-
-    def _beside(self, ending: str) -> Path:
-        return self.output.with_name(fitting_name(case_name(self.output.name), ending))
 
     def output_record(self, sha256: str) -> dict[str, Any]:
         """Return what the record says of the files that were written."""

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from liver_pipeline.bundle.keys import keys_with
+from liver_pipeline.bundle.layers import apply_overrides
 from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name
 from liver_pipeline.evaluation.confidence import confidence_record
@@ -105,7 +106,7 @@ class CaseRunner:
         self.run_quality = read_quality(self.bundle_root)
         self.thresholds = self.run_quality.thresholds if quality else None
         self.run_name = "" if self.bundle_root is None else run_name(self.bundle_root)
-        self.settings = self._settings() | ({"overrides": json.loads(overrides)} if overrides else {})
+        self.settings = self._settings(json.loads(overrides) if overrides else {})
         self.config_sha256 = content_sha256(self.settings)
         on_gpu = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -146,7 +147,7 @@ class CaseRunner:
     def show_probabilities(self) -> None:
         """Keep the probabilities of each case until its page is drawn, in eight bits; masks stay the same."""
         self.shown = True
-        self.inferer.probabilities = True  # type: ignore[attr-defined]
+        self.inferer.probabilities = True  # type: ignore[attr-defined]  # MONAI's have none to keep
 
     def prepare(self, case: RunningCase) -> None:
         """Read a case, unless its source is a scan already, and preprocess it.
@@ -243,7 +244,7 @@ class CaseRunner:
         record: dict[str, Any] = plain({**told, "labels": self.labels, **self._common})
         return record
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Return all that decides what the masks are, but for input and weights."""
         config: Any = None
         path = None if self.bundle_root is None else self.bundle_root / "configs" / "inference.yaml"
@@ -251,6 +252,7 @@ class CaseRunner:
             config = yaml.safe_load(path.read_text())
             running = keys_with(Role.RUNNING)
             config = {key: value for key, value in config.items() if key not in running}
+            apply_overrides(config, overrides)  # what was replaced for this run decides nothing
         return {
             "inference_yaml_sha256": None if config is None else content_sha256(plain(config)),
             "reader": settings_of(self.reader),
@@ -258,4 +260,5 @@ class CaseRunner:
             "preprocessing": settings_of(self.preprocessing),
             "inferer": settings_of(self.inferer),
             "postprocessing": settings_of(self.postprocessing),
+            **({"overrides": dict(overrides)} if overrides else {}),
         }

@@ -15,6 +15,7 @@ from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.clocks import Beginning, now
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove
+from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.outputs import refuse_full_disk
 from liver_pipeline.io.paths import is_there
 from liver_pipeline.prediction.case import FolderCase
@@ -23,7 +24,7 @@ from liver_pipeline.prediction.case_results import write_case_results
 from liver_pipeline.prediction.case_runner import CaseRunner
 from liver_pipeline.prediction.pipeline import MemoryBudget, Turns
 from liver_pipeline.prediction.plan import predicted_bytes
-from liver_pipeline.prediction.resume import EarlierRuns, hash_input, set_aside
+from liver_pipeline.prediction.resume import EarlierRuns, set_aside
 
 logger = logging.getLogger(__name__)
 

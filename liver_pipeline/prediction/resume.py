@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from collections.abc import Collection, Mapping
@@ -13,17 +12,27 @@ from typing import Any
 from liver_pipeline.dicom_results.results import result_paths
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
 from liver_pipeline.io.failures import PASSING
-from liver_pipeline.io.file_names import DICOM_ENDINGS, PICTURE_MASK, PROBABILITIES, STALE, case_name, fitting_name
+from liver_pipeline.io.file_names import (
+    DESCRIPTION,
+    DICOM_ENDINGS,
+    PAGE,
+    PICTURE_MASK,
+    PROBABILITIES,
+    RECORD,
+    STALE,
+    case_name,
+    fitting_name,
+)
 from liver_pipeline.io.files import remove
 from liver_pipeline.io.findings import CODES, FIRM, error, refuse
-from liver_pipeline.io.formats import stored_sha256
+from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import Rows
 from liver_pipeline.io.paths import is_there
 from liver_pipeline.prediction.case import FolderCase
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = (*DICOM_ENDINGS.values(), PROBABILITIES, ".description.json", ".html", ".json")  # beside a mask
+ENDINGS = (*DICOM_ENDINGS.values(), PROBABILITIES, DESCRIPTION, PAGE, RECORD)  # beside a mask
 TOLD_MASK = re.compile(rb'"mask_sha256": "([0-9a-f]{64})"')  # in tables, and in the data of pages
 
 
@@ -150,13 +159,6 @@ def mask_told_by(path: Path) -> str | None:
 def content_of(path: Path) -> str:
     """Return the hash of a DICOM result: a file, or the folder of captures."""
     return folder_sha256(path) if path.is_dir() else file_sha256(path)
-
-
-def hash_input(path: Path, series: str | None = None) -> str | None:
-    """Return the hash of an input, or of one of its DICOM series; ``None`` where it cannot be read."""
-    with contextlib.suppress(OSError):
-        return stored_sha256(path, series)
-    return None
 
 
 def set_aside(case: FolderCase, known: Collection[str]) -> bool:

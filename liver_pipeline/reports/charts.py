@@ -26,6 +26,8 @@ from liver_pipeline.reports.chart_frame import (
 
 BAR_ROW = 40  # of horizontal bars
 TONES = 8  # colours of the page for experiments
+Band = tuple[str, float | None, float | None, float | None, str]
+Line = tuple[int, Sequence[tuple[float, float]], str]
 
 
 def box_plot(groups: Sequence[tuple[str, Sequence[float | None]]], *, name: str, unit_range: bool = False) -> str:
@@ -187,9 +189,6 @@ def count_chart(values: Sequence[float], *, x_name: str, name: str) -> str:
     return chart_svg([*marks, *axis_below(x, x_name)], name)
 
 
-Band = tuple[str, float | None, float | None, float | None, str]
-
-
 def interval_bars(bars: Sequence[Band], *, name: str, unit_range: bool = False) -> str:
     """Draw horizontal bars from zero with their intervals, each under its label.
 
@@ -223,9 +222,6 @@ def interval_bars(bars: Sequence[Band], *, name: str, unit_range: bool = False) 
             left, right = x.at(low), x.at(high)
             marks.append(f'<path class="span" fill="none" d="M{left:.1f} {top + 19}v8m0-4H{right:.1f}m0-4v8"/>')
     return framed_svg(marks, name, bottom + 36, title=chart_text((12 + x.stop) / 2, bottom + 30, name, "small"))
-
-
-Line = tuple[int, Sequence[tuple[float, float]], str]
 
 
 def line_chart(lines: Sequence[Line], *, x_name: str, name: str, unit_range: bool = False, chance: bool = False) -> str:

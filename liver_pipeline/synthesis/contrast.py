@@ -17,6 +17,7 @@ from liver_pipeline.synthesis.tissues import N_CODES, N_NEIGHBOURS, Tissue
 
 NATIVE, ARTERIAL, PORTAL_VENOUS = range(3)
 LOW_HU, HIGH_HU = -200.0, 300.0  # what the network sees of CT; random contrast is drawn within it
+CURVE_HU = (-1000.0, -850.0, -300.0, -110.0, -70.0, 0.0, 25.0, 50.0, 80.0, 110.0, 150.0, 220.0, 400.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,14 @@ def random_contrast(draw: RandomDraw) -> Contrast:
 
 def paint(draw: RandomDraw, codes: Tensor, contrast: Contrast) -> Tensor:
     """Turn tissue codes into an image: mean of each tissue, and texture of its own strength at two scales."""
-    extra = {Tissue.BONE: 25, Tissue.FAT: 12, Tissue.BOWEL: 12, Tissue.LUNG: 40}
-    strength = [abs(draw.normal(0, 7)) + extra.get(i, 3) * draw.uniform(0.3, 1) for i in range(N_CODES)]  # type: ignore[call-overload]
+    extra: dict[int, float] = {Tissue.BONE: 25, Tissue.FAT: 12, Tissue.BOWEL: 12, Tissue.LUNG: 40}
+    strength = [abs(draw.normal(0, 7)) + extra.get(i, 3) * draw.uniform(0.3, 1) for i in range(N_CODES)]
     strength[Tissue.AIR] = strength[Tissue.GAS] = 0.0
     table = draw.tensor([contrast.means, strength])
     mean, amplitude = table[:, codes.long()]
     coarse, fine = draw.smooth(draw.uniform(24, 66))[0], draw.smooth(draw.uniform(7.5, 15))[0]
     image: Tensor = mean + amplitude * (0.7 * coarse + draw.uniform(0.2, 0.9) * fine)
     return image
-
-
-CURVE_HU = (-1000.0, -850.0, -300.0, -110.0, -70.0, 0.0, 25.0, 50.0, 80.0, 110.0, 150.0, 220.0, 400.0, 1000.0)
 
 
 def remap(draw: RandomDraw, image: Tensor, liver: Tensor, liver_hu: Tensor) -> Tensor:

@@ -8,45 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from liver_pipeline.synthesis.acquisition import FieldOfView, Scanner, acquire, field_of_view, seen, to_network
-from liver_pipeline.synthesis.contrast import PORTAL_VENOUS, Contrast, ct_contrast, paint, random_contrast, remap
-from liver_pipeline.synthesis.draw import Grid, RandomDraw, blur
+from liver_pipeline.synthesis.acquisition import FieldOfView, Scanner, acquire, seen, to_network
+from liver_pipeline.synthesis.anatomy import KINDS, Anatomy, AnatomyMaker
+from liver_pipeline.synthesis.contrast import ct_contrast, random_contrast, remap
+from liver_pipeline.synthesis.draw import Grid, RandomDraw
 from liver_pipeline.synthesis.lesions import add_distractors, add_tumors, plan_lesions, push_aside
-from liver_pipeline.synthesis.organs import invent_anatomy
-from liver_pipeline.synthesis.pose import Pose, bounds, inside
-from liver_pipeline.synthesis.scans import (
-    RealScan,
-    load_scans,
-    other_phase,
-    place_scan,
-    put_into,
-    shifted_to,
-    swap_liver,
-    vary_template,
-    warp_scan,
-)
-from liver_pipeline.synthesis.shapes import LiverShape, invent_shape, load_shapes, place_shape
-from liver_pipeline.synthesis.tissues import Tissue
+from liver_pipeline.synthesis.placement import Placement
+from liver_pipeline.synthesis.pose import inside
+from liver_pipeline.synthesis.scans import load_scans
+from liver_pipeline.synthesis.shapes import invent_shape, load_shapes
 
-KINDS = ("invented", "template", "hybrid", "real")
 INVENTED_SHAPES = 24  # where no shapes are given
 UNSEEN_HU = -1024.0  # outside the field of view of a CT
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """A sample before lesions and scanner: intensities, the liver, its mean, where it lies, the contrast of lesions."""
-
-    image: Tensor
-    liver: Tensor
-    liver_mean: Tensor | float
-    pose: Pose
-    shape: LiverShape | RealScan
-    contrast: Contrast
 
 
 @dataclass(frozen=True)
@@ -124,14 +100,14 @@ class ScanGenerator:
         self.seed, self.shares = seed, list(shares)
         device = self.grid.device
         if shapes is None:
-            self.shapes = [invent_shape(i, device) for i in range(INVENTED_SHAPES)]
+            livers = [invent_shape(i, device) for i in range(INVENTED_SHAPES)]
         else:
-            self.shapes = load_shapes(shapes, device, shapes_pattern)
-        self.with_vessels = [shape for shape in self.shapes if shape.vessels]
-        self.scans = list(load_scans(scans, device).values()) if scans is not None else []
+            livers = load_shapes(shapes, device, shapes_pattern)
+        real = list(load_scans(scans, device).values()) if scans is not None else []
+        self.placement = Placement(box_margin_mm, box_jitter_mm)
+        self.anatomies = AnatomyMaker(livers, real, self.placement)
         self.random_share, self.tumor_share, self.lesion_sizes = random_share, tumor_share, list(lesion_sizes)
         self.scanner = Scanner((noise_hu[0], noise_hu[1]), (blur_mm[0], blur_mm[1]))
-        self.box_margin_mm, self.box_jitter_mm = box_margin_mm, box_jitter_mm
 
     def with_seed(self, seed: int) -> ScanGenerator:
         """Return a generator of other samples that shares shapes and scans with this one."""
@@ -160,10 +136,8 @@ class ScanGenerator:
         ct = not draw.chance(self.random_share) if ct is None else ct
         painted = kind in ("invented", "template")
         contrast = ct_contrast(draw) if ct or not painted else random_contrast(draw)
-        anatomy = {
-            "invented": self._invented, "template": self._template, "hybrid": self._hybrid, "real": self._real,
-        }[kind](draw, contrast)  # fmt: skip
-        box = self._box(draw, anatomy)
+        anatomy = self.anatomies.make(draw, kind, contrast)
+        box = self.placement.seen_box(draw, anatomy.pose, anatomy.shape.points)
         image, tumor, liver = self._lesions(draw, anatomy, box)
         if not ct and not painted:
             mean = anatomy.liver_mean
@@ -195,91 +169,3 @@ class ScanGenerator:
         image = add_distractors(draw, image, liver, mean, contrast, places)
         image, tumor = add_tumors(draw, image, liver, mean, contrast, lesions)
         return image, tumor, liver
-
-    # ---- where the window lies
-
-    def _origin(self, draw: RandomDraw) -> npt.NDArray[np.float64]:
-        """Draw where the liver's centre comes to lie; it is right of the trunk's middle."""
-        if self.box_margin_mm is not None:
-            return np.zeros(3)
-        spread = (14.0, 12.0, 30.0)
-        origin = np.array([draw.normal(0, sd) for sd in spread])
-        origin[0] += 0.15 * 2 * self.grid.half[0]
-        if draw.chance(0.07):  # chest, or pelvis
-            origin[2] += draw.choice((-1, 1)) * draw.uniform(90, 180)
-        return origin
-
-    def _moved(self, draw: RandomDraw, pose: Pose, shape: LiverShape | RealScan) -> Pose:
-        """Move a pose so that the window lies somewhere in the liver's box, if windows do."""
-        if self.box_margin_mm is None:
-            return pose
-        low, high = bounds(pose.to_window(shape.points))
-        centre = []
-        for first, last, half in zip(low - self.box_margin_mm, high + self.box_margin_mm, self.grid.half, strict=True):
-            room = (last - first) / 2 - half
-            centre.append((first + last) / 2 + draw.uniform(-1, 1) * max(room, 6.0))
-        return Pose(pose.matrix, pose.origin - np.array(centre), pose.target)
-
-    def _box(self, draw: RandomDraw, anatomy: Anatomy) -> FieldOfView | None:
-        """Draw the field of view; in a cascade it ends where the liver's box does."""
-        box = field_of_view(draw, anatomy.pose.origin.tolist())
-        if self.box_margin_mm is None:
-            return box
-        low, high = bounds(anatomy.pose.to_window(anatomy.shape.points))
-        faces = [[-half, half] for half in self.grid.half] if box is None or draw.chance(0.6) else box
-        margins = [[self.box_margin_mm - draw.uniform(0, self.box_jitter_mm) for _ in range(2)] for _ in range(3)]
-        return [
-            [max(face[0], first - margin[0]), min(face[1], last + margin[1])]
-            for face, first, last, margin in zip(faces, low, high, margins, strict=True)
-        ]
-
-    # ---- the four kinds of anatomy
-
-    def _shape(self, draw: RandomDraw) -> LiverShape:
-        return draw.choice(self.with_vessels if self.with_vessels and draw.chance(0.35) else self.shapes)
-
-    def _invented(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
-        shape = self._shape(draw)
-        pose = self._moved(draw, place_shape(draw, shape, self._origin(draw)), shape)
-        codes, liver = invent_anatomy(draw, shape, pose)
-        return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, shape, contrast)
-
-    def _scan(self, draw: RandomDraw, kind: str) -> RealScan:
-        """Choose a scan: slabs serve as they are only, and seldom."""
-        weights = [float(scan.whole or (scan.named_organs and kind != "hybrid")) for scan in self.scans]
-        return draw.choice(self.scans, [weight or 0.15 * (kind == "real") for weight in weights])
-
-    def _template(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
-        scan = self._scan(draw, "template")
-        pose = self._moved(draw, place_scan(draw, scan, self._origin(draw)), scan)
-        placed = warp_scan(draw, scan, pose)
-        if draw.chance(0.7) or not scan.whole:
-            shape = self._shape(draw)
-            codes, liver, _, pose = swap_liver(draw, placed, scan, pose, shape)
-            owner: LiverShape | RealScan = shape
-        else:
-            liver, owner = placed.liver, scan
-            tubes = draw.tubes(draw.uniform(24, 45), draw.uniform(0.05, 0.16)) | draw.tubes(18, 0.08)
-            codes = placed.codes.masked_fill(liver, int(Tissue.LIVER)).masked_fill(liver & tubes, int(Tissue.VESSEL))
-        codes = vary_template(draw, codes)
-        return Anatomy(paint(draw, codes, contrast), liver, contrast.liver, pose, owner, contrast)
-
-    def _hybrid(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
-        scan, shape = self._scan(draw, "hybrid"), self._shape(draw)
-        pose = self._moved(draw, place_scan(draw, scan, self._origin(draw)), scan)
-        placed = warp_scan(draw, scan, pose)
-        codes, liver, rest, pose = swap_liver(draw, placed, scan, pose, shape)
-        contrast = shifted_to(contrast, scan.means[Tissue.LIVER] + draw.uniform(-15, 25))
-        painted = blur(paint(draw, codes, contrast), [draw.uniform(0.3, 0.6)] * 3)
-        image = put_into(draw, placed, painted, liver | rest)
-        return Anatomy(image, liver & placed.inside, contrast.liver, pose, shape, contrast)
-
-    def _real(self, draw: RandomDraw, contrast: Contrast) -> Anatomy:
-        scan = self._scan(draw, "real")
-        pose = self._moved(draw, place_scan(draw, scan, self._origin(draw)), scan)
-        placed = warp_scan(draw, scan, pose)
-        image = other_phase(draw, placed, scan, contrast) if draw.chance(0.8) else placed.image
-        mean = (image * placed.liver).sum() / placed.liver.sum().clamp(min=1)
-        if not scan.named_organs:  # its phase is its own: contrast-enhanced scans hide their organs from thresholds
-            contrast = Contrast(contrast.means, True, PORTAL_VENOUS)
-        return Anatomy(image, placed.liver, mean, pose, scan, contrast)

@@ -13,27 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from liver_pipeline.geometry.boxes import joint_box
-from liver_pipeline.labels import FloatArray, LabelMap
+from liver_pipeline.labels import LabelMap, Scaled
+from liver_pipeline.visualize.colours import CONTOUR_RGB, PREDICTION_RGB, REFERENCE_RGB
 from liver_pipeline.visualize.contours import outline, slice_contours
 
 HU_WINDOW = (-100.0, 200.0)
-REFERENCE_RGB = (0, 200, 255)  # blue and orange stay apart for colour-blind readers
-PREDICTION_RGB = (255, 150, 0)
-CONTOUR_RGB = {1: (255, 240, 90), 2: (255, 255, 255)}  # where the probability passes 0.2, and 0.8
 CASE_PIXELS, LESION_PIXELS = 340, 132
 LESION_MARGIN_MM = 18.0
 WRONG = ("missed", "invented")
 
 Image = npt.NDArray[np.uint8]
-Scaled = tuple[npt.NDArray[Any], float, float]  # stored values, slope, intercept
 ClassLevels = Mapping[str, npt.NDArray[np.uint8]]
 
 
-def case_pictures(
+def case_picture(
     pred: LabelMap,
     label: LabelMap,
     spacing: Sequence[float],
-    lesions: Sequence[Mapping[str, Any]],
     scan: Scaled | None = None,
     levels: ClassLevels | None = None,
 ) -> dict[str, Any]:
@@ -43,27 +39,43 @@ def case_pictures(
         pred: Predicted labels, shape (X, Y, Z), axes along right, anterior, superior.
         label: Reference labels of the same shape.
         spacing: Voxel size in mm.
-        lesions: Rows of ``lesion_list``; those missed or invented get a thumbnail.
         scan: Values, slope and intercept of the CT on the same grid; without it the reference is shaded.
         levels: round(255 p) of "liver" and "tumor" on the same grid; the slice of the case gets their contours.
 
     Returns:
         ``case``: PNG bytes of the slice with most tumor (or liver), or None for empty maps; ``slice``; ``contours``:
-        whether it has them; ``lesions``: one ``{"kind", "id", "png"}`` per thumbnail.
+        whether it has them.
     """
     box = joint_box(pred, label)
     fullest = None if box is None else fullest_slice(pred[box], label[box])
     if box is None or fullest is None:
-        return {"case": None, "slice": None, "contours": False, "lesions": []}
+        return {"case": None, "slice": None, "contours": False}
     z = fullest + box[2].start
     window = _widened(box[:2], 12.0, spacing, pred.shape)
-    thumbnails = [
-        {"kind": row["kind"], "id": row["id"], "png": _thumbnail(pred, label, spacing, row, scan)}
-        for row in lesions
-        if row["status"] in WRONG
-    ]
     png = _slice_png(pred, label, z, window, spacing, CASE_PIXELS, scan, levels)
-    return {"case": png, "slice": z, "contours": levels is not None, "lesions": thumbnails}
+    return {"case": png, "slice": z, "contours": levels is not None}
+
+
+def lesion_pictures(
+    pred: LabelMap,
+    label: LabelMap,
+    spacing: Sequence[float],
+    lesions: Sequence[Mapping[str, Any]],
+    scan: Scaled | None = None,
+) -> list[tuple[Mapping[str, Any], bytes]]:
+    """Draw the lesions of a case that were missed or invented.
+
+    Args:
+        pred: As for :func:`case_picture`.
+        label: Likewise.
+        spacing: Voxel size in mm.
+        lesions: Rows of ``lesion_list``.
+        scan: As for :func:`case_picture`.
+
+    Returns:
+        Their rows, each with a PNG.
+    """
+    return [(row, _thumbnail(pred, label, spacing, row, scan)) for row in lesions if row["status"] in WRONG]
 
 
 def fullest_slice(*label_maps: LabelMap) -> int | None:
@@ -158,6 +170,5 @@ def _shade(label: LabelMap) -> Image:
 
 def _windowed(scan: Scaled, z: int, pick: tuple[npt.NDArray[np.intp], ...]) -> Image:
     """HU of a slice inside the liver window as grey levels."""
-    values, slope, intercept = scan
-    hu: FloatArray = values[..., z][pick].astype(np.float64) * slope + intercept
+    hu = scan.values(scan.array[..., z][pick])
     return (np.clip((hu - HU_WINDOW[0]) / (HU_WINDOW[1] - HU_WINDOW[0]), 0, 1) * 255).astype(np.uint8)

@@ -12,11 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.labels import LabelMap
-from liver_pipeline.visualize.contours import outline
+from liver_pipeline.visualize.contours import draw_outlines
 
 Picture = npt.NDArray[np.uint8]
 TILE = (240, 200)  # pixels, width and height
-LIVER_RGB, TUMOR_RGB = (255, 60, 60), (255, 220, 0)
 _TEXT, _STRIP = 12, 18  # pixels: letters, and the strip of a heading
 
 
@@ -37,7 +36,7 @@ def tile(
 
     Args:
         image: Grey (X, Y) or colours (X, Y, 3), 0 to 1; what lies outside is clipped. Axes along R, and A or S.
-        label: Labels (X, Y) to outline, liver red and tumor yellow; None draws none.
+        label: Labels (X, Y) to outline, liver green and tumor orange; None draws none.
         spacing: Edges of a voxel.
         step: Edge of a pixel in the same unit; None: the slice fills the tile.
         caption: A line in the lower left corner.
@@ -52,8 +51,7 @@ def tile(
     rgb = np.array(Image.fromarray(grey).convert("RGB").resize(size, Image.Resampling.BILINEAR))
     if label is not None:
         large = np.array(Image.fromarray(_upright(label.astype(np.uint8))).resize(size, Image.Resampling.NEAREST))
-        for mask, colour in ((large > 0, LIVER_RGB), (large == 2, TUMOR_RGB)):
-            rgb[outline(mask)] = colour
+        draw_outlines(rgb, large)
     canvas = Image.new("RGB", TILE)
     canvas.paste(Image.fromarray(rgb), ((TILE[0] - size[0]) // 2, (TILE[1] - size[1]) // 2))
     _write(canvas, (3, TILE[1] - _STRIP), caption)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from liver_pipeline.app import collection, corrections
-from liver_pipeline.app.cases import EDITED, CaseFolder, NoSuchCase
+from liver_pipeline.app.cases import CaseFolder, NoSuchCase
 from liver_pipeline.app.collection import collect_cases
 from liver_pipeline.app.corrections import save_edit, take_back
 from liver_pipeline.app.edits import Edit, changes, lay_on
@@ -24,6 +24,7 @@ from liver_pipeline.app.uploads import Refusal
 from liver_pipeline.commands.collect import collect
 from liver_pipeline.data import folder_cases
 from liver_pipeline.io.checksums import file_sha256
+from liver_pipeline.io.file_names import EDITED
 from liver_pipeline.io.files import remove_temporary, write_json
 from liver_pipeline.io.patient_axes import to_ras
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan

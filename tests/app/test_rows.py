@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from liver_pipeline.app.cases import CANCELLED, EDITED, ENDED, STARTED, CaseFolder
+from liver_pipeline.app.cases import CANCELLED, ENDED, STARTED, CaseFolder
 from liver_pipeline.app.rows import CaseRows
+from liver_pipeline.io.file_names import EDITED
 from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.io.ledger import LEDGER, Ledger
 from tests.app.conftest import RunningApp, ask

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -131,6 +132,25 @@ def test_the_same_command_trains_nothing_and_redoes_only_what_is_gone(
     assert {path.name.split(".")[0] for path in changed} == {case, "metrics"}
     assert {path.relative_to(folder / "out").parts[1] for path in changed} == {"seed1"}
     assert len([path for path in changed if path in scores]) == 1
+
+
+def test_a_reference_that_was_corrected_is_scored_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "_alone", compare._attempt)
+    (name, *_) = json.loads((folder / "out/split.json").read_text())["cases"]["test"]
+    label = folder / "phantoms" / f"{name.replace('volume', 'segmentation')}.nii.gz"
+    content, page = label.read_bytes(), (folder / "out/compare.csv").read_bytes()
+    image = nib.load(label)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[voxels.shape[0] // 2 :] = 0
+    nib.save(nib.Nifti1Image(voxels, image.affine, image.header), label)
+    masks = sorted((folder / "out").glob("*/seed*/evaluation/masks/ledger.jsonl"))
+    before = [path.read_bytes() for path in masks]
+    assert command(folder).exit_code == 3
+    assert (folder / "out/compare.csv").read_bytes() != page
+    assert [path.read_bytes() for path in masks] == before  # nothing was segmented again
+    label.write_bytes(content)
+    assert command(folder).exit_code == 3
+    assert (folder / "out/compare.csv").read_bytes() == page
 
 
 def test_another_split_is_refused(folder: Path) -> None:

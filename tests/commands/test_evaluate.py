@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from click.testing import CliRunner
 
 from liver_pipeline.cli import main
 from liver_pipeline.commands.evaluate import evaluate
-from liver_pipeline.evaluation.pairing import find_pairs
+from liver_pipeline.evaluation.pairing import Pair, find_pairs
+from liver_pipeline.evaluation.scoring import pair_picture
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.file_names import case_name, lits_case_name
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.volumes import read_label_map, write_label_map
+from liver_pipeline.metrics.cases import case_figures
 from liver_pipeline.reports.gallery import CONTOURS
 
 AFFINE = np.array([[-0.8, 0, 0, 60], [0, -0.8, 0, 50], [0, 0, 2.5, -300], [0, 0, 0, 1.0]])
@@ -66,7 +69,8 @@ def schema() -> dict[str, Any]:
 
 @pytest.mark.parametrize("protocol", ["lits", "lits-official", "plain"])
 def test_tables_and_report_are_written_and_follow_the_schema(tmp_path: Path, protocol: str) -> None:
-    pred_dir, label_dir, output = folders(tmp_path, a=scene(0), b=scene(1))
+    pairs = {"a": scene(0), "b": scene(1)}
+    pred_dir, label_dir, output = folders(tmp_path, **pairs)
     metrics = evaluate(pred_dir, label_dir, output, protocol=protocol)
     written = json.loads((output / "metrics.json").read_text())
     assert written == metrics
@@ -75,10 +79,13 @@ def test_tables_and_report_are_written_and_follow_the_schema(tmp_path: Path, pro
     with (output / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == ["a", "b"]
-    figures = metrics["figures" if protocol == "lits-official" else "cases"]
+    figures, block = (metrics["figures"], "official_") if protocol == "lits-official" else (metrics["cases"], "")
     for row in rows:
+        expected = case_figures(*pairs[row["case"]], (0.8, 0.8, 2.5))
         for region, key in itertools.product(("liver", "tumor"), ("dice", "iou", "precision", "recall", "accuracy")):
-            assert float(row[f"{region}_{key}"]) == figures[row["case"]][region][key]
+            assert float(row[f"{region}_{key}"]) == figures[row["case"]][region][key] == expected[region][key]
+        for kind in ("reference", "predicted"):
+            assert int(row[f"{block}n_{kind}_lesions"]) == expected["lesions"][f"n_{kind}"]
 
 
 def test_means_carry_n_interval_and_numbers_of_empty_masks(tmp_path: Path) -> None:
@@ -157,11 +164,18 @@ BAD_INPUT = {
     "NOT_3D": "four axes",
     "NON_FINITE": "nan",
     "NO_LIVER": "reference without liver",
+    "GZIP_CRC": "a bit of the checksum flipped, so that all voxels can be read",
 }
 
 
-@pytest.mark.parametrize("code", BAD_INPUT)
-def test_bad_case_gets_a_code_and_a_line_and_the_others_go_on(tmp_path: Path, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "protocol"),
+    [
+        *((code, "lits") for code in BAD_INPUT),
+        *((code, "lits-official") for code in BAD_INPUT if code != "LABEL_VALUES"),
+    ],
+)
+def test_bad_case_gets_a_code_and_a_line_and_the_others_go_on(tmp_path: Path, code: str, protocol: str) -> None:
     pred, label = scene()
     pred_dir, label_dir, output = folders(tmp_path, bad=(pred, label), good=(pred, label))
     wrong: dict[str, tuple[str, np.ndarray]] = {
@@ -170,10 +184,15 @@ def test_bad_case_gets_a_code_and_a_line_and_the_others_go_on(tmp_path: Path, co
         "NOT_3D": ("pred", np.stack([pred, pred], axis=-1)),
         "NON_FINITE": ("pred", np.where(pred == 2, np.nan, pred).astype(np.float32)),
         "NO_LIVER": ("label", np.zeros_like(label)),
+        "GZIP_CRC": ("pred", pred),
     }
     side, array = wrong[code]
-    save(tmp_path / side / "bad.nii.gz", array)
-    run = CliRunner().invoke(main, ["evaluate", str(pred_dir), str(label_dir), str(output)])
+    bad = save(tmp_path / side / "bad.nii.gz", array)
+    if code == "GZIP_CRC":
+        stored = bytearray(bad.read_bytes())
+        stored[-8] ^= 1
+        bad.write_bytes(stored)
+    run = CliRunner().invoke(main, ["evaluate", str(pred_dir), str(label_dir), str(output), "--protocol", protocol])
     assert run.exit_code == 3, run.output
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["failures"]["bad"]["code"] == code
@@ -404,6 +423,19 @@ def test_probabilities_give_auc_brier_and_calibration(tmp_path: Path) -> None:
     save(tmp_path / "prob" / "a.nii.gz", np.full(label.shape, 3.0, np.float32))
     metrics = evaluate(pred_dir, label_dir, output, probability_dir=tmp_path / "prob", overwrite=True)
     assert metrics["failures"]["a"]["code"] == "PROBABILITY_RANGE"
+
+
+def test_pictures_show_the_scan_where_there_is_one_on_the_grid(tmp_path: Path) -> None:
+    pred, label = scene()
+    pair = Pair("a", save(tmp_path / "pred.nii.gz", pred), save(tmp_path / "label.nii.gz", label))
+    scan = np.random.default_rng(0).integers(-100, 200, label.shape).astype(np.int16)
+    images = [
+        save(tmp_path / "scan.nii.gz", scan),
+        save(tmp_path / "short.nii.gz", scan[:-1]),
+        tmp_path / "none.nii.gz",
+    ]
+    plain, *shown = (pair_picture(replace(pair, image=image))["case"] for image in (None, *images))
+    assert shown[0] != plain == shown[1] == shown[2]
 
 
 def test_reliability_with_and_without_the_temperature_of_the_run(tmp_path: Path) -> None:

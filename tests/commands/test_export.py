@@ -117,6 +117,14 @@ def test_a_path_that_hides_in_a_component_is_refused_and_nothing_is_written(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_an_export_says_what_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(make_run(tmp_path / "run", "cascade"), tmp_path / "out", file_format="torchscript")
+    said = capsys.readouterr().out.splitlines()
+    steps = ["writing liver.ts", "writing tumor.ts", "segmenting 3 phantoms"]
+    steps += [f"phantom {number}, {stage}: " for number in (1, 2, 3) for stage in ("liver", "tumor")]
+    assert [line for line, step in zip(said, steps, strict=True) if line.startswith(step)] == said
+
+
 def test_what_is_there_or_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         export(tmp_path / "none", tmp_path / "out", file_format="onnx")

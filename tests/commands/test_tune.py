@@ -47,4 +47,7 @@ def test_cases_are_read_one_at_a_time_and_the_choice_is_written(trained: Path) -
     for workflow in ("inference", "evaluate"):
         config = yaml.safe_load((trained / f"configs/{workflow}.yaml").read_text())
         assert config["postprocessing"]["transforms"] == [dict(step) for step in choice.steps]
+    assert [dict(step) for step in choice.steps] != yaml.safe_load(before)["postprocessing"]["transforms"]
+    ledger = (trained / "tuning/masks/ledger.jsonl").read_bytes()
     assert tune.tune_postprocessing(trained) == choice
+    assert (trained / "tuning/masks/ledger.jsonl").read_bytes() == ledger  # nothing was segmented again

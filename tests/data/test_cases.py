@@ -284,9 +284,16 @@ def test_a_leaking_split_is_refused() -> None:
         check_split({"train": [one], "val": [two], "test": []})
 
 
-def test_shares_that_do_not_add_up_are_refused() -> None:
+def test_a_split_without_training_cases_is_refused() -> None:
+    (one,) = scans_of("a")
+    with pytest.raises(ValueError, match="no training case"):
+        check_split({"train": [], "val": [one], "test": []})
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.7, 0.1), (1.2, -0.2, 0.0), (0.7, 0.3), (0.7, 0.1, 0.1)])
+def test_shares_that_do_not_add_up_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="add up to 1"):
-        make_split(scans_of("a", "b", "c"), fractions=(0.7, 0.7, 0.1))
+        make_split(scans_of("a", "b", "c"), fractions=shares)
 
 
 def test_a_split_file_is_written_once_and_then_obeyed(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.probabilities import write_probabilities
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
-from tests.dicom_files import one_slice, series
+from liver_pipeline.labels import Scaled
+from tests.dicom_files import body, one_slice, series
 
 RAS_1MM = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -114,7 +115,7 @@ def test_hu_and_confidence_are_taken_inside_the_lesion_only() -> None:
     hu[12, 13, 7] = 64
     confidence = np.where(label_map == 2, 0.9, 0.1)
     confidence[14, 16, 8] = 0.3
-    (lesion,) = describe_label_map(label_map, RAS_1MM, hu=hu, confidence=confidence)["lesions"]
+    (lesion,) = describe_label_map(label_map, RAS_1MM, hu=Scaled(hu), confidence=Scaled(confidence))["lesions"]
     assert lesion["mean_hu"] == pytest.approx(40 + 24 / 24)
     assert lesion["sd_hu"] == pytest.approx(np.sqrt(24.0**2 / 24 - 1))
     assert lesion["mean_confidence"] == pytest.approx((23 * 0.9 + 0.3) / 24)
@@ -226,6 +227,21 @@ def test_a_mask_of_others_on_an_mr_series_is_described(tmp_path: Path) -> None:
     assert describe(tmp_path / "mask.nii.gz", scan)["liver"]
     with pytest.raises(IntakeError, match="MODALITY"):
         describe(tmp_path / "mask.nii.gz", scan, reader=ScanReader())
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_of_a_study_the_series_that_is_named_is_measured(tmp_path: Path, number: int) -> None:
+    for n, hu in enumerate((100, 150)):
+        files = [
+            one_slice(k, np.where(body() > 0, np.int16(hu), body()), SeriesInstanceUID=f"1.2.{n}") for k in range(12)
+        ]
+        series(tmp_path / "study", files, prefix=f"S{n}_")
+    labels = np.zeros((20, 16, 12), dtype=np.uint8)
+    labels[5:15, 5:11, 3:9], labels[8:10, 6:8, 4:6] = 1, 2
+    uid = f"1.2.{number}"
+    write_label_map(tmp_path / "mask.nii.gz", labels, like=read_scan(tmp_path / "study", series=uid))
+    (lesion,) = describe(tmp_path / "mask.nii.gz", tmp_path / "study", series=uid)["lesions"]
+    assert lesion["mean_hu"] == (100, 150)[number]
 
 
 def test_scan_on_another_grid_is_refused(tmp_path: Path) -> None:

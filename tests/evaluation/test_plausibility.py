@@ -66,6 +66,11 @@ def test_a_mask_of_tumor_alone_has_no_hu_of_liver() -> None:
     assert (facts["hu"], facts["hu_spread"]) == (None, None)
 
 
+def test_a_liver_without_a_body_has_no_side() -> None:
+    _, labels = body()
+    assert facts_of(np.full(SHAPE, -1000, dtype=np.int16), labels)["right_mm"] is None
+
+
 @pytest.mark.parametrize(("axis", "sign", "key"), [(0, -1, "right_mm"), (2, -1, "lung")])
 def test_a_wrong_affine_shows(axis: int, sign: int, key: str) -> None:
     """The voxels stay; the affine says that the axis runs the other way."""
@@ -89,10 +94,19 @@ def test_figures_do_not_depend_on_how_the_scan_is_stored(modality: str) -> None:
     assert ("hu" in found) == (modality == "ct")
 
 
-def test_the_border_that_cuts_the_liver_is_named_with_its_share() -> None:
+@pytest.mark.parametrize(
+    ("face", "kept"),
+    [("left", np.s_[90:]), ("right", np.s_[:110]), ("back", np.s_[:, 40:]), ("front", np.s_[:, :60]),
+     ("feet", np.s_[:, :, 22:]), ("head", np.s_[:, :, :30])],
+)  # fmt: skip
+def test_the_border_that_cuts_the_liver_is_named(face: str, kept: Any) -> None:
     hu, labels = body()
-    facts = facts_of(hu[:, :, 22:], labels[:, :, 22:])
-    assert (facts["cut_share"], facts["cut_face"]) == (1.0, "feet")
+    facts = facts_of(hu[kept], labels[kept])
+    assert (facts["cut_share"], facts["cut_face"]) == (1.0, face)
+
+
+def test_a_tip_at_the_border_is_a_small_share() -> None:
+    hu, labels = body()
     tip = labels.copy()
     tip[100:104, 40:44, :10] = 1  # 16 of 2700 voxels reach the border
     facts = facts_of(hu, tip)

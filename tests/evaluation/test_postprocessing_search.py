@@ -80,6 +80,16 @@ def test_steps_run_in_the_order_of_the_candidates_not_of_their_gain() -> None:
     assert choice.steps == [KEEP, FILL]
 
 
+def test_a_step_is_judged_at_its_place_among_those_chosen_before() -> None:
+    truth, pred = np.zeros((2, 20, 20, 20), dtype=np.uint8)
+    truth[1:9, 1:9, 1:9] = 1
+    pred[1:9, 1:9, 1:9], pred[3:7, 3:7, 3:7] = 1, 0  # a hole in the liver
+    pred[10:19, 10:19, 10:19], pred[11:18, 11:18, 11:18] = 1, 0  # a shell that would be larger than the liver if filled
+    case = ValidationCase(pred, truth, CM)
+    assert choose_postprocessing([case], [KEEP, FILL]).steps == [KEEP, FILL]
+    assert choose_postprocessing([case], [FILL, KEEP]).steps == [KEEP]
+
+
 def test_step_that_harms_is_not_chosen() -> None:
     truth = with_voxels(liver(), (3, 3, 3), label=2)  # real tumors of one voxel
     choice = choose_postprocessing([ValidationCase(truth, truth, CM)], [drop_small(2.0)])

@@ -49,6 +49,20 @@ def test_each_rule_has_its_reason(change: dict[str, Any], code: str) -> None:
     assert codes({**GOOD, **change}) == [code]
 
 
+def test_a_value_at_its_limit_is_no_reason_but_so_much_lung_and_so_large_a_tumor_are() -> None:
+    limits = QualityThresholds()
+    least = {
+        "liver_ml": limits.min_liver_ml, "largest_share": limits.min_largest_share, "cut_share": limits.max_cut_share,
+        "right_mm": limits.min_right_mm, "hu": limits.min_hu, "hu_spread": limits.max_hu_spread,
+    }  # fmt: skip
+    agreement = {"liver": limits.liver_agreement, "tumor": limits.tumor_agreement, "most_tumor_ml": 20.0}
+    assert codes({**GOOD, **least}, agreement) == []
+    assert codes({**GOOD, "liver_ml": limits.max_liver_ml, "hu": limits.max_hu}) == []
+    assert codes({**GOOD, "lung_below_ml": limits.min_lung_ml, "lung_above_ml": limits.min_lung_ml}) == []
+    assert codes({**GOOD, "lung_below_ml": limits.min_lung_ml, "lung_above_ml": 0.0}) == ["UPSIDE_DOWN"]
+    assert codes(GOOD, {**agreement, "tumor": 0.0, "most_tumor_ml": limits.min_tumor_ml}) == ["TUMOR_DISAGREEMENT"]
+
+
 def test_what_is_not_known_is_no_reason() -> None:
     facts = {key: GOOD[key] for key in ("liver_ml", "largest_share", "cut_share", "cut_face")}
     assert codes({**facts, "right_mm": None}, {}) == []

@@ -15,7 +15,9 @@ from PIL import Image
 import liver_pipeline as lp
 from liver_pipeline.handlers import ContactSheet
 from liver_pipeline.handlers.contact_sheet import CASES
-from liver_pipeline.visualize.sheet import LIVER_RGB, TILE, TUMOR_RGB
+from liver_pipeline.labels import LIVER, TUMOR
+from liver_pipeline.visualize.colours import CLASS_RGB
+from liver_pipeline.visualize.sheet import TILE
 from tests.small import UNET3D, make_phantoms
 
 
@@ -59,8 +61,8 @@ def test_each_case_is_shown_as_read_as_preprocessed_and_as_windows_without_and_w
     rows = drawn(tmp_path / "logs" / "sheet.png", cases, [cases.load])
     assert [len(row) for row in rows] == [8, 8, 8]
     for plain, outlined in zip(rows[0][::2], rows[0][1::2], strict=True):
-        assert count(plain, TUMOR_RGB) == count(plain, LIVER_RGB) == 0
-        assert count(outlined, LIVER_RGB) > count(outlined, TUMOR_RGB) > 20
+        assert count(plain, CLASS_RGB[TUMOR]) == count(plain, CLASS_RGB[LIVER]) == 0
+        assert count(outlined, CLASS_RGB[LIVER]) > count(outlined, CLASS_RGB[TUMOR]) > 20
     preprocessed, window = rows[0][3], rows[0][5]
     assert np.array_equal(window, preprocessed[:, ::-1])  # the flip shows, though a flip turns the affine as well
     brightness = preprocessed.mean(axis=(0, 2))

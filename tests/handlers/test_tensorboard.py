@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import liver_pipeline as lp
 from liver_pipeline.handlers.tensorboard import Overlays, overlay
-from liver_pipeline.visualize.pictures import PREDICTION_RGB, REFERENCE_RGB
+from liver_pipeline.visualize.colours import PREDICTION_RGB, REFERENCE_RGB
 from tests.small import UNET3D, make_phantoms
 
 
@@ -129,6 +132,33 @@ def test_a_copied_run_folder_tracks_all_its_epochs_in_a_run_of_its_own(tmp_path:
     runs = client.search_runs(client.get_experiment_by_name("liver_pipeline").experiment_id)
     steps = [[loss.step for loss in client.get_metric_history(one.info.run_id, "train_loss")] for one in runs]
     assert sorted(steps) == [[1, 2], [1, 2, 3]]
+
+
+def test_trainings_make_a_new_database_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from liver_pipeline.handlers.mlflow import Tracking
+
+    at_it: list[str] = []
+
+    class Handler:
+        """As MLflow does it: looks for tables, and makes those that are not there."""
+
+        def __init__(self, **options: Any) -> None:
+            at_it.append(options["run_name"])
+            time.sleep(0.2)
+            assert at_it.pop() == options["run_name"], "two at once"
+
+    stand_in = SimpleNamespace(
+        entities=SimpleNamespace(Metric=None), exceptions=SimpleNamespace(MlflowException=RuntimeError)
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    monkeypatch.setattr("monai.handlers.MLFlowHandler", Handler)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log = cast(Any, None)
+    with ThreadPoolExecutor(3) as pool:
+        began = [pool.submit(Tracking, f"sqlite:///{tmp_path}/m.db", tmp_path / f"run{i}", log) for i in range(3)]
+    assert [one.exception() for one in began] == [None] * 3
+    Tracking("http://127.0.0.1:5000", tmp_path / "run3", log)  # a server needs no lock
+    assert [path.name for path in tmp_path.iterdir()] == [".m.db.lock"]
 
 
 def test_tracking_without_mlflow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

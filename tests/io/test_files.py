@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 from liver_pipeline.io.files import (
     TEMPORARY,
     remove,
+    remove_abandoned,
     remove_temporary,
+    temporary_name,
     whole_file,
     whole_folder,
     write_json,
@@ -103,3 +107,15 @@ def test_what_cannot_be_removed_is_an_error_or_stays(tmp_path: Path, monkeypatch
             remove(file)
         remove(file, strict=False)
     assert file.exists()
+
+
+def test_what_nobody_wrote_to_for_a_day_goes_from_a_folder_that_others_write_to(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    ages = {temporary_name(): 25, temporary_name(): 1, "mine.part": 25, f"below/{temporary_name()}": 25}  # hours
+    for name, hours in ages.items():
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - 3600 * hours,) * 2)
+    (tmp_path / temporary_name()).symlink_to(tmp_path / "nowhere")
+    remove_abandoned(tmp_path)
+    assert [(tmp_path / name).exists() for name in ages] == [False, True, True, True]
+    remove_abandoned(tmp_path / "none")

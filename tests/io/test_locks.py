@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import liver_pipeline as lp
 from liver_pipeline.cli import main
+from liver_pipeline.io.files import temporary_name
 from liver_pipeline.io.locks import lock_run
 from tests.small import UNET3D, make_phantoms
 
@@ -74,3 +75,13 @@ def test_the_process_that_holds_a_run_may_ask_again_and_gives_it_back_on_errors(
         pass
     process.kill()
     process.wait()
+
+
+def test_what_a_killed_process_left_half_written_in_a_run_goes_with_the_next(tmp_path: Path) -> None:
+    half = [tmp_path / folder / temporary_name() for folder in ("", "configs", "tuning/quality")]
+    others = tmp_path / "masks" / temporary_name()  # of a folder run that may be at work
+    for path in (*half, others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    with lock_run(tmp_path):
+        assert [path.exists() for path in (*half, others)] == [False, False, False, True]

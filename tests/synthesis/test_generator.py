@@ -9,8 +9,8 @@ import torch
 
 from liver_pipeline.synthesis import ScanGenerator
 from liver_pipeline.synthesis.acquisition import seen
+from liver_pipeline.synthesis.anatomy import KINDS
 from liver_pipeline.synthesis.draw import Grid, RandomDraw, blur, sample
-from liver_pipeline.synthesis.generator import KINDS
 from liver_pipeline.synthesis.tissues import CAVITY_BIT, Tissue
 
 SIZE = (48, 40, 32)  # voxels; at 6 mm a whole trunk
