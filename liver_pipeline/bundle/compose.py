@@ -27,6 +27,7 @@ from liver_pipeline.io.locks import lock_run
 TRAINING_OUTPUTS = (
     "models/model.pt", *(f"models/{name}" for name in (LAST, PREVIOUS, *OLDER)), "logs/events.out.tfevents.*",
     "logs/contact_sheet.png", "out_of_fold/fold*", "out_of_fold/masks", "log.csv", "curves.png", "skipped_cases.json",
+    "prepared_cases.json",
     "bad_loss.json", "mlflow_run.json",
 )  # fmt: skip
 MULTI_GPU = "multi_gpu_train"  # an overlay on train.yaml, as in the model zoo
