@@ -45,13 +45,13 @@ def meanings(values: Any) -> dict[int, int] | None:
     """
     if not isinstance(values, Mapping) or not all(type(part) in (int, str) for pair in values.items() for part in pair):
         return None
-    said = [(_number(value), MEANINGS.get(meaning)) for value, meaning in values.items()]
+    said = [(label_value(value), MEANINGS.get(meaning)) for value, meaning in values.items()]
     known = {number: meaning for number, meaning in said if 0 <= number <= LARGEST_VALUE and meaning is not None}
     return known if len(known) == len(values) and any(known.values()) else None
 
 
-def _number(value: int | str) -> int:
-    """Return a number, or that of a text of few digits; -1 for any other text."""
+def label_value(value: int | str) -> int:
+    """Return the value of a label map as it is written, a number or a text of few digits; -1 for any other text."""
     if isinstance(value, int):
         return value
     return int(value) if re.fullmatch("[0-9]{1,5}", value) else -1

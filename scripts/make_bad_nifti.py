@@ -745,6 +745,11 @@ def _(path: Path) -> None:
     _folder(path, {**series(EVEN), "image_4": dicom_slice(EVEN[4], 4, without=(0x00280030,))})
 
 
+@case("series_of_a_projection", "DERIVED_IMAGE")
+def _(path: Path) -> None:
+    _folder(path, changed_from(0, {0x00080008: ("CS", "DERIVED\\SECONDARY\\PROJECTION IMAGE\\CSA MIP")}))
+
+
 @case("series_of_two_patients", "MIXED_PATIENTS")
 def _(path: Path) -> None:
     files = changed_from(0, {0x00100020: ("LO", "A")})

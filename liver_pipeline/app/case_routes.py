@@ -14,14 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from liver_pipeline.app.cases import CANCELLED, UPLOADING, CaseFolder
-from liver_pipeline.app.downloads import (
-    DICOM,
-    DOWNLOADS,
-    EVERYTHING,
-    OF_THE_MASK_NOW,
-    attachment,
-    download,
-)
+from liver_pipeline.app.downloads import DICOM, DOWNLOADS, EVERYTHING, OF_THE_MASK_NOW, attachment, download
 from liver_pipeline.app.edit_routes import add_edits, require_measured
 from liver_pipeline.app.rows import CaseRows
 from liver_pipeline.app.runs import Model

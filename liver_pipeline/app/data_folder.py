@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.dicom_headers import may_be_slice
+from liver_pipeline.io.dicom_classes import may_be_slice
 from liver_pipeline.io.file_names import SCAN_SUFFIXES, VOXELS_OF_PAIRS
 from liver_pipeline.io.paths import real_path
 

@@ -33,6 +33,7 @@ from liver_pipeline.bundle.values import (
     three,
     whole,
 )
+from liver_pipeline.io.file_names import FORMATS
 from liver_pipeline.io.findings import CODES
 from liver_pipeline.labels import LABEL_VALUES_SAY, meanings
 
@@ -256,7 +257,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("seg_deflate", FLAG, "pack the DICOM segmentation, for archives that take it", RUNNING | MEMBER),
         Key("series", or_null(ONE_SERIES),
             "thinnest, contrast or a UID: one DICOM series of each study; null: each is a case", RUNNING | MEMBER),
-        Key("format", choice("nifti", "nrrd", "mha"), "of the masks; a folder holds one", RUNNING | MEMBER),
+        Key("format", choice(*FORMATS), "of the masks; a folder holds one", RUNNING | MEMBER),
         Key("probabilities", FLAG, "also write the probabilities of liver and tumor", RUNNING | MEMBER),
         Key("quality", FLAG, "also judge each mask: agreement of passes, and rules; a network alone runs twice",
             RUNNING | MEMBER),

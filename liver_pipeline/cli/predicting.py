@@ -12,6 +12,7 @@ import click
 from liver_pipeline.cli.group import main
 from liver_pipeline.cli.options import overrides_argument, overwrite_option
 from liver_pipeline.commands import completion
+from liver_pipeline.io.file_names import FORMATS
 
 
 @main.command("predict")
@@ -39,9 +40,7 @@ from liver_pipeline.commands import completion
 )
 @click.option("--worker-cores", type=click.IntRange(min=1), metavar="K", help="With --ray: of each worker without GPU.")
 @click.option("--series", metavar="thinnest|contrast|UID", help="Of a study's DICOM series take one (default: each).")
-@click.option(
-    "--format", type=click.Choice(["nifti", "nrrd", "mha"]), help="Of the masks in a folder (default: nifti)."
-)
+@click.option("--format", type=click.Choice(list(FORMATS)), help="Of the masks in a folder (default: nifti).")
 @click.option("--orientation", metavar="LAS|...", help="Where the axes of Analyze files run to: they do not say so.")
 @click.option("--partial", is_flag=True, help="Of a cross-validation take the folds that are trained, if some are not.")
 @click.option("--ensemble", multiple=True, metavar="RUN", help="One more run to average with; repeatable.")

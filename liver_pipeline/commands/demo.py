@@ -15,7 +15,7 @@ from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.io.volumes import read_label_map, read_scan
 from liver_pipeline.labels import Scaled
-from liver_pipeline.visualize.pictures import case_pictures
+from liver_pipeline.visualize.pictures import case_picture
 
 UNSEEN = (100, 101, 102)  # numbers, and seeds, of phantoms that the network has not seen
 
@@ -69,5 +69,5 @@ def _save_overlay(number: int, folder: Path) -> None:
     scan = read_scan(folder / "scans" / f"volume-{number}.nii.gz")
     pred = read_label_map(folder / "masks" / f"volume-{number}.nii.gz").array
     label = read_label_map(folder / "reference" / f"segmentation-{number}.nii.gz").array
-    drawn = case_pictures(pred, label, scan.spacing, [], Scaled(scan.array, scan.slope, scan.intercept))
+    drawn = case_picture(pred, label, scan.spacing, Scaled(scan.array, scan.slope, scan.intercept))
     (folder / "evaluation" / f"overlay-{number}.png").write_bytes(drawn["case"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,18 +14,22 @@ from liver_pipeline.bundle.entry import refuse_empty
 from liver_pipeline.evaluation.pairing import Failure, Pair, find_pairs
 from liver_pipeline.evaluation.score_pool import score_pairs
 from liver_pipeline.evaluation.score_tables import cases_csv, collect_metrics, scored_lesions_csv
-from liver_pipeline.evaluation.scoring import score_pair
+from liver_pipeline.evaluation.scoring import pair_picture, score_pair
 from liver_pipeline.evaluation.trust import with_quality
 from liver_pipeline.io.checksums import content_sha256, file_sha256
 from liver_pipeline.io.file_names import PROBABILITIES
 from liver_pipeline.io.files import write_json, write_text
+from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.formats import hash_input
 from liver_pipeline.io.ledger import LEDGER
 from liver_pipeline.io.masks import mask_of
 from liver_pipeline.io.outputs import check_outputs
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
+from liver_pipeline.reports.gallery import Thumbnails, chosen
 from liver_pipeline.reports.page import report_page
+
+logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("lits", "lits-official", "plain")
 OUTPUTS = ("metrics.json", "cases.csv", "lesions.csv", "report.html")
@@ -209,13 +214,13 @@ def _evaluate(
     """Score pairs and write the tables and the report; ``metrics.json`` last, as a sign that all is there."""
     score = partial(score_pair, protocol=protocol, min_lesion_ml=min_lesion_ml, liver_only=liver_only, pictures=report)
     results: dict[str, dict[str, Any]] = {}
-    pictures: dict[str, dict[str, Any]] = {}
+    thumbnails = Thumbnails()
     with tqdm(total=len(pairs), unit="case", disable=None if progress else True) as bar:
         for case, outcome in score_pairs(pairs, score, workers, memory_gb):
             if isinstance(outcome, Failure):
                 failures[case] = outcome
             else:
-                pictures[case] = outcome.pop("pictures", {"case": None, "lesions": []})
+                thumbnails.add(case, outcome.pop("pictures", ()))
                 results[case] = outcome
             bar.update()
     if protocol != "lits-official":
@@ -225,6 +230,17 @@ def _evaluate(
     write_text(output / "cases.csv", cases_csv(metrics))
     write_text(output / "lesions.csv", scored_lesions_csv(metrics))
     if report:
-        write_text(output / "report.html", report_page(metrics, pictures))
+        shown = chosen(metrics) if protocol != "lits-official" else ()
+        pictures = {pair.case: _drawn(pair, liver_only) for pair in pairs if pair.case in shown}
+        write_text(output / "report.html", report_page(metrics, pictures, thumbnails))
     write_json(output / "metrics.json", metrics)
     return metrics
+
+
+def _drawn(pair: Pair, liver_only: bool) -> dict[str, Any]:
+    """Draw a case that the report shows; one whose files have gone since it was scored has no picture."""
+    try:
+        return pair_picture(pair, liver_only=liver_only)
+    except (IntakeError, OSError) as reason:
+        logger.warning("%s is not drawn: %s", pair.case, reason)
+        return {}

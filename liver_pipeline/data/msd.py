@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from liver_pipeline.data.layouts import case_of, cases_below, refuse_doubles, re
 from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.label_names import named_classes
 from liver_pipeline.io.tables import read_json
-from liver_pipeline.labels import LabelValues
+from liver_pipeline.labels import LabelValues, label_value
 
 CHANNEL = "_0000"  # behind the case in nnU-Net's image files
 
@@ -66,16 +65,12 @@ def msd_cases(dataset_dir: str | Path, label_map: LabelValues | None = None) -> 
 def _named_values(index: Path, labels: Any) -> LabelValues | None:
     """Return what values mean by their names, as MSD (value to name) or nnU-Net v2 (name to value) writes them."""
     pairs = labels.items() if isinstance(labels, Mapping) else ()
-    names = [(value, key) if isinstance(value, int) else (_number(key), value) for key, value in pairs]
+    names = [(value, key) if isinstance(value, int) else (label_value(key), value) for key, value in pairs]
     try:
         classes = named_classes((value, name) for value, name in names if isinstance(name, str) and value > 0)
     except ValueError as reason:
         raise ValueError(f"{index}: {reason}") from reason
     return classes if any(value != label for value, label in classes.items()) else None
-
-
-def _number(text: str) -> int:
-    return int(text) if re.fullmatch("[0-9]{1,5}", text) else -1
 
 
 def refuse_used_twice(label_maps: Sequence[Path], where: Path) -> None:

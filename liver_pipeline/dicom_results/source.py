@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from liver_pipeline.dicom_results.uids import derived_uid
 from liver_pipeline.geometry.affines import Affine, corner_shift_mm, grids_match
 from liver_pipeline.io.dicom import read_plane_headers
-from liver_pipeline.io.dicom_headers import IMAGE_CLASSES
+from liver_pipeline.io.dicom_classes import IMAGE_CLASSES
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.formats import sniff
 from liver_pipeline.io.reader import ScanReader

@@ -26,7 +26,7 @@ from liver_pipeline.metrics.cases import case_figures
 from liver_pipeline.metrics.lits import official_case, official_lesions
 from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, as_told, confusion_matrix, overlap_figures
 from liver_pipeline.metrics.untold import without_tumors
-from liver_pipeline.visualize.pictures import case_pictures
+from liver_pipeline.visualize.pictures import case_picture, lesion_pictures
 
 ACCEPTED = ("FEW_SLICES", "THICK_SLICE")  # they hinder a network, not a figure
 
@@ -43,7 +43,8 @@ def score_pair(
     """Read and score one case; whatever is wrong with it comes back as a failure.
 
     Returns:
-        Figures (see :func:`score_as_meant`, :func:`score_officially`), with ``pictures`` also PNG bytes under that key.
+        Figures (see :func:`score_as_meant`, :func:`score_officially`), with ``pictures`` also those of
+        :func:`~liver_pipeline.visualize.pictures.lesion_pictures` under that key.
     """
     try:
         if protocol == "lits-official":
@@ -111,23 +112,24 @@ def score_as_meant(
         result["lits_official"] = official_lesions(pred.array, label.array, zooms)
     if pictures:
         scan = None if pair.image is None else _on_grid_of(label, pair.image)
-        levels = None if classes is None else shown_levels(label, classes, record)
-        result["pictures"] = case_pictures(
-            turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan, levels
+        result["pictures"] = lesion_pictures(
+            turned_pred, turned_label, figures["spacing"], figures["lesion_list"], scan
         )
     return result
 
 
 def pair_picture(pair: Pair, *, liver_only: bool = False) -> dict[str, Any]:
-    """Draw a case that was scored: ``case`` (PNG) and ``slice`` of :func:`case_pictures`.
+    """Draw a case that was scored; see :func:`~liver_pipeline.visualize.pictures.case_picture`.
 
     Raises:
-        IntakeError: If a label map cannot be read.
+        IntakeError: If a label map, or a file of probabilities, cannot be read.
     """
     pred, label, _ = _read_pair(pair, liver_only)
+    classes, record = _probabilities(pair, pred)
+    levels = None if classes is None else shown_levels(label, classes, record)
     scan = None if pair.image is None else _on_grid_of(label, pair.image)
     (there, affine), (here, _) = to_ras(label), to_ras(pred, like=label)
-    return case_pictures(here, there, spacing_of(affine), [], scan)
+    return case_picture(here, there, spacing_of(affine), scan, levels)
 
 
 def _read_pair(pair: Pair, liver_only: bool) -> tuple[Scan, Scan, bool]:

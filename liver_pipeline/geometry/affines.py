@@ -80,3 +80,17 @@ def geometry(shape: Sequence[int], affine: Affine) -> dict[str, Any]:
         "spacing_mm": [round(edge, 6) for edge in spacing_of(affine)],
         "affine": [[float(value) for value in row] for row in affine],
     }
+
+
+def slice_axis(affine: Affine) -> int:
+    """Return the array axis across the slices: that of clearly longer voxels, else the one nearest to head-foot."""
+    spacing = np.array(spacing_of(affine))
+    if np.sort(spacing)[2] > 1.2 * np.sort(spacing)[1]:
+        return int(spacing.argmax())
+    return int(np.abs(affine[2, :3] / spacing).argmax())
+
+
+def is_along_body(affine: Affine, axis: int) -> bool:
+    """Return whether an array axis runs from head to foot, or back, within 45 degrees."""
+    direction = affine[:3, axis]
+    return bool(abs(direction[2]) > np.sqrt(0.5) * np.linalg.norm(direction))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from liver_pipeline.handlers.step_losses import StepLoss, StepLosses
 from liver_pipeline.labels import LIVER, LIVER_OR_TUMOR, Scaled
-from liver_pipeline.visualize.pictures import case_pictures
+from liver_pipeline.visualize.pictures import case_picture
 
 
 class Overlays:
@@ -83,7 +83,7 @@ def overlay(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> np.
     scale = 300.0 / max(high - low, 1e-6)  # the pictures' window is 300 HU wide, from -100
     found, reference = (torch.as_tensor(x).cpu().numpy().astype(np.uint8) for x in (pred, label))
     reference[reference == LIVER_OR_TUMOR] = LIVER
-    drawn = case_pictures(found, reference, tuple(spacing), [], Scaled(shown, scale, -100.0 - low * scale))
+    drawn = case_picture(found, reference, tuple(spacing), Scaled(shown, scale, -100.0 - low * scale))
     if drawn["case"] is None:
         return None
     picture: np.ndarray[Any, Any] = (imread(io.BytesIO(drawn["case"]))[..., :3] * 255).round().astype(np.uint8)

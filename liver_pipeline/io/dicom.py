@@ -19,9 +19,10 @@ from liver_pipeline.io.dicom_checks import (
     refuse_missing,
     refuse_mixed,
 )
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.dicom_files import series_sha256
-from liver_pipeline.io.dicom_headers import Slice, quietly
-from liver_pipeline.io.dicom_kinds import kind_findings, rescale_findings
+from liver_pipeline.io.dicom_headers import Slice
+from liver_pipeline.io.dicom_kinds import field_findings, kind_findings, rescale_findings
 from liver_pipeline.io.dicom_parts import parts_elsewhere, woven_findings
 from liver_pipeline.io.dicom_pixels import read_planes
 from liver_pipeline.io.dicom_place import DicomPlace, look_again, opened_place
@@ -88,8 +89,9 @@ def read_series(
         kind = (
             () if labels else (*rescale_findings(chosen), *kind_findings(chosen))
         )  # raised once values are judged, too
-        array, slope, intercept = _read_voxels(path, chosen)
-        sha256 = series_sha256(path, list(place.changed) if series is None else _files(chosen))
+        hashes: dict[Path, str] = {}
+        array, slope, intercept = _read_voxels(path, chosen, hashes)
+        sha256 = series_sha256(path, list(place.changed) if series is None else _files(chosen), hashes)
         return StoredVolume(
             array, _affine(chosen), sha256, (*settled, *kind), slope, intercept,
             modality=chosen[0].modality, slice_files=tuple(one.path.name for one in chosen), slice_axis=2,
@@ -133,7 +135,7 @@ def _volume(
     refuse_mixed(path, chosen)
     findings += [*conflict_findings(chosen), *woven_findings(chosen), *parts_elsewhere(path, chosen)]
     chosen = _sorted(chosen)
-    findings += place_findings(chosen)
+    findings += [*place_findings(chosen), *field_findings(chosen)]
     if len(chosen) < 2:
         findings.append(_single(path, chosen[0]))
     return place, chosen, findings
@@ -189,15 +191,18 @@ def _affine(slices: Sequence[Slice]) -> Affine:
     return LPS_TO_RAS @ affine
 
 
-def _read_voxels(path: Path, slices: Sequence[Slice]) -> tuple[npt.NDArray[Any], float, float]:
-    """Return voxels (X, Y, Z) with their slope and intercept; one slice at a time beside the volume."""
+def _read_voxels(path: Path, slices: Sequence[Slice], hashes: dict[Path, str]) -> tuple[npt.NDArray[Any], float, float]:
+    """Return voxels (X, Y, Z) with their slope and intercept; one slice at a time beside the volume.
+
+    ``hashes`` takes the sha256 of files; see :func:`~liver_pipeline.io.dicom_pixels.read_planes`.
+    """
     scales = [one.rescale or (1.0, 0.0) for one in slices]
     whole = all(number.is_integer() for scale in scales for number in scale)
     uniform = len(set(scales)) == 1
     slope, intercept = scales[0] if uniform and not whole else (1.0, 0.0)
     dtype = np.dtype(np.int16 if whole or uniform else np.float32)
     volume = np.empty((*slices[0].size, len(slices)), dtype=dtype, order="F")
-    for index, stored in read_planes(path, slices):
+    for index, stored in read_planes(path, slices, hashes):
         values: npt.NDArray[Any] = stored
         if whole and scales[index] != (1.0, 0.0):
             values = stored.astype(np.int64) * int(scales[index][0]) + int(scales[index][1])

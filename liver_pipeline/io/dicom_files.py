@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,13 +14,15 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.dicom_headers import OUTLINES, file_name, may_be_slice, series_uid_in, series_uid_of, sop_class
+from liver_pipeline.io.dicom_classes import OUTLINES, series_uid_in, series_uid_of, slice_sha256, sop_class
+from liver_pipeline.io.dicom_headers import file_name
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.paths import listed
 from liver_pipeline.io.remembering import remembers
 from liver_pipeline.io.zips import heads, is_zip, unzip
 
 FIRST_ENTRIES = 100  # of a folder or zip, among which its first slice is looked for
+NONE: Mapping[Path, str] = {}
 NUMBER = re.compile(r"(?:[0-9A-Fa-f]{8,}|[0-9])(?:[0-9A-Fa-f]{8,}|[0-9.-])*")
 
 
@@ -131,10 +133,19 @@ def _uids(path: Path, *, backwards: bool = False) -> Iterator[str]:
         yield series_uid_of(path)
 
 
-def series_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
-    """Return sha256 of a file, or over the sorted hashes of the slices of a folder (names do not matter)."""
+def series_sha256(path: Path, files: Sequence[Path] | None = None, known: Mapping[Path, str] = NONE) -> str:
+    """Return sha256 of a file, or over the sorted hashes of the slices of a folder (names do not matter).
+
+    Args:
+        path: The file or folder.
+        files: The slices; None: all that can be.
+        known: sha256 of files that were hashed while they were read.
+    """
     if path.is_file():
-        return file_sha256(path)
-    slices = files if files is not None else [f for f in path.iterdir() if f.is_file() and may_be_slice(f)]
-    digests = sorted(bytes.fromhex(file_sha256(one)) for one in slices)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+        return known.get(path) or file_sha256(path)
+    if files is None:
+        there = (path / name for name, _, is_file in listed(path) if is_file)  # to open a pipe waits for ever
+        told = [sha256 for file in there if (sha256 := slice_sha256(file)) is not None]
+    else:
+        told = [known.get(file) or file_sha256(file) for file in files]
+    return hashlib.sha256(b"".join(sorted(map(bytes.fromhex, told)))).hexdigest()

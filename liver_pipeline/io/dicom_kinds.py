@@ -1,4 +1,4 @@
-"""What a DICOM series says its planes are: those of a CT in HU, or maps, projections and subtractions made of one."""
+"""What a DICOM series says its planes are: those of a CT in HU, of its size, or maps and projections made of one."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ CONE_BEAM = frozenset(("CBCT",))
 ITSELF = "ORIGINAL\\PRIMARY"
 NO_VOLUME = frozenset(("SAMPLED", "DISTORTED"))  # PS3.3 C.8.16.2.1.2
 KEV = re.compile(r"(\d+)[ _]?KEV")
+FIELD_OFF = 0.2  # by which a field of view may differ from the diameter that was reconstructed
 USUAL_KEV = (55.0, 85.0)  # images of one energy between look as those of a tube at 100 to 120 kV
 
 
@@ -53,6 +54,23 @@ def kind_findings(slices: Sequence[Slice]) -> list[Finding]:
         )
         found.append(warning("THICK_SLICE", detail))
     return found
+
+
+def field_findings(slices: Sequence[Slice]) -> list[Finding]:
+    """Return SPACING_RANGE where pixels of a square CT make another field of view than was reconstructed.
+
+    What was resampled or cropped since need not say so; series that call themselves original do.
+    """
+    first = slices[0]
+    diameter, spacing, (columns, rows) = first.numbers("ReconstructionDiameter", 1), first.pixel_spacing, first.size
+    itself = first.modality == "CT" and first.text("ImageType").upper().startswith(ITSELF)
+    if diameter is None or diameter[0] <= 0 or spacing is None or columns != rows or not itself:
+        return []
+    field = columns * float(spacing[1])
+    if abs(field / diameter[0] - 1.0) <= FIELD_OFF:
+        return []
+    detail = f"PixelSpacing makes a field of {field:.4g} mm, ReconstructionDiameter is {diameter[0]:.4g} mm"
+    return [warning("SPACING_RANGE", f"{detail}; which is right? Volumes depend on it")]
 
 
 def is_derived(slices: Sequence[Slice]) -> bool:

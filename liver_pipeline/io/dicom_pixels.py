@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,13 @@ from liver_pipeline.io.dicom_headers import Slice
 from liver_pipeline.io.findings import refuse
 
 
-def read_planes(path: Path, slices: Sequence[Slice]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def read_planes(path: Path, slices: Sequence[Slice], hashes: dict[Path, str]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     """Yield the stored pixels (X, Y) of each slice with its place in ``slices``, file by file.
+
+    Args:
+        path: The folder, zip or file that messages name.
+        slices: In any order.
+        hashes: Takes the sha256 of each file that is opened here: a slow disk is asked for it once.
 
     Raises:
         IntakeError: DICOM_DAMAGED with the name of the slice.
@@ -26,19 +32,19 @@ def read_planes(path: Path, slices: Sequence[Slice]) -> Iterator[tuple[int, npt.
     for index, one in enumerate(slices):
         by_file[one.path].append(index)
     for file, indices in by_file.items():
-        planes = _decoded(path, file, [slices[index] for index in indices])
+        planes = _decoded(path, file, [slices[index] for index in indices], hashes)
         for index, plane in zip(indices, planes, strict=True):
             if plane.shape != slices[index].size:
                 raise refuse(path, "DICOM_DAMAGED", f"{slices[index].name} has pixels of shape {plane.shape}")
             yield index, plane
 
 
-def _decoded(path: Path, file: Path, slices: Sequence[Slice]) -> Iterator[npt.NDArray[Any]]:
+def _decoded(path: Path, file: Path, slices: Sequence[Slice], hashes: dict[Path, str]) -> Iterator[npt.NDArray[Any]]:
     """Yield planes (X, Y) of one file."""
     try:
         syntax = UID(slices[0].text("TransferSyntaxUID"))
         plain = not syntax or syntax == RLELossless or not syntax.is_encapsulated
-        yield from _plain(file, slices) if plain else _compressed(file, slices)
+        yield from _plain(file, slices, hashes) if plain else _compressed(file, slices)
     except (OSError, MemoryError):
         raise
     except Exception as reason:  # decoders fail in many ways
@@ -47,10 +53,13 @@ def _decoded(path: Path, file: Path, slices: Sequence[Slice]) -> Iterator[npt.ND
         raise refuse(path, "DICOM_DAMAGED", detail) from reason
 
 
-def _plain(file: Path, slices: Sequence[Slice]) -> Iterator[npt.NDArray[Any]]:
+def _plain(file: Path, slices: Sequence[Slice], hashes: dict[Path, str]) -> Iterator[npt.NDArray[Any]]:
     from pydicom.pixels import iter_pixels  # here: pydicom 2, which MONAI Label needs, lacks it
 
-    dataset = pydicom.dcmread(file, force=True)
+    with file.open("rb") as stream:
+        hashes[file] = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble: as it turned out to be written
         implicit, little = dataset.original_encoding
         plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.dicom_files import refuse_lost, series_files
-from liver_pipeline.io.dicom_headers import Slice, quietly, read_headers
+from liver_pipeline.io.dicom_headers import Slice, read_headers
 from liver_pipeline.io.dicom_series import Series, leave_out_strangers, split_series
 from liver_pipeline.io.findings import Finding, warning
 from liver_pipeline.io.remembering import remembers

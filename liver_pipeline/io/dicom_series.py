@@ -11,7 +11,8 @@ import numpy as np
 
 from liver_pipeline.geometry.affines import GRID_SAME
 from liver_pipeline.io.dicom_checks import SAME_DIRECTION, most_common, named, overlapping_tags, positions_along, usual
-from liver_pipeline.io.dicom_headers import IMAGE_CLASSES, SECONDARY_CAPTURE, Slice
+from liver_pipeline.io.dicom_classes import IMAGE_CLASSES, SECONDARY_CAPTURE
+from liver_pipeline.io.dicom_headers import Slice
 from liver_pipeline.io.dicom_kinds import is_derived
 from liver_pipeline.io.findings import Finding, refuse, warning
 

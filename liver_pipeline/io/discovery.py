@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from liver_pipeline.io.dicom_headers import may_be_slice
+from liver_pipeline.io.dicom_classes import may_be_slice
 from liver_pipeline.io.file_names import (
     CAPTURES,
     MASK_SUFFIXES,
     NO_SLICES,
     PACKED,
     PICTURE_SUFFIXES,
+    RECORD,
     SCAN_SUFFIXES,
     STALE,
     VOLUME_SUFFIXES,
@@ -74,7 +75,7 @@ def find_inputs(root: Path | str, *, label_maps: bool = False, pictures: bool = 
         raise refuse(root, "NOT_FOUND", "there is no such file or folder; is the path spelt right?")
     if root.is_file():
         return [ScanInput(root, case_name(real_path(root).name))]
-    paths = list(with_bar(_walk(root, set()), "Looking for scans", "scan"))
+    paths = [path for path in with_bar(_walk(root, set()), "Looking for scans", "file") if path is not None]
     files = _files_below(root, set()) if pictures or not paths else ()
     drawn = [path for path in files if path.name.lower().endswith(PICTURE_SUFFIXES)]
     if paths and (beside := [path for path in drawn if not is_label_map(path)]):
@@ -157,10 +158,11 @@ def _named_like_scan(path: Path) -> bool:
     return path.name.lower().endswith(SCAN_SUFFIXES)
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path | None]:
     """Yield the scans in ``folder`` and below; links are followed, each real folder once.
 
-    A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on.
+    A file or folder that cannot be looked into is among them: reading it gives its code, and the others go on. None
+    stands for each file that was opened and is no slice: on a slow disk thousands of them take minutes.
     """
     if (real := real_path(folder)) in seen:
         return
@@ -170,7 +172,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     except OSError:
         yield folder
         return
-    if _holds_slices(folder / name for name, _, is_file in there if is_file):
+    if (yield from _holds_slices(folder / name for name, _, is_file in there if is_file)):
         yield folder
     entries = [(folder / name, is_folder) for name, is_folder, _ in there if not name.startswith(".")]
     names = {str(entry).lower() for entry, _ in entries}
@@ -182,26 +184,29 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
             yield from _walk(entry, seen)
 
 
-def _holds_slices(files: Iterable[Path]) -> bool:
-    """Tell whether there are DICOM slices among the files of a folder: one that can be read, or what is named as one.
+def _holds_slices(files: Iterable[Path]) -> Generator[None, None, bool]:
+    """Return whether there are DICOM slices among the files of a folder: one that can be read, or what is named as one.
 
-    Volumes of other formats, known by their names, are not opened.
+    Volumes of other formats, known by their names, are not opened. Yields once for each file that is no slice.
     """
     unread = False
     for file in files:
+        if file.name.lower().endswith(NO_SLICES):
+            continue
         ending = file.suffix.lower()
         try:
-            if not file.name.lower().endswith(NO_SLICES) and may_be_slice(file):
+            if may_be_slice(file):
                 return True
         except OSError:
             unread |= ending in ("", ".dcm", ".ima", ".dicom") or ending[1:].isdigit()
+        yield
     return unread
 
 
 def _is_captures(folder: Path) -> bool:
     """Return whether a folder holds the pictures of a mask beside it."""
     stem = folder.name.removesuffix(CAPTURES)
-    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (*MASK_SUFFIXES, ".json"))
+    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (*MASK_SUFFIXES, RECORD))
 
 
 def _has_header(entry: Path, names: set[str]) -> bool:

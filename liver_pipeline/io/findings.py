@@ -49,7 +49,7 @@ CODES: dict[str, str] = {
     "SFORM_QFORM_CONFLICT": "sform and qform place voxels differently",
     "SHEAR": "the axes of the voxel grid are not at right angles",
     "UNITS": "the header says that lengths are not in millimetres",
-    "SPACING_RANGE": "a voxel edge is shorter than 0.05 mm or longer than 200 mm",
+    "SPACING_RANGE": "a voxel edge is shorter than 0.05 mm or longer than 200 mm, or not what the file says elsewhere",
     "UNIT_SPACING_CT": "voxels of exactly 1 mm at an identity affine: the geometry was lost",
     "FEW_SLICES": "an axis has very few voxels",
     "THICK_SLICE": "slices are so thick that small lesions vanish",

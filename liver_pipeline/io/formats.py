@@ -14,8 +14,8 @@ from isal import isal_zlib
 from PIL import Image, UnidentifiedImageError
 
 from liver_pipeline.io.dicom import files_of, read_series
+from liver_pipeline.io.dicom_classes import PREAMBLE, class_in
 from liver_pipeline.io.dicom_files import series_sha256
-from liver_pipeline.io.dicom_headers import PREAMBLE, class_in
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.metaimage import metaimage_header
 from liver_pipeline.io.mgh import MAGIC as MGH_MAGIC

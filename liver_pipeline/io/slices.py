@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.affines import Affine, spacing_of
 from liver_pipeline.io.findings import Finding, error, warning
+from liver_pipeline.io.slice_factors import Blocks, block_means, slice_factors
 
-SAMPLES, PLANE_SAMPLES, BLOCKS = 64, 24, 16  # along each axis of a slice, of a plane across the slices; blocks of these
+SAMPLES, PLANE_SAMPLES = 64, 24  # along each axis of a slice, of a plane across the slices
 FEWEST = 8  # slices; of fewer nothing is usual
 LOWEST_HU, HIGHEST_HU, SPAN = -200.0, 300.0, 500.0
 BODY, SOFT = 25.0, 150.0  # levels above LOWEST_HU, of which a block holds body, or soft tissue
@@ -39,19 +39,16 @@ BRIGHTER_HU, BRIGHTER_SCATTER, BRIGHTER_SHARE, BRIGHTER_SLICES = 4.0, 1.5, 0.9, 
 AROUND = 5  # slices on either side
 COPIED_SHARE, DRAWN_SHARE = 0.5, 0.7  # of slices; of voxels equal to the next one, 0.3 in scans of 8 bits
 
-Array = npt.NDArray[np.float32]
-
-
-def slice_axis(affine: Affine) -> int:
-    """Return the array axis across the slices: that of clearly longer voxels, else the one nearest to head-foot."""
-    spacing = np.array(spacing_of(affine))
-    if np.sort(spacing)[2] > 1.2 * np.sort(spacing)[1]:
-        return int(spacing.argmax())
-    return int(np.abs(affine[2, :3] / spacing).argmax())
-
 
 def slice_findings(
-    array: npt.NDArray[Any], slope: float, intercept: float, axis: int, *, in_hu: bool, names: Sequence[str] = ()
+    array: npt.NDArray[Any],
+    slope: float,
+    intercept: float,
+    axis: int,
+    *,
+    in_hu: bool,
+    axial: bool = True,
+    names: Sequence[str] = (),
 ) -> list[Finding]:
     """Check the slices of a volume of at least eight.
 
@@ -61,6 +58,8 @@ def slice_findings(
         intercept: See ``array``.
         axis: The axis across the slices.
         in_hu: Whether values are HU, so that neighbours can be compared in HU, and two passes may not alternate.
+        axial: Whether the axis runs from head to foot: across another one a body, and the table, begin and end at once,
+            so that nothing is called a jump.
         names: What slices are called; by default their number, from 0.
 
     Returns:
@@ -85,7 +84,8 @@ def slice_findings(
     copies = kept[1:][(samples[1:] == samples[:-1]).all(axis=(1, 2))]
     if 0 < copies.size <= COPIED_SHARE * kept.size and not _drawn(samples):
         found.append(warning("SLICE_REPEATED", f"{_runs('slices', copies, names)}: a copy of the slice before"))
-    return found + _jumps(_levels(samples, slope, intercept, in_hu), kept, in_hu, names)
+    factors = slice_factors(block_means(samples) * np.float32(slope) + np.float32(intercept))
+    return found + _jumps(_levels(samples, slope, intercept, in_hu), factors, kept, in_hu, axial, names)
 
 
 def _samples(array: npt.NDArray[Any], axis: int, most: int) -> npt.NDArray[Any]:
@@ -121,7 +121,7 @@ def _drawn(samples: npt.NDArray[Any]) -> bool:
     return bool(np.count_nonzero(filled & (here == there)) > DRAWN_SHARE * np.count_nonzero(filled))
 
 
-def _levels(samples: npt.NDArray[Any], slope: float, intercept: float, in_hu: bool) -> Array:
+def _levels(samples: npt.NDArray[Any], slope: float, intercept: float, in_hu: bool) -> Blocks:
     """Return the mean of each block, 0 to ``SPAN``, shape (slices, blocks): HU above -200, or of percentiles."""
     low, high = LOWEST_HU, HIGHEST_HU
     if not in_hu:
@@ -131,20 +131,25 @@ def _levels(samples: npt.NDArray[Any], slope: float, intercept: float, in_hu: bo
     levels *= slope * scale
     levels += (intercept - low) * scale
     np.clip(levels, 0.0, SPAN, out=levels)
-    count, *shape = levels.shape
-    y, x = (max(1, n // BLOCKS) for n in shape)
-    rows, columns = shape[0] // y, shape[1] // x
-    blocks = levels[:, : rows * y, : columns * x].reshape(count, rows, y, columns, x)
-    return np.asarray(blocks.mean(axis=2).mean(axis=3).reshape(count, -1))
+    return block_means(levels)
 
 
-def _jumps(levels: Array, kept: npt.NDArray[np.intp], in_hu: bool, names: Sequence[str]) -> list[Finding]:
+def _jumps(
+    levels: Blocks,
+    factors: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.intp],
+    in_hu: bool,
+    axial: bool,
+    names: Sequence[str],
+) -> list[Finding]:
     """Compare each slice with those beside it, between the first and the last that hold body.
 
     Args:
         levels: See ``_levels``.
+        factors: By which slices are those beside them multiplied.
         kept: The numbers of the slices.
         in_hu: See ``slice_findings``.
+        axial: See ``slice_findings``.
         names: What slices are called.
     """
     body = levels > BODY
@@ -152,7 +157,7 @@ def _jumps(levels: Array, kept: npt.NDArray[np.intp], in_hu: bool, names: Sequen
     if held.size < FEWEST:
         return []
     inside = slice(held[0], held[-1] + 1)
-    levels, body, kept = levels[inside], body[inside], kept[inside]
+    levels, body, kept, factors = levels[inside], body[inside], kept[inside], factors[inside]
     least = max(1.0, float(np.median(body.sum(axis=1))) / 2)  # a narrow body, such as a neck, changes fast
 
     change = _mean(np.abs(levels[1:] - levels[:-1]), body[1:] | body[:-1], least)
@@ -161,6 +166,8 @@ def _jumps(levels: Array, kept: npt.NDArray[np.intp], in_hu: bool, names: Sequen
     if in_hu and (_alternate(change, skipping) or _brighter(levels > SOFT, between, least)):
         detail = "every other slice is more alike than neighbours are: two passes that alternate? Take one of them"
         return [error("SLICE_JUMP", detail)]
+    if not axial:
+        return []
 
     apart = _mean(np.abs(between), body[1:-1] | body[2:] | body[:-2], least)
     ratio = apart / np.maximum(skipping, 1.0)
@@ -169,13 +176,20 @@ def _jumps(levels: Array, kept: npt.NDArray[np.intp], in_hu: bool, names: Sequen
     odd[1:-1] = (apart > ODD_HU) & (ratio > wider * max(ODD, ODD_USUAL * float(np.median(ratio))))
     lost = ~np.isin(np.arange(len(levels)), held - held[0])
     jumped = in_hu & ((np.abs(_shift(levels, body)) > VALUE_JUMP) | (lost[1:] != lost[:-1]))
-    odd &= ~(np.append(jumped, False) | np.insert(jumped, 0, False))
-    moved = (change > PLACE_HU) & (change > wider * PLACE_JUMP * _usual(change)) & ~jumped & ~odd[1:] & ~odd[:-1]
+    beside = np.append(jumped, False) | np.insert(jumped, 0, False)
+    scaled = (factors != 1.0) & ~beside
+    odd &= ~(beside | scaled)
+    moved = (change > PLACE_HU) & (change > wider * PLACE_JUMP * _usual(change)) & ~jumped
+    moved &= ~(odd | scaled)[1:] & ~(odd | scaled)[:-1]
 
     found = []
     if jumped.any():
         detail = f"{_pairs(jumped, kept, names)}: values change by more than 100 HU; were slices rescaled differently?"
         found.append(error("SLICE_JUMP", detail))
+    if scaled.any():
+        times = ", ".join(f"{factor:.2f}" for factor in factors[scaled][:6])
+        what = f"those beside it times {times}; were they rescaled?"
+        found.append(warning("SLICE_JUMP", f"{_runs('slices', kept[scaled], names)}: {what}"))
     if odd.any():
         what = "unlike those on both sides; damaged, rescaled, flipped, or of another scan?"
         found.append(warning("SLICE_JUMP", f"{_runs('slices', kept[odd], names)}: {what}"))
@@ -197,7 +211,7 @@ def _usual(change: npt.NDArray[np.float64]) -> npt.NDArray[np.floating]:
     return _medians(around, beside & (around > 0))
 
 
-def _shift(levels: Array, body: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
+def _shift(levels: Blocks, body: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
     """Return the median difference between neighbours where both hold body; 0 where that is in few blocks."""
     both = body[1:] & body[:-1]
     both[both.sum(axis=1) < FEWEST_BLOCKS] = False

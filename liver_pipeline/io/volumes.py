@@ -12,7 +12,14 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from liver_pipeline.geometry.affines import Affine, affine_is_usable, repair_shear, spacing_of
+from liver_pipeline.geometry.affines import (
+    Affine,
+    affine_is_usable,
+    is_along_body,
+    repair_shear,
+    slice_axis,
+    spacing_of,
+)
 from liver_pipeline.io.checks import affine_findings, grid_findings, label_grid_findings
 from liver_pipeline.io.failures import machine_finding
 from liver_pipeline.io.file_names import MASK_SUFFIXES
@@ -24,7 +31,7 @@ from liver_pipeline.io.label_values import PLAIN_LABELS, whole_labels
 from liver_pipeline.io.masks import write_mask
 from liver_pipeline.io.noise import noise_findings
 from liver_pipeline.io.pairs import known_orientation
-from liver_pipeline.io.slices import slice_axis, slice_findings
+from liver_pipeline.io.slices import slice_findings
 from liver_pipeline.io.streams import StoredVolume
 from liver_pipeline.labels import LABEL_VALUES_SAY, LabelValues, meanings
 
@@ -263,5 +270,8 @@ def _findings_on_values(scan: Scan, modality: str, slices: int | None) -> list[F
         return found
     found += noise_findings(scan.array, scan.slope, in_hu=in_hu)
     if slices is not None:
-        found += slice_findings(scan.array, scan.slope, scan.intercept, slices, in_hu=in_hu, names=scan.slice_files)
+        found += slice_findings(
+            scan.array, scan.slope, scan.intercept, slices, in_hu=in_hu, axial=is_along_body(scan.affine, slices),
+            names=scan.slice_files,
+        )  # fmt: skip
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRoot
 
-from liver_pipeline.io.dicom_headers import quietly
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.node.peers import Peer, association
 from liver_pipeline.node.tls import Tls

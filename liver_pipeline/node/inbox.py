@@ -16,8 +16,9 @@ from threading import Lock
 import pydicom
 from pydicom.dataset import Dataset
 
-from liver_pipeline.io.dicom_headers import quietly
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.files import remove, remove_temporary, sync, whole_file
+from liver_pipeline.io.remembering import remembers
 
 NAMING: list[str | int] = ["StudyInstanceUID", "SeriesInstanceUID"]
 NAME_DIGITS = 20  # of the hash: two series of a hospital do not meet
@@ -31,6 +32,11 @@ def is_hashed(name: str) -> bool:
 def hashed(uid: str) -> str:
     """Return the name that stands for a UID."""
     return hashlib.sha256(uid.encode()).hexdigest()[:NAME_DIGITS]
+
+
+@remembers(10_000)  # series; each file of theirs comes by a rename
+def _instances(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.glob("*.dcm"))
 
 
 class Inbox:
@@ -77,18 +83,21 @@ class Inbox:
 
     def instances(self, name: str) -> frozenset[str]:
         """Return the names of the files of a series; none where there is no such series."""
-        return frozenset(path.name for path in (self.folder / name).glob("*.dcm"))
+        try:
+            return _instances(self.folder / name)
+        except FileNotFoundError:
+            return frozenset()
 
     def names(self) -> list[str]:
-        """Return the names of all series."""
-        return self.idle(0.0)
+        """Return the names of all series that hold something, as :meth:`idle` orders them."""
+        return [name for name in self.idle(0.0) if self.instances(name)]
 
     def idle(self, seconds: float) -> list[str]:
         """Return the names of the series for which nothing came for so long, the longest first."""
         with self._lock:
             before = time.monotonic() - seconds
             idle = [(touched, name) for name, touched in self._touched.items() if touched <= before]
-        return [name for _, name in sorted(idle) if self.instances(name)]
+        return [name for _, name in sorted(idle)]
 
     def header(self, name: str) -> Dataset:
         """Return which study and series it is, as its first instance says; empty where that cannot be read."""

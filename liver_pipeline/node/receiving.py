@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Verification
 
-from liver_pipeline.io.dicom_headers import CT, IMAGE_CLASSES, MR, quietly
+from liver_pipeline.io.dicom_classes import CT, IMAGE_CLASSES, MR, quietly
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.node.inbox import Inbox
 from liver_pipeline.node.peers import STALLED_S, UID, bound

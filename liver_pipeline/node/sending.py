@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pydicom
 
-from liver_pipeline.io.dicom_headers import quietly
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.node.peers import Peer, association
 from liver_pipeline.node.tls import Tls

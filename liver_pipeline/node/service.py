@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,13 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from liver_pipeline.dicom_results.results import DicomResults
-from liver_pipeline.io.clocks import Ages
+from liver_pipeline.io.clocks import Ages, now
 from liver_pipeline.io.failures import PASSING
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.formats import hash_input
-from liver_pipeline.io.ledger import LEDGER, read_ledger
+from liver_pipeline.io.ledger import LEDGER, Ledger, read_ledger
 from liver_pipeline.io.locks import lock_file
-from liver_pipeline.node.delivery import append_row, deliver, is_straggler, last_changes, remove_expired
+from liver_pipeline.node.delivery import deliver, is_straggler, last_changes, opened_ledger, remove_expired
 from liver_pipeline.node.groups import Send, SeriesGroup, Wait, groups_of
 from liver_pipeline.node.inbox import Inbox
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 RECEIVED_FOLDER, MASKS_FOLDER = "received", "masks"
 DONE = "done"
 EARLY = 5  # a sender is asked after this part of the quiet time
+LOOKS = 1000  # at how old things are, in the time for which they are kept: a minute and a half of a day
 
 Segment = Callable[[list[dict[str, Any]], Path], None]  # cases as find_scans gives them, folder of the masks
 Ask = Callable[[Dataset], int | None]  # study and series to the number of instances
@@ -77,6 +79,7 @@ class Memory:
         open: Segmented, and not delivered.
         told: Series to what it was when its sender was asked (files, quiet), and the answer.
         wait: Series to when it may be segmented again.
+        look_at_kept: When, by the clock that nobody sets.
     """
 
     kept: Ages
@@ -84,6 +87,7 @@ class Memory:
     open: list[SeriesGroup] = field(default_factory=list)
     told: dict[str, tuple[tuple[frozenset[str], bool], int | None]] = field(default_factory=dict)
     wait: dict[str, Wait] = field(default_factory=lambda: defaultdict(Wait))
+    look_at_kept: float = 0.0
 
 
 def serve(settings: NodeSettings, segment: Segment, stopped: Callable[[float], bool]) -> None:
@@ -139,26 +143,39 @@ def work(settings: NodeSettings, inbox: Inbox, memory: Memory, segment: Segment)
     Raises:
         OSError: If the disk is full, or the like.
     """
-    masks = settings.folder / MASKS_FOLDER
-    remove_expired(inbox, memory.kept, settings.keep_hours)
+    if time.monotonic() >= memory.look_at_kept:
+        remove_expired(inbox, memory.kept, settings.keep_hours)
+        memory.look_at_kept = time.monotonic() + 3600 * settings.keep_hours / LOOKS
     complete, coming = _sort(settings, inbox, memory)
     due = groups_of(inbox, complete, coming, series=settings.series, accept=settings.accept) if complete else []
     if due:
         _segment(settings, memory, segment, due)
-    for group in list(memory.open):
-        if any(inbox.instances(name) != files for name, files in group.series.items()):
-            memory.open.remove(group)  # more came meanwhile: it is segmented again when that is over
-        elif group.wait.is_over and deliver(group, inbox, masks, settings.dicom):
-            memory.open.remove(group)
+    _deliver(settings, inbox, memory)
+    there = set(inbox.idle(0.0))
     for known in (memory.tried, memory.told, memory.wait):
-        for name in set(known) - set(inbox.names()):
+        for name in set(known) - there:
             known.pop(name)
+
+
+def _deliver(settings: NodeSettings, inbox: Inbox, memory: Memory) -> None:
+    """Send what is segmented and due, in the order in which it was segmented."""
+    silent: set[Send] = set()
+    with contextlib.ExitStack() as opened:
+        ledger: Ledger | None = None
+        for group in list(memory.open):
+            if any(inbox.instances(name) != files for name, files in group.series.items()):
+                memory.open.remove(group)  # more came meanwhile: it is segmented again when that is over
+            elif group.wait.is_over:
+                ledger = ledger or opened.enter_context(opened_ledger(settings.folder / MASKS_FOLDER))
+                if deliver(group, inbox, ledger, settings.dicom, silent):
+                    memory.open.remove(group)
 
 
 def _sort(settings: NodeSettings, inbox: Inbox, memory: Memory) -> tuple[dict[str, frozenset[str]], list[str]]:
     """Return the series that are complete and to be segmented, with their files, and the names of those coming."""
     complete: dict[str, frozenset[str]] = {}
     coming: list[str] = []
+    incomplete: list[tuple[dict[str, Any], frozenset[str]]] = []
     quiet = set(inbox.idle(settings.quiet_seconds))
     early = quiet if settings.series else set(inbox.idle(settings.quiet_seconds / EARLY))  # another series may follow
     for name in inbox.names():
@@ -169,13 +186,17 @@ def _sort(settings: NodeSettings, inbox: Inbox, memory: Memory) -> tuple[dict[st
         if expected is not None and len(files) < expected and name in quiet:
             detail = f"{len(files)} of {expected} instances came, by the word of the sender"
             logger.warning("%s: SERIES_INCOMPLETE: %s; nothing is sent", name, detail)
-            row = {"case": name, "event": "failed", "code": "SERIES_INCOMPLETE", "detail": detail}
-            append_row(settings.folder / MASKS_FOLDER, row)
-            memory.tried[name] = files
+            row = {"case": name, "event": "failed", "code": "SERIES_INCOMPLETE", "detail": detail, "time": now()}
+            incomplete.append((row, files))
         elif memory.wait[name].is_over and (name in quiet or (expected or math.inf) <= len(files)):
             complete[name] = files
         else:
             coming.append(name)
+    if incomplete:
+        with opened_ledger(settings.folder / MASKS_FOLDER) as ledger:
+            for row, files in incomplete:
+                ledger.append(row)
+                memory.tried[row["case"]] = files
     return complete, coming
 
 

@@ -12,7 +12,7 @@ import requests
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
-from liver_pipeline.io.dicom_headers import quietly
+from liver_pipeline.io.dicom_classes import quietly
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.node.sending import NotTaken, refusal_of, send_each
 from liver_pipeline.node.tls import Tls

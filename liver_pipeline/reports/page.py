@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from liver_pipeline.reports.gallery import chosen_cases, wrong_lesions
+from liver_pipeline.reports.gallery import CasePictures, Thumbnails, chosen_cases, wrong_lesions
 from liver_pipeline.reports.lits_sections import lits, official_cases, official_table
 from liver_pipeline.reports.sections import about, cases, charts, detection, failures, headline, summary_table
 from liver_pipeline.reports.trust import reliability, trust
@@ -15,18 +15,21 @@ from liver_pipeline.reports.trust import reliability, trust
 _TITLE = "Liver and tumor segmentation: evaluation"
 
 
-def report_page(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+def report_page(
+    metrics: Mapping[str, Any], pictures: CasePictures | None = None, thumbnails: Thumbnails | None = None
+) -> str:
     """Return the page for the content of ``metrics.json``.
 
     Args:
         metrics: Result of :func:`liver_pipeline.commands.evaluate.evaluate`.
-        pictures: By case, the result of :func:`~liver_pipeline.visualize.pictures.case_pictures`; cases without are
-            left out.
+        pictures: By case, the result of :func:`~liver_pipeline.visualize.pictures.case_picture`, of those that are
+            :func:`~liver_pipeline.reports.gallery.chosen`; cases without are left out.
+        thumbnails: Of lesions that went wrong.
 
     Returns:
         A complete HTML document that loads nothing from anywhere.
     """
-    return document(_TITLE, headline(metrics), _sections(metrics, pictures or {}))
+    return document(_TITLE, headline(metrics), _sections(metrics, pictures or {}, thumbnails or Thumbnails()))
 
 
 def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]], *, refresh: int | None = None) -> str:
@@ -52,7 +55,7 @@ def document(title: str, headline: str, parts: Sequence[tuple[str, str, str]], *
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{main}{script}</body></html>\n'
 
 
-def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def _sections(metrics: Mapping[str, Any], pictures: CasePictures, thumbnails: Thumbnails) -> list[tuple[str, str, str]]:
     """Anchor, title and content of each section; an empty one is left out by :func:`document`."""
     parts = [("failed", "Cases that could not be scored", failures(metrics))]
     if metrics["n_cases"] and metrics["protocol"] == "lits-official":
@@ -68,7 +71,7 @@ def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, Mapping[str, An
             ("trust", "Does it know when it does not know", trust(metrics)),
             ("reliability", "How often probabilities are right", reliability(metrics)),
             ("pictures", "Worst, median and best case", chosen_cases(metrics, pictures)),
-            ("errors", "Lesions missed or invented", wrong_lesions(metrics, pictures)),
+            ("errors", "Lesions missed or invented", wrong_lesions(metrics, thumbnails)),
             ("lits", "LiTS: as meant and as its program counts", lits(metrics)),
             ("cases", "Cases", cases(metrics)),
         ]

@@ -26,11 +26,10 @@ Image = npt.NDArray[np.uint8]
 ClassLevels = Mapping[str, npt.NDArray[np.uint8]]
 
 
-def case_pictures(
+def case_picture(
     pred: LabelMap,
     label: LabelMap,
     spacing: Sequence[float],
-    lesions: Sequence[Mapping[str, Any]],
     scan: Scaled | None = None,
     levels: ClassLevels | None = None,
 ) -> dict[str, Any]:
@@ -40,27 +39,43 @@ def case_pictures(
         pred: Predicted labels, shape (X, Y, Z), axes along right, anterior, superior.
         label: Reference labels of the same shape.
         spacing: Voxel size in mm.
-        lesions: Rows of ``lesion_list``; those missed or invented get a thumbnail.
         scan: Values, slope and intercept of the CT on the same grid; without it the reference is shaded.
         levels: round(255 p) of "liver" and "tumor" on the same grid; the slice of the case gets their contours.
 
     Returns:
         ``case``: PNG bytes of the slice with most tumor (or liver), or None for empty maps; ``slice``; ``contours``:
-        whether it has them; ``lesions``: one ``{"kind", "id", "png"}`` per thumbnail.
+        whether it has them.
     """
     box = joint_box(pred, label)
     fullest = None if box is None else fullest_slice(pred[box], label[box])
     if box is None or fullest is None:
-        return {"case": None, "slice": None, "contours": False, "lesions": []}
+        return {"case": None, "slice": None, "contours": False}
     z = fullest + box[2].start
     window = _widened(box[:2], 12.0, spacing, pred.shape)
-    thumbnails = [
-        {"kind": row["kind"], "id": row["id"], "png": _thumbnail(pred, label, spacing, row, scan)}
-        for row in lesions
-        if row["status"] in WRONG
-    ]
     png = _slice_png(pred, label, z, window, spacing, CASE_PIXELS, scan, levels)
-    return {"case": png, "slice": z, "contours": levels is not None, "lesions": thumbnails}
+    return {"case": png, "slice": z, "contours": levels is not None}
+
+
+def lesion_pictures(
+    pred: LabelMap,
+    label: LabelMap,
+    spacing: Sequence[float],
+    lesions: Sequence[Mapping[str, Any]],
+    scan: Scaled | None = None,
+) -> list[tuple[Mapping[str, Any], bytes]]:
+    """Draw the lesions of a case that were missed or invented.
+
+    Args:
+        pred: As for :func:`case_picture`.
+        label: Likewise.
+        spacing: Voxel size in mm.
+        lesions: Rows of ``lesion_list``.
+        scan: As for :func:`case_picture`.
+
+    Returns:
+        Their rows, each with a PNG.
+    """
+    return [(row, _thumbnail(pred, label, spacing, row, scan)) for row in lesions if row["status"] in WRONG]
 
 
 def fullest_slice(*label_maps: LabelMap) -> int | None:

@@ -144,3 +144,15 @@ def test_the_thinnest_series_is_no_map_where_there_is_a_ct(tmp_path: Path) -> No
     for which in ("thinnest", "contrast"):
         assert choose_series(tmp_path, find_series(tmp_path), which)[0].uid == "1.2.3.0"
     assert choose_series(tmp_path, find_series(tmp_path)[1:], "thinnest")[0].uid == "1.2.3.1"  # there is nothing else
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0, 1.1, 1.5])
+def test_pixels_of_another_size_than_was_reconstructed_are_told(tmp_path: Path, times: float) -> None:
+    hu = body((20, 20, 12))
+    tags = kind("ORIGINAL", "PRIMARY", "AXIAL") | {"ReconstructionDiameter": 30.0}
+    files = [one_slice(k, hu, spacing=(1.5 * times, 1.5 * times, 3.0), **tags) for k in range(12)]
+    expected = [("SPACING_RANGE", Severity.WARNING)] if times in (0.5, 1.5) else []
+    assert told(series(tmp_path / "original", files)) == expected
+    for file in files:
+        file.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]  # cropped, maybe
+    assert told(series(tmp_path / "derived", files)) == []

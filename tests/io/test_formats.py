@@ -21,6 +21,7 @@ from liver_pipeline.io.discovery import find_inputs
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.formats import sniff, stored_sha256, voxel_count
 from liver_pipeline.io.volumes import read_label_map, read_scan, write_label_map
+from tests.codes import code_of
 from tests.orientations import OBLIQUE, every_orientation, every_rotation
 
 SPACING = np.array([0.8, 1.1, 2.5])
@@ -84,14 +85,6 @@ def written(folder: Path, name: str, array: Any = None, affine: Any = None) -> P
     return write(
         folder / name, body() if array is None else array, affine_of() if affine is None else affine, compressed
     )
-
-
-def code_of(path: Path, **options: Any) -> str:
-    try:
-        read_scan(path, **options)
-    except IntakeError as reason:
-        return reason.code
-    return ""
 
 
 @every_orientation

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
 
+from liver_pipeline.io import discovery
 from liver_pipeline.io.formats import stored_sha256, voxel_count
 from liver_pipeline.io.studies import find_volumes
 from liver_pipeline.io.volumes import read_scan
@@ -58,10 +61,23 @@ def test_a_folder_of_many_series_is_looked_through_once_not_for_each_of_them(tmp
             assert voxel_count(one.path, one.series)[0] >= scan.array.size
     assert len(inputs) == len(numbers) == len(set(hashes.values()))
     assert counts[str(folder)] <= 2
-    assert max(counts[name] for name in counts if name != str(folder)) <= 4  # header, voxels, and two hashes
+    assert max(counts[name] for name in counts if name != str(folder)) <= 3  # header, voxels with hash, hash again
 
     series(folder, slices_of(8), prefix="S8_")  # a scan that comes later is no reason to segment the others again
     assert stored_sha256(folder, "1.2.0") == hashes["1.2.0"]
+
+
+def test_a_slice_is_opened_twice_to_read_it_and_once_for_its_hash_alone(tmp_path: Path) -> None:
+    folder = ct(tmp_path / "ct", range(12))
+    (folder / "README").write_text("of the scanner")
+    let_settle(folder)
+    slices = [str(path) for path in folder.iterdir() if path.name != "README"]
+    with counted(folder) as counts:
+        scan = read_scan(folder)
+    assert {counts[name] for name in slices} == {2}  # headers of all, then voxels with their hash
+    with counted(folder) as counts:
+        assert stored_sha256(folder) == scan.sha256
+    assert {counts[name] for name in slices} == {1}
 
 
 def test_a_slice_that_was_rewritten_is_looked_into_again(tmp_path: Path) -> None:
@@ -75,6 +91,23 @@ def test_a_slice_that_was_rewritten_is_looked_into_again(tmp_path: Path) -> None
         file.save_as(folder / f"S0_{k:03d}", enforce_file_format=True)
     assert np.allclose(np.abs(np.diag(read_scan(folder, series="1.2.0").affine))[:2], 2.0)
     assert not np.allclose(np.abs(np.diag(before.affine))[:2], 2.0)
+
+
+def test_other_files_move_the_bar_while_scans_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = 40
+    for number in range(others):
+        (tmp_path / f"{number:02d}.csv").write_text("no scan")
+    nib.Nifti1Image(body(), np.diag([9.0, 9.0, 9.0, 1.0])).to_filename(tmp_path / "z.nii.gz")
+    moved: dict[str, int] = Counter()
+
+    def bar(items: Iterable[Any], what: str, unit: str) -> Iterator[Any]:
+        for one in items:
+            moved[what] += 1
+            yield one
+
+    monkeypatch.setattr(discovery, "with_bar", bar)
+    assert [one.path.name for one in find_volumes(tmp_path)] == ["z.nii.gz"]
+    assert moved["Looking for scans"] == others + 1
 
 
 def test_a_volume_is_opened_three_times_until_it_is_read_and_twice_for_that(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from liver_pipeline.io.checks import grid_findings
 from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.nifti_header import best_affine
 from liver_pipeline.io.volumes import read_label_map, read_scan
+from tests.codes import code_of
 from tests.orientations import OBLIQUE, ORIENTATIONS
 
 SHAPE = (12, 11, 10)
@@ -44,14 +45,6 @@ def plain(affine: Any = AFFINE, kind: Any = nib.Nifti1Image) -> bytearray:
 def qform_only(data: bytearray) -> bytearray:
     struct.pack_into("<h", data, SFORM_CODE, 0)
     return data
-
-
-def code_of(path: Path, **options: Any) -> str:
-    try:
-        read_scan(path, **options)
-    except IntakeError as reason:
-        return reason.code
-    return ""
 
 
 @pytest.mark.parametrize("qfac", [0.0, 1.0, -1.0, 0.5, float("nan")])

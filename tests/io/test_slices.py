@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from liver_pipeline.data.phantoms import liver_phantom
+from liver_pipeline.geometry.affines import slice_axis
 from liver_pipeline.io.findings import Finding, IntakeError, Severity
-from liver_pipeline.io.slices import slice_axis, slice_findings
+from liver_pipeline.io.slices import slice_findings
 from liver_pipeline.io.volumes import read_scan
 from tests.damage import LENIENT, PHASES, REAL, SLICES, WHOLE, apart, crops, five, of_another, on_slices, thinned
 from tests.damage import one as middle
@@ -130,6 +131,27 @@ def test_a_slice_unlike_both_neighbours_is_one_finding_that_names_it() -> None:
     assert (finding.code, finding.severity) == ("SLICE_JUMP", Severity.WARNING) and "slices 30:" in finding.detail
 
 
+@pytest.mark.parametrize("factor", [0.8, 0.9, 1.1, 1.25])
+def test_a_slice_times_a_factor_is_named_with_it(factor: float) -> None:
+    array = phantom().astype(np.float64)
+    array[:, :, 30] *= factor
+    finding = one(array)
+    assert (finding.code, finding.severity) == ("SLICE_JUMP", Severity.WARNING)
+    assert finding.detail.startswith(f"slices 30: those beside it times {factor:.2f}")
+
+
+def test_a_body_that_begins_at_once_is_no_multiple_of_half_of_it() -> None:
+    array = np.full((24, 22, 20), -1000.0)
+    array[5:19, 5:17, 4:16] = 40 + 20 * np.random.default_rng(0).random((14, 12, 12))
+    assert found_in(array) == []
+
+
+def test_a_scan_that_fades_slice_by_slice_is_no_multiple_of_its_neighbours() -> None:
+    array = phantom().astype(np.float64) + 1000.0
+    array *= 0.98 ** np.arange(array.shape[2])
+    assert found_in(array - 1000.0) == [] and found_in(array, "mr") == []
+
+
 @every_orientation
 def test_slices_are_found_across_the_slice_axis(tmp_path: Path, permutation: Any, flips: Any) -> None:
     array = liver_phantom((32, 26, 16), (12.0, 12.0, 6.0), noise_hu=5.0)[0]
@@ -147,6 +169,17 @@ def test_slices_are_found_across_the_slice_axis(tmp_path: Path, permutation: Any
 )
 def test_the_slice_axis_is_that_of_long_voxels_else_head_to_foot(spacing: Any, axis: int) -> None:
     assert slice_axis(np.diag([*spacing, 1.0])) == axis
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["sagittal", "coronal"])
+def test_a_reformat_begins_with_arms_and_ends_with_the_table_without_a_jump(tmp_path: Path, axis: int) -> None:
+    array = phantom()
+    np.moveaxis(array, axis, 0)[6:9, 10:60] = np.random.default_rng(0).normal(300, 20, (3, 50, array.shape[2]))
+    edges = [3.0, 3.0, 3.0]
+    edges[axis] = 5.0
+    nib.save(nib.Nifti1Image(array, np.diag([*edges, 1.0])), tmp_path / "a.nii.gz")
+    assert "SLICE_JUMP" in [code for code, _ in found_in(array, axis=axis)]  # were it axial
+    assert all(f.code != "SLICE_JUMP" for f in read_scan(tmp_path / "a.nii.gz").findings)
 
 
 def test_a_body_that_begins_and_ends_inside_the_volume_is_no_jump() -> None:
@@ -218,6 +251,17 @@ def test_slices_of_crops_of_real_scans_are_right(real_data: Path) -> None:
         volume = read_scan(real_data / REAL[name]).array
         for crop, where in crops(volume, rng, least=10):
             assert on_slices(crop) == [], (name, where)
+
+
+@pytest.mark.real_data
+def test_reformats_of_real_scans_are_right(real_data: Path) -> None:
+    for name in ("tcia", "totalsegmentator"):
+        scan = read_scan(real_data / REAL[name])
+        hu = thinned(scan.array)
+        for axis in (0, 1):
+            planes = np.moveaxis(hu, axis, 2)
+            found = slice_findings(np.asfortranarray(planes), 1.0, 0.0, 2, in_hu=True, axial=False)
+            assert found == [], (name, axis)
 
 
 def test_four_constant_slices_of_a_series_are_named_by_file(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from liver_pipeline.dicom_results.results import DicomResults
 from liver_pipeline.io.findings import IntakeError
 from liver_pipeline.io.formats import hash_input
 from liver_pipeline.node.asking import instances_of
-from liver_pipeline.node.delivery import append_row
+from liver_pipeline.node.delivery import opened_ledger
 from liver_pipeline.node.peers import Peer
 from liver_pipeline.node.receiving import receive
 from liver_pipeline.node.sending import send
@@ -59,7 +59,8 @@ def stand_in(cases: list[dict[str, Any]], masks: Path) -> None:
             path.mkdir(exist_ok=True) if kind == "sc" else None
             instance.save_as(path / "0001.dcm" if kind == "sc" else path, enforce_file_format=True)
         row: dict[str, Any] = {"event": "done", "dicom": {"files": {}}, "input_sha256": hash_input(Path(case["image"]))}
-        append_row(masks, {"case": case["case"], **row})
+        with opened_ledger(masks) as ledger:
+            ledger.append({"case": case["case"], **row})
 
 
 class Site:

@@ -15,12 +15,14 @@ import pydicom
 import pytest
 from pynetdicom.sop_class import CTImageStorage
 
-from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.clocks import Ages
+from liver_pipeline.io.findings import IntakeError, error
 from liver_pipeline.io.ledger import LEDGER, read_ledger
-from liver_pipeline.node.inbox import hashed
+from liver_pipeline.node.inbox import Inbox, hashed
 from liver_pipeline.node.peers import Peer, association
 from liver_pipeline.node.sending import send
-from liver_pipeline.node.service import serve
+from liver_pipeline.node.service import Memory, serve, work
+from tests.counting import counted
 from tests.node.nodes import QUIET_S, RESULTS, Site, archive, kinds, listens, node, scan, segment, stand_in
 from tests.ports import LOOPBACK, free_port
 from tests.prediction.test_folder_run import CONTEXT
@@ -31,6 +33,30 @@ from tests.waiting import PATIENCE_S, wait_for
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What did not work is tried again at once."""
     monkeypatch.setattr("liver_pipeline.node.groups.FIRST_WAIT_S", 0.3)
+
+
+def test_many_series_open_the_ledger_once_and_ask_a_silent_archive_once(tmp_path: Path, soon: None) -> None:
+    count, asked, silent = 6, [], True
+
+    def takes(files: Any) -> dict[str, str]:
+        asked.append(files)
+        if silent:
+            raise IntakeError("archive", [error("PEER_UNREACHABLE", "it does not answer")])
+        return {}
+
+    site = Site(tmp_path, destinations=[takes], quiet_seconds=0.0)
+    inbox, memory = Inbox(site.received), Memory(Ages(dict))
+    for number in range(count):
+        for file in scan(tmp_path / f"ct{number}", number)[:3]:
+            inbox.keep(f"1.2.3.4{number}", file.name, file.read_bytes())
+    work(site.settings, inbox, memory, stand_in)
+    assert (len(asked), len(memory.open)) == (1, count)
+    silent = False
+    wait_for(lambda: all(group.wait.is_over for group in memory.open))
+    with counted(site.masks) as counts:
+        work(site.settings, inbox, memory, stand_in)
+    assert (len(asked), len(memory.open), len(site.delivered())) == (1 + count, 0, count)
+    assert counts[str(site.masks / LEDGER)] <= 2  # to append, and to read
 
 
 def row(site: Site, name: str) -> dict[str, Any]:
@@ -265,7 +291,7 @@ def test_what_is_older_than_the_node_keeps_goes(tmp_path: Path) -> None:
 
 
 def test_nothing_goes_early_when_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(tmp_path, keep_hours=1.0, quiet_seconds=1e6)
+    site = Site(tmp_path, keep_hours=0.1, quiet_seconds=1e6)
     clock = time.time
     with node(site):
         site.store(scan(tmp_path / "ct"))

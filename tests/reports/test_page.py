@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from liver_pipeline.commands.evaluate import evaluate
+from liver_pipeline.reports import gallery
 from liver_pipeline.reports.chart_frame import axis
 from liver_pipeline.reports.charts import bar_chart, bland_altman_chart, box_plot
 from liver_pipeline.reports.html import shown_number
 from liver_pipeline.reports.page import report_page
 from liver_pipeline.visualize.colours import PREDICTION_RGB, REFERENCE_RGB
-from liver_pipeline.visualize.pictures import case_pictures
+from liver_pipeline.visualize.pictures import case_picture, lesion_pictures
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 VOID = {"meta", "img", "br"}
@@ -105,7 +106,7 @@ def test_cases_are_shown_worst_median_best_and_none_twice() -> None:
 
     dice = {"a": (0.1, 0.9), "b": (0.5, 0.8), "c": (0.9, 0.7), "d": (None, 0.95)}
     cases = {name: {"tumor": {"dice": tumor}, "liver": {"dice": liver}} for name, (tumor, liver) in dice.items()}
-    pictures = {name: {"case": b"png", "slice": 3, "lesions": []} for name in dice}
+    pictures = {name: {"case": b"png", "slice": 3} for name in dice}
     page = Page(chosen_cases({"cases": cases}, pictures))
     captions = [str(a["alt"]) for tag, a in page.tags if tag == "img"]
     assert captions == [
@@ -134,8 +135,8 @@ def test_pictures_show_reference_and_prediction_in_their_colours() -> None:
         {"status": "missed", "kind": "reference", "id": 1, "box": [[8, 11], [8, 11], [4, 4]], "slice": 4},
         {"status": "found", "kind": "reference", "id": 2, "box": [[0, 1], [0, 1], [0, 1]], "slice": 0},
     ]
-    drawn = case_pictures(pred, label, (1.0, 1.0, 3.0), rows)
-    assert [(lesion["kind"], lesion["id"]) for lesion in drawn["lesions"]] == [("reference", 1)]
+    assert [row for row, _ in lesion_pictures(pred, label, (1.0, 1.0, 3.0), rows)] == rows[:1]
+    drawn = case_picture(pred, label, (1.0, 1.0, 3.0))
     assert drawn["slice"] == 4  # 16 reference voxels against 9 predicted in slice 5
     pixels = (imread(BytesIO(drawn["case"]))[..., :3] * 255).round().astype(int)
     coloured = {tuple(pixel) for pixel in pixels.reshape(-1, 3)}
@@ -149,12 +150,25 @@ def test_pictures_show_reference_and_prediction_in_their_colours() -> None:
 
 def test_empty_maps_have_no_picture() -> None:
     empty = np.zeros((4, 4, 4), dtype=np.uint8)
-    assert case_pictures(empty, empty, (1.0, 1.0, 1.0), []) == {
-        "case": None,
-        "slice": None,
-        "contours": False,
-        "lesions": [],
+    assert case_picture(empty, empty, (1.0, 1.0, 1.0)) == {"case": None, "slice": None, "contours": False}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_many_lesions_the_largest_are_drawn_whatever_came_first(monkeypatch: pytest.MonkeyPatch, order: int) -> None:
+    monkeypatch.setattr(gallery, "MOST_THUMBNAILS", 3)
+    lesions = {
+        f"c{n:02d}": {"kind": "reference", "status": "missed", "id": 1, "volume_ml": n, "slice": 0, "diameter_mm": 1.0}
+        for n in range(20)
     }
+    thumbnails = gallery.Thumbnails()
+    for case in list(lesions)[::order]:
+        thumbnails.add(case, [(lesions[case], case.encode())])
+    cases = {case: {"lesion_list": [lesion]} for case, lesion in lesions.items()}
+    page = Page(gallery.wrong_lesions({"cases": cases}, thumbnails))
+    assert "20 lesions missed" in page.words
+    drawn = [str(attributes["alt"]) for tag, attributes in page.tags if tag == "img"]
+    assert drawn == [f"c{n}, lesion 1, slice 0" for n in (19, 18, 17)]
+    assert sum(thumbnails.of(case, lesion) is not None for case, lesion in lesions.items()) <= 6
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.3, 0.3], [-5.0, 1200.0], [1e-9, 2e-9]])

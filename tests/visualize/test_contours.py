@@ -20,7 +20,7 @@ from liver_pipeline.io.probabilities import LEVELS, read_probabilities
 from liver_pipeline.visualize import contours
 from liver_pipeline.visualize.colours import CONTOUR_RGB
 from liver_pipeline.visualize.contours import contour_lines
-from liver_pipeline.visualize.pictures import case_pictures
+from liver_pipeline.visualize.pictures import case_picture
 from tests.small import BRIEF, NETWORKS, make_phantoms
 
 
@@ -104,7 +104,7 @@ def test_pictures_have_the_lines_and_without_probabilities_none() -> None:
     middle = np.zeros((41, 41, 3), np.uint8, order="F")
     middle[20, 20, 0] = 2
     for levels in ({"tumor": ramp(1 / 10)}, None):
-        found = case_pictures(middle, middle, [1.0, 1.0, 5.0], [], levels=levels)
+        found = case_picture(middle, middle, [1.0, 1.0, 5.0], levels=levels)
         drawn = np.rint(255 * imread(io.BytesIO(found["case"]))[..., :3]).astype(np.uint8)
         assert found["contours"] is (levels is not None)
         for label, radius in ((2, 2.0), (1, 8.0)):
