@@ -351,6 +351,10 @@ STRANGERS: dict[str, Any] = {
         "1.2.840.10008.5.1.4.1.1.2", SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8,
         HighBit=7, PlanarConfiguration=0, PixelRepresentation=0, PixelData=bytes(3 * 24 * 32),
     ),
+    "colour map of a slice": lambda: one_slice(
+        3, body(), SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8, HighBit=7,
+        PlanarConfiguration=0, PixelRepresentation=0, PixelData=bytes(3 * 20 * 16),
+    ),
     "dose report called a slice": lambda: one_slice(3, body(), ImageType=["DERIVED", "SECONDARY", "CT_SOM5 PROT"]),
     "turned plane": lambda: one_slice(0, body((20, 16, 1)), axes=((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))),
 }  # fmt: skip
