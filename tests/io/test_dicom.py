@@ -381,6 +381,18 @@ def test_what_is_no_slice_is_left_out_with_a_note(tmp_path: Path, name: str, of_
     assert [len(one.slices) for one in find_series(folder)] == [12]
 
 
+def test_more_than_a_few_slices_unlike_the_others_are_not_left_out(tmp_path: Path) -> None:
+    wide, elsewhere = body((24, 16, 12)), [0.0, 0.0, -500.0]
+    tags = {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImagePositionPatient": elsewhere}
+
+    def with_odd(count: int) -> Path:
+        files = [*(one_slice(k, body()) for k in range(12)), *(one_slice(k, wide, **tags) for k in range(count))]
+        return series(tmp_path / str(count), files)
+
+    assert codes(read_scan(with_odd(3))) == ["IGNORED_FILES"]
+    assert refusal(with_odd(4)).code == "MIXED_SERIES"
+
+
 def test_a_folder_of_scouts_and_captures_is_no_scan(tmp_path: Path) -> None:
     assert refusal(series(tmp_path, [scout(), scout()])).code == "NOT_A_SCAN"
 
