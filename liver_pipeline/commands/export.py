@@ -19,6 +19,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder, run_name
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
 from liver_pipeline.bundle.workflow import load_config
+from liver_pipeline.causes import as_raised
 from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.evaluation.run_quality import QUALITY_FILE, read_quality, write_quality
 from liver_pipeline.geometry.boxes import bounding_box, widen
@@ -63,6 +64,7 @@ class Export:
     differing: int
 
 
+@as_raised()
 def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
     """Write a run's networks in a format of other programs, or a clean copy of the run; compare it; then it is there.
 

@@ -20,6 +20,7 @@ from liver_pipeline.data.cache import CaseCache
 from liver_pipeline.data.cases import Split
 from liver_pipeline.data.prepare import usable_cases
 from liver_pipeline.engines.explain import largest_fit
+from liver_pipeline.handlers.bad_loss import LossNotFiniteError
 from liver_pipeline.handlers.checkpoint import Checkpoint
 from liver_pipeline.io.checkpoints import LAST, load_checkpoint
 from liver_pipeline.io.files import TEMPORARY
@@ -48,7 +49,7 @@ def test_a_corrupt_case_is_named_before_the_first_epoch_or_skipped_and_listed(tm
     path.write_bytes(path.read_bytes()[:-2000])
     lp.compose(tmp_path / "other", {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
     (tmp_path / "other/split.json").write_bytes((run / "split.json").read_bytes())
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ValueError) as caught:
         lp.train(tmp_path / "other", {})
     assert f"1 bad cases: {bad} (" in root(caught.value)
     assert "TRUNCATED" in root(caught.value) or "GZIP_CRC" in root(caught.value)
@@ -105,7 +106,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cases_saved(
     lp.train(run, {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
     before = load_checkpoint(run / "models" / LAST)
     poisoned = mock.patch("monai.losses.DiceCELoss.forward", lambda self, pred, label: pred.sum() * float("nan"))
-    with poisoned, pytest.raises(RuntimeError) as caught:
+    with poisoned, pytest.raises(LossNotFiniteError) as caught:
         lp.train(run, {}, overrides={"max_epochs": 2})
     assert caplog.text == ""  # it is told once, by the error
     record = json.loads((run / "bad_loss.json").read_text())
@@ -134,7 +135,7 @@ def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(behind: bool, 
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     full = mock.patch.object(Checkpoint, "__call__", on_a_disk_that_is_full_in_epoch_2)
-    with full, pytest.raises(RuntimeError) as caught:
+    with full, pytest.raises(OSError) as caught:
         lp.train(run, {}, overrides={**TINY, "dataset_dir": str(data)})
     assert "no space left" in root(caught.value)
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 1
