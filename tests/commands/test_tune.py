@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 import liver_pipeline as lp
 from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.commands import tune_postprocessing as tune
+from liver_pipeline.evaluation.postprocessing_search import choose_postprocessing
 from tests.small import UNET3D, make_phantoms
 
 
@@ -52,7 +53,7 @@ def test_cases_are_read_one_at_a_time_and_the_choice_is_written(trained: Path) -
         assert config["postprocessing"]["transforms"] == [dict(step) for step in choice.steps]
     assert [dict(step) for step in choice.steps] != yaml.safe_load(before)["postprocessing"]["transforms"]
     ledger = (trained / "tuning/masks/ledger.jsonl").read_bytes()
-    with mock.patch.object(tune, "choose_postprocessing", side_effect=tune.choose_postprocessing) as searched:
+    with mock.patch.object(tune, "choose_postprocessing", side_effect=choose_postprocessing) as searched:
         assert tune.tune_postprocessing(trained) == choice
         assert (trained / "tuning/masks/ledger.jsonl").read_bytes() == ledger  # nothing was segmented again,
         assert searched.call_count == 0  # nor looked for,
