@@ -20,6 +20,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_name, shipped, shipped_runs
 from liver_pipeline.bundle.tree import components_in
 from liver_pipeline.bundle.uses import refuse_idle
+from liver_pipeline.causes import as_raised
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.files import plain
 from liver_pipeline.io.tables import read_json
@@ -115,6 +116,7 @@ def _told(config: Mapping[str, Any], pairs: Mapping[str, Any]) -> str:
     return json.dumps(plain(changed), sort_keys=True) if changed else ""
 
 
+@as_raised()
 def run_workflow(run_dir: str | Path, workflow: str, overrides: Mapping[str, Any] | None = None) -> list[Any]:
     """Run a workflow of a run folder, as ``python -m monai.bundle run`` would.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from liver_pipeline.causes import MENDABLE, unwrapped
 from liver_pipeline.exits import EXIT_BAD_USAGE, EXIT_HUNG_UP
 from liver_pipeline.io.screen import hang_up, open_streams, unwritten
 
@@ -82,7 +82,7 @@ class OneLineErrors(click.Group):
         except BrokenPipeError:  # as `| head` leaves it
             hang_up()
             sys.exit(EXIT_HUNG_UP)
-        except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        except MENDABLE as error:
             if ctx.params.get("debug"):
                 raise
             line = " ".join(root_cause(error).split())
@@ -92,20 +92,13 @@ class OneLineErrors(click.Group):
 
 
 def root_cause(error: BaseException) -> str:
-    """Return what the exception says that MONAI wraps where a config cannot be built; any other speaks for itself.
-
-    Of a component of others, whose words do not say what in the config they are about, its name stands before them.
-    """
-    foreign = ""
-    while error.__cause__ is not None and (wrapped := re.match("Failed to (instantiate|evaluate)", str(error))):
-        if built := re.match("Failed to instantiate component '(?!liver_pipeline)([^']+)'", wrapped.string):
-            foreign = f"{built[1]}: "
-        error = error.__cause__
+    """Return what the exception says that MONAI wraps where a config cannot be built, behind a component of others."""
+    error, foreign = unwrapped(error)
     if any(f"[Errno {number}]" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):  # others quote it, too
         return "no space is left on the disk that is written to; make room, then give the same command again"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"  # without Python's number and quotes
-    return f"{foreign}{error}"
+    return f"{foreign}: {error}" if foreign else str(error)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})

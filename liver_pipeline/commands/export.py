@@ -19,6 +19,7 @@ from liver_pipeline.bundle.roles import Role
 from liver_pipeline.bundle.shipped import run_folder, run_name
 from liver_pipeline.bundle.stages import LIVER_STAGE, PREFIX
 from liver_pipeline.bundle.workflow import load_config
+from liver_pipeline.causes import as_raised
 from liver_pipeline.data.phantoms import liver_phantom
 from liver_pipeline.evaluation.run_quality import QUALITY_FILE, read_quality, write_quality
 from liver_pipeline.geometry.boxes import bounding_box, widen
@@ -26,7 +27,7 @@ from liver_pipeline.inferers.cascade import LIVER_SHARE, CascadeInferer
 from liver_pipeline.inferers.members import Network
 from liver_pipeline.inferers.progress import progress_part
 from liver_pipeline.io.checksums import file_sha256
-from liver_pipeline.io.files import plain, remove, remove_abandoned, temporary_name, write_json
+from liver_pipeline.io.files import plain, remove, remove_abandoned, telling_of, temporary_name, write_json
 from liver_pipeline.io.memory import scan_in_memory
 from liver_pipeline.io.volumes import Scan
 from liver_pipeline.labels import CLASS_NAMES, LabelMap
@@ -63,6 +64,7 @@ class Export:
     differing: int
 
 
+@as_raised()
 def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
     """Write a run's networks in a format of other programs, or a clean copy of the run; compare it; then it is there.
 
@@ -93,7 +95,8 @@ def export(run: str | Path, out_dir: str | Path, *, file_format: str) -> Export:
     runner = _runner(folder)
     remove_abandoned(target.parent)
     part = target.with_name(temporary_name())
-    part.mkdir(parents=True)
+    with telling_of(target, part):
+        part.mkdir(parents=True)
     try:
         if file_format == BUNDLE:
             write_clean_copy(folder, part)

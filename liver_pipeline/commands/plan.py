@@ -17,6 +17,7 @@ from liver_pipeline.bundle.keys import keys_with
 from liver_pipeline.bundle.layers import merge_layers
 from liver_pipeline.bundle.names import DEFAULT_LAYERS, layer_file
 from liver_pipeline.bundle.roles import Role
+from liver_pipeline.causes import as_raised
 from liver_pipeline.io.files import move_aside, write_json, write_text
 from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.networks.shapes import roi_multiple
@@ -47,6 +48,7 @@ class TrainingPlan:
     experiment: Path | None
 
 
+@as_raised()
 def plan(
     output_dir: str | Path,
     layers: Mapping[str, str],

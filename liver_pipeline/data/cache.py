@@ -26,10 +26,11 @@ Item = dict[str, Any]
 
 
 class _Entry(NamedTuple):
-    """A prepared case: its file, the digest of its scan, and what its label map holds."""
+    """A prepared case: its file, the digests of its scan and of that with the label map, and what the latter holds."""
 
     path: Path
     scan: str
+    content: str
     held_classes: list[bool]
     unnamed_labels: str
 
@@ -84,6 +85,19 @@ class CaseCache:
     def _scan(self, case: Mapping[str, Any]) -> str:
         return case_digest({"image": case["image"]}, self.folder / REMEMBERED)
 
+    def content_digest(self, case: Mapping[str, Any]) -> str:
+        """Return what tells a case from what it was before: a digest of scan and label map, and what its values mean.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        known = self._entries.get(case["case"])
+        return self._content(case) if known is None else known.content
+
+    def _content(self, case: Mapping[str, Any]) -> str:
+        told = {name: case[name] for name in ("image", "label", "label_map") if name in case}
+        return case_digest(told, self.folder / REMEMBERED)
+
     def prepare(self, case: Mapping[str, Any]) -> None:
         """See to it that a case is in the cache, whole; one that is there is compared with its checksums.
 
@@ -96,11 +110,13 @@ class CaseCache:
         lock = FileLock(path.with_suffix(".lock"))
         with writing_to(self.folder):
             self.room.claim(path.stem)
-        if not self._is_whole(path):
+        if self._fault(path) is not None:
             with writing_to(self.folder):
                 lock.acquire()
             try:
-                if not self._is_whole(path):
+                if (fault := self._fault(path)) is not None:
+                    if fault:
+                        tqdm.write(f"{path} is damaged ({fault}) and is built again")
                     self._build(case, path)
             finally:
                 lock.release()
@@ -108,7 +124,8 @@ class CaseCache:
                 remove(path.with_suffix(".lock"))
         item = read_entry(path)
         held = [len(indices) > 0 for indices in item.get("label_cls_indices", ())]
-        self._entries[case["case"]] = _Entry(path, self._scan(case), held, item.get("unnamed_labels", ""))
+        digests = self._scan(case), self._content(case)
+        self._entries[case["case"]] = _Entry(path, *digests, held, item.get("unnamed_labels", ""))
 
     def load(self, case: Mapping[str, Any]) -> Item:
         """Return a prepared case; its volumes are mapped from disk, and writing to them does not change the file."""
@@ -131,17 +148,17 @@ class CaseCache:
             self.prepare(case)
         return self._entries[case["case"]]
 
-    def _is_whole(self, path: Path) -> bool:
+    def _fault(self, path: Path) -> str | None:
+        """Return what is wrong with a file of the cache, "" where it is not there, None where it is whole."""
         try:
             verify_archive(path)
             with writing_to(self.folder):
                 os.utime(path)  # used now
         except FileNotFoundError:
-            return False
+            return ""
         except DamagedFileError as error:
-            tqdm.write(f"{path} is damaged ({error}) and is built again")
-            return False
-        return True
+            return str(error)
+        return None
 
     def _build(self, case: Mapping[str, Any], path: Path) -> None:
         item = dict(case)

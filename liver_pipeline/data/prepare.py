@@ -15,6 +15,7 @@ from liver_pipeline.data.loaders import one_core_each
 from liver_pipeline.io.failures import finding_of
 from liver_pipeline.io.files import remove, write_json
 from liver_pipeline.io.screen import with_bar
+from liver_pipeline.io.tables import read_json
 from liver_pipeline.labels import CLASS_NAMES
 
 _CHOICES = ("fail", "skip")
@@ -32,6 +33,8 @@ def usable_cases(
     held_classes: Callable[[Mapping[str, Any]], Sequence[bool]] | None = None,
     unnamed_labels: Callable[[Mapping[str, Any]], str] | None = None,
     scan_digest: Callable[[Mapping[str, Any]], str] | None = None,
+    content_digest: Callable[[Mapping[str, Any]], str] | None = None,
+    contents_file: str | Path | None = None,
 ) -> Split:
     """Return the split without the cases that cannot be used.
 
@@ -49,6 +52,9 @@ def usable_cases(
             (``cache.CaseCache.unnamed_labels``): that is said.
         scan_digest: Tells scans apart by what their files hold (``cache.CaseCache.scan_digest``): a scan that is in two
             parts is named.
+        content_digest: Tells what scan and label map of a case hold (``cache.CaseCache.content_digest``): a case that
+            has changed since an earlier call is named.
+        contents_file: JSON of these digests by case; goes with ``content_digest``.
 
     Returns:
         The split; parts that were not prepared as they were.
@@ -80,7 +86,23 @@ def usable_cases(
         _say_what_is_missing({part: {case["case"]: held_classes(case) for case in usable[part]} for part in parts})
     if scan_digest is not None:
         _say_what_is_twice(usable, scan_digest)
+    if content_digest is not None and contents_file is not None:
+        _say_what_changed([case for part in parts for case in usable[part]], content_digest, Path(contents_file))
     return usable
+
+
+def _say_what_changed(cases: Sequence[Case], content_digest: Callable[[Mapping[str, Any]], str], file: Path) -> None:
+    """Say which cases are others than when this run prepared them last, and write down what they are."""
+    before = read_json(file) if file.is_file() else {}
+    contents = {case["case"]: content_digest(case) for case in cases}
+    if changed := [name for name, content in contents.items() if before.get(name, content) != content]:
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        tqdm.write(
+            f"{len(changed)} cases changed, scan or label map, since this run prepared them: {shown}; it takes them as "
+            f"they are now, and earlier epochs and scores are of what they were; --restart begins anew"
+        )
+    if contents != before:
+        write_json(file, contents)
 
 
 def _say_what_is_twice(split: Split, scan_digest: Callable[[Mapping[str, Any]], str]) -> None:

@@ -17,9 +17,8 @@ from liver_pipeline.dicom_results.origin import Origin
 from liver_pipeline.dicom_results.segmentation import MANUFACTURER, stamp
 from liver_pipeline.dicom_results.source import SourceSeries
 from liver_pipeline.io.volumes import Scan
-from liver_pipeline.labels import LIVER, TUMOR, LabelMap
-from liver_pipeline.visualize.colours import CLASS_RGB
-from liver_pipeline.visualize.contours import outline
+from liver_pipeline.labels import LabelMap
+from liver_pipeline.visualize.contours import draw_outlines
 from liver_pipeline.visualize.pictures import HU_WINDOW
 
 CAPTURE_SERIES = 9003
@@ -86,8 +85,7 @@ def _enlarged(plane: npt.NDArray[np.uint8], times: int) -> npt.NDArray[np.uint8]
 def _drawn(grey: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], lines: list[str]) -> npt.NDArray[np.uint8]:
     """Return grey values (rows, columns) as RGB with outlines, the warning below, the other lines above."""
     picture = np.repeat(grey[..., None], 3, axis=-1)
-    for mask, colour in ((labels >= LIVER, CLASS_RGB[LIVER]), (labels == TUMOR, CLASS_RGB[TUMOR])):
-        picture[outline(mask)] = colour
+    draw_outlines(picture, labels)
     image = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(TEXT_PIXELS)
     look: dict[str, Any] = {"font": font, "fill": "white", "stroke_width": 1, "stroke_fill": "black"}

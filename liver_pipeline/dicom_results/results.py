@@ -14,7 +14,7 @@ from liver_pipeline.evaluation.description import describe
 from liver_pipeline.evaluation.scoring import ACCEPTED
 from liver_pipeline.io.checksums import file_sha256, folder_sha256
 from liver_pipeline.io.dicom_classes import quietly
-from liver_pipeline.io.file_names import DICOM_ENDINGS, case_name
+from liver_pipeline.io.file_names import DICOM_ENDINGS, RECORD, file_beside
 from liver_pipeline.io.files import whole_file, whole_folder
 from liver_pipeline.io.findings import IntakeError, refuse
 from liver_pipeline.io.outputs import check_outputs
@@ -66,7 +66,7 @@ class DicomResults:
 
 def result_paths(mask: Path) -> dict[str, Path]:
     """Return where the results of a mask lie, by kind, whether they are there or not."""
-    return {kind: mask.with_name(case_name(mask.name) + ending) for kind, ending in DICOM_ENDINGS.items()}
+    return {kind: file_beside(mask, ending) for kind, ending in DICOM_ENDINGS.items()}
 
 
 def write_results(
@@ -149,7 +149,7 @@ def write_report(table: Mapping[str, Any], mask: Path, scan: Path, path: Path, *
     """
     check_outputs([path], overwrite)
     seg = path.with_name(path.name.removesuffix(".dcm").removesuffix(".sr") + DICOM_ENDINGS["seg"])
-    beside = mask.with_name(f"{case_name(mask.name)}.json")
+    beside = file_beside(mask, RECORD)
 
     def refuse_other(hashes: Mapping[str, str]) -> None:
         if seg.exists() and file_sha256(seg) != hashes["seg"]:

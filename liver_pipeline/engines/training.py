@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 
 import torch
@@ -82,6 +83,7 @@ def _validate_last(trainer: Engine, validator: Engine) -> None:
 
 
 def _train(trainer: Engine, checkpoint: Checkpoint) -> None:
+    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # what ends it is told once, by who catches it
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`dataloader` is empty")  # no validation cases: said at the end

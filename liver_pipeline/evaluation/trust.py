@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.file_names import case_name
+from liver_pipeline.io.file_names import RECORD, file_beside
 from liver_pipeline.io.tables import read_json
 from liver_pipeline.metrics.probabilities import pooled_reliability
 from liver_pipeline.metrics.risk import risk_coverage
@@ -30,9 +30,8 @@ def with_quality(results: Mapping[str, Any], masks: Mapping[str, Path]) -> dict[
 
 def _quality(mask: Path) -> dict[str, Any] | None:
     """Return what a record beside a mask says of it; None where there is none, or it says nothing."""
-    path = mask.with_name(f"{case_name(mask.name)}.json")
     try:
-        record = read_json(path)
+        record = read_json(file_beside(mask, RECORD))
     except (OSError, ValueError):  # no record, or somebody else's file of that name
         return None
     quality = record.get("quality") if isinstance(record, Mapping) else None

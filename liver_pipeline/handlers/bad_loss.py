@@ -47,5 +47,5 @@ class StopAtBadLoss:
         write_json(self.path, record)
         raise LossNotFiniteError(
             f"the loss is {step.value} in epoch {step.epoch}, cases {', '.join(cases)} (see {self.path}); the "
-            f"last checkpoint is from before; look at these cases, or lower learning_rate"
+            f"last checkpoint is from before; look at these cases, or begin anew: --restart, with a lower learning_rate"
         )

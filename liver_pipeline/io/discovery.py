@@ -15,6 +15,7 @@ from liver_pipeline.io.file_names import (
     NO_SLICES,
     PACKED,
     PICTURE_SUFFIXES,
+    RECORD,
     SCAN_SUFFIXES,
     STALE,
     VOLUME_SUFFIXES,
@@ -205,7 +206,7 @@ def _holds_slices(files: Iterable[Path]) -> Generator[None, None, bool]:
 def _is_captures(folder: Path) -> bool:
     """Return whether a folder holds the pictures of a mask beside it."""
     stem = folder.name.removesuffix(CAPTURES)
-    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (*MASK_SUFFIXES, ".json"))
+    return stem != folder.name and any(is_there(folder.with_name(f"{stem}{end}")) for end in (*MASK_SUFFIXES, RECORD))
 
 
 def _has_header(entry: Path, names: set[str]) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 # Of scans.
 PACKED = (".nii.bz2", ".nii.xz", ".nii.zst")  # not read; reading says so, which is better than to pass them over
@@ -75,3 +76,13 @@ def fitting_name(stem: str, ending: str) -> str:
         return stem + ending
     digest = hashlib.sha256(whole).hexdigest()[:12]
     return f"{whole[: room - 13].decode('utf-8', 'ignore')}~{digest}{ending}"
+
+
+def file_beside(mask: Path, ending: str) -> Path:
+    """Return where the file lies that ends so and belongs to a mask; see :func:`fitting_name`.
+
+    Example:
+        >>> file_beside(Path("a.1.nii.gz"), RECORD).name
+        'a.1.json'
+    """
+    return mask.with_name(fitting_name(case_name(mask.name), ending))

@@ -41,7 +41,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name())
     try:
-        with _named(path, temporary):
+        with telling_of(path, temporary):
             yield temporary
             sync(temporary)
             temporary.replace(path)
@@ -52,7 +52,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _named(path: Path, temporary: Path) -> Iterator[None]:
+def telling_of(path: Path, temporary: Path) -> Iterator[None]:
     """Let an error about a temporary file or folder, or what is in it, name what it was to become."""
     try:
         yield
@@ -81,7 +81,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary, earlier = (path.with_name(temporary_name()) for _ in range(2))
     try:
-        with _named(path, temporary):
+        with telling_of(path, temporary):
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.iterdir():

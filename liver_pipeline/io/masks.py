@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from liver_pipeline.geometry.affines import Affine, spacing_of
-from liver_pipeline.io.file_names import FORMATS, MASK_SUFFIXES, PICTURE_MASK, RESULT_ENDINGS, case_name
+from liver_pipeline.io.file_names import FORMATS, MASK_SUFFIXES, PICTURE_MASK, RECORD, RESULT_ENDINGS, file_beside
 from liver_pipeline.io.files import whole_file
 from liver_pipeline.io.nifti import GZIP_LEVEL, LABEL_INTENT, header_like, intent_code, write_nifti
 from liver_pipeline.io.nifti_header import best_affine
@@ -96,7 +96,7 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _has_provenance(path: Path) -> bool:
-    record = path.with_name(f"{case_name(path.name)}.json")
+    record = file_beside(path, RECORD)
     try:
         output = json.loads(record.read_bytes())["output"]
         return bool(output["sha256"]) and Path(output["path"]).name == path.name

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.file_names import case_name
+from liver_pipeline.io.file_names import RECORD, file_beside
 from liver_pipeline.io.reader import ScanReader
 
 
 def record_of(mask: Path, sha256: str) -> dict[str, Any] | None:
     """Return the provenance beside a mask, if it is of this mask; None without one."""
     try:
-        record: dict[str, Any] = json.loads(mask.with_name(f"{case_name(mask.name)}.json").read_bytes())
+        record: dict[str, Any] = json.loads(file_beside(mask, RECORD).read_bytes())
         return record if record["output"]["sha256"] == sha256 else None
     except (OSError, ValueError, KeyError, TypeError):  # none, or somebody else's file of that name
         return None

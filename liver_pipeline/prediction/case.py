@@ -23,7 +23,7 @@ from liver_pipeline.io.file_names import (
     PICTURE_SUFFIXES,
     PROBABILITIES,
     RECORD,
-    case_name,
+    file_beside,
     fitting_name,
 )
 from liver_pipeline.io.findings import Finding
@@ -95,22 +95,22 @@ class FolderCase(RunningCase):
     @property
     def provenance(self) -> Path:
         """The JSON file beside the mask."""
-        return self._beside(RECORD)
+        return file_beside(self.output, RECORD)
 
     @property
     def description(self) -> Path:
         """The clinical table beside the mask, where it was asked for."""
-        return self._beside(DESCRIPTION)
+        return file_beside(self.output, DESCRIPTION)
 
     @property
     def page(self) -> Path:
         """The viewer's page beside the mask, where it was asked for."""
-        return self._beside(PAGE)
+        return file_beside(self.output, PAGE)
 
     @property
     def probabilities(self) -> Path:
         """The probabilities beside the mask, where they were asked for."""
-        return self._beside(PROBABILITIES)
+        return file_beside(self.output, PROBABILITIES)
 
     def summary(self, labels: Collection[str]) -> str:
         """Say in one line what was found, and where the record is: ml, or pixels of a picture.
@@ -123,9 +123,6 @@ class FolderCase(RunningCase):
         if "2" in labels:
             volumes += f", of it tumors {found['2']:.{0 if drawn else 1}f} {unit}"
         return f"{self.output}: {volumes}; record: {self.provenance}"
-
-    def _beside(self, ending: str) -> Path:
-        return self.output.with_name(fitting_name(case_name(self.output.name), ending))
 
     def output_record(self, sha256: str) -> dict[str, Any]:
         """Return what the record says of the files that were written."""

@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 
 from liver_pipeline.bundle.ensembles import ensemble_of
 from liver_pipeline.bundle.workflow import load_config
+from liver_pipeline.causes import as_raised
 from liver_pipeline.geometry.affines import Affine
 from liver_pipeline.io.file_names import case_name
 from liver_pipeline.io.memory import scan_in_memory
@@ -111,7 +112,8 @@ def load_segmenter(
 
     Raises:
         FileNotFoundError: If there is no such run, or it has no weights.
-        ValueError: If a key is unknown, or the weights belong to another network.
+        ValueError: If a key is unknown or a value cannot be used, such as a device that is not there, or the weights
+            belong to another network.
 
     Examples:
         >>> segment = load_segmenter("runs/r34", device="cpu")  # doctest: +SKIP
@@ -125,6 +127,7 @@ def load_segmenter(
     return Segmenter(load_runner(first, values))
 
 
+@as_raised()
 def load_runner(run_dir: Path, values: Mapping[str, Any]) -> CaseRunner:
     """Build the runner of a run folder; its weights are not loaded yet.
 

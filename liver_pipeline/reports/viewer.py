@@ -20,7 +20,7 @@ import numpy.typing as npt
 from liver_pipeline.evaluation.confidence import shown_levels
 from liver_pipeline.evaluation.description import describe_label_map, lesion_confidence
 from liver_pipeline.evaluation.scoring import ACCEPTED
-from liver_pipeline.io.file_names import PROBABILITIES, case_name
+from liver_pipeline.io.file_names import PROBABILITIES, case_name, file_beside
 from liver_pipeline.io.files import plain, write_text
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.paths import is_there
@@ -93,7 +93,7 @@ def write_viewer_page(
     table, record = None, None
     if mask is not None:
         record = record_of(mask, maps["mask"].sha256)
-        beside = mask.with_name(f"{case_name(mask.name)}{PROBABILITIES}")
+        beside = file_beside(mask, PROBABILITIES)
         if probabilities is None and is_there(beside):
             probabilities = read_probabilities(beside)
         matched = labels if tells_tumors else {"mask": labels["mask"]}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from liver_pipeline.io.probabilities import LEVELS
-from liver_pipeline.labels import LabelMap, Mask
+from liver_pipeline.labels import LIVER, TUMOR, LabelMap, Mask
+from liver_pipeline.visualize.colours import CLASS_RGB
 
 PASSED = (0.2, 0.8)  # labels 1 and 2 of the lines
 
@@ -17,6 +19,12 @@ def outline(mask: Mask) -> Mask:
     padded = np.pad(mask, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
+
+
+def draw_outlines(picture: npt.NDArray[np.uint8], labels: LabelMap) -> None:
+    """Draw the outlines of liver with tumor, and of tumor, into a picture (X, Y, 3) of labels (X, Y)."""
+    for mask, colour in ((labels >= LIVER, CLASS_RGB[LIVER]), (labels == TUMOR, CLASS_RGB[TUMOR])):
+        picture[outline(mask)] = colour
 
 
 def slice_contours(planes: Mapping[str, LabelMap]) -> LabelMap:

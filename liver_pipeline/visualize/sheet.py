@@ -11,9 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from liver_pipeline.io.files import whole_file
-from liver_pipeline.labels import LIVER, TUMOR, LabelMap
-from liver_pipeline.visualize.colours import CLASS_RGB
-from liver_pipeline.visualize.contours import outline
+from liver_pipeline.labels import LabelMap
+from liver_pipeline.visualize.contours import draw_outlines
 
 Picture = npt.NDArray[np.uint8]
 TILE = (240, 200)  # pixels, width and height
@@ -52,8 +51,7 @@ def tile(
     rgb = np.array(Image.fromarray(grey).convert("RGB").resize(size, Image.Resampling.BILINEAR))
     if label is not None:
         large = np.array(Image.fromarray(_upright(label.astype(np.uint8))).resize(size, Image.Resampling.NEAREST))
-        for mask, colour in ((large >= LIVER, CLASS_RGB[LIVER]), (large == TUMOR, CLASS_RGB[TUMOR])):
-            rgb[outline(mask)] = colour
+        draw_outlines(rgb, large)
     canvas = Image.new("RGB", TILE)
     canvas.paste(Image.fromarray(rgb), ((TILE[0] - size[0]) // 2, (TILE[1] - size[1]) // 2))
     _write(canvas, (3, TILE[1] - _STRIP), caption)

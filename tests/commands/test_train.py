@@ -313,9 +313,9 @@ def test_a_split_of_one_s_own_stays_when_a_training_begins_anew(
 
 def test_a_run_that_is_not_trained_may_become_any_other(tmp_path: Path, overrides: dict[str, Any]) -> None:
     run = tmp_path / "run"
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(FileNotFoundError) as caught:
         lp.train(run, {"network": "unet3d"}, overrides={**overrides, "dataset_dir": "/misspelt"})
-    assert "no such folder" in str(caught.value.__cause__)
+    assert "no such folder" in str(caught.value)
     (run / "configs/train.yaml").write_text((run / "configs/train.yaml").read_text() + "# edited\n")
     others = {"learning_rate": 1e-3, "max_epochs": 1, "split_fractions": [0.4, 0.4, 0.2], "network_graph": False}
     lp.train(run, {"network": "unet3d", "recipe": "combo_loss"}, overrides={**overrides, **others})

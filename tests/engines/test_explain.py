@@ -16,9 +16,11 @@ import torch
 from ignite.engine import Engine
 
 import liver_pipeline as lp
+from liver_pipeline.data.cache import CaseCache
 from liver_pipeline.data.cases import Split
 from liver_pipeline.data.prepare import usable_cases
 from liver_pipeline.engines.explain import largest_fit
+from liver_pipeline.handlers.bad_loss import LossNotFiniteError
 from liver_pipeline.handlers.checkpoint import Checkpoint
 from liver_pipeline.io.checkpoints import LAST, load_checkpoint
 from liver_pipeline.io.files import TEMPORARY
@@ -47,7 +49,7 @@ def test_a_corrupt_case_is_named_before_the_first_epoch_or_skipped_and_listed(tm
     path.write_bytes(path.read_bytes()[:-2000])
     lp.compose(tmp_path / "other", {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
     (tmp_path / "other/split.json").write_bytes((run / "split.json").read_bytes())
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ValueError) as caught:
         lp.train(tmp_path / "other", {})
     assert f"1 bad cases: {bad} (" in root(caught.value)
     assert "TRUNCATED" in root(caught.value) or "GZIP_CRC" in root(caught.value)
@@ -72,13 +74,41 @@ def test_skipping_all_cases_or_an_unknown_choice_is_refused(tmp_path: Path) -> N
         usable_cases(split, read, on_bad_case="ignore", skipped_file=skipped)
 
 
-def test_a_loss_that_is_not_a_number_stops_with_the_cases_saved(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("changed", ["image", "label"])
+def test_a_case_that_changes_while_a_run_is_trained_is_named(
+    changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {what: tmp_path / f"{what}.nii" for what in ("image", "label")}
+    for path in paths.values():
+        path.write_text("one")
+    split: Split = {
+        "train": [{"case": "a", **{what: str(path) for what, path in paths.items()}}],
+        "val": [],
+        "test": [],
+    }
+
+    def prepared() -> str:
+        digest = CaseCache(tmp_path / "cache", [], max_gb=1.0, window=(4, 4, 4)).content_digest
+        told: Any = {"content_digest": digest, "contents_file": tmp_path / "prepared_cases.json"}
+        usable_cases(split, lambda case: None, on_bad_case="fail", skipped_file=tmp_path / "skipped.json", **told)
+        return "".join(capsys.readouterr())
+
+    assert [prepared(), prepared()] == ["", ""]
+    paths[changed].write_text("another")
+    assert "1 cases changed, scan or label map, since this run prepared them: a;" in prepared()
+    assert prepared() == ""
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_cases_saved(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = tmp_path / "run"
     lp.train(run, {}, overrides={**TINY, "max_epochs": 1, "dataset_dir": str(data)})
     before = load_checkpoint(run / "models" / LAST)
     poisoned = mock.patch("monai.losses.DiceCELoss.forward", lambda self, pred, label: pred.sum() * float("nan"))
-    with poisoned, pytest.raises(RuntimeError) as caught:
+    with poisoned, pytest.raises(LossNotFiniteError) as caught:
         lp.train(run, {}, overrides={"max_epochs": 2})
+    assert caplog.text == ""  # it is told once, by the error
     record = json.loads((run / "bad_loss.json").read_text())
     assert (record["epoch"], record["loss"]) == (2, "nan")
     assert set(record["cases"]) <= set(json.loads((run / "split.json").read_text())["cases"]["train"])
@@ -105,7 +135,7 @@ def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_serves(behind: bool, 
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     full = mock.patch.object(Checkpoint, "__call__", on_a_disk_that_is_full_in_epoch_2)
-    with full, pytest.raises(RuntimeError) as caught:
+    with full, pytest.raises(OSError) as caught:
         lp.train(run, {}, overrides={**TINY, "dataset_dir": str(data)})
     assert "no space left" in root(caught.value)
     assert load_checkpoint(run / "models" / LAST)["epoch"] == 1

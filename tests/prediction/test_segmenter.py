@@ -280,3 +280,11 @@ def test_a_changed_setting_of_any_class_runs_again_and_where_things_lie_does_not
         trained / "run", device="cpu", tta=[], ckpt_path=str(trained / "run/models/model.pt")
     ).runner
     assert plain.config_sha256 == same.config_sha256  # the same values as in the run
+
+
+def test_what_cannot_be_done_is_raised_by_its_own_type(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"this machine has \d+ such devices"):  # MONAI would wrap it in a RuntimeError
+        lp.load_segmenter(trained / "run", device="cuda:9")
+    with pytest.raises(lp.IntakeError) as refused:
+        lp.predict(trained / "run", tmp_path / "nowhere", tmp_path / "masks")
+    assert refused.value.code == "NOT_FOUND"
