@@ -18,10 +18,10 @@ from liver_pipeline.bundle.layers import Configs
 from liver_pipeline.bundle.metadata import metadata
 from liver_pipeline.bundle.names import share_dir
 from liver_pipeline.bundle.stages import LIVER_STAGE, merge_stages
+from liver_pipeline.data.splits import is_dealt
 from liver_pipeline.io.checkpoints import LAST, OLDER, PREVIOUS
 from liver_pipeline.io.files import move_aside, whole_file, whole_folder, write_json
 from liver_pipeline.io.locks import lock_run
-from liver_pipeline.io.tables import is_dealt
 
 # What a training writes into a run folder beside the configs; split.json too, where it was dealt.
 TRAINING_OUTPUTS = (

@@ -19,9 +19,9 @@ from liver_pipeline.bundle.stages import PREFIX
 from liver_pipeline.bundle.trained import is_started
 from liver_pipeline.bundle.tree import parts_of
 from liver_pipeline.bundle.workflow import read_run
+from liver_pipeline.data.splits import is_dealt
 from liver_pipeline.io.checkpoints import refuse_older_names
 from liver_pipeline.io.files import move_aside
-from liver_pipeline.io.tables import is_dealt
 
 ABSENT = object()
 Change = tuple[str, Any, Any]  # key, old value, new value

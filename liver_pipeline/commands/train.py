@@ -21,13 +21,13 @@ from liver_pipeline.bundle.trained import finished_epoch, stage_folders
 from liver_pipeline.bundle.workflow import read_run, run_workflow
 from liver_pipeline.causes import as_raised
 from liver_pipeline.commands.run_changes import settle_config
-from liver_pipeline.data.splits import check_split, load_split, make_split
+from liver_pipeline.data.splits import check_split, is_dealt, load_split, make_split
 from liver_pipeline.distributed import process_count
 from liver_pipeline.engines.training import finished_line
 from liver_pipeline.io.checkpoints import LAST
 from liver_pipeline.io.files import write_json
 from liver_pipeline.io.locks import lock_run
-from liver_pipeline.io.tables import is_dealt, read_json
+from liver_pipeline.io.tables import read_json
 
 
 @as_raised()

@@ -14,7 +14,7 @@ from liver_pipeline.data.cases import PARTS, Case, Split
 from liver_pipeline.hints import did_you_mean
 from liver_pipeline.io.checksums import content_sha256
 from liver_pipeline.io.files import write_json
-from liver_pipeline.io.tables import clean_name, is_dealt, read_json
+from liver_pipeline.io.tables import clean_name, read_json
 
 
 def make_split(
@@ -202,3 +202,13 @@ def _read_split(split_file: Path) -> dict[str, list[str]]:
     if often:
         raise ValueError(f"{split_file} names case {often[0]} twice; a case is in one part, once")
     return parts
+
+
+def is_dealt(split_file: str | Path) -> bool:
+    """Tell whether a split file is there and is as it was dealt, so that another training may deal anew."""
+    try:
+        content = read_json(split_file)
+        sha256 = content.pop("dealt_sha256", None)
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(sha256 == content_sha256(content))

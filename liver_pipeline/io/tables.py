@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from liver_pipeline.io.checksums import content_sha256
 from liver_pipeline.io.files import write_text
 
 NO_TEXT = re.compile(
@@ -194,13 +193,3 @@ def _found(line: str, separator: str, columns: Collection[str]) -> int:
     """Count the columns that a first line names, if its cells are parted so."""
     cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
     return len({clean_name(cell).lower() for cell in cells} & set(columns))
-
-
-def is_dealt(split_file: str | Path) -> bool:
-    """Tell whether a split file is there and is as it was dealt, so that another training may deal anew."""
-    try:
-        content = read_json(split_file)
-        sha256 = content.pop("dealt_sha256", None)
-    except (OSError, ValueError, AttributeError):
-        return False
-    return bool(sha256 == content_sha256(content))

@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 
 from liver_pipeline.io.dicom import find_series
+from liver_pipeline.io.dicom_checks import PASS_TAGS
 from liver_pipeline.io.dicom_series import choose_series
 from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
@@ -153,6 +154,12 @@ def test_jumps_and_bows_in_the_plane_are_errors_that_name_slices(tmp_path: Path,
     assert reason.code == "SLICE_SHIFT" and named in str(reason) and "mm" in str(reason)
 
 
+def test_an_uneven_gap_is_a_warning_from_1_and_an_error_from_5_percent(tmp_path: Path) -> None:
+    for off_mm, found in ((0.02, []), (0.05, ["UNEVEN_SLICE_GAPS"]), (0.14, ["UNEVEN_SLICE_GAPS"])):  # of 3 mm
+        assert codes(read_scan(moved(tmp_path / str(off_mm), lambda k, off=off_mm: (0, 0, off * (k == 5))))) == found
+    assert refusal(moved(tmp_path, lambda k: (0, 0, 0.16 * (k == 5)))).code == "UNEVEN_SLICE_GAPS"
+
+
 def test_gaps_that_grow_add_up_to_an_error(tmp_path: Path) -> None:
     # Gaps from 2.88 to 3.12 mm: each within 5 % of 3 mm (a warning), but over 80 slices the stack is bowed.
     hu = body((*SHAPE[:2], 80))
@@ -227,7 +234,22 @@ PASSES = [
     ("SeriesDescription", ("Abd 1", "Abd 5")),
     ("ProtocolName", ("liver", "chest")),
     ("ImageType", (["DERIVED", "PRIMARY", "AXIAL", "WATER"], ["DERIVED", "PRIMARY", "AXIAL", "FAT"])),
+    ("NominalPercentageOfCardiacPhase", (40, 70)),
+    ("InversionTime", (200, 900)),
+    ("FlipAngle", (10, 25)),
+    ("DiffusionBValue", (50.0, 800.0)),
+    ("ComplexImageComponent", ("MAGNITUDE", "PHASE")),
+    ("StackID", ("1", "2")),
+    ("ContrastBolusAgent", ("Iomeprol", "Iohexol")),
+    ("FilterType", ("A", "B")),
+    ("ReconstructionDiameter", (350, 400)),
+    ("PatientPosition", ("HFS", "HFP")),
+    ("GantryDetectorTilt", (0, 15)),
 ]
+
+
+def test_every_tag_that_tells_passes_apart_is_tried() -> None:
+    assert sorted(tag for tag, _ in PASSES) == sorted(PASS_TAGS)
 
 
 @pytest.mark.parametrize(("tag", "values"), PASSES)
