@@ -383,7 +383,7 @@ def test_what_is_no_slice_is_left_out_with_a_note(tmp_path: Path, name: str, of_
 
 def test_more_than_a_few_slices_unlike_the_others_are_not_left_out(tmp_path: Path) -> None:
     wide, elsewhere = body((24, 16, 12)), [0.0, 0.0, -500.0]
-    tags = {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImagePositionPatient": elsewhere}
+    tags: dict[str, Any] = {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImagePositionPatient": elsewhere}
 
     def with_odd(count: int) -> Path:
         files = [*(one_slice(k, body()) for k in range(12)), *(one_slice(k, wide, **tags) for k in range(count))]
