@@ -138,7 +138,7 @@ def _alternates(found: Iterable[str]) -> bool:
     """Return whether there are few times, and they alternate along the slices; rounding alone does not do that."""
     times = list(found)
     runs = sum(here != there for here, there in pairwise(times)) + 1
-    return "" not in times and 1 < len(set(times)) <= len(times) / 3 and runs > len(times) / 2
+    return "" not in times and len(set(times)) <= len(times) / 3 and runs > len(times) / 2
 
 
 def _overlap(placed: Sequence[tuple[float, str]]) -> bool:

@@ -160,8 +160,9 @@ def _around(path: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):  # of a folder above that may be passed through, but not looked into
         beside = _listing(path.parent)
         at = bisect(beside, path.name, key=lambda entry: entry[0])
-        yield from _next(path.parent, beside[at:])
-        yield from _next(path.parent, (entry for entry in reversed(beside[:at]) if entry[0] != path.name))
+        yield from _next(path.parent, beside[at : at + FIRST_ENTRIES])  # of thousands a few, for each of them
+        before = reversed(beside[max(at - 1 - FIRST_ENTRIES, 0) : at])
+        yield from _next(path.parent, (entry for entry in before if entry[0] != path.name))
 
 
 _listing = remembers(16)(listed)

@@ -271,6 +271,7 @@ def test_each_patient_is_validated_in_exactly_one_fold(n: int, folds: int, seed:
     validated = [case["case"] for split in splits for case in split["val"]]
     assert sorted(validated) == sorted(case["case"] for case in cases)
     assert all(len(split["train"]) + len(split["val"]) == n for split in splits)
+    assert all(split["test"] == [] for split in splits)
 
 
 def test_shares_of_20_patients_are_those_asked_for() -> None:

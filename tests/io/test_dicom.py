@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 
 from liver_pipeline.io.dicom import find_series
+from liver_pipeline.io.dicom_checks import PASS_TAGS
 from liver_pipeline.io.dicom_series import choose_series
 from liver_pipeline.io.findings import IntakeError, Severity
 from liver_pipeline.io.volumes import Scan, read_label_map, read_scan
@@ -153,6 +154,12 @@ def test_jumps_and_bows_in_the_plane_are_errors_that_name_slices(tmp_path: Path,
     assert reason.code == "SLICE_SHIFT" and named in str(reason) and "mm" in str(reason)
 
 
+def test_an_uneven_gap_is_a_warning_from_1_and_an_error_from_5_percent(tmp_path: Path) -> None:
+    for off_mm, found in ((0.02, []), (0.05, ["UNEVEN_SLICE_GAPS"]), (0.14, ["UNEVEN_SLICE_GAPS"])):  # of 3 mm
+        assert codes(read_scan(moved(tmp_path / str(off_mm), lambda k, off=off_mm: (0, 0, off * (k == 5))))) == found
+    assert refusal(moved(tmp_path, lambda k: (0, 0, 0.16 * (k == 5)))).code == "UNEVEN_SLICE_GAPS"
+
+
 def test_gaps_that_grow_add_up_to_an_error(tmp_path: Path) -> None:
     # Gaps from 2.88 to 3.12 mm: each within 5 % of 3 mm (a warning), but over 80 slices the stack is bowed.
     hu = body((*SHAPE[:2], 80))
@@ -227,7 +234,22 @@ PASSES = [
     ("SeriesDescription", ("Abd 1", "Abd 5")),
     ("ProtocolName", ("liver", "chest")),
     ("ImageType", (["DERIVED", "PRIMARY", "AXIAL", "WATER"], ["DERIVED", "PRIMARY", "AXIAL", "FAT"])),
+    ("NominalPercentageOfCardiacPhase", (40, 70)),
+    ("InversionTime", (200, 900)),
+    ("FlipAngle", (10, 25)),
+    ("DiffusionBValue", (50.0, 800.0)),
+    ("ComplexImageComponent", ("MAGNITUDE", "PHASE")),
+    ("StackID", ("1", "2")),
+    ("ContrastBolusAgent", ("Iomeprol", "Iohexol")),
+    ("FilterType", ("A", "B")),
+    ("ReconstructionDiameter", (350, 400)),
+    ("PatientPosition", ("HFS", "HFP")),
+    ("GantryDetectorTilt", (0, 15)),
 ]
+
+
+def test_every_tag_that_tells_passes_apart_is_tried() -> None:
+    assert sorted(tag for tag, _ in PASSES) == sorted(PASS_TAGS)
 
 
 @pytest.mark.parametrize(("tag", "values"), PASSES)
@@ -329,6 +351,10 @@ STRANGERS: dict[str, Any] = {
         "1.2.840.10008.5.1.4.1.1.2", SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8,
         HighBit=7, PlanarConfiguration=0, PixelRepresentation=0, PixelData=bytes(3 * 24 * 32),
     ),
+    "colour map of a slice": lambda: one_slice(
+        3, body(), SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8, HighBit=7,
+        PlanarConfiguration=0, PixelRepresentation=0, PixelData=bytes(3 * 20 * 16),
+    ),
     "dose report called a slice": lambda: one_slice(3, body(), ImageType=["DERIVED", "SECONDARY", "CT_SOM5 PROT"]),
     "turned plane": lambda: one_slice(0, body((20, 16, 1)), axes=((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))),
 }  # fmt: skip
@@ -353,6 +379,18 @@ def test_what_is_no_slice_is_left_out_with_a_note(tmp_path: Path, name: str, of_
     assert codes(scan) == ["IGNORED_FILES"]
     np.testing.assert_array_equal(scan.array, body())
     assert [len(one.slices) for one in find_series(folder)] == [12]
+
+
+def test_more_than_a_few_slices_unlike_the_others_are_not_left_out(tmp_path: Path) -> None:
+    wide, elsewhere = body((24, 16, 12)), [0.0, 0.0, -500.0]
+    tags: dict[str, Any] = {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImagePositionPatient": elsewhere}
+
+    def with_odd(count: int) -> Path:
+        files = [*(one_slice(k, body()) for k in range(12)), *(one_slice(k, wide, **tags) for k in range(count))]
+        return series(tmp_path / str(count), files)
+
+    assert codes(read_scan(with_odd(3))) == ["IGNORED_FILES"]
+    assert refusal(with_odd(4)).code == "MIXED_SERIES"
 
 
 def test_a_folder_of_scouts_and_captures_is_no_scan(tmp_path: Path) -> None:
