@@ -113,7 +113,7 @@ def evaluate(
     return _evaluate(
         pairs,
         failures,
-        _made_of(ledger, [pair.label for pair in pairs]) if ledger.is_file() else {},
+        made_of(ledger, [pair.label for pair in pairs]) if ledger.is_file() else {},
         Path(output_dir),
         protocol=protocol,
         min_lesion_ml=min_lesion_ml,
@@ -130,10 +130,11 @@ def is_scored(metrics: Path, ledger: Path, labels: Iterable[Path | str]) -> bool
 
     Times of files do not say so where a clock was set.
     """
-    return metrics.is_file() and _made_of(ledger, labels).items() <= read_json(metrics).items()
+    return metrics.is_file() and made_of(ledger, labels).items() <= read_json(metrics).items()
 
 
-def _made_of(ledger: Path, labels: Iterable[Path | str]) -> dict[str, str]:
+def made_of(ledger: Path, labels: Iterable[Path | str]) -> dict[str, str]:
+    """Return what figures of masks and references are told by: digests of the masks' ledger and of the references."""
     references = content_sha256(sorted(hash_input(Path(label)) or "" for label in labels))
     return {"ledger_sha256": file_sha256(ledger), "references_sha256": references}
 
@@ -173,7 +174,7 @@ def evaluate_cases(
         else:
             failures[case["case"]] = Failure("NO_PREDICTION", f"{pred} does not exist; the case was not segmented")
     ledger = Path(pred_dir) / LEDGER
-    made = _made_of(ledger, [case["label"] for case in cases]) if ledger.is_file() else {}
+    made = made_of(ledger, [case["label"] for case in cases]) if ledger.is_file() else {}
     return _evaluate(pairs, failures, made, Path(output_dir), protocol=protocol, liver_only=liver_only)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from monai.bundle import ConfigComponent
 
+from liver_pipeline.io.screen import with_bar
 from liver_pipeline.labels import FloatArray, LabelMap
 from liver_pipeline.metrics.overlap import TUMORS, WHOLE_LIVER, Counts, as_told, confusion_matrix
 from liver_pipeline.transforms.postprocessing import CleanLabelMapd
@@ -159,7 +160,7 @@ def _try_orders(
     trials = [_Trial([], []) for _ in orders]
     if not orders:
         return trials
-    for pred, label, spacing in cases:
+    for pred, label, spacing in with_bar(cases, "Trying steps", "case"):
         for order, trial in zip(orders, trials, strict=True):
             cleaned = pred
             for i in order:

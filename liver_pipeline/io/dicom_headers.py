@@ -167,14 +167,12 @@ def _planes(file: Path, name: str, header: Dataset) -> Iterator[Slice]:
         yield Slice(file, f"{name} frame {number + 1}", number, shared | _of_groups(group))
 
 
-def _of_groups(groups: Dataset, depth: int = 0) -> dict[str, Any]:
-    """Return the tags in all of a frame's functional groups; some lie one level deeper (DiffusionBValue)."""
+def _of_groups(groups: Dataset) -> dict[str, Any]:
+    """Return the tags in all of a frame's functional groups."""
     found = _of_quantity(groups)
     for element in groups:
         for item in element.value if element.VR == "SQ" else ():
             found |= _filled(item)
-            if depth == 0:
-                found |= _of_groups(item, depth + 1)
     return found
 
 

@@ -50,6 +50,7 @@ def converted(network: nn.Module, example: tuple[int, ...], shape: tuple[int, ..
         with torch.no_grad(), _own_log_level(), warnings.catch_warnings():
             # said to whoever writes networks, of other shapes than this one
             warnings.simplefilter("ignore", TracerWarning)
+            warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # OpenVINO's decoder takes what it gives
             # PyTorch would trace a second time to compare: what comes of it is compared anyway
             traced = TorchScriptPythonDecoder(
                 network, example_input=torch.zeros(example), trace_kwargs={"check_trace": False}

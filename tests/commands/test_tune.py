@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from unittest import mock
 
 import pytest
 import yaml
+from monai.bundle import ConfigParser
 
 import liver_pipeline as lp
+from liver_pipeline.bundle.workflow import load_config
 from liver_pipeline.commands import tune_postprocessing as tune
+from liver_pipeline.evaluation.postprocessing_search import choose_postprocessing
 from tests.small import UNET3D, make_phantoms
 
 
@@ -49,5 +53,16 @@ def test_cases_are_read_one_at_a_time_and_the_choice_is_written(trained: Path) -
         assert config["postprocessing"]["transforms"] == [dict(step) for step in choice.steps]
     assert [dict(step) for step in choice.steps] != yaml.safe_load(before)["postprocessing"]["transforms"]
     ledger = (trained / "tuning/masks/ledger.jsonl").read_bytes()
-    assert tune.tune_postprocessing(trained) == choice
-    assert (trained / "tuning/masks/ledger.jsonl").read_bytes() == ledger  # nothing was segmented again
+    with mock.patch.object(tune, "choose_postprocessing", side_effect=choose_postprocessing) as searched:
+        assert tune.tune_postprocessing(trained) == choice
+        assert (trained / "tuning/masks/ledger.jsonl").read_bytes() == ledger  # nothing was segmented again,
+        assert searched.call_count == 0  # nor looked for,
+        assert not (trained / "earlier/2").exists()  # nor written
+        assert tune.tune_postprocessing(trained, min_gain=2.0).steps == []
+        assert searched.call_count == 1
+        assert tune.tune_postprocessing(trained) == choice
+        label = Path(ConfigParser(load_config(trained, "evaluate")).get_parsed_content("split")["val"][0]["label"])
+        label.write_bytes(gzip.compress(gzip.decompress(label.read_bytes()), 1))
+        assert tune.tune_postprocessing(trained) == choice
+        assert searched.call_count == 3  # a reference is another file
+    assert (trained / "tuning/masks/ledger.jsonl").read_bytes() == ledger

@@ -351,6 +351,10 @@ STRANGERS: dict[str, Any] = {
         "1.2.840.10008.5.1.4.1.1.2", SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8,
         HighBit=7, PlanarConfiguration=0, PixelRepresentation=0, PixelData=bytes(3 * 24 * 32),
     ),
+    "colour map of a slice": lambda: one_slice(
+        3, body(), SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, BitsStored=8, HighBit=7,
+        PlanarConfiguration=0, PixelRepresentation=0, PixelData=bytes(3 * 20 * 16),
+    ),
     "dose report called a slice": lambda: one_slice(3, body(), ImageType=["DERIVED", "SECONDARY", "CT_SOM5 PROT"]),
     "turned plane": lambda: one_slice(0, body((20, 16, 1)), axes=((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))),
 }  # fmt: skip
@@ -375,6 +379,18 @@ def test_what_is_no_slice_is_left_out_with_a_note(tmp_path: Path, name: str, of_
     assert codes(scan) == ["IGNORED_FILES"]
     np.testing.assert_array_equal(scan.array, body())
     assert [len(one.slices) for one in find_series(folder)] == [12]
+
+
+def test_more_than_a_few_slices_unlike_the_others_are_not_left_out(tmp_path: Path) -> None:
+    wide, elsewhere = body((24, 16, 12)), [0.0, 0.0, -500.0]
+    tags: dict[str, Any] = {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImagePositionPatient": elsewhere}
+
+    def with_odd(count: int) -> Path:
+        files = [*(one_slice(k, body()) for k in range(12)), *(one_slice(k, wide, **tags) for k in range(count))]
+        return series(tmp_path / str(count), files)
+
+    assert codes(read_scan(with_odd(3))) == ["IGNORED_FILES"]
+    assert refusal(with_odd(4)).code == "MIXED_SERIES"
 
 
 def test_a_folder_of_scouts_and_captures_is_no_scan(tmp_path: Path) -> None:
