@@ -269,6 +269,8 @@ class LiverTumorLoss(_Loss):
         tumor_dice_weight: Of the tumor's Dice; the other two parts weigh 1.
     """
 
+    class_weights: Tensor
+
     def __init__(self, tumor_weight: float = 2.5, tumor_dice_weight: float = 0.7) -> None:
         super().__init__()
         self.tumor_dice_weight = tumor_dice_weight
@@ -278,8 +280,7 @@ class LiverTumorLoss(_Loss):
         """Return the loss of logits (B, 3, X, Y, Z) and labels (B, 1, X, Y, Z): 0 background, 1 liver, 2 tumor."""
         with torch.autocast(input.device.type, enabled=False):
             logits, labels = _full_precision(input), target[:, 0].long()
-            weights: Tensor = self.class_weights  # type: ignore[assignment]
-            cross_entropy = functional.cross_entropy(logits, labels, weights.to(logits))
+            cross_entropy = functional.cross_entropy(logits, labels, self.class_weights.to(logits))
             shares = logits.softmax(1)
             liver = _missed_overlap(1 - shares[:, 0], labels >= LIVER, (1, 2, 3), 100.0).mean()
             tumor = _missed_overlap(shares[:, TUMOR], labels == TUMOR, (0, 1, 2, 3), 50.0)

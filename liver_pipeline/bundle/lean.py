@@ -41,7 +41,7 @@ def import_monai_for(run: str | Path, overrides: Mapping[str, Any]) -> bool:
         return False
     with _lean():
         import monai.bundle
-        import monai.inferers  # noqa: F401
+        import monai.inferers  # noqa: F401 (stays in memory)
     return True
 
 
@@ -84,4 +84,4 @@ def _lean() -> Iterator[None]:
         for name in spared:
             del sys.modules[name]
         pkgutil.walk_packages = walk_packages
-        sys.modules["monai.utils.module"].walk_packages = walk_packages  # type: ignore[attr-defined]
+        sys.modules["monai.utils.module"].walk_packages = walk_packages  # type: ignore[attr-defined]  # its own copy

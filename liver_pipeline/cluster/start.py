@@ -45,7 +45,7 @@ def require_ray() -> None:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported, and by the processes that it starts
     try:
-        import ray  # noqa: F401
+        import ray  # noqa: F401 (is it there?)
     except ImportError:
         raise ValueError("--ray needs Ray: pip install 'liver-pipeline[ray]'") from None
 

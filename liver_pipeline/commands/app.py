@@ -15,7 +15,7 @@ from liver_pipeline.io.files import remove_temporary
 from liver_pipeline.io.locks import lock_file
 from liver_pipeline.io.screen import say
 
-EVERY_HOST = ("0.0.0.0", "::")  # noqa: S104
+EVERY_HOST = ("0.0.0.0", "::")  # noqa: S104 (named, not taken)
 OPEN_TO_OTHERS = (
     "Other machines can reach it, and nothing is encrypted: scans and the address can be read on the way. Use it on a "
     "network that you trust, or behind a proxy with TLS; over SSH it works without --host."

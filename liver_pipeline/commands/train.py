@@ -50,11 +50,9 @@ def train(
 
     Args:
         run_dir: The run folder.
-        layers: See :func:`merge_stages`. With none, and no experiment, a composed folder is
-            trained as it is.
+        layers: See :func:`merge_stages`. With none, and no experiment, a composed folder is trained as it is.
         experiment: See :func:`~liver_pipeline.bundle.stages.merge_stages`.
-        overrides: See :func:`merge_stages`; those that change a composed run are written into
-            it.
+        overrides: See :func:`merge_stages`; those that change a composed run are written into it.
         parent: A trained run, or the name of weights in the box, to begin with: its network, what that sees, and its
             weights are taken over (see :mod:`liver_pipeline.bundle.parent`).
         restart: Begin anew: weights, split and logs of the earlier training go to ``earlier/<number>`` in the run,

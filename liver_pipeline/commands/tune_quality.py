@@ -18,6 +18,7 @@ from liver_pipeline.io.file_names import PROBABILITIES
 from liver_pipeline.io.findings import refuse
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.locks import lock_run
+from liver_pipeline.io.screen import with_bar
 from liver_pipeline.io.volumes import read_label_map
 from liver_pipeline.labels import LIVER_OR_TUMOR, TUMOR
 from liver_pipeline.metrics.temperature import fit_temperature
@@ -84,7 +85,7 @@ def fitted_temperature(references: Mapping[str, Case], masks: Path, num_classes:
         num_classes: Of the network.
     """
     total = None
-    for name, case in references.items():
+    for name, case in with_bar(references.items(), "Counting probabilities", "case"):
         label = read_label_map(case["label"], label_map=case.get("label_map"), accept=ACCEPTED)
         if num_classes > TUMOR and (label.array == LIVER_OR_TUMOR).any():
             continue

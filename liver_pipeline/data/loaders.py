@@ -174,7 +174,7 @@ class BatchLoader(DataLoader):
                     value.record_stream(current)
         return batch
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # PyTorch's gives a class of its own
         batches = self._batches(self.epoch)
         if self.num_threads == 0:
             yield from (self._arrived(self._load(draws)) for draws in batches)

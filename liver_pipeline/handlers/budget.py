@@ -60,7 +60,7 @@ class CosineBudget(LRScheduler):
         timed = 0.0 if self.max_seconds is None else self.seconds / self.max_seconds
         return min(1.0, max(timed, self.last_epoch / self.max_steps))
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]
+    def get_lr(self) -> list[float]:  # type: ignore[override]  # PyTorch's may hold tensors
         """Return the rate of each group of parameters."""
         warm = min(1.0, (self.last_epoch + 1) / (self.warmup_steps + 1))
         wave = 0.5 * (1 + math.cos(math.pi * self.share))

@@ -33,7 +33,7 @@ def class_dice(confusions: Sequence[IntArray], index: int) -> float | None:
     return math.fsum(defined) / len(defined)
 
 
-class _Score(Metric):  # type: ignore[misc]
+class _Score(Metric):  # type: ignore[misc]  # ignite tells no types
     """A figure of the confusion matrices that ``CountOverlapd`` left in a validation's output; nan is undefined.
 
     Processes that train together all get the figure of the first, whose weights are kept.

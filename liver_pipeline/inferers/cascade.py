@@ -81,7 +81,7 @@ class CascadeInferer(Inferer):
 
     @probabilities.setter
     def probabilities(self, kept: bool) -> None:
-        self.tumor_inferer.probabilities = kept  # type: ignore[attr-defined]
+        self.tumor_inferer.probabilities = kept  # type: ignore[attr-defined]  # those that keep any have it
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> MetaTensor:
         """Segment one case.

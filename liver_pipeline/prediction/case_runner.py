@@ -189,7 +189,7 @@ class CaseRunner:
         with case.stages("network"), torch.no_grad():
             pred = self.inferer(case.data["image"].unsqueeze(0), self.network)
         if self.probabilities or self.shown:  # taken out at once: MetaTensor copies its meta with every operation
-            levels = pred.meta.pop("probabilities", None)  # type: ignore[attr-defined]
+            levels = pred.meta.pop("probabilities", None)  # type: ignore[attr-defined]  # a MetaTensor
             case.levels = None if levels is None else levels[0].numpy()
         case.pred = pred
 

@@ -25,6 +25,7 @@ from liver_pipeline.data.cache_room import CacheError
 from liver_pipeline.data.loaders import BatchLoader
 from liver_pipeline.data.phantoms import make_phantom_dataset
 from liver_pipeline.data.prepare import usable_cases
+from liver_pipeline.io.files import temporary_name
 from tests.counting import counted
 from tests.waiting import PATIENCE_S
 
@@ -296,6 +297,16 @@ def test_weights_that_lie_in_the_cache_s_folder_are_neither_counted_nor_removed(
         make_cache(tmp_path, shape=(12, 12, 12)).path(cases[1]).name
     ]
     assert weights.read_bytes() == names.read_bytes() == b"mine" * 10_000
+
+
+def test_what_a_killed_run_left_half_written_goes_after_a_day(tmp_path: Path) -> None:
+    old, fresh, remembered = (tmp_path / "cache" / folder / temporary_name() for folder in ("", "", "sources"))
+    for path, hours in ((old, 25), (fresh, 1), (remembered, 25)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    make_cache(tmp_path).prepare(*make_cases(tmp_path))
+    assert [path.exists() for path in (old, fresh, remembered)] == [False, True, False]
 
 
 def test_what_a_live_run_needs_is_never_removed(tmp_path: Path) -> None:
