@@ -54,7 +54,7 @@ def as_text(table: Mapping[str, Any]) -> str:
         f"lesions {liver['lesion_count']}",
     ]
     if table["lesions"]:
-        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'sure':>5} {'match':>8}"
+        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU (SD)':>11} {'sure':>5} {'match':>8}"
         lines.append(f"{names}  centre, LPS mm")
     for row in table["lesions"]:
         size = f"{row['diameter_mm']:.1f} x {row['perpendicular_mm']:.1f}"
