@@ -13,7 +13,14 @@ from liver_pipeline.io.tables import read_json, write_table
 logger = logging.getLogger(__name__)
 
 LIVER_TABLE = "livers.csv"  # in a folder of masks
-FIGURES = ("liver_with_tumor_ml", "liver_without_tumor_ml", "tumor_ml", "tumor_burden", "lesion_count", "truncated")
+LIVER_FIGURES = (
+    "liver_with_tumor_ml",
+    "liver_without_tumor_ml",
+    "tumor_ml",
+    "tumor_burden",
+    "lesion_count",
+    "truncated",
+)
 
 
 def liver_row(case: str, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +29,7 @@ def liver_row(case: str, table: Mapping[str, Any]) -> dict[str, Any]:
     ``longest_mm`` is the longest diameter of all its lesions, None without any.
     """
     longest = max((lesion["diameter_mm"] for lesion in table["lesions"]), default=None)
-    return {"case": case, **{name: table["liver"][name] for name in FIGURES}, "longest_mm": longest}
+    return {"case": case, **{name: table["liver"][name] for name in LIVER_FIGURES}, "longest_mm": longest}
 
 
 def write_liver_table(folder: Path, cases: Iterable[str]) -> str:
