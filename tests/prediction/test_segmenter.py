@@ -282,6 +282,13 @@ def test_a_changed_setting_of_any_class_runs_again_and_where_things_lie_does_not
     assert plain.config_sha256 == same.config_sha256  # the same values as in the run
 
 
+@pytest.mark.parametrize("name", ["mask.dcm", "mask.TIF", "mask.npz", "mask.nii.gzip"])
+def test_a_mask_named_as_a_file_of_another_kind_makes_no_folder_of_that_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="masks are written as"):
+        lp.predict("default", tmp_path, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_done_is_raised_by_its_own_type(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"this machine has \d+ such devices"):  # MONAI would wrap it in a RuntimeError
         lp.load_segmenter(trained / "run", device="cuda:9")
