@@ -206,6 +206,7 @@ def test_the_same_mask_and_record_give_the_same_bytes_and_other_weights_other_ui
     made = pydicom.dcmread(tmp_path / "m.seg.dcm")
     assert (made.ContentDate, made.ContentTime) == ("20261126", "010203")
     assert made.SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
+    assert "not for diagnosis" in made.SeriesDescription
     assert write_results(ALL, mask, scan, record=record_of(mask)) == first
     write_results(ALL, mask, scan, record=record_of(mask, weights={"sha256": "c" * 64}))
     assert pydicom.dcmread(tmp_path / "m.seg.dcm").SOPInstanceUID != made.SOPInstanceUID
@@ -258,6 +259,7 @@ def test_measurements_in_the_report_are_those_of_the_table(tmp_path: Path) -> No
     liver, lesion = hd.sr.srread(tmp_path / "m.sr.dcm").content.get_volumetric_roi_measurement_groups()
     volumes = {one.name.meaning: one.value for one in liver.get_measurements()}
     assert volumes["Liver volume with tumor"] == pytest.approx(10 * 8 * 6 * 4.5 / 1000)  # a voxel is 1.5 x 1 x 3 mm
+    assert volumes["Liver volume without tumor"] == pytest.approx((10 * 8 * 6 - 12) * 4.5 / 1000)
     assert volumes["Tumor burden"] == pytest.approx(100 * 12 / 480, rel=1e-5)
     sizes = {one.name.meaning: one.value for one in lesion.get_measurements()}
     assert sizes["Volume"] == pytest.approx(12 * 4.5 / 1000)
