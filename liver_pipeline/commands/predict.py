@@ -17,6 +17,7 @@ from liver_pipeline.exits import EXIT_DONE, EXIT_SOME_FAILED
 from liver_pipeline.io.file_names import (
     FORMATS,
     MASK_SUFFIXES,
+    NO_MASKS,
     PICTURE_MASK,
     PICTURE_SUFFIXES,
     SCAN_SUFFIXES,
@@ -138,10 +139,11 @@ def is_mask_file(path: str | Path) -> bool:
         ValueError: If it is named as a file of a format that masks are not written in.
     """
     name = Path(path).name.lower()
-    if Path(path).is_dir() or not name.endswith((*SCAN_SUFFIXES, *PICTURE_SUFFIXES)):
+    if Path(path).is_dir() or not name.endswith((*SCAN_SUFFIXES, *PICTURE_SUFFIXES, *NO_MASKS)):
         return False
     if not Path(path).name.endswith(MASK_SUFFIXES):
-        raise ValueError(f"{path}: masks are written as {', '.join(MASK_SUFFIXES)}; or name a folder")
+        dicom = "; DICOM SEG comes beside one, by --dicom seg" if name.endswith(".dcm") else ""
+        raise ValueError(f"{path}: masks are written as {', '.join(MASK_SUFFIXES)}; or name a folder{dicom}")
     return True
 
 

@@ -54,8 +54,8 @@ def as_text(table: Mapping[str, Any]) -> str:
         f"lesions {liver['lesion_count']}",
     ]
     if table["lesions"]:
-        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU':>11} {'sure':>5} {'match':>8}"
-        lines.append(f"{names}  centre, LPS mm")
+        names = f"{'id':>4} {'ml':>9} {'mm x mm':>13} {'slice':>5} {'depth mm':>8} {'HU (SD)':>11} {'sure':>5}"
+        lines.append(f"{names} {'match':>8}  centre, LPS mm")
     for row in table["lesions"]:
         size = f"{row['diameter_mm']:.1f} x {row['perpendicular_mm']:.1f}"
         depth = "-" if row["distance_to_surface_mm"] is None else f"{row['distance_to_surface_mm']:.1f}"

@@ -20,6 +20,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}  # what `format` may be, and what masks then end in
 PICTURE_MASK = ".png"  # of a picture, whatever the format of other masks
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", PICTURE_MASK)
+NO_MASKS = (".dcm", ".tif", ".tiff", ".npy", ".npz", ".json", ".csv", ".txt", ".gzip")  # nobody names a folder so
 STALE = ".stale"  # stands before the suffix of what an earlier run wrote for a case that has failed since
 EDITED = ".edited"  # stands before the suffix of what belongs to a mask that was corrected in the app
 

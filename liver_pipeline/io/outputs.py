@@ -30,7 +30,7 @@ def check_outputs(paths: Iterable[Path], overwrite: bool, *, inputs: Iterable[Pa
                 raise ValueError(f"{path} is what is read, and would be replaced; name another file")
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
-        raise FileExistsError(f"{' and '.join(there)} exist already; name another folder or add --overwrite")
+        raise FileExistsError(f"there already: {' and '.join(there)}; name another folder or add --overwrite")
     for folder in dict.fromkeys(path.absolute().parent for path in paths):
         made = next(parent for parent in (folder, *folder.parents) if parent.exists())
         if not (made.is_dir() and os.access(made, os.W_OK | os.X_OK)):

@@ -57,7 +57,8 @@ class FolderRun:
         overwrite: Replace masks that are in ``output_dir`` and that this folder's ledger does not know.
         format: Of the masks: nifti, nrrd or mha; a folder holds one.
         describe: Also write ``<case>.description.json``, the clinical table of
-            :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone.
+            :func:`liver_pipeline.evaluation.description.describe`; for masks that are done, this alone. All of them
+            have a row in ``livers.csv``.
         dicom: Which DICOM results to write beside each mask; for masks that are done, these alone. A scan that they
             cannot refer to gets its mask all the same, and the run ends with exit code 3.
         view: Also write ``<case>.html``, the page of :func:`liver_pipeline.view`; likewise.

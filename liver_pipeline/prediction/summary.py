@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from liver_pipeline.evaluation.liver_table import write_liver_table
 from liver_pipeline.evaluation.quality import write_quality_table
 from liver_pipeline.exits import EXIT_DONE, EXIT_NONE_DONE, EXIT_SOME_FAILED
 from liver_pipeline.io.ledger import LEDGER, read_ledger
@@ -43,7 +44,7 @@ def summary_of(total: int, *, done: int, failed: int, before: int, refused: int 
 
 
 def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None:
-    """Say how a run ended, and list its masks in ``quality.csv``.
+    """Say how a run ended, and list its masks in ``quality.csv``, the clinical tables beside them in ``livers.csv``.
 
     Args:
         summary: How many cases.
@@ -55,5 +56,9 @@ def say_end(summary: Summary, stale: int, ledger: Path, *, judged: bool) -> None
     aside += f", tables or pages added to {summary.added} of these" if summary.added else ""
     aside += f", {summary.refused} without all that was asked for beside the mask" if summary.refused else ""
     say(f"{summary.done} done, {summary.failed} failed, {summary.skipped} skipped{aside}; {ledger}")
-    if judged:  # rows of other shards too
-        say(write_quality_table(ledger.parent, read_ledger(ledger.parent / LEDGER)[0].values()).rstrip("\n"))
+    folder = ledger.parent
+    rows = read_ledger(folder / LEDGER)[0].values()  # of other shards too
+    lines = [write_quality_table(folder, rows).rstrip("\n")] if judged else []
+    lines.append(write_liver_table(folder, (row["case"] for row in rows if row.get("event") == "done")))
+    for line in filter(None, lines):
+        say(line)

@@ -73,6 +73,12 @@ def test_masks_are_coloured_where_they_are_and_a_press_goes_to_the_lesion(page_f
         page.click("#lesions tbody tr")
         text = page.inner_text("#readout")  # the middle of voxels 30 to 33, 18 to 21, 14 to 17
         assert "R 96.0" in text and "A 40.0" in text and "S 32.0" in text and "mask: tumor" in text
+        picture_of_slices = page.locator(".panel:visible canvas").first
+        assert picture_of_slices.get_attribute("aria-label") == "axial slice"
+        picture_of_slices.focus()
+        page.keyboard.press("ArrowUp")  # as the wheel does: to the next slice, of 8 mm
+        assert "S 40.0" in page.inner_text("#readout")
+        page.keyboard.press("ArrowDown")
         page.click("button[value=coronal]")
         red = (lambda seen: (seen[..., 0] - seen[..., 1]) > 60)(picture(page, 2))
         assert where(red)[0] < 0.5  # up is up

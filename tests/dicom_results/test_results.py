@@ -17,12 +17,14 @@ from click.testing import CliRunner
 
 from liver_pipeline.cli import main
 from liver_pipeline.dicom_results.results import DicomResults, result_paths, write_report, write_results
+from liver_pipeline.dicom_results.source import read_source
 from liver_pipeline.evaluation.description import describe
 from liver_pipeline.io.checksums import file_sha256
 from liver_pipeline.io.files import TEMPORARY
 from liver_pipeline.io.findings import IntakeError
+from liver_pipeline.io.reader import ScanReader
 from liver_pipeline.io.volumes import read_scan, write_label_map
-from tests.dicom_files import ct, one_slice, series
+from tests.dicom_files import body, ct, one_slice, series
 from tests.orientations import ORIENTATIONS
 from tests.waiting import PATIENCE_S
 
@@ -273,6 +275,18 @@ def test_a_series_without_what_names_it_is_refused_and_nothing_is_written(tmp_pa
     assert caught.value.code == "DICOM_REFERENCE"
     assert not any(path.exists() for path in result_paths(mask).values())
     assert not list(tmp_path.glob(TEMPORARY.format("*")))
+
+
+def test_slices_that_share_a_uid_or_differ_in_patient_are_not_referred_to_though_they_can_be_read(
+    tmp_path: Path,
+) -> None:
+    same = ct(tmp_path / "same", odd=range(12), **PATIENT, SOPInstanceUID="1.2.3.9")
+    hu = body()
+    two = series(tmp_path / "two", [one_slice(k, hu, **(PATIENT | {"PatientID": f"P{k // 6}"})) for k in range(12)])
+    for folder, words in ((same, "11 slices have the SOPInstanceUID of another"), (two, "slices differ in PatientID")):
+        with pytest.raises(IntakeError, match=words) as caught:
+            read_source(folder, ScanReader(accept=("MIXED_PATIENTS",)))
+        assert caught.value.code == "DICOM_REFERENCE"
 
 
 def test_a_scan_that_is_no_series_is_refused(tmp_path: Path) -> None:

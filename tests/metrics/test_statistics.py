@@ -35,6 +35,15 @@ def test_interval_is_the_same_each_time() -> None:
     assert summarize([0.1, 0.5, 0.9]) == summarize([0.1, 0.5, 0.9])
 
 
+def test_patients_are_drawn_not_their_scans() -> None:
+    """Two scans of one patient that say the same tell no more than one."""
+    alone = summarize([0.1, 0.5, 0.9, 0.4])
+    twice = summarize([None, 0.1, 0.1, 0.5, 0.5, 0.9, 0.9, 0.4, 0.4], groups=["d", *"aabbccdd"])
+    assert twice.n == 8
+    assert twice.mean == pytest.approx(alone.mean)
+    assert (twice.ci_low, twice.ci_high) == pytest.approx((alone.ci_low, alone.ci_high))
+
+
 def test_equal_cases_have_an_interval_of_no_width() -> None:
     assert bootstrap_ratio([2.0, 2.0, 2.0], [4.0, 4.0, 4.0]) == (0.5, 0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import gzip
 import json
@@ -739,6 +740,13 @@ def test_asking_for_descriptions_later_makes_only_these(scans: Path, tmp_path: P
     before = {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)}
     assert folder_run(scans, masks, describe=True).run() == Summary(0, 0, skipped=3, exit_code=0, added=3)
     assert len(list(masks.rglob("*.description.json"))) == 3
+    with (masks / "livers.csv").open() as file:
+        table = {row["case"]: row for row in csv.DictReader(file)}
+    assert list(table) == ["a.1", "a.2", "site_b/c"]
+    told = json.loads((masks / "site_b/c.description.json").read_text())
+    assert float(table["site_b/c"]["liver_with_tumor_ml"]) == told["liver"]["liver_with_tumor_ml"] > 0
+    longest = max((lesion["diameter_mm"] for lesion in told["lesions"]), default="")
+    assert table["site_b/c"]["longest_mm"] == str(longest)
     assert folder_run(scans, masks).run().skipped == 3  # forgotten in the next night
     assert {name: (masks / name).stat().st_mtime_ns for name in masks_of(masks)} == before
 

@@ -69,7 +69,7 @@ def test_one_file_in_one_file_out(trained: Path, tmp_path: Path) -> None:
     assert mask.read_bytes() == (tmp_path / "folder" / "volume-0.nii.gz").read_bytes()
     record = json.loads((mask.parent / "mask.json").read_text())["output"]
     assert record["path"] == "mask.nii.gz" and record["sha256"] == hashlib.sha256(mask.read_bytes()).hexdigest()
-    with pytest.raises(FileExistsError, match="exist already"):
+    with pytest.raises(FileExistsError, match="there already: "):
         lp.predict(trained / "run", scan_of(trained), mask)
     assert lp.predict(trained / "run", scan_of(trained), mask, overrides={"overwrite": True}).done == 1
 
@@ -141,7 +141,7 @@ def test_dicom_results_lie_beside_one_mask_and_a_scan_that_is_no_series_gets_its
     found = {path.name for path in mask.parent.iterdir()}
     assert found == {"mask.json", "mask.nii.gz", "mask.seg.dcm", "mask.sr.dcm", "mask.sc"}
     assert "Quality of the segmentation" in pydicom.dcmread(mask.parent / "mask.sr.dcm").to_json()
-    with pytest.raises(FileExistsError, match="exist already"):
+    with pytest.raises(FileExistsError, match="there already: "):
         lp.predict(trained / "run", series, mask, overrides=overrides)
     told = lp.predict(trained / "run", scan_of(trained), tmp_path / "other.nii.gz", overrides={"dicom": ["seg"]})
     assert (told.done, told.refused, told.exit_code) == (1, 1, 3) and (tmp_path / "other.nii.gz").exists()
@@ -280,6 +280,13 @@ def test_a_changed_setting_of_any_class_runs_again_and_where_things_lie_does_not
         trained / "run", device="cpu", tta=[], ckpt_path=str(trained / "run/models/model.pt")
     ).runner
     assert plain.config_sha256 == same.config_sha256  # the same values as in the run
+
+
+@pytest.mark.parametrize("name", ["mask.dcm", "mask.TIF", "mask.npz", "mask.nii.gzip"])
+def test_a_mask_named_as_a_file_of_another_kind_makes_no_folder_of_that_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="masks are written as"):
+        lp.predict("default", tmp_path, tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_done_is_raised_by_its_own_type(trained: Path, tmp_path: Path) -> None:

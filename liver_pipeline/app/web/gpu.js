@@ -72,6 +72,7 @@ class Gpu {
       panel.letters.replaceChildren(...[...letters].map((letter) => make("b", letter)));
       panel.nv.opts.isOrientationTextVisible = state.plane === "all";
       panel.nv.setSliceType(type[state.plane]);
+      panel.nv.canvas.setAttribute("aria-label", { all: "slices in three planes", solid: "3D" }[state.plane] ?? `${state.plane} slice`);
     }
     this.draw(state);
   }
@@ -98,6 +99,7 @@ class Gpu {
     }
     const panel = { element, nv, roles, letters, shown: roles };
     nv.onLocationChange = ({ mm }) => this.onMove(voxelOf([...mm].slice(0, 3)), true);
+    leafByKeys(canvas, () => (state.plane in PLANES ? state.plane : "axial"), this.onMove);
     for (const name of ["pointerdown", "pointermove"]) canvas.addEventListener(name, (event) => this.#pointed(panel, event));
     return panel;
   }

@@ -6,6 +6,20 @@ const PLANES = {  // axes across and down the picture, and through it; both run 
   sagittal: { across: 1, down: 2, through: 0, letters: "APSI" },
 };
 
+// Arrows and page keys on a picture leaf through the slices of the plane that it shows.
+function leafByKeys(canvas, plane, onMove) {
+  canvas.tabIndex = 0;
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: 1, PageUp: 5, ArrowDown: -1, PageDown: -5 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const at = [...state.at];
+    const axis = PLANES[plane()].through;
+    at[axis] = Math.min(page.shape[axis] - 1, Math.max(0, at[axis] + step));
+    onMove(at);
+  });
+}
+
 class Slices {
   constructor(volumes, onMove, onPoint) {
     this.volumes = volumes;
@@ -34,8 +48,8 @@ class Slices {
     const figure = document.createElement("figure");
     const canvas = document.createElement("canvas");
     canvas.dataset.plane = name;
-    canvas.tabIndex = 0;
     canvas.setAttribute("aria-label", `${name} slice`);
+    leafByKeys(canvas, () => name, this.onMove);
     const slider = document.createElement("input");
     Object.assign(slider, { type: "range", min: 0, max: page.shape[plane.through] - 1 });
     slider.setAttribute("aria-label", `${name} slice number`);
@@ -47,10 +61,6 @@ class Slices {
     canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); point(event); });
     canvas.addEventListener("pointermove", point);
     canvas.addEventListener("wheel", (event) => { event.preventDefault(); along(event.deltaY > 0 ? -1 : 1); }, { passive: false });
-    canvas.addEventListener("keydown", (event) => {
-      const step = { ArrowUp: 1, PageUp: 5, ArrowDown: -1, PageDown: -5 }[event.key];
-      if (step) { event.preventDefault(); along(step); }
-    });
     slider.addEventListener("input", () => this.#move(plane.through, () => Number(slider.value)));
     return picture;
   }

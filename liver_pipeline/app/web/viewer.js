@@ -2,7 +2,7 @@
 "use strict";
 const labelled = page.volumes.filter((name) => name in TITLES && name !== "scan");
 const WINDOWS = page.in_hu
-  ? { "Liver": [60, 150], "Abdomen": [40, 400], "Liver, narrow": [85, 80], "Vessels": [150, 400], "All": [100, 600] }
+  ? { "Liver": [80, 160], "Abdomen": [40, 400], "Liver, narrow": [85, 80], "Vessels": [150, 400], "All": [100, 600] }
   : { "All": [(page.low + page.high) / 2, page.high - page.low], "Bright": [page.low + 0.75 * (page.high - page.low), (page.high - page.low) / 2], "Dark": [page.low + 0.25 * (page.high - page.low), (page.high - page.low) / 2] };
 const state = { layout: labelled.length ? "panels" : "overlay", plane: labelled.length ? "axial" : "all", at: page.shape.map((n) => n >> 1), opacity: { mask: 0.5, original: 0.5, reference: 0.5, contours: 1 } };
 const byId = (id) => document.getElementById(id);
