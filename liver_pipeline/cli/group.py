@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from liver_pipeline.causes import MENDABLE, unwrapped
-from liver_pipeline.exits import EXIT_BAD_USAGE, EXIT_HUNG_UP
-from liver_pipeline.io.screen import hang_up, open_streams, unwritten
+from liver_pipeline.exits import EXIT_BAD_USAGE
+from liver_pipeline.io.screen import open_streams, unwritten
 
 
 class Command(click.Command):
@@ -74,14 +74,9 @@ class OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors that a user can mend into one line and exit code 2."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
+            return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, RuntimeErrors by descent
-        except BrokenPipeError:  # as `| head` leaves it
-            hang_up()
-            sys.exit(EXIT_HUNG_UP)
         except MENDABLE as error:
             if ctx.params.get("debug"):
                 raise

@@ -39,10 +39,7 @@ def with_bar(items: Iterable[_T], what: str, unit: str) -> Iterator[_T]:
 
 
 class Screen(io.RawIOBase):
-    """Standard output or error whose disk may be full: a log that cannot be written stops no job.
-
-    A pipe that nobody reads still raises BrokenPipeError.
-    """
+    """Standard output or error whose disk may be full, or whose pipe nobody reads any more: that stops no job."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -60,13 +57,17 @@ class Screen(io.RawIOBase):
         return os.isatty(self._number)
 
     def write(self, text: Any) -> int:
-        """Write bytes; after the first that cannot be written all go to nowhere, and :func:`unwritten` says why."""
+        """Write bytes; after the first that cannot be written all go to nowhere, and :func:`unwritten` says why.
+
+        Who closes a pipe, as ``| head`` does, wants no more of it: nothing is lost then.
+        """
         try:
             return os.write(self._number, text)
-        except (BrokenPipeError, BlockingIOError):
+        except BlockingIOError:
             raise
         except OSError as reason:
-            _unwritten.append(reason)
+            if not isinstance(reason, BrokenPipeError):
+                _unwritten.append(reason)
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._number)
             return len(text)
 
@@ -79,7 +80,8 @@ def unwritten() -> OSError | None:
 def open_streams() -> None:
     """Let what is closed of standard input, output and error take everything and give nothing, and a full disk, too.
 
-    Else a file that is opened later, such as a mask, has the number that libraries print to.
+    Else a file that is opened later, such as a mask, has the number that libraries print to. Lines go out as they come,
+    into a log or a pipe as well: who looks at the log of a training sees where it is.
     """
     for number in range(3):
         try:
@@ -92,8 +94,9 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__"):  # not what a test captures
             stream.flush()
-            kept = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering")}
-            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(Screen(stream.fileno())), **kept))
+            kept = {key: getattr(stream, key) for key in ("encoding", "errors")}
+            screen = io.BufferedWriter(Screen(stream.fileno()))
+            setattr(sys, name, io.TextIOWrapper(screen, line_buffering=True, **kept))
 
 
 def hang_up() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -58,6 +59,25 @@ def test_a_full_disk_under_a_log_stops_no_job_and_is_told() -> None:
             "liver-pipeline: what was printed is lost (No space left on device); files are as the command leaves them\n"
         )
     assert bash(f"{cli} list").stdout.count("\n") > 20
+
+
+def test_who_reads_no_further_stops_no_job_and_lines_arrive_as_they_are_said(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from liver_pipeline.io.screen import open_streams; open_streams(); print('first'); "
+        "sys.stdin.readline(); [print('x' * 9000) for _ in range(99)]; "
+        f"pathlib.Path({str(tmp_path / 'done')!r}).touch()"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=-1)
+    assert job.stdin is not None and job.stdout is not None and job.stderr is not None
+    arrived = select.select([job.stdout], [], [], 50)[0]  # while the job waits for an answer
+    first = job.stdout.readline() if arrived else b""
+    job.stdout.close()  # as `| head -1` does
+    job.stdin.close()
+    assert (first, job.wait(50), job.stderr.read()) == (b"first\n", 0, b"")
+    assert (tmp_path / "done").exists()
+    job.stderr.close()
+    done = bash(f"set -o pipefail; {shlex.quote(sys.executable)} -m liver_pipeline keys | head -1")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
 
 
 def test_a_working_directory_that_is_gone_is_told() -> None:
