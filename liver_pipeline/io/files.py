@@ -121,8 +121,10 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Walk from an error down to what caused it."""
-    while error is not None:
+    """Walk from an error down to what caused it; each comes once, also where a cause was raised again by itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+from itertools import islice
 
 import pytest
 import torch
 
+from liver_pipeline.causes import as_raised
 from liver_pipeline.io.failures import PASSING, finding_of, is_device_error
+from liver_pipeline.io.files import causes
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,14 @@ def test_what_the_machine_lacked_is_tried_again_and_what_a_scan_does_is_not(reas
     assert finding_of(reason).code == code
     assert code in PASSING
     assert finding_of(ValueError("CUDA is no word of this scan's")).code == "PREDICT_FAILED" not in PASSING
+
+
+def test_a_cause_that_was_raised_again_by_itself_is_told() -> None:
+    """It stands behind what wrapped it, and that behind it: a walk along causes would go round and round."""
+    with pytest.raises(ValueError, match="overlap") as caught, as_raised():
+        try:
+            raise ValueError("overlap is 2")
+        except ValueError as cause:
+            raise RuntimeError("Failed to instantiate component 'liver_pipeline.inferers.X'") from cause
+    assert len(list(islice(causes(caught.value), 9))) == 2
+    assert finding_of(caught.value).detail == "ValueError: overlap is 2"
