@@ -13,6 +13,7 @@ from typing import Any
 
 from liver_pipeline.app.cases import CASE_NAME, ENDED, LOST, STARTED, CaseFolder, json_or_nothing
 from liver_pipeline.app.downloads import DOWNLOADS
+from liver_pipeline.evaluation.liver_table import longest_mm
 from liver_pipeline.io.file_names import DESCRIPTION, EDITED, RECORD, SCORES
 from liver_pipeline.io.ledger import LEDGER, read_ledger
 from liver_pipeline.io.remembering import Stamp, remembers, stamp_of
@@ -98,7 +99,7 @@ class CaseRows:
             "liver_ml": liver.get("liver_with_tumor_ml"),
             "tumor_ml": liver.get("tumor_ml"),
             "lesions": liver.get("lesion_count"),
-            "largest_mm": max((lesion["diameter_mm"] for lesion in lesions), default=None),
+            "largest_mm": longest_mm(lesions),
             "burden": liver.get("tumor_burden"),
             "quality": None if not quality else "look at it" if quality.get("flagged") else "no doubt found",
             "flags": sorted(set(flags)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.file_names import DESCRIPTION, fitting_name
-from liver_pipeline.io.tables import read_json, write_table
+from liver_pipeline.io.tables import read_json, write_table_or_warn
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,14 @@ LIVER_FIGURES = (
 
 
 def liver_row(case: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a case, from the table of :func:`~liver_pipeline.evaluation.description.describe`.
+    """Return the row of a case, from the table of :func:`~liver_pipeline.evaluation.description.describe`."""
+    figures = {name: table["liver"][name] for name in LIVER_FIGURES}
+    return {"case": case, **figures, "longest_mm": longest_mm(table["lesions"])}
 
-    ``longest_mm`` is the longest diameter of all its lesions, None without any.
-    """
-    longest = max((lesion["diameter_mm"] for lesion in table["lesions"]), default=None)
-    return {"case": case, **{name: table["liver"][name] for name in LIVER_FIGURES}, "longest_mm": longest}
+
+def longest_mm(lesions: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the longest diameter of all lesions of such a table, None without any."""
+    return max((lesion["diameter_mm"] for lesion in lesions), default=None)
 
 
 def write_liver_table(folder: Path, cases: Iterable[str]) -> str:
@@ -54,8 +56,5 @@ def write_liver_table(folder: Path, cases: Iterable[str]) -> str:
             logger.warning("%s has no row in %s: its table cannot be read (%s)", case, folder / LIVER_TABLE, reason)
     if not rows:
         return ""
-    try:
-        write_table(folder / LIVER_TABLE, rows)
-    except OSError as reason:
-        logger.warning("%s was not written: %s", folder / LIVER_TABLE, reason)
+    write_table_or_warn(folder / LIVER_TABLE, rows)
     return f"{len(rows)} masks have a table, all in one: {folder / LIVER_TABLE}"

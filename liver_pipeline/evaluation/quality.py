@@ -6,7 +6,6 @@ Agreement is the mean Dice between passes (:mod:`liver_pipeline.inferers.agreeme
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,7 @@ import numpy as np
 from liver_pipeline.evaluation.intervals import interval_columns
 from liver_pipeline.evaluation.run_quality import QualityThresholds
 from liver_pipeline.io.findings import Finding
-from liver_pipeline.io.tables import write_table
-
-logger = logging.getLogger(__name__)
+from liver_pipeline.io.tables import write_table_or_warn
 
 QUALITY_TABLE = "quality.csv"  # in a folder of masks
 REASONS: dict[str, str] = {
@@ -96,10 +93,7 @@ def write_quality_table(folder: Path, rows: Iterable[Mapping[str, Any]]) -> str:
     table = quality_table(row for row in rows if row.get("event") == "done" and row.get("quality"))
     if not table:
         return ""
-    try:
-        write_table(folder / QUALITY_TABLE, table)
-    except OSError as reason:
-        logger.warning("%s was not written: %s", folder / QUALITY_TABLE, reason)
+    write_table_or_warn(folder / QUALITY_TABLE, table)
     flagged = sum(row["flagged"] for row in table)
     return f"{flagged} of {len(table)} masks that were judged are flagged; {folder / QUALITY_TABLE}\n"
 

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from liver_pipeline.io.files import write_text
+
+logger = logging.getLogger(__name__)
 
 NO_TEXT = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
@@ -25,6 +28,14 @@ BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-1
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, whole or not at all; a key that only some rows have is blank in the others."""
     write_text(path, table_text(rows, list(dict.fromkeys(key for row in rows for key in row))))
+
+
+def write_table_or_warn(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table whose rows stand elsewhere, too; where that cannot be, it is only warned of."""
+    try:
+        write_table(path, rows)
+    except OSError as reason:
+        logger.warning("%s was not written: %s", path, reason)
 
 
 def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
